@@ -1,0 +1,144 @@
+"""Write the configurations of every bundle from the one pipeline in ``configs/`` and what each task says of itself.
+
+``configs/*.json`` are templates: a string ``"{{key}}"`` stands for the task's value of that key (any JSON value), and
+``{{key}}`` inside a longer string for its text. ``"extends": "other.json"`` puts a template on top of another one.
+A task, ``configs/tasks/<name>.json``, holds these values, and under ``overrides`` entries that replace or add to one
+rendered file (MONAI's ids, ``"train::dataloader::batch_size"``). ``python -m monai_pdddpm.bundle.render`` does it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from monai_pdddpm.errors import UserError
+
+_PLACE = re.compile(r"\{\{(\w+)\}\}")
+
+
+def render_bundle(configs: Path, name: str) -> dict[str, Any]:
+    """Render all configurations of one bundle.
+
+    Args:
+        configs: folder of the templates.
+        name: the bundle's name, the stem of its file in ``configs/tasks``.
+
+    Returns:
+        file name -> content, a JSON value.
+
+    Raises:
+        UserError: when a template asks for a key that the task lacks, or an override meets no configuration.
+    """
+    task = json.loads((configs / "tasks" / f"{name}.json").read_text(encoding="utf-8")) | {"name": name}
+    overrides = task.pop("overrides", {})
+    rendered = {}
+    for template in sorted(configs.glob("*.json")):
+        if template.name == "common.json" or template.name in task.get("without", []):
+            continue
+        content = fill(_read(template), task, template.name)
+        for key, value in overrides.get(template.name, {}).items():
+            _set(content, key, value)
+        rendered[template.name] = content
+    unknown = set(overrides) - set(rendered)
+    if unknown:
+        raise UserError(f"{name}: overrides of {sorted(unknown)}, which no template in {configs} renders")
+    return rendered
+
+
+def render_all(root: Path) -> list[Path]:
+    """Render every task of ``root/configs/tasks`` into ``root/bundles``.
+
+    Args:
+        root: folder that holds ``configs`` and ``bundles``.
+
+    Returns:
+        the files written.
+    """
+    configs, written = root / "configs", []
+    for task in sorted((configs / "tasks").glob("*.json")):
+        folder = root / "bundles" / task.stem / "configs"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in render_bundle(configs, task.stem).items():
+            (folder / name).write_text(as_text(content), encoding="utf-8")
+            written.append(folder / name)
+        shutil.copyfile(configs / "logging.conf", folder / "logging.conf")
+        written.append(folder / "logging.conf")
+    return written
+
+
+def as_text(content: Any) -> str:
+    """Return the JSON text that is committed for ``content``."""
+    return json.dumps(content, indent=4, ensure_ascii=False) + "\n"
+
+
+def fill(content: Any, task: dict[str, Any], where: str) -> Any:
+    """Replace every ``{{key}}`` in a JSON value by the task's value of that key.
+
+    Args:
+        content: JSON value.
+        task: key -> JSON value.
+        where: name of the template, for the error.
+
+    Returns:
+        a new JSON value.
+
+    Raises:
+        UserError: when the task has no such key.
+    """
+
+    def value_of(key: str) -> Any:
+        if key not in task:
+            raise UserError(f"{where}: the task '{task.get('name')}' has no key '{key}'; add it to configs/tasks")
+        return copy.deepcopy(task[key])
+
+    if isinstance(content, dict):
+        return {key: fill(value, task, where) for key, value in content.items()}
+    if isinstance(content, list):
+        items: list[Any] = []
+        for item in content:
+            # "{{*key}}" as an item of a list stands for all items of the task's list
+            if isinstance(item, str) and item.startswith("{{*"):
+                items.extend(value_of(item[3:-2]))
+            else:
+                items.append(fill(item, task, where))
+        return items
+    if isinstance(content, str):
+        whole = _PLACE.fullmatch(content)
+        return value_of(whole[1]) if whole else _PLACE.sub(lambda m: str(value_of(m[1])), content)
+    return content
+
+
+def _read(template: Path) -> dict[str, Any]:
+    content = json.loads(template.read_text(encoding="utf-8"))
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    merged = _read(template.parent / base)
+    for key, value in content.items():
+        _set(merged, key, value)
+    return merged
+
+
+def _set(content: Any, key: str, value: Any) -> None:
+    """Set ``content[a][b]...`` for the id ``a::b``; the value None takes the entry away."""
+    *path, last = key.split("::")
+    for part in path:
+        content = content[int(part)] if isinstance(content, list) else content.setdefault(part, {})
+    if value is None:
+        content.pop(last, None)
+    elif isinstance(content, list):
+        content[int(last)] = value
+    else:
+        content[last] = value
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description="Write the configurations of all bundles from configs/.")
+    arguments.add_argument("root", nargs="?", default=".", type=Path, help="folder with configs/ and bundles/")
+    for file in render_all(arguments.parse_args().root):
+        print(file)

@@ -1,0 +1,35 @@
+"""Cases at the door: which there are, whether they can be read, and how results are written."""
+
+from typing import Any
+
+from .checks import CheckImaged, check_file, check_output_dir, check_range, check_scan, check_voxels
+from .datalist import case_name, inference_cases, labelled_cases
+from .dataset import CaseDataset, CaseFailure, case_collate
+from .writer import GridWriter
+
+__all__ = [
+    "CaseDataset",
+    "CaseFailure",
+    "CheckImaged",
+    "GridWriter",
+    "case_collate",
+    "case_name",
+    "check_file",
+    "check_output_dir",
+    "check_range",
+    "check_scan",
+    "check_voxels",
+    "ensure_phantom",
+    "inference_cases",
+    "labelled_cases",
+    "write_phantom",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # imported late, so that `python -m monai_pdddpm.data.phantom` finds its module not yet loaded
+    if name in ("ensure_phantom", "write_phantom"):
+        from . import phantom
+
+        return getattr(phantom, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

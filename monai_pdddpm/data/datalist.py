@@ -1,0 +1,231 @@
+"""Which cases there are: one scan, a folder of scans, or a data set in the layout of the Medical Segmentation Decathlon."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from monai_pdddpm.errors import UserError
+
+__all__ = ["SCAN_EXTENSIONS", "case_name", "inference_cases", "labelled_cases"]
+
+SCAN_EXTENSIONS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+SECTIONS = ("test", "validation", "training")
+_LISTED = ", ".join(SCAN_EXTENSIONS)
+_HOLDOUT = 0.2
+
+
+def case_name(path: str | os.PathLike) -> str:
+    """Name a case after its file: the file's name without its extension, as MONAI's ``SaveImage`` names the output."""
+    stem, extension = os.path.splitext(os.path.basename(path))
+    return os.path.splitext(stem)[0] if extension == ".gz" else stem
+
+
+def inference_cases(dataset_dir: str | os.PathLike, section: str = "test") -> list[dict[str, str]]:
+    """List the scans to segment.
+
+    Args:
+        dataset_dir: one scan file; a folder of scans (subfolders are not searched); a folder with a ``dataset.json``
+            in the Decathlon's layout; or a folder with scans in ``imagesTs`` or ``imagesTr``.
+        section: list to take from a ``dataset.json``: ``test``, ``validation`` or ``training``. When it lists
+            nothing, the next of these three is taken, and a printed line says so.
+
+    Returns:
+        For each case ``{"image": path}``, and ``"label"`` where there is one; files in alphabetical order, those of
+        a ``dataset.json`` in its order.
+
+    Raises:
+        UserError: when nothing is there, a listed file is missing or lies outside of the folder, or two cases would
+            write to the same output.
+    """
+    root = Path(dataset_dir).expanduser()
+    wanted = _sections_from(section)
+    if not os.path.exists(root):  # pathlib's own raises where a folder may not be entered
+        raise UserError(f"{root}: does not exist, expected a scan or a folder of scans; check dataset_dir")
+    if not os.path.isdir(root):
+        if not _is_scan(root):
+            raise UserError(f"{root}: not a scan by its name, expected one of {_LISTED}; check dataset_dir")
+        return [{"image": str(root)}]
+
+    if os.path.isfile(root / "dataset.json"):
+        cases = _from_json(root, wanted)
+    elif scans := _scans_in(root):
+        cases = [{"image": str(scan)} for scan in scans]
+    else:
+        folders = ("Ts", "Tr") if wanted[0] == "test" else ("Tr",)
+        cases = next((found for suffix in folders if (found := _from_folders(root, suffix))), [])
+    if not cases:
+        raise UserError(
+            f"{root}: no scan found, expected files named {_LISTED}, or imagesTs, imagesTr or a dataset.json; "
+            "check dataset_dir, and convert DICOM series first, for example with dcm2niix"
+        )
+    _require_files(cases)
+    _require_distinct_names(cases)
+    return cases
+
+
+def labelled_cases(dataset_dir: str | os.PathLike, section: str) -> list[dict[str, str]]:
+    """List pairs of image and label for training or validation.
+
+    Without a list for validation in ``dataset.json``, the last fifth of the training list (at least one case) is
+    held out for it, always the same cases, and a printed line says so.
+
+    Args:
+        dataset_dir: folder with a ``dataset.json`` in the Decathlon's layout, or with ``imagesTr`` and ``labelsTr``.
+        section: ``training`` or ``validation``.
+
+    Returns:
+        For each case ``{"image": path, "label": path}``.
+
+    Raises:
+        UserError: when the folder, the list, a label or a file is missing, or one case alone is to be split.
+    """
+    if section not in ("training", "validation"):
+        raise UserError(f"section: found {section!r}, expected 'training' or 'validation'; mend the configuration")
+    root = Path(dataset_dir).expanduser()
+    if not os.path.isdir(root):
+        raise UserError(f"{root}: not a folder, expected one with labelled cases and a dataset.json; check dataset_dir")
+
+    if os.path.isfile(root / "dataset.json"):
+        content = _read_json(root / "dataset.json")
+        training, validation = (_entries(root, content, name) for name in ("training", "validation"))
+    else:
+        training, validation = _from_folders(root, "Tr", require_label=True), []
+    if not training:
+        raise UserError(
+            f"{root}: no training case found, expected a 'training' list in dataset.json, or imagesTr and labelsTr; "
+            "check dataset_dir"
+        )
+    if not validation:
+        training, validation = _hold_out(root, training)
+
+    cases = training if section == "training" else validation
+    unlabelled = [case["image"] for case in cases if "label" not in case]
+    if unlabelled:
+        raise UserError(
+            f"{root}: {_some(unlabelled)} without a label; expected 'label' for each {section} case; add it"
+        )
+    _require_files(cases)
+    return cases
+
+
+def _sections_from(section: str) -> Sequence[str]:
+    if section not in SECTIONS:
+        raise UserError(f"section: found {section!r}, expected one of {', '.join(SECTIONS)}; mend the configuration")
+    return SECTIONS[SECTIONS.index(section) :]
+
+
+def _is_scan(path: Path) -> bool:
+    # hidden files are leftovers, such as macOS's "._scan.nii.gz"
+    return not path.name.startswith(".") and path.name.lower().endswith(SCAN_EXTENSIONS)
+
+
+def _scans_in(folder: Path) -> list[Path]:
+    try:
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
+    # a broken link is kept, for the check of files to report it
+    return [path for path in found if _is_scan(path) and not path.is_dir()]
+
+
+def _from_folders(root: Path, suffix: str, require_label: bool = False) -> list[dict[str, str]]:
+    images, labels = root / f"images{suffix}", root / f"labels{suffix}"
+    cases = []
+    for scan in _scans_in(images) if images.is_dir() else []:
+        case = {"image": str(scan)}
+        if require_label or (labels / scan.name).is_file():
+            case["label"] = str(labels / scan.name)
+        cases.append(case)
+    return cases
+
+
+def _from_json(root: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
+    path = root / "dataset.json"
+    content = _read_json(path)
+    for name in wanted:
+        if cases := _entries(root, content, name):
+            if name != wanted[0]:
+                print(f"{path}: lists no {wanted[0]} case, took the {len(cases)} of {name}")
+            return cases
+    raise UserError(
+        f"{path}: lists no case, expected a list named {' or '.join(wanted)}; add it, or set dataset_dir to the "
+        "folder that holds the scans"
+    )
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    except ValueError as error:  # also when the text is not UTF-8
+        raise UserError(f"{path}: not valid JSON ({error}); mend it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: found a {type(content).__name__}, expected an object with lists of cases; mend it")
+    return content
+
+
+def _entries(root: Path, content: dict, name: str) -> list[dict[str, str]]:
+    """Read one list of a ``dataset.json``: entries are image paths, or objects with ``image`` and maybe ``label``."""
+    path = root / "dataset.json"
+    listed = content.get(name) or []
+    if not isinstance(listed, list):
+        raise UserError(f"{path}: {name!r} is a {type(listed).__name__}, expected a list of cases; mend it")
+    cases = []
+    for number, entry in enumerate(listed):
+        files = entry if isinstance(entry, dict) else {"image": entry}
+        case = {}
+        for key in ("image", "label"):
+            if key == "image" or files.get(key) is not None:
+                case[key] = str(root / _inside(path, f"{name}[{number}]", key, files.get(key)))
+        cases.append(case)
+    return cases
+
+
+def _inside(path: Path, entry: str, key: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{path}: {key} of {entry} is {value!r}, expected one path inside the folder; mend it")
+    # both kinds of path, since the file may have been written elsewhere
+    parts = (*PurePosixPath(value).parts, *PureWindowsPath(value).parts)
+    if PurePosixPath(value).is_absolute() or PureWindowsPath(value).anchor or ".." in parts:
+        raise UserError(
+            f"{path}: {key} of {entry} leaves the folder ({value!r}), expected a path relative to {path.parent}; "
+            "move or link the file there"
+        )
+    return value
+
+
+def _hold_out(root: Path, training: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    if len(training) < 2:
+        raise UserError(f"{root}: one training case and none for validation, expected at least two; add a case")
+    held = max(1, int(len(training) * _HOLDOUT))
+    print(f"{root}: no validation list, held out the last {held} of {len(training)} training cases for validation")
+    return training[:-held], training[-held:]
+
+
+def _require_files(cases: Iterable[dict[str, str]]) -> None:
+    missing = [path for case in cases for path in case.values() if not os.path.isfile(path)]
+    if missing:
+        raise UserError(f"{_some(missing)} missing; expected every listed file to exist; restore or unlist them")
+
+
+def _some(paths: Sequence[str]) -> str:
+    """Name the first three files, and how many there are in all."""
+    if len(paths) == 1:
+        return f"{paths[0]}: 1 file"
+    return f"{', '.join(paths[:3])}{', ...' if len(paths) > 3 else ''}: {len(paths)} files"
+
+
+def _require_distinct_names(cases: Iterable[dict[str, str]]) -> None:
+    seen: dict[str, str] = {}
+    for case in cases:
+        name = case_name(case["image"])
+        if name in seen:
+            raise UserError(
+                f"{seen[name]} and {case['image']}: both would be written as {name!r}, expected a name of its own for "
+                "each case; rename or remove one"
+            )
+        seen[name] = case["image"]

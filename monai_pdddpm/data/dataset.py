@@ -1,0 +1,108 @@
+"""A data set that reports a case which cannot be read, instead of stopping the cases after it."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
+
+from monai.data import Dataset, list_data_collate
+from monai.transforms import LoadImage
+
+from monai_pdddpm.data.checks import check_scan
+from monai_pdddpm.data.datalist import case_name
+from monai_pdddpm.errors import UserError, user_message
+
+__all__ = ["CaseDataset", "CaseFailure", "case_collate"]
+
+logger = logging.getLogger(__name__)
+
+
+class CaseFailure(TypedDict):
+    """Why a case could not be read: the case's name, its file, and the error on one line."""
+
+    case: str
+    file: str
+    error: str
+
+
+class CaseDataset(Dataset):
+    """Data set of cases for inference, in which one bad case does not stop the others.
+
+    An item is what the transform returned, with ``item["seconds"] = {"read and preprocess": float}`` added; or, when
+    anything was raised on the way, ``{"failure": CaseFailure}``.
+
+    Args:
+        data: cases, each a dictionary with the path of a scan under ``image``.
+        transform: transform or transforms that read and preprocess a case; they return one dictionary.
+        spatial_dims: spatial axes that a scan must have; None leaves files unchecked before they are loaded.
+        channels: volumes that a scan must have; None takes any number.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[dict[str, Any]],
+        transform: Sequence[Callable] | Callable | None = None,
+        spatial_dims: int | None = None,
+        channels: int | None = None,
+    ) -> None:
+        super().__init__(data, transform)
+        self.spatial_dims = spatial_dims
+        self.channels = channels
+
+    def _transform(self, index: int) -> dict[str, Any]:
+        path = str(self.data[index]["image"])
+        start = time.perf_counter()
+        try:
+            if self.spatial_dims is not None:
+                check_scan(path, self.spatial_dims, self.channels)
+            item = dict(super()._transform(index))
+        except Exception as error:
+            logger.debug("%s could not be read", path, exc_info=error)
+            return {"failure": CaseFailure(case=case_name(path), file=path, error=_explain(error, path))}
+        item["seconds"] = {"read and preprocess": time.perf_counter() - start}
+        return item
+
+
+def _explain(error: BaseException, path: str) -> str:
+    """Say on one line what went wrong with a case."""
+    message = user_message(error)
+    if message is not None:
+        return message
+    while str(error).startswith("applying transform") and error.__cause__ is not None:
+        error = error.__cause__  # MONAI wraps once for each level of Compose
+    text = " ".join(str(error).split())
+    frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
+    if LoadImage.__call__.__code__ in frames:
+        return (
+            f"{path}: cannot be read as an image ({type(error).__name__}: {text[:300]}), expected an intact scan; "
+            "export or copy it again"
+        )
+    return f"unexpected {type(error).__name__}: {text}"
+
+
+def case_collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Collate one case of a `CaseDataset`, for a data loader with ``batch_size`` 1.
+
+    Args:
+        batch: one item.
+
+    Returns:
+        The item unchanged when it tells of a failure. Otherwise what MONAI's ``list_data_collate`` makes of it:
+        tensors of shape (1, channels, spatial axes...), with ``seconds`` left as a list of dictionaries, which has to
+        be taken out before the batch is decollated.
+
+    Raises:
+        UserError: when there is more than one item: scans differ in shape.
+    """
+    if len(batch) != 1:
+        raise UserError(f"batch_size: found {len(batch)}, expected 1 since scans differ in shape; set it to 1")
+    (item,) = batch
+    if "failure" in item:
+        return item
+    collated = list_data_collate([{key: value for key, value in item.items() if key != "seconds"}])
+    if "seconds" in item:
+        collated["seconds"] = [item["seconds"]]
+    return collated

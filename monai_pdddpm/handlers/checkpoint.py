@@ -1,0 +1,168 @@
+"""Checkpoints that a killed training goes on from, and the model file that is shipped."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.data.utils import set_rnd
+from monai.engines import Evaluator, Trainer
+
+from monai_pdddpm.errors import UserError
+
+
+def save_atomically(content: Any, path: str | os.PathLike) -> None:
+    """Write ``torch.save(content)`` so that ``path`` is either the old file or the complete new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        torch.save(content, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _number(value: Any) -> float:
+    return float(value.item()) if hasattr(value, "item") else float(value)
+
+
+class EpochSeed:
+    """Give every epoch its own seed, so that an epoch is the same whether or not the run was broken before it.
+
+    Args:
+        seed: the run's seed.
+        dataset: its random transforms are seeded too (with worker processes torch's seed does that).
+    """
+
+    def __init__(self, seed: int, dataset: torch.utils.data.Dataset | None = None) -> None:
+        self.seed = seed
+        self.dataset = dataset
+
+    def attach(self, engine: Engine) -> None:
+        """Seed at the start of each epoch of ``engine``, before its data loader is asked."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Seed torch and the random transforms with ``seed + epoch``."""
+        torch.manual_seed(self.seed + engine.state.epoch)
+        if self.dataset is not None:
+            set_rnd(self.dataset, self.seed + engine.state.epoch)
+
+
+class TrainingCheckpoint:
+    """Save all that a training needs to go on, and go on from it by default.
+
+    The file holds tensors and primitives only and is read with ``weights_only=True``. It carries the state of every
+    object in ``save_dict``, the trainer's epoch and iteration, and the best validation so far.
+
+    Args:
+        path: the checkpoint's file.
+        save_dict: name -> object with ``state_dict`` and ``load_state_dict``.
+        evaluator: the validation, whose best metric is kept.
+        interval_seconds: least time between two checkpoints; the last epoch is always saved.
+        resume: False starts anew and replaces the file.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        save_dict: Mapping[str, Any],
+        evaluator: Evaluator | None = None,
+        interval_seconds: float = 60.0,
+        resume: bool = True,
+    ) -> None:
+        self.path = Path(path)
+        self.save_dict = dict(save_dict)
+        self.evaluator = evaluator
+        self.interval_seconds = interval_seconds
+        self.resume = resume
+        self._saved_at = time.monotonic()
+
+    def attach(self, engine: Trainer) -> None:
+        """Load when ``engine`` starts, save when an epoch (and its validation, attached before) is complete."""
+        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def load(self, engine: Trainer) -> None:
+        """Bring all objects and ``engine`` back to the saved epoch, when there is a checkpoint.
+
+        Raises:
+            UserError: when the file is not a checkpoint of this training.
+        """
+        if not (self.resume and self.path.is_file()):
+            return
+        advice = "give another output_dir, remove the file, or start anew with --resume False"
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            for name, item in self.save_dict.items():
+                item.load_state_dict(state[name])
+            progress = state["progress"]
+        except Exception as error:  # torch raises many kinds for a file that does not fit
+            first_line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{self.path}: not a checkpoint of this training ({first_line}); {advice}") from error
+        engine.state.epoch = int(progress["epoch"])
+        engine.state.iteration = int(progress["iteration"])
+        if self.evaluator is not None and progress["best_metric_epoch"] >= 0:
+            self.evaluator.state.best_metric = progress["best_metric"]
+            self.evaluator.state.best_metric_epoch = int(progress["best_metric_epoch"])
+        if engine.state.epoch >= engine.state.max_epochs:
+            engine.logger.info(
+                f"{self.path}: already trained for {engine.state.epoch} epochs; ask for more with "
+                f"--train::trainer::max_epochs, or start anew with --resume False"
+            )
+        else:
+            engine.logger.info(f"{self.path}: going on after epoch {engine.state.epoch}")
+
+    def save(self, engine: Trainer) -> None:
+        """Save, when enough time has passed or the training is over."""
+        last = engine.state.epoch >= engine.state.max_epochs
+        if not last and time.monotonic() - self._saved_at < self.interval_seconds:
+            return
+        best_epoch = -1 if self.evaluator is None else int(self.evaluator.state.best_metric_epoch)
+        progress = {
+            "epoch": int(engine.state.epoch),
+            "iteration": int(engine.state.iteration),
+            "best_metric": _number(self.evaluator.state.best_metric) if self.evaluator and best_epoch >= 0 else -1.0,
+            "best_metric_epoch": best_epoch,
+        }
+        save_atomically({name: item.state_dict() for name, item in self.save_dict.items()} | {"progress": progress}, self.path)
+        self._saved_at = time.monotonic()
+
+
+class ModelSaver:
+    """Write the model file: the best by validation, or the last when nothing is validated.
+
+    Args:
+        path: the file, ``{"model": state_dict}`` with tensors only.
+        network: whose state is written.
+        evaluator: the validation, whose key metric decides.
+    """
+
+    def __init__(self, path: str | os.PathLike, network: torch.nn.Module, evaluator: Evaluator | None = None) -> None:
+        self.path = Path(path)
+        self.network = network
+        self.evaluator = evaluator
+
+    def attach(self, engine: Trainer) -> None:
+        """Save after each validation that is the best so far, and at the end of ``engine`` if there was none."""
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.COMPLETED, self._save_best)
+        engine.add_event_handler(Events.COMPLETED, self._save_last)
+
+    def _save_best(self, evaluator: Evaluator) -> None:
+        if evaluator.state.best_metric_epoch == evaluator.state.epoch:
+            self.save()
+
+    def _save_last(self, engine: Trainer) -> None:
+        if self.evaluator is None or self.evaluator.state.best_metric_epoch < 0:
+            self.save()
+
+    def save(self) -> None:
+        """Write the file."""
+        save_atomically({"model": self.network.state_dict()}, self.path)

@@ -1,0 +1,184 @@
+"""A block that moves its features along a second-order differential equation.
+
+``dz/dt = v, dv/dt = a(z, v, e)`` on t in [0, 1] with a learned ``v(0) = g(z(0))`` (SONODE, Norcliffe et al. 2020, the
+form on which Continuous U-Net, Cheng et al. 2024, and The Missing U, Calvo-Ordonez et al. 2024, are built). ``e`` is
+the embedding of the diffusion time; it enters by scale and shift *after* the norm, which would cancel it before.
+"""
+
+from __future__ import annotations
+
+import torch
+from monai.networks.blocks import Convolution
+from monai.networks.layers.factories import Conv
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from .solvers import ADAPTIVE_SOLVERS, FIXED_STEP_SOLVERS, tableau
+
+GRADIENTS = ("backprop", "checkpoint", "adjoint")
+
+
+class Acceleration(nn.Module):
+    """``a(z, v, e)``: norm, conv of z plus a pointwise map of v, norm, scale and shift by e, conv.
+
+    The last convolution starts at zero, so that a new block starts as ``z + v(0)``.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: channels of z and of v.
+        groups: groups of the norms.
+    """
+
+    def __init__(self, spatial_dims: int, channels: int, groups: int) -> None:
+        super().__init__()
+        conv = Conv[Conv.CONV, spatial_dims]
+        self.norm_in = nn.GroupNorm(groups, channels)
+        self.conv_in = conv(channels, channels, kernel_size=3, padding=1)
+        self.from_velocity = conv(channels, channels, kernel_size=1, bias=False)
+        self.norm_out = nn.GroupNorm(groups, channels)
+        self.conv_out = conv(channels, channels, kernel_size=3, padding=1)
+        self.act = nn.SiLU()
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+
+    def forward(self, z: torch.Tensor, v: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        """Return the acceleration, (B, C, ...), for z and v of that shape, scale and shift of (B or 1, C, 1, ...)."""
+        h = self.conv_in(self.act(self.norm_in(z))) + self.from_velocity(v)
+        h = self.norm_out(h) * (1 + scale) + shift
+        return self.conv_out(self.act(h))
+
+
+class InitialVelocity(nn.Module):
+    """``v(0) = g(z(0))``: norm, activation, pointwise convolution.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: channels of z.
+        groups: groups of the norm.
+    """
+
+    def __init__(self, spatial_dims: int, channels: int, groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels)
+        self.act = nn.SiLU()
+        self.conv = Convolution(spatial_dims, channels, channels, kernel_size=1, conv_only=True)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Return the velocity at t = 0, of z's shape."""
+        return self.conv(self.act(self.norm(z)))
+
+
+class _Field(nn.Module):
+    """The right-hand side on the state (z, v, scale, shift), as torchdiffeq wants it.
+
+    Scale and shift ride in the state with zero derivative: the adjoint method returns gradients of the state and the
+    parameters only, so anything else that it closes over would silently get none.
+    """
+
+    def __init__(self, acceleration: nn.Module) -> None:
+        super().__init__()
+        self.acceleration = acceleration
+
+    def forward(self, t: torch.Tensor, state: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        z, v, scale, shift = state
+        acceleration = self.acceleration(z, v, scale, shift).to(v.dtype)
+        return v, acceleration, torch.zeros_like(scale), torch.zeros_like(shift)
+
+
+class SecondOrderODEBlock(nn.Module):
+    """Solve ``dz/dt = v, dv/dt = a(z, v, e)`` from t = 0 to 1 and return z(1).
+
+    The state is kept in float32 or wider whatever autocast does to the convolutions.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: channels of z.
+        embedding_channels: width of the time embedding.
+        groups: groups of the norms.
+        gradient: ``"backprop"`` keeps all stages, ``"checkpoint"`` recomputes the block in the backward pass,
+            ``"adjoint"`` integrates backwards in time (torchdiffeq; memory independent of the number of steps).
+        tolerance: relative and absolute tolerance of the adaptive solvers.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        channels: int,
+        embedding_channels: int,
+        groups: int = 8,
+        gradient: str = "backprop",
+        tolerance: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        if gradient not in GRADIENTS:
+            raise ValueError(f"gradient: '{gradient}' was found, one of {', '.join(GRADIENTS)} is expected")
+        self.acceleration = Acceleration(spatial_dims, channels, groups)
+        self.velocity = InitialVelocity(spatial_dims, channels, groups)
+        self.film = nn.Linear(embedding_channels, 2 * channels)
+        self.gradient = gradient
+        self.tolerance = tolerance
+
+    def forward(self, z: torch.Tensor, embedding: torch.Tensor, solver: str, steps: int) -> torch.Tensor:
+        """Return z(1).
+
+        Args:
+            z: z(0), (B, C, ...).
+            embedding: e, (B or 1, E).
+            solver: a fixed-step one (``euler``, ``midpoint``, ``rk4``) or an adaptive one of torchdiffeq.
+            steps: number of equal steps of a fixed-step solver, 1 or more; adaptive ones choose their own.
+        """
+        scale, shift = self.film(embedding).chunk(2, dim=1)
+        for _ in range(z.dim() - 2):
+            scale, shift = scale.unsqueeze(-1), shift.unsqueeze(-1)
+        if not torch.jit.is_scripting():
+            if solver in ADAPTIVE_SOLVERS or self.gradient == "adjoint":
+                return self._with_torchdiffeq(z, scale, shift, solver, steps)
+            if self.gradient == "checkpoint" and torch.is_grad_enabled():
+                return checkpoint(self.integrate, z, scale, shift, solver, steps, use_reentrant=False)
+        return self.integrate(z, scale, shift, solver, steps)
+
+    def integrate(
+        self, z: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, solver: str, steps: int
+    ) -> torch.Tensor:
+        """Take ``steps`` equal steps of an explicit Runge-Kutta method."""
+        a, b = tableau(solver)
+        h = 1.0 / steps
+        v = self.velocity(z).to(z.dtype)
+        for _ in range(steps):
+            dz: list[torch.Tensor] = []
+            dv: list[torch.Tensor] = []
+            for i in range(len(b)):
+                z_i, v_i = z, v
+                for j in range(i):
+                    if a[i][j] != 0.0:
+                        z_i = z_i + h * a[i][j] * dz[j]
+                        v_i = v_i + h * a[i][j] * dv[j]
+                dz.append(v_i)
+                dv.append(self.acceleration(z_i, v_i, scale, shift).to(z.dtype))
+            for j in range(len(b)):
+                if b[j] != 0.0:
+                    z = z + h * b[j] * dz[j]
+                    v = v + h * b[j] * dv[j]
+        return z
+
+    @torch.jit.unused
+    def _with_torchdiffeq(
+        self, z: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, solver: str, steps: int
+    ) -> torch.Tensor:
+        from torchdiffeq import odeint, odeint_adjoint
+
+        if solver not in FIXED_STEP_SOLVERS + ADAPTIVE_SOLVERS:
+            raise ValueError(f"solver: '{solver}' was found, one of {FIXED_STEP_SOLVERS + ADAPTIVE_SOLVERS} is expected")
+        scale, shift = (p.expand(z.shape[0], *p.shape[1:]).contiguous() for p in (scale, shift))
+        state = (z, self.velocity(z).to(z.dtype), scale.to(z.dtype), shift.to(z.dtype))
+        time = torch.tensor([0.0, 1.0], device=z.device, dtype=z.dtype)
+        fixed = solver in FIXED_STEP_SOLVERS
+        options = {"step_size": 1.0 / steps} if fixed else None
+        field = _Field(self.acceleration)
+        solve = odeint_adjoint if self.gradient == "adjoint" else odeint
+        tolerance = {"rtol": self.tolerance, "atol": self.tolerance}
+        if fixed:
+            return solve(field, state, time, method=solver, options=options, **tolerance)[0][-1]
+        # one sample at a time: torchdiffeq's step control takes one norm over the whole state, the batch included
+        samples = zip(*(part.split(1) for part in state), strict=True)
+        return torch.cat([solve(field, sample, time, method=solver, **tolerance)[0][-1] for sample in samples])

@@ -1,0 +1,212 @@
+"""ODE-U-Net: the denoiser, a U-Net of second-order ODE blocks, and its condition encoder that does not see t."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.networks.blocks import SpatialAttentionBlock
+from monai.networks.blocks.segresnet_block import ResBlock
+from monai.networks.layers.factories import Conv
+from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
+from torch import nn
+from torch.nn import functional as F
+
+from .ode_block import SecondOrderODEBlock
+from .solvers import ADAPTIVE_SOLVERS, FIXED_STEP_SOLVERS
+
+
+class ConditionEncoder(nn.Module):
+    """Features of the image (and of the proposal) for every resolution of the denoiser.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of image and proposal together.
+        stem_channels: channels at full resolution.
+        stride: step from full resolution to the first level, 1 or 2.
+        channels: channels of each level, finest first.
+        groups: groups of the norms.
+    """
+
+    def __init__(
+        self, spatial_dims: int, in_channels: int, stem_channels: int, stride: int, channels: Sequence[int], groups: int
+    ) -> None:
+        super().__init__()
+        conv = Conv[Conv.CONV, spatial_dims]
+        norm = ("GROUP", {"num_groups": groups})
+        self.stem = nn.Sequential(
+            conv(in_channels, stem_channels, kernel_size=3, padding=1), ResBlock(spatial_dims, stem_channels, norm)
+        )
+        self.levels, self.to_denoiser = nn.ModuleList(), nn.ModuleList()
+        previous, step = stem_channels, stride
+        for width in channels:
+            down = conv(previous, width, kernel_size=3, stride=step, padding=1)
+            self.levels.append(nn.Sequential(down, ResBlock(spatial_dims, width, norm)))
+            self.to_denoiser.append(conv(width, width, kernel_size=1))
+            previous, step = width, 2
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Return the features: first at full resolution (B, S, ...), then one per level (B, C_i, ...)."""
+        h = self.stem(x)
+        features = [h]
+        for level, project in zip(self.levels, self.to_denoiser):  # noqa: B905  (TorchScript knows no strict)
+            h = level(h)
+            features.append(project(h))
+        return features
+
+
+class ODEUNet(nn.Module):
+    """The denoiser g(x_t, t, I): what it predicts of x_0 (or of the noise) from a noisy label map.
+
+    The state enters by a strided convolution, so that the ODE blocks work at ``1 / stride`` of the resolution; the
+    head brings it together with the condition's features at full resolution. What depends on the image alone is
+    computed once by :meth:`encode`; :meth:`denoise` adds it at each level, by broadcasting when one image serves many
+    members.
+
+    Args:
+        spatial_dims: 2 or 3.
+        image_channels: channels of the image.
+        num_classes: K, channels of x_t and of the output, the background included.
+        proposal_channels: channels of the proposal that the condition encoder sees beside the image, K or 0.
+        channels: channels of each level, finest first; multiples of ``groups``.
+        stem_channels: channels at full resolution; a multiple of ``groups``.
+        stride: step from full resolution to the first level, 1 or 2.
+        embedding_channels: width of the time embedding, even.
+        attention: spatial attention with a residual at the lowest level. Cannot be exported as TorchScript.
+        groups: groups of the norms.
+        solver: ``"euler"``, ``"midpoint"``, ``"rk4"`` or an adaptive solver of torchdiffeq (``"dopri5"``, ...).
+        solver_steps: equal steps of a fixed-step solver in each block.
+        gradient: see :class:`SecondOrderODEBlock`.
+
+    Raises:
+        ValueError: when a width is no multiple of ``groups``, or stride, solver or steps are not allowed.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        image_channels: int,
+        num_classes: int,
+        proposal_channels: int = 0,
+        channels: Sequence[int] = (32, 64, 128),
+        stem_channels: int = 16,
+        stride: int = 2,
+        embedding_channels: int = 128,
+        attention: bool = False,
+        groups: int = 8,
+        solver: str = "midpoint",
+        solver_steps: int = 1,
+        gradient: str = "backprop",
+    ) -> None:
+        super().__init__()
+        _check(channels, stem_channels, stride, groups, solver, solver_steps)
+        conv = Conv[Conv.CONV, spatial_dims]
+        self.image_channels = image_channels
+        self.num_classes = num_classes
+        self.proposal_channels = proposal_channels
+        self.embedding_channels = embedding_channels
+        self.solver = solver
+        self.solver_steps = solver_steps
+        self.divisor = stride * 2 ** (len(channels) - 1)
+        self.up_mode = "trilinear" if spatial_dims == 3 else "bilinear"
+        self.stride = stride
+
+        self.encoder = ConditionEncoder(
+            spatial_dims, image_channels + proposal_channels, stem_channels, stride, channels, groups
+        )
+        self.embed = nn.Sequential(
+            nn.Linear(embedding_channels, embedding_channels),
+            nn.SiLU(),
+            nn.Linear(embedding_channels, embedding_channels),
+            nn.SiLU(),
+        )
+
+        def block(width: int) -> SecondOrderODEBlock:
+            return SecondOrderODEBlock(spatial_dims, width, embedding_channels, groups, gradient)
+
+        self.inlet = conv(num_classes, channels[0], kernel_size=3, stride=stride, padding=1)
+        self.down_blocks = nn.ModuleList([block(width) for width in channels[:-1]])
+        self.downs = nn.ModuleList(
+            [conv(a, b, kernel_size=3, stride=2, padding=1) for a, b in zip(channels[:-1], channels[1:], strict=True)]
+        )
+        self.bottom = block(channels[-1])
+        self.attention = (
+            SpatialAttentionBlock(spatial_dims, channels[-1], norm_num_groups=groups) if attention else nn.Identity()
+        )
+        self.ups = nn.ModuleList(
+            [conv(b, a, kernel_size=1) for a, b in reversed(list(zip(channels[:-1], channels[1:], strict=True)))]
+        )
+        self.up_blocks = nn.ModuleList([block(width) for width in reversed(channels[:-1])])
+        self.to_head = conv(channels[0], stem_channels, kernel_size=1)
+        self.head = nn.Sequential(
+            nn.GroupNorm(groups, stem_channels),
+            nn.SiLU(),
+            conv(stem_channels, stem_channels, kernel_size=3, padding=1),
+            nn.SiLU(),
+            conv(stem_channels, num_classes, kernel_size=1),
+        )
+
+    @torch.jit.export
+    def encode(self, image: torch.Tensor, proposal: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Return the features of the condition, which serve every time step and every member.
+
+        Args:
+            image: (B, C, ...), each axis divisible by ``divisor``.
+            proposal: (B, K, ...), when the network was made with proposal channels.
+        """
+        if self.proposal_channels > 0:
+            if proposal is None:
+                raise ValueError("proposal: this denoiser was made with proposal channels and needs the proposal")
+            image = torch.cat([image, proposal.to(image.dtype)], dim=1)
+        return self.encoder(image)
+
+    @torch.jit.export
+    def denoise(
+        self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str = "", solver_steps: int = 0
+    ) -> torch.Tensor:
+        """Return the prediction for a noisy label map.
+
+        Args:
+            x_t: (B, K, ...).
+            t: time index, (B,) or (1,), any real or integer type.
+            features: from :meth:`encode`, of batch size B or 1.
+            solver: in place of the one given at construction.
+            solver_steps: in place of the number given at construction.
+
+        Returns:
+            (B, K, ...), logits of x_0, or what the network was trained to predict.
+        """
+        solver = solver if solver != "" else self.solver
+        steps = solver_steps if solver_steps > 0 else self.solver_steps
+        e = self.embed(get_timestep_embedding(t, self.embedding_channels))
+        z = self.inlet(x_t).to(x_t.dtype) + features[1]
+        skips: list[torch.Tensor] = []
+        for i, (block, down) in enumerate(zip(self.down_blocks, self.downs)):  # noqa: B905
+            z = block(z, e, solver, steps)
+            skips.append(z)
+            z = down(z).to(x_t.dtype) + features[i + 2]
+        z = self.attention(self.bottom(z, e, solver, steps))
+        for i, (up, block) in enumerate(zip(self.ups, self.up_blocks)):  # noqa: B905
+            z = F.interpolate(up(z).to(x_t.dtype), scale_factor=2.0, mode=self.up_mode)
+            z = block(z + skips[len(skips) - 1 - i], e, solver, steps)
+        z = self.to_head(z)
+        if self.stride > 1:
+            z = F.interpolate(z, scale_factor=float(self.stride), mode=self.up_mode)
+        return self.head(z + features[0])
+
+    def forward(
+        self, x_t: torch.Tensor, t: torch.Tensor, image: torch.Tensor, proposal: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return ``denoise(x_t, t, encode(image, proposal))``."""
+        return self.denoise(x_t, t, self.encode(image, proposal), "", 0)
+
+
+def _check(channels: Sequence[int], stem: int, stride: int, groups: int, solver: str, solver_steps: int) -> None:
+    if any(width % groups for width in (stem, *channels)):
+        raise ValueError(f"channels: {stem}, {tuple(channels)} were found, multiples of groups={groups} are expected")
+    if stride not in (1, 2):
+        raise ValueError(f"stride: {stride} was found, 1 or 2 is expected")
+    if solver not in FIXED_STEP_SOLVERS + ADAPTIVE_SOLVERS:
+        raise ValueError(f"solver: '{solver}' was found, one of {FIXED_STEP_SOLVERS + ADAPTIVE_SOLVERS} is expected")
+    if solver_steps < 1:
+        raise ValueError(f"solver_steps: {solver_steps} was found, 1 or more is expected")

@@ -1,0 +1,5 @@
+"""Dictionary transforms that MONAI lacks."""
+
+from .spacing import Spacingd
+
+__all__ = ["Spacingd"]

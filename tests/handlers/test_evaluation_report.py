@@ -1,0 +1,169 @@
+import csv
+import json
+import math
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine
+from monai.data import DataLoader, Dataset, MetaTensor
+from monai.engines import SupervisedEvaluator
+from monai.transforms import Activationsd, CopyItemsd
+
+from monai_pdddpm.handlers.evaluation_report import EvaluationReport, as_csv, case_names, write_whole
+from monai_pdddpm.transforms.evaluate import Evaluated
+
+
+def metrics(dice):
+    labels = {"lesion": {"dice": dice, "hd95_mm": math.nan, "nsd_1mm": dice}}
+    return {"labels": labels, "near structure": {"ece": 0.25}}
+
+
+def item(name, segmenter=0.5, ensemble=0.75, key="image"):
+    image = MetaTensor(torch.zeros(1, 2, 2, 2), meta={"filename_or_obj": name} if name else {})
+    return {key: image, "metrics": {"segmenter": metrics(segmenter), "ensemble": metrics(ensemble)}}
+
+
+def run(report, batches):
+    engine = Engine(lambda engine, batch: batch)
+    report.attach(engine)
+    engine.run(batches)
+
+
+def cases(folder):
+    with open(folder / "evaluation_cases.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_files_and_table(tmp_path, capsys):
+    run(
+        EvaluationReport(tmp_path / "new" / "out"),
+        [[item("d/a.nii.gz"), item("d/b.nii.gz", 0.25, 0.5)], [item("c.nii")]],
+    )
+    folder = tmp_path / "new" / "out"
+    assert sorted(os.listdir(folder)) == ["evaluation_cases.csv", "evaluation_summary.json"]
+    rows = cases(folder)
+    assert len(rows) == 3 * 2 * 2
+    assert rows[0] == {
+        "case": "a",
+        "method": "segmenter",
+        "label": "lesion",
+        "dice": "0.5",
+        "hd95_mm": "nan",
+        "nsd_1mm": "0.5",
+        "ece": "",
+    }
+    assert {row["case"] for row in rows} == {"a", "b", "c"}
+    summary = json.loads((folder / "evaluation_summary.json").read_text())
+    assert summary["cases"] == 3
+    assert summary["paired_difference"]["lesion"]["dice"]["low"] == 0.25
+    assert summary["methods"]["ensemble"]["lesion"]["hd95_mm"] == {
+        "mean": None,
+        "low": None,
+        "high": None,
+        "n": 0,
+        "left_out": 3,
+    }
+    assert "| lesion | dice | 0.4167 [" in capsys.readouterr().out
+
+
+def test_a_second_run_starts_anew(tmp_path):
+    report = EvaluationReport(tmp_path)
+    run(report, [[item("a.nii.gz")], [item("b.nii.gz")]])
+    run(report, [[item("a.nii.gz", ensemble=1.0)]])
+    assert {row["case"] for row in cases(tmp_path)} == {"a"}
+    assert cases(tmp_path)[2]["dice"] == "1.0"
+
+
+def test_the_name_comes_from_the_image_then_from_the_prediction_then_from_the_count(tmp_path):
+    both = {**item("wrong.nii.gz", key="pred"), **item("right.nii.gz")}
+    run(EvaluationReport(tmp_path), [[both, item("p.nii.gz", key="pred"), item(None), {"other": 1}], [{"other": 2}]])
+    assert list(dict.fromkeys(row["case"] for row in cases(tmp_path))) == ["right", "p", "case3"]
+
+
+def test_names():
+    assert case_names(["/x/scan.v2.nii.gz", "/x/b.nii", "/x/c.mha"]) == ["scan.v2", "b", "c"]
+    found = case_names(["/x/one/flair.nii.gz", "/x/two/flair.nii.gz", "/y/t1.nii.gz"])
+    assert found == ["one/flair.nii.gz", "two/flair.nii.gz", "t1"]
+    assert case_names(["/x/a.nii.gz", "/x/a.nii"]) == ["a.nii.gz", "a.nii"]
+
+
+def test_a_file_that_comes_twice_counts_once(tmp_path, caplog):
+    run(EvaluationReport(tmp_path), [[item("a.nii.gz")], [item("a.nii.gz", ensemble=1.0)]])
+    assert [row["dice"] for row in cases(tmp_path)] == ["0.5", "", "0.75", ""]
+    assert "more than once" in caplog.text
+
+
+def test_no_case_is_an_error(tmp_path):
+    with pytest.raises(RuntimeError, match="no case was evaluated.*Evaluated"):
+        run(EvaluationReport(tmp_path), [[{"image": torch.zeros(1)}]])
+    assert not os.listdir(tmp_path)
+
+
+def test_the_cases_survive_a_summary_that_fails(tmp_path):
+    with pytest.raises(ValueError, match="'other'"):
+        run(EvaluationReport(tmp_path, candidate="other"), [[item("a.nii.gz")]])
+    assert len(cases(tmp_path)) == 4
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path, monkeypatch):
+    path = tmp_path / "report.json"
+    write_whole(path, "old")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+    with pytest.raises(OSError, match="disk"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_csv_has_every_metric_once():
+    assert as_csv(
+        [{"case": "a,b", "method": "m", "label": "l", "x": 1.5}, {"case": "c", "method": "m", "label": "n"}]
+    ) == ('case,method,label,x\n"a,b",m,l,1.5\nc,m,n,\n')
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_of_several_processes_writes_the_cases_of_all(tmp_path, monkeypatch, rank):
+    def gather(parts, mine):
+        parts[rank] = mine
+        parts[1 - rank] = [("elsewhere.nii.gz", item("")["metrics"])]
+
+    report = EvaluationReport(tmp_path)
+    for name, answer in {"is_initialized": True, "get_rank": rank, "get_world_size": 2}.items():
+        monkeypatch.setattr(dist, name, lambda answer=answer: answer)
+    monkeypatch.setattr(dist, "all_gather_object", gather)
+    report._found = [("here.nii.gz", item("")["metrics"])]
+    report.write()
+    assert (tmp_path / "evaluation_cases.csv").exists() == (rank == 0)
+    if rank == 0:
+        assert {row["case"] for row in cases(tmp_path)} == {"here", "elsewhere"}
+
+
+def test_within_an_evaluator_of_monai(tmp_path):
+    class Threshold(torch.nn.Module):
+        def forward(self, image):
+            return torch.cat([1 - image, image], dim=1) * 4
+
+    def case(name):
+        image = torch.zeros(1, 8, 8, 8)
+        image[:, 2:6, 2:6, 2:6] = 1
+        return {
+            key: MetaTensor(image.clone(), meta={"filename_or_obj": f"{name}_{key}.nii.gz"})
+            for key in ("image", "label")
+        }
+
+    report = EvaluationReport(tmp_path)
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(Dataset([case("a"), case("b"), case("c")]), batch_size=2),
+        network=Threshold(),
+        postprocessing=lambda data: Evaluated(labels=["lesion"])(
+            CopyItemsd("pred", names="preseg")(Activationsd("pred", softmax=True)(data))
+        ),
+        val_handlers=[report],
+    )
+    evaluator.run()
+    rows = cases(tmp_path)
+    assert {row["case"] for row in rows} == {"a_image", "b_image", "c_image"}
+    assert {row["dice"] for row in rows if row["label"] == "lesion"} == {"1.0"}

@@ -1,0 +1,179 @@
+import math
+
+import pytest
+import torch
+from monai.data import MetaTensor
+from scipy.ndimage import binary_dilation
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from monai_pdddpm.metrics.calibration import (
+    brier_score,
+    calibration_metrics,
+    error_auroc,
+    expected_calibration_error,
+    near_structure,
+    negative_log_likelihood,
+)
+from monai_pdddpm.metrics.uncertainty import mutual_information, predictive_entropy
+
+
+def two_classes(background):
+    background = torch.as_tensor(background)
+    return torch.stack([background, 1 - background], dim=1)
+
+
+def random_rows(count, classes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    probability = torch.randn(count, classes, generator=generator).softmax(1)
+    return probability, torch.randint(classes, (count,), generator=generator)
+
+
+def test_entropy_by_hand():
+    probability = torch.tensor([[1.0, 0.5, 0.25], [0.0, 0.5, 0.75]])
+    expected = [0, math.log(2), -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))]
+    assert predictive_entropy(probability, dim=0).tolist() == pytest.approx(expected)
+    assert predictive_entropy(probability.T[None], dim=2).shape == (1, 3)
+
+
+def test_entropy_of_rounding_errors_and_of_half_precision():
+    assert predictive_entropy(torch.tensor([1 + 1e-6, -1e-6]), dim=0).item() == 0
+    found = predictive_entropy(torch.full((4,), 0.25, dtype=torch.float16), dim=0)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(math.log(4))
+    probability = MetaTensor(torch.full((2, 3), 0.5), affine=torch.diag(torch.tensor([2.0, 2, 2, 1])))
+    assert torch.equal(predictive_entropy(probability, dim=0).affine, probability.affine)
+
+
+def test_mutual_information_by_hand():
+    members = torch.tensor([[[1.0, 0.5, 0.9]], [[0.0, 0.5, 0.1]]]), torch.tensor([[[0.0, 0.5, 0.9]], [[1.0, 0.5, 0.1]]])
+    mean = torch.stack(members).mean(0)
+    member_entropy = torch.stack([predictive_entropy(member, dim=0) for member in members]).mean(0)
+    # Two certain members of different minds; two of one mind, both undecided; two of one mind, both nearly sure.
+    assert mutual_information(mean, member_entropy).flatten().tolist() == pytest.approx([math.log(2), 0, 0], abs=1e-7)
+
+
+def test_mutual_information_is_never_negative_and_wants_the_class_axis():
+    mean = torch.full((1, 2, 4), 0.5)
+    assert mutual_information(mean, torch.full((1, 4), math.log(2) + 1e-6), dim=1).tolist() == [[0, 0, 0, 0]]
+    with pytest.raises(ValueError, match="class axis"):
+        mutual_information(mean, torch.zeros(1, 4))
+
+
+def test_near_structure_reaches_in_cubes():
+    truth = torch.zeros(11, 11, 11, dtype=torch.long)
+    truth[5, 5, 5] = 2
+    assert near_structure(truth, 3).sum() == 7**3
+    assert torch.equal(near_structure(truth, 0), truth > 0)
+    assert not near_structure(torch.zeros_like(truth)).any()
+    with pytest.raises(ValueError, match="voxels"):
+        near_structure(truth, -1)
+
+
+@pytest.mark.parametrize("shape", [(14, 9, 11), (14, 9)])
+def test_near_structure_is_repeated_dilation(shape):
+    truth = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.01
+    truth[(0,) * len(shape)] = True
+    expected = binary_dilation(truth.numpy(), structure=torch.ones((3,) * len(shape)).numpy(), iterations=2)
+    assert torch.equal(near_structure(truth, 2), torch.from_numpy(expected))
+
+
+def test_calibration_error_by_hand():
+    # Ten voxels of confidence 0.85, six right; ten of 0.65, all right.
+    probability = two_classes([0.85] * 10 + [0.65] * 10)
+    truth = torch.tensor([0] * 6 + [1] * 4 + [0] * 10)
+    assert expected_calibration_error(probability, truth) == pytest.approx(0.5 * 0.25 + 0.5 * 0.35)
+    # In a single bin the two groups cancel in part: accuracy 0.8, confidence 0.75.
+    assert expected_calibration_error(probability, truth, bins=1) == pytest.approx(0.05)
+
+
+def test_calibration_error_of_certainty():
+    truth = torch.tensor([0, 1, 1, 0])
+    sure = torch.nn.functional.one_hot(truth, 2).float()
+    assert expected_calibration_error(sure, truth) == 0
+    assert expected_calibration_error(sure, 1 - truth) == 1
+
+
+@pytest.mark.parametrize(("classes", "bins"), [(2, 15), (3, 10), (5, 15)])
+def test_calibration_error_is_that_of_torchmetrics_on_few_voxels(classes, bins):
+    probability, truth = random_rows(5000, classes)
+    expected = multiclass_calibration_error(probability, truth, classes, n_bins=bins, norm="l1")
+    assert expected_calibration_error(probability, truth, bins) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_calibration_error_of_millions_of_voxels():
+    # Summed one by one in float32 this comes out as 0.13 instead of 0.1.
+    truth = (torch.arange(5_000_000) % 10 == 0).long()
+    probability = torch.tensor([[0.8, 0.2]]).expand(len(truth), 2)
+    assert expected_calibration_error(probability, truth) == pytest.approx(0.1, abs=1e-6)
+
+
+def test_brier_and_likelihood_by_hand():
+    probability = torch.tensor([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1]])
+    truth = torch.tensor([0, 2])
+    assert brier_score(probability, truth) == pytest.approx((0.14 + 1.34) / 2)
+    assert negative_log_likelihood(probability, truth) == pytest.approx(-(math.log(0.7) + math.log(0.1)) / 2)
+
+
+def test_certain_and_wrong_is_the_worst():
+    probability, truth = torch.tensor([[1.0, 0.0]]), torch.tensor([1])
+    assert brier_score(probability, truth) == 2
+    assert negative_log_likelihood(probability, truth) == pytest.approx(-math.log(1e-6))
+
+
+def test_error_detection_by_hand():
+    truth = torch.tensor([0, 0, 1, 1])
+    assert error_auroc(two_classes([0.99, 0.95, 0.6, 0.55]), truth) == 1
+    assert error_auroc(two_classes([0.55, 0.6, 0.95, 0.99]), truth) == 0
+    assert error_auroc(two_classes([0.7, 0.7, 0.7, 0.7]), truth) == 0.5
+    # Three of the four pairs (wrong, right) in order: 0.8 is less certain than 0.9, not than 0.6.
+    assert error_auroc(two_classes([0.9, 0.6, 0.8, 0.55]), truth) == 0.75
+
+
+def test_error_detection_with_more_than_a_nat_of_entropy():
+    # Entropies 1.386, 1.385 and 0: above 1 a score would pass through a sigmoid, which float32 hardly tells apart.
+    probability = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.26, 0.26, 0.24, 0.24], [1.0, 0, 0, 0]])
+    assert error_auroc(probability, torch.tensor([3, 0, 0])) == 1
+
+
+def test_error_detection_needs_both_kinds():
+    probability = two_classes([0.9, 0.8])
+    assert math.isnan(error_auroc(probability, torch.tensor([0, 0])))
+    assert math.isnan(error_auroc(probability, torch.tensor([1, 1])))
+
+
+def test_only_the_mask_is_looked_at():
+    probability = torch.zeros(2, 2, 2, 2)
+    probability[:, 0, 0] = torch.tensor([[0.85, 0.65], [0.15, 0.35]])
+    truth, mask = torch.zeros(2, 2, 2, dtype=torch.long), torch.zeros(2, 2, 2, dtype=torch.bool)
+    mask[0, 0] = True
+    found = calibration_metrics(MetaTensor(probability), truth, mask)
+    assert found["ece"] == pytest.approx((0.15 + 0.35) / 2)
+    assert found["brier"] == pytest.approx(2 * (0.15**2 + 0.35**2) / 2)
+    assert found["nll"] == pytest.approx(-(math.log(0.85) + math.log(0.65)) / 2)
+    assert math.isnan(found["error_auroc"])
+    assert all(type(value) is float for value in found.values())
+
+
+def test_an_empty_mask_has_no_metrics():
+    nothing = torch.zeros(2, 2, 2)
+    found = calibration_metrics(torch.full((2, 2, 2, 2), 0.5), nothing.long(), nothing.bool())
+    assert list(found) == ["ece", "brier", "nll", "error_auroc"]
+    assert all(math.isnan(value) for value in found.values())
+
+
+def test_a_logit_is_no_probability():
+    truth, mask = torch.zeros(2, 2, dtype=torch.long), torch.ones(2, 2, dtype=torch.bool)
+    for wrong in (torch.tensor([3.0, -2.0]), torch.tensor([0.0, 0.0]), torch.tensor([math.nan, 1.0])):
+        with pytest.raises(ValueError, match="4 of 4 voxels"):
+            calibration_metrics(wrong[:, None, None].expand(2, 2, 2), truth, mask)
+
+
+def test_what_does_not_fit_is_refused():
+    probability, truth = torch.full((2, 3, 3), 0.5), torch.zeros(3, 3, dtype=torch.long)
+    mask = torch.ones(3, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="one grid"):
+        calibration_metrics(probability, truth[:2], mask)
+    with pytest.raises(ValueError, match="classes from 5 to 5"):
+        calibration_metrics(probability, truth + 5, mask)
+    with pytest.raises(ValueError, match="two classes"):
+        calibration_metrics(probability[:1], truth, mask)

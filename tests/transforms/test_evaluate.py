@@ -1,0 +1,145 @@
+import math
+import warnings
+
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from monai_pdddpm.metrics.calibration import calibration_metrics, near_structure
+from monai_pdddpm.transforms.evaluate import Evaluated, largest_shift
+
+LABELS = {1: "front", 2: "back"}
+AFFINE = torch.diag(torch.tensor([2.0, 1.0, 3.0, 1.0]))
+
+
+def truth_of(affine=AFFINE, name="scans/case7.nii.gz"):
+    label = torch.zeros(1, 12, 12, 12)
+    label[:, 2:6, 4:8, 4:8] = 1
+    label[:, 6:10, 4:8, 4:8] = 2
+    return MetaTensor(label, affine=affine, meta={"filename_or_obj": name})
+
+
+def probability_of(label_map, sureness=0.8, affine=AFFINE):
+    one_hot = torch.nn.functional.one_hot(torch.as_tensor(label_map).long(), 3).movedim(-1, 0).float()
+    return MetaTensor(one_hot * sureness + (1 - one_hot) * (1 - sureness) / 2, affine=affine)
+
+
+@pytest.fixture
+def data():
+    label = truth_of()
+    plain = label.as_tensor()[0]
+    return {"label": label, "preseg": probability_of(plain.roll(1, dims=0)), "pred": probability_of(plain)}
+
+
+def test_both_methods_by_hand(data):
+    before = set(data)
+    metrics = Evaluated(labels=LABELS)(data)["metrics"]
+    assert set(data) == before
+    assert list(metrics) == ["segmenter", "ensemble"]
+    assert metrics["ensemble"]["labels"]["front"] == {
+        "dice": 1,
+        "hd95_mm": 0,
+        "nsd_1mm": 1,
+        "volume_error_percent": 0,
+        "volume_ml": pytest.approx(0.384),
+        "true_volume_ml": pytest.approx(0.384),
+    }
+    assert metrics["segmenter"]["labels"]["front"]["dice"] == 0.75
+    assert metrics["segmenter"]["labels"]["back"]["hd95_mm"] == pytest.approx(2)
+    near = metrics["ensemble"]["near structure"]
+    # Always right at 0.8 sure: 0.2 too modest.
+    assert near["ece"] == pytest.approx(0.2)
+    assert near["brier"] == pytest.approx(0.2**2 + 2 * 0.1**2)
+    assert near["nll"] == pytest.approx(-math.log(0.8))
+    assert math.isnan(near["error_auroc"])
+    assert metrics["segmenter"]["near structure"]["error_auroc"] == 0.5
+
+
+def test_the_reach_is_passed_on(data):
+    truth = data["label"].as_tensor()[0].long()
+    for voxels in (0, 3):
+        found = Evaluated("preseg", labels=LABELS, methods=["segmenter"], near_voxels=voxels)(data)["metrics"]
+        expected = calibration_metrics(data["preseg"], truth, near_structure(truth, voxels))
+        assert found["segmenter"]["near structure"] == expected
+
+
+def test_plain_probabilities_take_the_size_of_a_voxel_from_the_truth(data):
+    data["pred"] = data["pred"].as_tensor()
+    metrics = Evaluated("pred", labels=LABELS, methods=["ensemble"])(data)["metrics"]
+    assert metrics["ensemble"]["labels"]["back"]["true_volume_ml"] == pytest.approx(0.384)
+    data["label"] = data["label"].as_tensor()
+    with pytest.raises(ValueError, match="voxel size"):
+        Evaluated("pred", labels=LABELS, methods=["ensemble"])(data)
+
+
+def test_an_oblique_affine_has_the_same_spacing(data):
+    turn = torch.eye(4)
+    turn[:2, :2] = torch.tensor([[math.cos(0.3), -math.sin(0.3)], [math.sin(0.3), math.cos(0.3)]])
+    straight = Evaluated(labels=LABELS)(data)["metrics"]
+    for key in ("label", "preseg", "pred"):
+        data[key] = MetaTensor(data[key].as_tensor(), affine=turn @ AFFINE)
+    oblique = Evaluated(labels=LABELS)(data)["metrics"]
+    for name in LABELS.values():
+        expected = straight["segmenter"]["labels"][name]
+        assert oblique["segmenter"]["labels"][name] == pytest.approx(expected, rel=1e-6)
+
+
+def test_two_dimensions(data):
+    flat = {key: MetaTensor(value.as_tensor()[..., 5], affine=AFFINE) for key, value in data.items()}
+    metrics = Evaluated(labels=LABELS)(flat)["metrics"]
+    assert metrics["segmenter"]["labels"]["front"]["dice"] == 0.75
+
+
+def test_missing_keys_may_be_allowed(data):
+    del data["preseg"]
+    assert list(Evaluated(labels=LABELS, allow_missing_keys=True)(data)["metrics"]) == ["ensemble"]
+    with pytest.raises(KeyError, match="preseg"):
+        Evaluated(labels=LABELS)(data)
+
+
+def test_an_unknown_value_names_file_found_and_remedy(data):
+    data["label"][0, 0, 0, 0] = 4
+    data["label"][0, 0, 0, 1] = 0.5
+    with pytest.raises(ValueError, match=r"case7.nii.gz: 'label' has the values \[0.5, 4.0\].*\[0, 1, 2\].*MapLabel"):
+        Evaluated(labels=LABELS)(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pred": torch.full((3, 12, 12, 11), 1 / 3)}, r"case7.*'pred'.*\(3, 12, 12, 11\).*\(K, 12, 12, 12\).*invert"),
+        ({"pred": torch.full((2, 12, 12, 12), 1 / 2)}, "case7.*'pred'.*2 channels.*softmax"),
+        ({"pred": torch.full((3, 12, 12, 12), 5.0)}, "case7.*'pred'.*softmax missing"),
+        ({"label": torch.zeros(3, 12, 12, 12)}, r"'label' has shape \(3, 12, 12, 12\).*EnsureChannelFirstd"),
+        ({"label": torch.zeros(12, 12, 12)}, "EnsureChannelFirstd"),
+    ],
+)
+def test_what_does_not_fit_is_refused(data, change, message):
+    with pytest.raises(ValueError, match=message):
+        Evaluated(labels=LABELS)({**data, **change})
+
+
+def test_another_place_is_warned_of(data):
+    flipped = AFFINE.clone()
+    flipped[0] = torch.tensor([-2.0, 0, 0, 22])
+    for other, far in ((AFFINE, False), (AFFINE + 1e-4, False), (flipped, True)):
+        data["label"] = truth_of(other)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            Evaluated(labels=LABELS)(data)
+        assert (
+            any("case7" in str(warning.message) and "11.0 voxels" in str(warning.message) for warning in caught) == far
+        )
+
+
+def test_largest_shift_is_in_voxels():
+    moved = AFFINE.clone()
+    moved[2, 3] = 6
+    assert largest_shift(AFFINE, moved, (5, 5, 5)) == pytest.approx(2)
+    assert largest_shift(AFFINE, AFFINE, (5, 5)) == 0
+
+
+def test_keys_and_methods_belong_together():
+    for methods in (["segmenter"], ["a", "a"]):
+        with pytest.raises(ValueError, match="method's name"):
+            Evaluated(labels=LABELS, methods=methods)
