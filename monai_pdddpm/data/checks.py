@@ -38,8 +38,8 @@ def check_scan(path: str | os.PathLike, spatial_dims: int = 3, channels: int | N
     Args:
         path: scan file.
         spatial_dims: number of spatial axes expected.
-        channels: number of volumes expected on the axis after them, 1 meaning that there is no such axis; None
-            takes any number. Further axes of length 1 do no harm.
+        channels: number of volumes expected on a fourth axis; 1 also stands for no fourth axis; None takes any
+            number.
 
     Raises:
         UserError: when the file is missing, no image, cut short, has other axes, or no usable affine.
@@ -80,14 +80,14 @@ def _load_nifti(path: Path) -> nib.Nifti1Image:
 
 
 def _check_shape(path: Path, shape: tuple[int, ...], spatial_dims: int, channels: int | None) -> None:
-    volumes = [size for size in shape[spatial_dims:] if size != 1]
-    count = volumes[0] if volumes else 1
-    if len(shape) >= spatial_dims and len(volumes) < 2 and (channels is None or count == channels) and 0 not in shape:
+    # MONAI takes the first three axes for space, and reads none but a fourth one as channels
+    count = shape[3] if len(shape) > 3 else 1
+    if min(len(shape), 3) == spatial_dims and len(shape) <= 4 and channels in (None, count) and 0 not in shape:
         return
     expected = f"{spatial_dims} spatial axes" + ("" if channels is None else f" and {_volumes(channels)}")
     raise UserError(
-        f"{path}: found shape {' x '.join(map(str, shape)) or '()'}, expected {expected}; "
-        "give the scan that this bundle was made for, or extract or stack volumes, for example with nibabel"
+        f"{path}: found shape {' x '.join(map(str, shape)) or '()'}, expected {expected}; give the scan that this "
+        "bundle was made for, or extract or stack volumes or drop spare axes, for example with nibabel"
     )
 
 
@@ -96,7 +96,8 @@ def _volumes(count: int) -> str:
 
 
 def _check_length(path: Path, image: nib.Nifti1Image) -> None:
-    expected = int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
+    offset = int(image.dataobj.offset)  # type: ignore[attr-defined]
+    expected = offset + math.prod(image.shape) * image.get_data_dtype().itemsize
     if not path.name.lower().endswith(".gz"):
         found = path.stat().st_size
     else:
@@ -172,6 +173,7 @@ class CheckImaged(MapTransform):
         self.spatial_dims = spatial_dims
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data unchanged, or raise `UserError`."""
         d = dict(data)
         for key in self.key_iterator(d):
             image = d[key]

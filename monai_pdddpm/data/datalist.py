@@ -1,4 +1,4 @@
-"""Which cases there are: one scan, a folder of scans, or a data set in the layout of the Medical Segmentation Decathlon."""
+"""Which cases there are: a scan, a folder of scans, or a data set as the Medical Segmentation Decathlon lays it out."""
 
 from __future__ import annotations
 

@@ -206,9 +206,10 @@ def _as_type(array: np.ndarray, wanted: DtypeLike | torch.dtype, path: Path) -> 
     """Convert voxels to the type of the file; whole numbers are rounded, and must fit."""
     if wanted is not None:
         dtype = np.dtype(get_equivalent_dtype(wanted, np.ndarray))
-    elif array.dtype.kind in "iub" and array.size and array.min() >= 0:
+    elif array.dtype.kind == "b":
+        dtype = np.dtype(np.uint8)
+    elif array.dtype.kind in "iu" and array.size and array.min() >= 0:
         dtype = np.min_scalar_type(array.max())
-        dtype = np.dtype(np.uint8) if dtype == bool else dtype
     else:
         dtype = np.dtype(np.float32)
     if dtype.kind not in "iu" or array.dtype.kind == "b":

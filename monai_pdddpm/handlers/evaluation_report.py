@@ -39,8 +39,7 @@ def case_names(files: Sequence[str]) -> list[str]:
         A name for each, e.g. "scan1" for "/data/scan1.nii.gz", or "ana/flair.nii.gz" beside "ben/flair.nii.gz".
     """
     paths = [Path(file).absolute() for file in files]
-    stems = [path.name.removesuffix(".gz").removesuffix(".nii") for path in paths]
-    stems = [stem if stem != path.name else path.stem for stem, path in zip(stems, paths, strict=True)]
+    stems = [Path(path.name.removesuffix(".gz")).stem for path in paths]
     often = Counter(stems)
     alike = [path.parent for path, stem in zip(paths, stems, strict=True) if often[stem] > 1]
     shared = os.path.commonpath(alike) if alike else ""

@@ -1,5 +1,7 @@
-"""MONAI inferers: how a network is called on whole volumes."""
+"""MONAI inferers: how a network is called, in training and on whole volumes."""
 
 from .autocast import AutocastInferer
+from .pdddpm import PDDDPMInferer
+from .training import Denoised, DenoisingInferer
 
-__all__ = ["AutocastInferer"]
+__all__ = ["AutocastInferer", "Denoised", "DenoisingInferer", "PDDDPMInferer"]

@@ -176,6 +176,8 @@ def as_table(summary: Mapping[str, Any]) -> str:
     ]
     for label, metrics in summary["paired_difference"].items():
         for metric, difference in metrics.items():
+            if metric == "true_volume_ml":  # the same for every method
+                continue
             both = [_cell(summary["methods"][method][label][metric], ".4g") for method in (baseline, candidate)]
             left_out = f" ({difference['left_out']} left out)" if difference["left_out"] else ""
             cells = [label, metric, *both, _cell(difference, "+.3g"), f"{difference['n']}{left_out}"]

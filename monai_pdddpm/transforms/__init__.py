@@ -1,5 +1,8 @@
-"""Dictionary transforms that MONAI lacks."""
+"""Dictionary transforms that MONAI lacks, and the corruption of proposals."""
 
+from .corruption import ProposalCorruption
+from .evaluate import Evaluated
+from .outputs import SplitOutputd, Uncertaintyd
 from .spacing import Spacingd
 
-__all__ = ["Spacingd"]
+__all__ = ["Evaluated", "ProposalCorruption", "Spacingd", "SplitOutputd", "Uncertaintyd"]

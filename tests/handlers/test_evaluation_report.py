@@ -96,7 +96,7 @@ def test_a_file_that_comes_twice_counts_once(tmp_path, caplog):
 
 
 def test_no_case_is_an_error(tmp_path):
-    with pytest.raises(RuntimeError, match="no case was evaluated.*Evaluated"):
+    with pytest.raises(RuntimeError, match=r"no case was evaluated.*Evaluated"):
         run(EvaluationReport(tmp_path), [[{"image": torch.zeros(1)}]])
     assert not os.listdir(tmp_path)
 

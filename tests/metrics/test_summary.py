@@ -112,6 +112,7 @@ def test_a_missed_label_leaves_the_mean_undefined():
 
 def test_table():
     rows = rows_of([0.5, 0.5, 0.5], [0.75, 0.75, math.nan]) + rows_of([math.nan], [1.0], metric="hd95_mm", label="b")
+    rows += rows_of([2.0], [2.0], "true_volume_ml", "volume")
     assert as_table(summarise(rows)).splitlines() == [
         "| structure | metric | segmenter | ensemble | ensemble - segmenter | cases |",
         "|---|---|---|---|---|---|",

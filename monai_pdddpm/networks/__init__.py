@@ -1,0 +1,16 @@
+"""The denoiser, its ODE blocks, and the pair of segmenter and denoiser."""
+
+from .ode_block import SecondOrderODEBlock
+from .ode_unet import ConditionEncoder, ODEUNet
+from .pdddpm import PDDDPM
+from .solvers import ADAPTIVE_SOLVERS, FIXED_STEP_SOLVERS, tableau
+
+__all__ = [
+    "ADAPTIVE_SOLVERS",
+    "FIXED_STEP_SOLVERS",
+    "PDDDPM",
+    "ConditionEncoder",
+    "ODEUNet",
+    "SecondOrderODEBlock",
+    "tableau",
+]

@@ -1,0 +1,88 @@
+"""Lists of time steps: explicit, descending, the same in training and in sampling.
+
+A start step T' counts noising steps, from 0 (the pre-segmentation itself) to T; time *indices* run from 0 to T-1, so
+a chain from T' starts at index T'-1. A list may end early, above index 0: the prediction made there is the answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+
+def uniform_steps(start_step: int, steps: int, end_step: int = 0) -> list[int]:
+    """Return ``steps`` indices evenly spread from T'-1 down to ``end_step`` (Fast-DDPM's uniform list, truncated).
+
+    Args:
+        start_step: T', 0 or more; 0 gives the empty list.
+        steps: length of the list, 1 or more; more than there are indices gives every index.
+        end_step: the last index, at most T'-1.
+
+    Raises:
+        ValueError: when an argument is out of range.
+
+    Example:
+        >>> uniform_steps(300, 10)
+        [299, 266, 233, 199, 166, 133, 100, 66, 33, 0]
+    """
+    _check(start_step, steps, end_step)
+    if start_step == 0:
+        return []
+    if steps == 1:
+        return [start_step - 1]
+    count = min(steps, start_step - end_step)
+    # half a step down, so that ties round as in Fast-DDPM's list
+    return [int(i) for i in np.ceil(np.linspace(start_step - 1, end_step, count) - 0.5)]
+
+
+def uneven_steps(start_step: int, steps: int, end_step: int = 0) -> list[int]:
+    """Return ``steps`` indices, 40 % of them in the lower 70 % of the range and 60 % above (Fast-DDPM's other list).
+
+    Args:
+        start_step: T', 0 or more; 0 gives the empty list.
+        steps: length of the list, 1 or more.
+        end_step: the last index, at most T'-1.
+
+    Raises:
+        ValueError: when an argument is out of range.
+
+    Example:
+        >>> uneven_steps(300, 5)
+        [299, 255, 210, 105, 0]
+    """
+    _check(start_step, steps, end_step)
+    if start_step == 0:
+        return []
+    top = start_step - 1
+    bend = end_step + (top - end_step) * 699 / 999
+    below = int(0.4 * steps)
+    low = np.linspace(end_step, bend, below + 1)[:-1]
+    high = np.linspace(bend, top, steps - below) if steps - below > 1 else np.array([top])
+    return sorted({math.ceil(i) for i in (*low, *high)}, reverse=True)
+
+
+def check_steps(time_steps: Iterable[int], num_train_timesteps: int) -> list[int]:
+    """Return the list when it is a strictly descending one of indices in [0, T-1].
+
+    Raises:
+        ValueError: otherwise.
+    """
+    time_steps = [int(t) for t in time_steps]
+    pairs = zip(time_steps, time_steps[1:], strict=False)
+    if any(a <= b for a, b in pairs) or any(not 0 <= t < num_train_timesteps for t in time_steps):
+        raise ValueError(
+            f"time_steps: {time_steps} was found, a strictly descending list of indices from "
+            f"{num_train_timesteps - 1} to 0 is expected"
+        )
+    return time_steps
+
+
+def _check(start_step: int, steps: int, end_step: int) -> None:
+    if start_step < 0:
+        raise ValueError(f"start_step: {start_step} was found, 0 or more is expected")
+    if steps < 1:
+        raise ValueError(f"steps: {steps} was found, 1 or more is expected")
+    if start_step and not 0 <= end_step < start_step:
+        raise ValueError(f"end_step: {end_step} was found, 0 to start_step - 1 = {start_step - 1} is expected")

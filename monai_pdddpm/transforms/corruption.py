@@ -1,0 +1,67 @@
+"""Proposals of the training cases made as imperfect as those of new cases."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+
+class ProposalCorruption:
+    """Bend the borders of one-hot proposals and let blobs appear and vanish, as a segmenter's errors do.
+
+    A segmenter is nearly perfect on the cases that it was trained on; a denoiser that learns from those proposals
+    learns to copy. This is the cheap cure; proposals from segmenters that never saw the case are the clean one.
+    Severities are drawn per case, so that the denoiser meets good and bad proposals. Random numbers are torch's.
+
+    Args:
+        probability: share of the proposals that are corrupted.
+        shift: largest displacement of a smooth random warp, in voxels.
+        doubt: largest amplitude of the smooth field that is added to the blurred one-hot before the argmax; at 0.35
+            about one voxel in fifty changes far from any border.
+        scale: distance between the nodes of the random fields, in voxels.
+    """
+
+    def __init__(self, probability: float = 0.9, shift: float = 2.0, doubt: float = 0.35, scale: int = 6) -> None:
+        self.probability = probability
+        self.shift = shift
+        self.doubt = doubt
+        self.scale = scale
+
+    def __call__(self, proposal: torch.Tensor) -> torch.Tensor:
+        """Return corrupted proposals.
+
+        Args:
+            proposal: one-hot, (B, K, ...), two or three spatial axes.
+
+        Returns:
+            one-hot, of the same shape and type.
+        """
+        batch, classes, *size = proposal.shape
+        severity = torch.rand(batch, *[1] * (proposal.dim() - 1), device=proposal.device)
+        warped = self._warp(proposal.float(), severity)
+        # the blurred one-hot is near 1/2 at borders only, so that is where the field decides
+        blurred = _blur(warped, len(size))
+        field = self._smooth_field(batch, classes, size, proposal.device)
+        index = (blurred + self.doubt * severity * field).argmax(dim=1, keepdim=True)
+        corrupted = torch.zeros_like(proposal).scatter_(1, index, 1.0)
+        chosen = torch.rand_like(severity) < self.probability
+        return torch.where(chosen, corrupted, proposal)
+
+    def _warp(self, proposal: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:
+        batch, _, *size = proposal.shape
+        identity = torch.eye(len(size), len(size) + 1, device=proposal.device).expand(batch, -1, -1)
+        grid = F.affine_grid(identity, list(proposal.shape), align_corners=False)
+        field = self._smooth_field(batch, len(size), size, proposal.device) * severity * self.shift
+        # grid_sample counts axes from the last, in units of half the volume
+        in_grid_units = torch.stack([field[:, i] * 2 / size[i] for i in reversed(range(len(size)))], dim=-1)
+        return F.grid_sample(proposal, grid + in_grid_units, mode="bilinear", padding_mode="border", align_corners=False)
+
+    def _smooth_field(self, batch: int, channels: int, size: list[int], device: torch.device) -> torch.Tensor:
+        nodes = [max(2, round(n / self.scale)) for n in size]
+        mode = "trilinear" if len(size) == 3 else "bilinear"
+        return F.interpolate(torch.randn(batch, channels, *nodes, device=device), size=size, mode=mode)
+
+
+def _blur(x: torch.Tensor, spatial_dims: int) -> torch.Tensor:
+    pool = F.avg_pool3d if spatial_dims == 3 else F.avg_pool2d
+    return pool(x, kernel_size=3, stride=1, padding=1, count_include_pad=False)

@@ -1,0 +1,236 @@
+"""The cases found are exactly those that are there, and what is wrong is told in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+from monai.data.utils import create_file_basename
+
+from monai_pdddpm.data.datalist import case_name, inference_cases, labelled_cases
+from monai_pdddpm.errors import UserError
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
+def decathlon(root: Path, **lists) -> None:
+    root.mkdir(exist_ok=True)
+    (root / "dataset.json").write_text(json.dumps({"name": "toy", **lists}))
+
+
+def pairs(*names: str) -> list[dict[str, str]]:
+    return [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names]
+
+
+def touch_pairs(root: Path, *names: str) -> None:
+    for name in names:
+        touch(root, f"imagesTr/{name}.nii.gz", f"labelsTr/{name}.nii.gz")
+
+
+def names(cases: list[dict[str, str]]) -> list[str]:
+    return [case_name(case["image"]) for case in cases]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/a/b.nii.gz", "b"), ("b.nii", "b"), ("c.d.nrrd", "c.d"), ("a/b.c.nii.gz", "b.c"), (Path("x.mha"), "x")],
+)
+def test_case_name_is_the_one_that_monai_saves_under(path, name):
+    assert case_name(path) == name
+    assert create_file_basename("", path, "", separate_folder=False, makedirs=False) == name
+
+
+class TestFolders:
+    def test_one_file(self, tmp_path):
+        touch(tmp_path, "a.nii.gz")
+        assert inference_cases(tmp_path / "a.nii.gz") == [{"image": str(tmp_path / "a.nii.gz")}]
+
+    def test_folder_takes_scans_alone_in_order(self, tmp_path):
+        touch(tmp_path, "b.nii", "a.nii.gz", "c.nrrd", "d.nhdr", "e.mha", "f.mhd", "G.NII")
+        touch(tmp_path, "a.json", "._a.nii.gz", ".b.nii", "notes.txt", "f.raw", "sub/z.nii.gz")
+        assert names(inference_cases(tmp_path)) == ["G", "a", "b", "c", "d", "e", "f"]
+
+    def test_folder_named_like_a_scan_is_none(self, tmp_path):
+        touch(tmp_path, "a.nii/b.txt", "c.nii")
+        assert names(inference_cases(tmp_path)) == ["c"]
+
+    def test_home_is_expanded(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        touch(tmp_path, "scans/a.nii")
+        assert inference_cases("~/scans") == [{"image": str(tmp_path / "scans/a.nii")}]
+
+    def test_images_ts_comes_before_images_tr(self, tmp_path):
+        touch(tmp_path, "imagesTs/t.nii.gz", "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+        assert inference_cases(tmp_path) == [{"image": str(tmp_path / "imagesTs/t.nii.gz")}]
+        both = {"image": str(tmp_path / "imagesTr/a.nii.gz"), "label": str(tmp_path / "labelsTr/a.nii.gz")}
+        assert inference_cases(tmp_path, "training") == [both]
+
+    def test_images_tr_alone(self, tmp_path):
+        touch(tmp_path, "imagesTr/a.nii.gz", "imagesTs/readme.txt")
+        assert inference_cases(tmp_path) == [{"image": str(tmp_path / "imagesTr/a.nii.gz")}]
+
+    @pytest.mark.parametrize("name", ["gone", "gone.nii.gz"])
+    def test_missing(self, tmp_path, name):
+        with pytest.raises(UserError, match=f"{name}: does not exist"):
+            inference_cases(tmp_path / name)
+
+    def test_empty_folder(self, tmp_path):
+        touch(tmp_path, "series/1.dcm")
+        with pytest.raises(UserError, match=r"no scan found.*dcm2niix"):
+            inference_cases(tmp_path)
+
+    def test_file_that_is_no_scan(self, tmp_path):
+        touch(tmp_path, "a.txt")
+        with pytest.raises(UserError, match=r"a\.txt: not a scan"):
+            inference_cases(tmp_path / "a.txt")
+
+    def test_broken_link_is_reported(self, tmp_path):
+        (tmp_path / "a.nii").symlink_to(tmp_path / "gone.nii")
+        with pytest.raises(UserError, match=r"a\.nii: 1 file missing"):
+            inference_cases(tmp_path)
+
+    def test_two_files_of_one_name(self, tmp_path):
+        touch(tmp_path, "a.nii", "a.nii.gz")
+        with pytest.raises(UserError, match=r"a\.nii and .*a\.nii\.gz.*'a'"):
+            inference_cases(tmp_path)
+
+
+class TestDatasetJson:
+    def test_plain_strings(self, tmp_path):
+        touch(tmp_path, "imagesTs/b.nii.gz", "imagesTs/a.nii.gz")
+        decathlon(tmp_path, test=["./imagesTs/b.nii.gz", "imagesTs/a.nii.gz"])
+        assert inference_cases(tmp_path) == [
+            {"image": str(tmp_path / "imagesTs/b.nii.gz")},
+            {"image": str(tmp_path / "imagesTs/a.nii.gz")},
+        ]
+
+    @pytest.mark.parametrize(
+        ("lists", "section", "expected", "line"),
+        [
+            ({"test": pairs("t"), "validation": pairs("v"), "training": pairs("a")}, "test", "t", ""),
+            ({"test": [], "validation": pairs("v"), "training": pairs("a")}, "test", "v", "the 1 of validation"),
+            ({"training": pairs("a")}, "test", "a", "the 1 of training"),
+            ({"test": pairs("t"), "training": pairs("a")}, "validation", "a", "the 1 of training"),
+            ({"test": pairs("t"), "training": pairs("a")}, "training", "a", ""),
+        ],
+    )
+    def test_section(self, tmp_path, capsys, lists, section, expected, line):
+        touch_pairs(tmp_path, "t", "v", "a")
+        decathlon(tmp_path, **lists)
+        (case,) = inference_cases(tmp_path, section)
+        assert case == {
+            "image": str(tmp_path / f"imagesTr/{expected}.nii.gz"),
+            "label": str(tmp_path / f"labelsTr/{expected}.nii.gz"),
+        }
+        printed = capsys.readouterr().out
+        assert line in printed
+        assert printed.count("\n") == bool(line)
+
+    def test_unknown_section(self, tmp_path):
+        with pytest.raises(UserError, match="section: found 'tests'"):
+            inference_cases(tmp_path, "tests")
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"{", "not valid JSON"),
+            (b"\xff\xfe\x00", "not valid JSON"),
+            (b"[]", "found a list"),
+            (b"{}", "lists no case"),
+            (b'{"test": "a.nii"}', "'test' is a str"),
+            (b'{"test": [3]}', r"image of test\[0\] is 3"),
+            (b'{"test": [{"label": "a.nii"}]}', r"image of test\[0\] is None"),
+            (b'{"test": [{"image": ["a.nii", "b.nii"]}]}', r"image of test\[0\]"),
+        ],
+    )
+    def test_unreadable(self, tmp_path, content, message):
+        (tmp_path / "dataset.json").write_bytes(content)
+        with pytest.raises(UserError, match=message) as caught:
+            inference_cases(tmp_path)
+        assert str(tmp_path / "dataset.json") in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("path", ["/etc/a.nii", "../a.nii", "imagesTr/../../a.nii", "C:\\a.nii", "..\\a.nii"])
+    @pytest.mark.parametrize("key", ["image", "label"])
+    def test_paths_that_leave_the_folder(self, tmp_path, path, key):
+        touch(tmp_path, "a.nii", "set/imagesTr/a.nii")
+        decathlon(tmp_path / "set", test=[{"image": "imagesTr/a.nii", key: path}])
+        with pytest.raises(UserError, match=rf"{key} of test\[0\] leaves the folder"):
+            inference_cases(tmp_path / "set")
+
+    def test_missing_files(self, tmp_path):
+        touch_pairs(tmp_path, "c")
+        decathlon(tmp_path, test=pairs("a", "b", "c"))
+        with pytest.raises(UserError, match="4 files missing") as caught:
+            inference_cases(tmp_path)
+        assert str(caught.value).count(".nii.gz") == 3
+
+    def test_one_name_in_two_folders(self, tmp_path):
+        touch(tmp_path, "x/a.nii.gz", "y/a.nii.gz")
+        decathlon(tmp_path, test=["x/a.nii.gz", "y/a.nii.gz"])
+        with pytest.raises(UserError, match=r"x/a\.nii\.gz and .*y/a\.nii\.gz.*'a'"):
+            inference_cases(tmp_path)
+
+
+class TestLabelled:
+    def test_lists_are_taken_as_they_are(self, tmp_path, capsys):
+        touch_pairs(tmp_path, "a", "b", "c")
+        decathlon(tmp_path, training=pairs("b", "a"), validation=pairs("c"))
+        assert names(labelled_cases(tmp_path, "training")) == ["b", "a"]
+        assert labelled_cases(tmp_path, "validation") == [
+            {"image": str(tmp_path / "imagesTr/c.nii.gz"), "label": str(tmp_path / "labelsTr/c.nii.gz")}
+        ]
+        assert capsys.readouterr().out == ""
+
+    @pytest.mark.parametrize(("count", "held"), [(2, 1), (4, 1), (9, 1), (10, 2), (11, 2)])
+    def test_last_fifth_is_held_out(self, tmp_path, capsys, count, held):
+        all_names = [f"c{number:02}" for number in range(count)]
+        touch_pairs(tmp_path, *all_names)
+        decathlon(tmp_path, training=pairs(*all_names))
+        assert names(labelled_cases(tmp_path, "training")) == all_names[:-held]
+        assert capsys.readouterr().out.count("\n") == 1
+        assert names(labelled_cases(tmp_path, "validation")) == all_names[-held:]
+        assert f"last {held} of {count}" in capsys.readouterr().out
+
+    def test_folders_without_a_list(self, tmp_path):
+        touch_pairs(tmp_path, "b", "a")
+        assert names(labelled_cases(tmp_path, "training")) == ["a"]
+        assert names(labelled_cases(tmp_path, "validation")) == ["b"]
+
+    def test_one_case_cannot_be_split(self, tmp_path):
+        touch_pairs(tmp_path, "a")
+        decathlon(tmp_path, training=pairs("a"))
+        with pytest.raises(UserError, match="at least two"):
+            labelled_cases(tmp_path, "training")
+
+    def test_all_missing_files_are_counted(self, tmp_path):
+        touch_pairs(tmp_path, "c")
+        decathlon(tmp_path, training=pairs("a", "b", "c"), validation=pairs("c"))
+        with pytest.raises(UserError, match=r"a\.nii\.gz.*a\.nii\.gz.*b\.nii\.gz, \.\.\.: 4 files missing"):
+            labelled_cases(tmp_path, "training")
+
+    def test_label_is_required(self, tmp_path):
+        touch_pairs(tmp_path, "a", "b")
+        decathlon(tmp_path, training=["imagesTr/a.nii.gz"], validation=pairs("b"))
+        with pytest.raises(UserError, match=r"a\.nii\.gz: 1 file without a label"):
+            labelled_cases(tmp_path, "training")
+
+    def test_missing_label_file_beside_images(self, tmp_path):
+        touch_pairs(tmp_path, "b", "c")
+        touch(tmp_path, "imagesTr/a.nii.gz")
+        with pytest.raises(UserError, match=r"labelsTr/a\.nii\.gz: 1 file missing"):
+            labelled_cases(tmp_path, "training")
+
+    @pytest.mark.parametrize("section", ["test", "train"])
+    def test_other_sections(self, tmp_path, section):
+        with pytest.raises(UserError, match=f"section: found '{section}'"):
+            labelled_cases(tmp_path, section)
+
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(UserError, match="no training case"):
+            labelled_cases(tmp_path, "training")
+        with pytest.raises(UserError, match="not a folder"):
+            labelled_cases(tmp_path / "gone", "training")

@@ -1,0 +1,113 @@
+"""A bad case becomes a line, the good ones after it are read."""
+
+import logging
+from functools import partial
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.transforms import Compose, EnsureChannelFirstd, Lambdad, LoadImaged
+from torch.utils.data import DataLoader, Subset
+
+from monai_pdddpm.data.checks import CheckImaged
+from monai_pdddpm.data.dataset import CaseDataset, case_collate
+from monai_pdddpm.errors import UserError
+
+VOXELS = np.random.default_rng(0).integers(0, 1000, (6, 7, 5)).astype(np.int16)
+READ = [LoadImaged("image"), EnsureChannelFirstd("image")]
+
+
+def scale(image, power):
+    return image**power
+
+
+@pytest.fixture
+def scan(tmp_path):
+    nib.save(nib.Nifti1Image(VOXELS, np.eye(4)), tmp_path / "good.nii.gz")
+    return tmp_path / "good.nii.gz"
+
+
+def test_item_has_the_image_and_its_seconds(scan):
+    item = CaseDataset([{"image": str(scan)}], READ, spatial_dims=3, channels=1)[0]
+    assert np.array_equal(item["image"].numpy()[0], VOXELS)
+    assert list(item["seconds"]) == ["read and preprocess"]
+    assert 0 < item["seconds"]["read and preprocess"] < 60
+
+
+def test_failing_check_is_told_without_loading(scan):
+    data = CaseDataset([{"image": str(scan)}], [partial(pytest.fail, "loaded")], spatial_dims=3, channels=4)
+    failure = data[0]["failure"]
+    assert set(data[0]) == {"failure"}
+    assert (failure["case"], failure["file"]) == ("good", str(scan))
+    assert "found shape 6 x 7 x 5, expected 3 spatial axes and 4 volumes" in failure["error"]
+
+
+def test_user_error_of_a_nested_transform_is_told_as_it_is(tmp_path):
+    path = tmp_path / "flat.nii"
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), path)
+    failure = CaseDataset([{"image": str(path)}], Compose([Compose([*READ, CheckImaged("image")])]))[0]["failure"]
+    assert failure["error"].startswith(f"{path}: every voxel is 0")
+
+
+def test_unexpected_error_is_named_by_its_root(scan, caplog):
+    data = CaseDataset([{"image": str(scan)}], Compose([*READ, Compose([Lambdad("image", lambda image: 1 // 0)])]))
+    with caplog.at_level(logging.DEBUG, "monai_pdddpm"):
+        failure = data[0]["failure"]
+    assert failure["error"] == "unexpected ZeroDivisionError: integer division or modulo by zero"
+    (record,) = (record for record in caplog.records if record.name.startswith("monai_pdddpm"))
+    assert record.levelno == logging.DEBUG
+    assert record.exc_info[0] is RuntimeError
+
+
+@pytest.mark.parametrize("name", ["bad.mha", "bad.nrrd"])
+def test_file_that_the_loader_refuses(tmp_path, name):
+    (tmp_path / name).write_text("no scan\nat all\n")
+    error = CaseDataset([{"image": str(tmp_path / name)}], READ, spatial_dims=3)[0]["failure"]["error"]
+    assert error.startswith(f"{tmp_path / name}: cannot be read as an image (")
+    assert "\n" not in error
+
+
+def test_damage_inside_a_gzip_is_found_on_loading(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).integers(0, 9, (30, 30, 30)).astype(np.int16), np.eye(4)), path)
+    content = bytearray(path.read_bytes())
+    content[2000:3000] = bytes(1000)
+    path.write_bytes(content)
+    error = CaseDataset([{"image": str(path)}], READ, spatial_dims=3)[0]["failure"]["error"]
+    assert error.startswith(f"{path}: cannot be read as an image (")
+
+
+def test_interrupt_passes(scan):
+    def interrupt(data):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        CaseDataset([{"image": str(scan)}], interrupt)[0]
+
+
+def test_slice_is_a_subset(scan):
+    data = CaseDataset([{"image": str(scan)}] * 3, READ)
+    assert isinstance(data[:2], Subset)
+    assert len(data[:2]) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loader_goes_on_after_a_bad_case(scan, tmp_path, workers):
+    cases = [{"image": str(tmp_path / "gone.nii")}, {"image": str(scan), "label": "truth.nii"}]
+    steps = [*READ, Lambdad("image", partial(scale, power=1))]
+    data = CaseDataset(cases, steps, spatial_dims=3, channels=1)
+    bad, good = DataLoader(data, batch_size=1, collate_fn=case_collate, num_workers=workers)
+    assert set(bad) == {"failure"}
+    assert bad["failure"]["case"] == "gone"
+    gone = tmp_path / "gone.nii"
+    assert bad["failure"]["error"] == f"{gone}: does not exist, expected a scan file; check dataset_dir"
+    assert good["image"].shape == (1, 1, 6, 7, 5)
+    assert torch.equal(good["image"].as_tensor()[0, 0], torch.tensor(VOXELS).float())
+    assert good["label"] == ["truth.nii"]
+    assert type(good["seconds"][0]["read and preprocess"]) is float
+
+
+def test_more_than_one_case_is_refused():
+    with pytest.raises(UserError, match="batch_size: found 2, expected 1"):
+        case_collate([{"image": torch.zeros(1)}, {"image": torch.zeros(1)}])

@@ -1,0 +1,377 @@
+"""Results lie on the grid of their source, field by field, and appear only when they are complete."""
+
+import gzip
+import json
+import os
+
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor, decollate_batch
+from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd, SaveImaged
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from scipy.spatial.transform import Rotation
+
+from monai_pdddpm import __version__
+from monai_pdddpm.data.dataset import case_collate
+from monai_pdddpm.data.writer import GridWriter
+from monai_pdddpm.errors import user_message
+from monai_pdddpm.transforms.spacing import Spacingd
+
+SHAPE = (14, 11, 9)
+MARK = (9, 3, 6)
+PLACE = (
+    *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z", "xyzt_units"),
+)
+FORMS = ((1, 1), (0, 1), (2, 0), (2, 1), (4, 4), (0, 0))  # codes of sform and qform
+
+
+def grid(codes="RAS", spacing=(1.0, 1.5, 2.5), degrees=0.0) -> np.ndarray:
+    """Affine of a grid whose axes run as ``codes`` says, turned about an oblique axis."""
+    flip = ornt_transform(io_orientation(np.eye(4)), axcodes2ornt(codes))
+    affine = np.eye(4)
+    turn = Rotation.from_rotvec(np.radians(degrees) * np.array([0.6, 0.0, 0.8])).as_matrix()
+    affine[:3, :3] = turn @ inv_ornt_aff(flip, SHAPE)[:3, :3] @ np.diag(spacing)
+    affine[:3, 3] = (-31.5, 17.25, 240.0)
+    return affine
+
+
+def blob(shape=SHAPE) -> np.ndarray:
+    """Float image that is 100 at `MARK` and falls off around it, the faster the higher the fourth index."""
+    axes = np.meshgrid(*map(np.arange, shape), indexing="ij")
+    squared = sum((axis - mark) ** 2 for axis, mark in zip(axes, MARK, strict=False))
+    return (100 * np.exp(-squared / (12.0 if len(shape) == 3 else 12.0 + axes[3]))).astype(np.float32)
+
+
+def source(path, array=None, sform=None, qform=None, codes=(1, 1), endianness="<", units=("mm", "sec"), cls=None):
+    cls = cls or nib.Nifti1Image
+    header = cls.header_class(endianness=endianness)
+    header.set_data_dtype(np.dtype("f4").newbyteorder(endianness))
+    array = blob() if array is None else array
+    header.set_data_shape(array.shape)
+    sform = grid() if sform is None else sform
+    header.set_qform(sform if qform is None else qform, codes[1])
+    header.set_sform(sform, codes[0])
+    header.set_xyzt_units(*units)
+    if array.ndim == 4:
+        header["pixdim"][4] = 2.2
+    nib.save(cls(array, None, header), path)
+    return path
+
+
+def saver(out, **options) -> SaveImaged:
+    options = {"output_postfix": "x", "output_dtype": None, "separate_folder": False, "print_log": False, **options}
+    return SaveImaged("pred", output_dir=out, resample=False, writer="monai_pdddpm.data.GridWriter", **options)
+
+
+def through_the_pipeline(path, out, predict=lambda image: image, **options):
+    """Read, preprocess, batch, "predict", invert and save as the bundles do; return the file."""
+    read = Compose(
+        [
+            LoadImaged("image"),
+            EnsureChannelFirstd("image"),
+            Orientationd("image", "RAS", labels=None),
+            Spacingd("image", pixdim=(1.25, 1.25, 1.25)),
+        ]
+    )
+    (item,) = decollate_batch(case_collate([read({"image": str(path)})]))
+    item["pred"] = predict(item["image"])
+    item = Invertd("pred", read, orig_keys="image", nearest_interp=False, to_tensor=True)(item)
+    saver(out, **options)(item)
+    (file,) = out.glob("*_x.nii.gz")
+    return file
+
+
+def assert_same_place(found, expected):
+    """Compare header fields as they stand in the files, and what nibabel makes of them."""
+    found, expected = nib.load(found), nib.load(expected)
+    for field in PLACE:
+        assert np.array_equal(found.header[field], expected.header[field]), field
+    assert np.array_equal(found.header["pixdim"][:4], expected.header["pixdim"][:4])
+    assert np.array_equal(found.affine, expected.affine)
+    assert found.shape[:3] == expected.shape[:3]
+
+
+def assert_mark_in_place(file):
+    array = nib.load(file).get_fdata()
+    assert np.unravel_index(array.argmax(), array.shape)[:3] == MARK
+    assert array.max() > 60
+
+
+class TestGrid:
+    @pytest.mark.parametrize("codes", ["RAS", "LAS", "LPS", "PIR", "SAL"])
+    @pytest.mark.parametrize("degrees", [0.0, 17.0])
+    def test_orientations(self, tmp_path, codes, degrees):
+        path = source(tmp_path / "a.nii.gz", sform=grid(codes, degrees=degrees))
+        file = through_the_pipeline(path, tmp_path / "out")
+        assert_same_place(file, path)
+        assert_mark_in_place(file)
+
+    @pytest.mark.parametrize("codes", FORMS)
+    def test_codes(self, tmp_path, codes):
+        path = source(tmp_path / "a.nii.gz", sform=grid("LAS", degrees=9), codes=codes)
+        file = through_the_pipeline(path, tmp_path / "out")
+        assert_same_place(file, path)
+        assert (nib.load(file).header["sform_code"], nib.load(file).header["qform_code"]) == codes
+        assert_mark_in_place(file)
+
+    @pytest.mark.parametrize("codes", [(2, 1), (1, 2), (1, 4)])
+    def test_forms_that_disagree(self, tmp_path, codes):
+        forms = {"sform": grid("LAS", degrees=20), "qform": grid("RAS", degrees=-5)}
+        path = source(tmp_path / "a.nii.gz", codes=codes, **forms)
+        file = through_the_pipeline(path, tmp_path / "out")
+        assert_same_place(file, path)
+        assert np.allclose(nib.load(file).get_sform(), forms["sform"], atol=1e-4)
+        assert np.allclose(nib.load(file).get_qform(), forms["qform"], atol=1e-4)
+        assert_mark_in_place(file)
+
+    def test_form_that_monai_replaces_on_loading(self, tmp_path):
+        # an sform with other voxel sizes than pixdim: MONAI works with the qform, the file has to keep both
+        sform = grid(spacing=(2.0, 2.0, 2.0))
+        path = source(tmp_path / "a.nii.gz", sform=sform, qform=grid("LAS"), codes=(2, 1))
+        assert not np.allclose(LoadImaged("image")({"image": path})["image"].affine, sform)
+        file = through_the_pipeline(path, tmp_path / "out")
+        assert_same_place(file, path)
+        assert_mark_in_place(file)
+
+    def test_sheared_sform(self, tmp_path):
+        sform = grid()
+        sform[0, 1] = 0.3
+        path = source(tmp_path / "a.nii.gz", sform=sform)
+        file = through_the_pipeline(path, tmp_path / "out")
+        assert_same_place(file, path)
+        assert_mark_in_place(file)
+
+    @pytest.mark.parametrize("options", [{"endianness": ">"}, {"cls": nib.Nifti2Image}, {"units": ("micron", "msec")}])
+    def test_kinds_of_nifti(self, tmp_path, options):
+        path = source(tmp_path / "a.nii.gz", sform=grid("LPS", degrees=33), **options)
+        file = through_the_pipeline(path, tmp_path / "out")
+        assert_same_place(file, path)
+        assert_mark_in_place(file)
+        assert type(nib.load(file)) is type(nib.load(path))
+        assert nib.load(file).header.endianness == "<"
+
+    def test_slice_thin_scan_keeps_its_third_axis(self, tmp_path):
+        path = source(tmp_path / "a.nii.gz", blob()[:, :, MARK[2] : MARK[2] + 1])
+        file = through_the_pipeline(path, tmp_path / "out")
+        assert_same_place(file, path)
+        assert nib.load(file).shape == (*SHAPE[:2], 1)
+
+    def test_file_that_is_gone(self, tmp_path):
+        path = source(tmp_path / "a.nii.gz", sform=grid("LAS", degrees=9), codes=(2, 4), units=("micron", "sec"))
+
+        def move_away(image):
+            path.rename(tmp_path / "b.nii.gz")
+            return image
+
+        file = through_the_pipeline(path, tmp_path / "out", move_away)
+        assert file.name == "a_x.nii.gz"
+        assert_same_place(file, tmp_path / "b.nii.gz")
+
+    def test_voxel_sizes_of_a_file_that_is_gone_are_those_on_loading(self, tmp_path):
+        path = source(tmp_path / "a.nii.gz")
+        item = Compose([LoadImaged("image"), EnsureChannelFirstd("image")])({"image": str(path)})
+        item["image"].meta["pixdim"][1:4] = 9  # as transforms leave it
+        path.rename(tmp_path / "b.nii.gz")
+        saver(tmp_path)({"pred": item["image"]})
+        assert_same_place(tmp_path / "a_x.nii.gz", tmp_path / "b.nii.gz")
+
+    def test_file_that_was_replaced_by_another_shape(self, tmp_path):
+        path = source(tmp_path / "a.nii.gz", sform=grid("LAS"), codes=(2, 4))
+        kept = source(tmp_path / "b.nii.gz", sform=grid("LAS"), codes=(2, 4))
+
+        def replace(image):
+            source(path, np.zeros((4, 4, 4), np.float32))
+            return image
+
+        assert_same_place(through_the_pipeline(path, tmp_path / "out", replace), kept)
+
+
+class TestOtherGrids:
+    def item(self, path, codes):
+        item = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), Orientationd("image", codes, labels=None)])(
+            {"image": str(path)}
+        )
+        return {"pred": item["image"]}
+
+    def test_array_that_was_not_inverted_gets_its_own_affine(self, tmp_path):
+        path = source(tmp_path / "a.nii.gz", sform=grid("LAS"), codes=(2, 4))
+        item = self.item(path, "RAS")
+        saver(tmp_path)(item)
+        image = nib.load(tmp_path / "a_x.nii.gz")
+        assert np.allclose(image.affine, item["pred"].affine)
+        assert not np.allclose(image.affine, nib.load(path).affine)
+        assert (image.header["sform_code"], image.header["qform_code"]) == (1, 1)
+        assert image.header.get_xyzt_units()[0] == "mm"
+        assert np.allclose(image.get_qform(), image.get_sform(), atol=1e-4)
+
+    @pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
+    def test_other_formats(self, tmp_path, name):
+        image = itk.image_from_array(np.ascontiguousarray(blob().T))
+        image.SetSpacing((1.0, 1.5, 2.5))
+        image.SetOrigin((10.0, -20.0, 30.0))
+        turn = Rotation.from_euler("z", 30, degrees=True).as_matrix()
+        image.SetDirection(itk.matrix_from_array(turn))
+        itk.imwrite(image, str(tmp_path / name))
+        expected = np.eye(4)
+        expected[:3] = np.diag([-1, -1, 1]) @ np.c_[turn @ np.diag([1.0, 1.5, 2.5]), (10.0, -20.0, 30.0)]  # LPS to RAS
+        file = through_the_pipeline(tmp_path / name, tmp_path / "out")
+        found = nib.load(file)
+        assert np.allclose(found.get_sform(), expected, atol=1e-4)
+        assert np.allclose(found.get_qform(), expected, atol=1e-4)
+        assert (found.header["sform_code"], found.header["qform_code"]) == (1, 1)
+        assert_mark_in_place(file)
+
+    def test_tensor_without_an_affine_is_refused(self, tmp_path):
+        with pytest.raises(RuntimeError) as caught:
+            saver(tmp_path)({"pred": torch.zeros(1, *SHAPE)})
+        assert "without an affine" in user_message(caught.value)
+
+    def test_resampling_is_refused(self, tmp_path):
+        save = SaveImaged("pred", output_dir=tmp_path, resample=True, writer=GridWriter, print_log=False)
+        with pytest.raises(RuntimeError) as caught:
+            save({"pred": MetaTensor(torch.zeros(1, *SHAPE))})
+        assert "resample: found true" in user_message(caught.value)
+
+
+class TestChannels:
+    def test_channels_come_last_in_their_order(self, tmp_path):
+        path = source(tmp_path / "a.nii.gz", sform=grid("LAS"))
+        file = through_the_pipeline(path, tmp_path / "out", lambda image: torch.cat([image, 0 * image + 2, -image]))
+        assert_same_place(file, path)
+        array = nib.load(file).get_fdata()
+        assert array.shape == (*SHAPE, 3)
+        assert np.allclose(array[..., 1], 2, atol=1e-5)
+        assert np.array_equal(array[..., 2], -array[..., 0])
+        assert nib.load(file).header["pixdim"][4] == 1
+
+    @pytest.mark.parametrize("codes", FORMS)
+    def test_series(self, tmp_path, codes):
+        path = source(tmp_path / "a.nii.gz", blob((*SHAPE, 5)), grid("LAS"), codes=codes)
+        file = through_the_pipeline(path, tmp_path / "out")
+        assert_same_place(file, path)
+        assert_mark_in_place(file)
+        assert nib.load(file).shape == (*SHAPE, 5)
+        assert nib.load(file).header["pixdim"][4] == np.float32(2.2)  # MONAI's metadata have lost it
+
+    def test_one_map_of_a_series(self, tmp_path):
+        path = source(tmp_path / "a.nii.gz", blob((*SHAPE, 5)), grid("LAS"))
+        file = through_the_pipeline(path, tmp_path / "out", lambda image: image[:1])
+        assert_same_place(file, path)
+        assert nib.load(file).shape == SHAPE
+
+
+class TestFile:
+    def write(self, tmp_path, array, **options):
+        pred = MetaTensor(torch.as_tensor(array)[None], affine=torch.eye(4), meta={"filename_or_obj": "a"})
+        saver(tmp_path, **options)({"pred": pred})
+        return nib.load(tmp_path / f"a_x{options.get('output_ext', '.nii.gz')}")
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, "uint8", torch.uint8])
+    def test_type_as_asked(self, tmp_path, dtype):
+        array = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+        image = self.write(tmp_path, array, output_dtype=dtype)
+        assert image.header.get_data_dtype() == np.dtype(str(dtype).split(".")[-1] if not callable(dtype) else dtype)
+        assert np.array_equal(np.asanyarray(image.dataobj), array)
+
+    @pytest.mark.parametrize(
+        ("array", "dtype"),
+        [
+            (np.array([[[0, 255]]]), np.uint8),
+            (np.array([[[0, 256]]]), np.uint16),
+            (np.array([[[0, 70000]]]), np.uint32),
+            (np.array([[[False, True]]]), np.uint8),
+            (np.array([[[-1, 1]]]), np.float32),
+            (np.array([[[0.25, 0.5]]]), np.float32),
+        ],
+    )
+    def test_type_chosen(self, tmp_path, array, dtype):
+        image = self.write(tmp_path, array, output_dtype=None)
+        assert image.header.get_data_dtype() == dtype
+        assert np.array_equal(np.asanyarray(image.dataobj), array)
+
+    def test_half_precision(self, tmp_path):
+        array = torch.full((2, 2, 2), 0.5, dtype=torch.bfloat16)
+        assert np.array_equal(self.write(tmp_path, array, output_dtype=np.float32).get_fdata(), np.full((2, 2, 2), 0.5))
+
+    def test_whole_numbers_are_rounded_not_cut(self, tmp_path):
+        image = self.write(tmp_path, np.array([[[0.9999, 2.0001]]]), output_dtype=np.uint8)
+        assert np.array_equal(np.asanyarray(image.dataobj), [[[1, 2]]])
+
+    @pytest.mark.parametrize("value", [-1.0, 256.0, np.nan])
+    def test_values_that_do_not_fit_are_refused(self, tmp_path, value):
+        with pytest.raises(RuntimeError) as caught:
+            self.write(tmp_path, np.array([[[0.0, value]]]), output_dtype=np.uint8)
+        assert "do not fit uint8" in user_message(caught.value)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_no_scaling_and_own_name_in_the_header(self, tmp_path):
+        image = self.write(tmp_path, np.array([[[0.25, 0.5]]]))
+        raw = nib.Nifti1Header(gzip.decompress((tmp_path / "a_x.nii.gz").read_bytes())[:348], check=False)
+        assert (raw["scl_slope"], raw["scl_inter"]) in ((1, 0), (0, 0))
+        assert image.header["descrip"] == f"monai_pdddpm {__version__}".encode()
+
+    def test_uncompressed(self, tmp_path):
+        array = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+        assert np.array_equal(self.write(tmp_path, array, output_ext=".nii").get_fdata(), array)
+        assert (tmp_path / "a_x.nii").read_bytes()[344:347] == b"n+1"
+
+    def test_other_extension_is_refused(self, tmp_path):
+        with pytest.raises(RuntimeError) as caught:
+            self.write(tmp_path, np.zeros((2, 2, 2)), output_ext=".nrrd")
+        assert "ends in .nii or .nii.gz" in user_message(caught.value)
+
+    def test_equal_arrays_give_equal_files(self, tmp_path):
+        array = np.random.default_rng(0).normal(size=(5, 5, 5))
+        for folder in ("first", "second"):
+            self.write(tmp_path / folder, array)
+        first, second = ((tmp_path / folder / "a_x.nii.gz").read_bytes() for folder in ("first", "second"))
+        assert first == second
+        assert first[3:8] == bytes(5)  # gzip's flags, so no name, and its time
+
+    def test_labels_through_json(self, tmp_path):
+        config = {
+            "labels": {"0": "background", "1": "Läsion"},
+            "save": {
+                "_target_": "SaveImaged",
+                "keys": "pred",
+                "output_dir": str(tmp_path),
+                "output_postfix": "seg",
+                "output_dtype": "uint8",
+                "resample": False,
+                "writer": {"_target_": "monai_pdddpm.data.GridWriter", "_mode_": "callable", "labels": "@labels"},
+            },
+        }
+        pred = MetaTensor(torch.ones(1, 2, 3, 4), affine=torch.eye(4), meta={"filename_or_obj": "a.nii.gz"})
+        ConfigParser(config).get_parsed_content("save")({"pred": pred})
+        image = nib.load(tmp_path / "a" / "a_seg.nii.gz")
+        (extension,) = image.header.extensions
+        assert extension.get_code() == 6
+        content = json.loads(extension.get_content())
+        assert content == {"labels": config["labels"]}
+        assert np.array_equal(image.get_fdata(), np.ones((2, 3, 4)))
+        read_by_itk = itk.array_from_image(itk.imread(str(tmp_path / "a" / "a_seg.nii.gz")))
+        assert np.array_equal(read_by_itk, np.ones((4, 3, 2)))
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("x"), OSError(28, "No space left on device")])
+    def test_nothing_half_written_stays(self, tmp_path, monkeypatch, error):
+        self.write(tmp_path, np.zeros((2, 2, 2)))
+        before = (tmp_path / "a_x.nii.gz").read_bytes()
+
+        def fail(self, stream):
+            stream.write(b"half")
+            assert len(os.listdir(tmp_path)) == 2
+            raise error
+
+        monkeypatch.setattr(nib.Nifti1Image, "to_stream", fail)
+        kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else RuntimeError
+        with pytest.raises(kind) as caught:
+            self.write(tmp_path, np.ones((2, 2, 2)))
+        assert os.listdir(tmp_path) == ["a_x.nii.gz"]
+        assert (tmp_path / "a_x.nii.gz").read_bytes() == before
+        if isinstance(error, OSError):
+            assert "a_x.nii.gz: cannot be written (No space left on device)" in user_message(caught.value)
