@@ -1,9 +1,10 @@
 """Write the configurations of every bundle from the one pipeline in ``configs/`` and what each task says of itself.
 
 ``configs/*.json`` are templates: a string ``"{{key}}"`` stands for the task's value of that key (any JSON value), and
-``{{key}}`` inside a longer string for its text. ``"extends": "other.json"`` puts a template on top of another one.
-A task, ``configs/tasks/<name>.json``, holds these values, and under ``overrides`` entries that replace or add to one
-rendered file (MONAI's ids, ``"train::dataloader::batch_size"``). ``python -m monai_pdddpm.bundle.render`` does it.
+``{{key}}`` inside a longer string for its text. ``"extends": "_other.json"`` puts a template on top of another one;
+its keys may be ids with MONAI's separator (``"train::dataloader::batch_size"``), and with MONAI's ``+`` before them add to
+a list or dictionary. Templates whose names begin with ``_`` are such bases only. A task, ``configs/tasks/<name>.json``,
+holds the values, and under ``overrides`` more ids for one rendered file. ``python -m monai_pdddpm.bundle.render`` does it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def render_bundle(configs: Path, name: str) -> dict[str, Any]:
     overrides = task.pop("overrides", {})
     rendered = {}
     for template in sorted(configs.glob("*.json")):
-        if template.name == "common.json" or template.name in task.get("without", []):
+        if template.name.startswith("_") or template.name in task.get("without", []):
             continue
         content = fill(_read(template), task, template.name)
         for key, value in overrides.get(template.name, {}).items():
@@ -72,8 +73,23 @@ def render_all(root: Path) -> list[Path]:
 
 
 def as_text(content: Any) -> str:
-    """Return the JSON text that is committed for ``content``."""
-    return json.dumps(content, indent=4, ensure_ascii=False) + "\n"
+    """Return the JSON text that is committed for ``content``: plain lists on one line, all else indented."""
+    return _dump(content, 0) + "\n"
+
+
+def _dump(content: Any, indent: int) -> str:
+    one_line = json.dumps(content, ensure_ascii=False)
+    if not isinstance(content, (dict, list)) or not content:
+        return one_line
+    plain = isinstance(content, list) and not any(isinstance(item, (dict, list)) for item in content)
+    if plain and indent + len(one_line) < 110:
+        return one_line
+    pad = " " * indent
+    if isinstance(content, dict):
+        entries = [f"{json.dumps(k)}: {_dump(v, indent + 4)}" for k, v in content.items()]
+        return "{\n" + ",\n".join(f"{pad}    {entry}" for entry in entries) + f"\n{pad}}}"
+    items = [_dump(item, indent + 4) for item in content]
+    return "[\n" + ",\n".join(f"{pad}    {item}" for item in items) + f"\n{pad}]"
 
 
 def fill(content: Any, task: dict[str, Any], where: str) -> Any:
@@ -125,11 +141,13 @@ def _read(template: Path) -> dict[str, Any]:
 
 
 def _set(content: Any, key: str, value: Any) -> None:
-    """Set ``content[a][b]...`` for the id ``a::b``; the value None takes the entry away."""
-    *path, last = key.split("::")
+    """Set ``content[a][b]...`` for the id ``a::b``, add to it for ``+a::b``; the value None takes the entry away."""
+    *path, last = key.removeprefix("+").split("::")
     for part in path:
         content = content[int(part)] if isinstance(content, list) else content.setdefault(part, {})
-    if value is None:
+    if key.startswith("+"):
+        content[last] = content[last] + value if isinstance(value, list) else content[last] | value
+    elif value is None:
         content.pop(last, None)
     elif isinstance(content, list):
         content[int(last)] = value

@@ -12,4 +12,4 @@ class Progress:
     def attach(self, engine: Engine) -> None:
         """Attach the bar to ``engine``."""
         bar = ProgressBar(desc="epoch", disable=None)
-        bar.attach(engine, output_transform=lambda output: {"loss": float(output[0]["loss"])})
+        bar.attach(engine, output_transform=lambda output: {"loss": output["loss"].item()})

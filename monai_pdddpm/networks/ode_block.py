@@ -144,7 +144,7 @@ class SecondOrderODEBlock(nn.Module):
         a, b = tableau(solver)
         h = 1.0 / steps
         v = self.velocity(z).to(z.dtype)
-        for _ in range(steps):
+        for step in range(steps):
             dz: list[torch.Tensor] = []
             dv: list[torch.Tensor] = []
             for i in range(len(b)):
@@ -154,11 +154,13 @@ class SecondOrderODEBlock(nn.Module):
                         z_i = z_i + h * a[i][j] * dz[j]
                         v_i = v_i + h * a[i][j] * dv[j]
                 dz.append(v_i)
-                dv.append(self.acceleration(z_i, v_i, scale, shift).to(z.dtype))
+                if step + 1 < steps or i + 1 < len(b):  # the very last one would move v(1) only, which nothing reads
+                    dv.append(self.acceleration(z_i, v_i, scale, shift).to(z.dtype))
             for j in range(len(b)):
                 if b[j] != 0.0:
                     z = z + h * b[j] * dz[j]
-                    v = v + h * b[j] * dv[j]
+                    if j < len(dv):
+                        v = v + h * b[j] * dv[j]
         return z
 
     @torch.jit.unused
@@ -168,7 +170,9 @@ class SecondOrderODEBlock(nn.Module):
         from torchdiffeq import odeint, odeint_adjoint
 
         if solver not in FIXED_STEP_SOLVERS + ADAPTIVE_SOLVERS:
-            raise ValueError(f"solver: '{solver}' was found, one of {FIXED_STEP_SOLVERS + ADAPTIVE_SOLVERS} is expected")
+            raise ValueError(
+                f"solver: '{solver}' was found, one of {FIXED_STEP_SOLVERS + ADAPTIVE_SOLVERS} is expected"
+            )
         scale, shift = (p.expand(z.shape[0], *p.shape[1:]).contiguous() for p in (scale, shift))
         state = (z, self.velocity(z).to(z.dtype), scale.to(z.dtype), shift.to(z.dtype))
         time = torch.tensor([0.0, 1.0], device=z.device, dtype=z.dtype)

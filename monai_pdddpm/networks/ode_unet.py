@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from monai.networks.blocks import SpatialAttentionBlock
@@ -126,16 +127,12 @@ class ODEUNet(nn.Module):
 
         self.inlet = conv(num_classes, channels[0], kernel_size=3, stride=stride, padding=1)
         self.down_blocks = nn.ModuleList([block(width) for width in channels[:-1]])
-        self.downs = nn.ModuleList(
-            [conv(a, b, kernel_size=3, stride=2, padding=1) for a, b in zip(channels[:-1], channels[1:], strict=True)]
-        )
+        self.downs = nn.ModuleList([conv(a, b, kernel_size=3, stride=2, padding=1) for a, b in pairwise(channels)])
         self.bottom = block(channels[-1])
         self.attention = (
             SpatialAttentionBlock(spatial_dims, channels[-1], norm_num_groups=groups) if attention else nn.Identity()
         )
-        self.ups = nn.ModuleList(
-            [conv(b, a, kernel_size=1) for a, b in reversed(list(zip(channels[:-1], channels[1:], strict=True)))]
-        )
+        self.ups = nn.ModuleList([conv(b, a, kernel_size=1) for a, b in reversed(list(pairwise(channels)))])
         self.up_blocks = nn.ModuleList([block(width) for width in reversed(channels[:-1])])
         self.to_head = conv(channels[0], stem_channels, kernel_size=1)
         self.head = nn.Sequential(

@@ -1,7 +1,5 @@
 """The pair of segmenter and denoiser as one network with one checkpoint (PD-DDPM, Guo et al. 2022)."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from typing import Any
@@ -41,6 +39,8 @@ class PDDDPM(nn.Module):
         ValueError: when an argument is not one of those allowed.
     """
 
+    time_steps: list[int]  # TorchScript needs the type of a list that may be empty
+
     def __init__(
         self,
         segmenter: nn.Module,
@@ -71,13 +71,13 @@ class PDDDPM(nn.Module):
         abar = cumulative_schedule(num_train_timesteps, schedule, **(schedule_options or {}))
         self.register_buffer("abar", abar, persistent=False)
 
-    def with_denoiser(self, denoiser: nn.Module) -> PDDDPM:
+    def with_denoiser(self, denoiser: nn.Module) -> "PDDDPM":
         """Return the same pair with another denoiser, such as its moving average; the segmenter is shared."""
         twin = copy.copy(self)
         twin._modules = self._modules | {"denoiser": denoiser}
         return twin
 
-    def train(self, mode: bool = True) -> PDDDPM:
+    def train(self, mode: bool = True) -> "PDDDPM":
         """Set the mode of the denoiser; the segmenter stays in evaluation mode."""
         super().train(mode)
         self.segmenter.eval()

@@ -13,9 +13,10 @@ def encode_labels(probabilities: torch.Tensor, low: float, high: float) -> torch
 
 
 def decode_probabilities(x_0: torch.Tensor, low: float, high: float) -> torch.Tensor:
-    """Return states of shape (B, K, ...) as probabilities that sum to 1 over K."""
+    """Return states of shape (B, K, ...) as probabilities that sum to 1 over K, equal ones where no class shows."""
     p = ((x_0 - low) / (high - low)).clamp(min=0.0)
-    return p / p.sum(dim=1, keepdim=True).clamp(min=1e-6)
+    total = p.sum(dim=1, keepdim=True)
+    return torch.where(total > 1e-6, p / total.clamp(min=1e-6), torch.full_like(p, 1.0 / p.shape[1]))
 
 
 def predicted_x0(
@@ -45,9 +46,7 @@ def predicted_x0(
     raise ValueError(f"prediction: '{prediction}' was found, x0, eps or v is expected")
 
 
-def regression_target(
-    x_0: torch.Tensor, x_t: torch.Tensor, abar_t: torch.Tensor, prediction: str
-) -> torch.Tensor:
+def regression_target(x_0: torch.Tensor, x_t: torch.Tensor, abar_t: torch.Tensor, prediction: str) -> torch.Tensor:
     """Return what the network should predict so that :func:`predicted_x0` gives ``x_0``.
 
     For a state noised from x_0 this is the noise (``"eps"``) or v; for one noised from elsewhere it is the noise that

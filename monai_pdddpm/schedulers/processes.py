@@ -1,7 +1,7 @@
 """Forward processes: how a state at time t is made, in training and at the start, and what undoes it.
 
 ``ddpm`` is the paper's. ``residual`` (Resfusion, Shi et al. 2024, eq. 8) slides from x_0 to the pre-segmentation as it
-adds noise, so that near the time where sqrt(abar) = 1/2 nothing of x_0 is left and training starts where inference does.
+adds noise, so that at the time where sqrt(abar) = 1/2 nothing of x_0 is left and training starts where inference does.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ Rule = Callable[..., torch.Tensor]
 class DDPMProcess:
     """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps."""
 
-    def noisy(
-        self, x_0: torch.Tensor, x_pre: torch.Tensor, abar_t: torch.Tensor, noise: torch.Tensor
-    ) -> torch.Tensor:
+    def noisy(self, x_0: torch.Tensor, x_pre: torch.Tensor, abar_t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Return a training state at t.
 
         Args:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 
@@ -18,7 +19,7 @@ def uniform_steps(start_step: int, steps: int, end_step: int = 0) -> list[int]:
     Args:
         start_step: T', 0 or more; 0 gives the empty list.
         steps: length of the list, 1 or more; more than there are indices gives every index.
-        end_step: the last index, at most T'-1.
+        end_step: the last index of a list of 2 or more, at most T'-1.
 
     Raises:
         ValueError: when an argument is out of range.
@@ -30,11 +31,12 @@ def uniform_steps(start_step: int, steps: int, end_step: int = 0) -> list[int]:
     _check(start_step, steps, end_step)
     if start_step == 0:
         return []
-    if steps == 1:
-        return [start_step - 1]
-    count = min(steps, start_step - end_step)
-    # half a step down, so that ties round as in Fast-DDPM's list
-    return [int(i) for i in np.ceil(np.linspace(start_step - 1, end_step, count) - 0.5)]
+    top = start_step - 1
+    gaps = min(steps, start_step - end_step) - 1
+    if gaps == 0:
+        return [top]
+    # in whole numbers, so that ties always round down, as in Fast-DDPM's list
+    return [top - (2 * i * (top - end_step) + gaps) // (2 * gaps) for i in range(gaps + 1)]
 
 
 def uneven_steps(start_step: int, steps: int, end_step: int = 0) -> list[int]:
@@ -42,8 +44,9 @@ def uneven_steps(start_step: int, steps: int, end_step: int = 0) -> list[int]:
 
     Args:
         start_step: T', 0 or more; 0 gives the empty list.
-        steps: length of the list, 1 or more.
-        end_step: the last index, at most T'-1.
+        steps: length of the list, 1 or more; where they would fall on the same index the list is shorter, and more
+            than there are indices gives every index.
+        end_step: the last index of a list of 2 or more, at most T'-1.
 
     Raises:
         ValueError: when an argument is out of range.
@@ -56,8 +59,10 @@ def uneven_steps(start_step: int, steps: int, end_step: int = 0) -> list[int]:
     if start_step == 0:
         return []
     top = start_step - 1
+    if steps >= start_step - end_step:
+        return list(range(top, end_step - 1, -1))
     bend = end_step + (top - end_step) * 699 / 999
-    below = int(0.4 * steps)
+    below = max(int(0.4 * steps), min(steps - 1, 1))  # one at least, which is the end of the list
     low = np.linspace(end_step, bend, below + 1)[:-1]
     high = np.linspace(bend, top, steps - below) if steps - below > 1 else np.array([top])
     return sorted({math.ceil(i) for i in (*low, *high)}, reverse=True)
@@ -70,8 +75,7 @@ def check_steps(time_steps: Iterable[int], num_train_timesteps: int) -> list[int
         ValueError: otherwise.
     """
     time_steps = [int(t) for t in time_steps]
-    pairs = zip(time_steps, time_steps[1:], strict=False)
-    if any(a <= b for a, b in pairs) or any(not 0 <= t < num_train_timesteps for t in time_steps):
+    if any(a <= b for a, b in pairwise(time_steps)) or any(not 0 <= t < num_train_timesteps for t in time_steps):
         raise ValueError(
             f"time_steps: {time_steps} was found, a strictly descending list of indices from "
             f"{num_train_timesteps - 1} to 0 is expected"
