@@ -5,6 +5,7 @@ from typing import Any
 from .checks import CheckImaged, check_file, check_output_dir, check_range, check_scan, check_voxels
 from .datalist import case_name, inference_cases, labelled_cases
 from .dataset import CaseDataset, CaseFailure, case_collate
+from .finished import report_path, unfinished_cases
 from .writer import GridWriter
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "ensure_phantom",
     "inference_cases",
     "labelled_cases",
+    "report_path",
+    "unfinished_cases",
     "write_phantom",
 ]
 

@@ -15,7 +15,7 @@ from monai_pdddpm.data.checks import check_scan
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.errors import UserError, user_message
 
-__all__ = ["CaseDataset", "CaseFailure", "case_collate"]
+__all__ = ["CaseDataset", "CaseFailure", "case_collate", "explain_failure"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +61,12 @@ class CaseDataset(Dataset):
             item = dict(super()._transform(index))
         except Exception as error:
             logger.debug("%s could not be read", path, exc_info=error)
-            return {"failure": CaseFailure(case=case_name(path), file=path, error=_explain(error, path))}
+            return {"failure": CaseFailure(case=case_name(path), file=path, error=explain_failure(error, path))}
         item["seconds"] = {"read and preprocess": time.perf_counter() - start}
         return item
 
 
-def _explain(error: BaseException, path: str) -> str:
+def explain_failure(error: BaseException, path: str) -> str:
     """Say on one line what went wrong with a case."""
     message = user_message(error)
     if message is not None:

@@ -1,6 +1,8 @@
 """Ignite handlers: what happens around training and evaluation."""
 
+from .case_report import CaseReport
 from .checkpoint import EpochSeed, ModelSaver, TrainingCheckpoint
+from .evaluation_report import EvaluationReport
 from .progress import Progress
 
-__all__ = ["EpochSeed", "ModelSaver", "Progress", "TrainingCheckpoint"]
+__all__ = ["CaseReport", "EpochSeed", "EvaluationReport", "ModelSaver", "Progress", "TrainingCheckpoint"]

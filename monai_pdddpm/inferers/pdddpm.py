@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -120,7 +121,10 @@ class PDDDPMInferer(Inferer):
             return output
         wrapped = MetaTensor(output, meta=dict(inputs.meta))
         wrapped.is_batch = inputs.is_batch
-        wrapped.meta["inference"] = self.describe() | results[0][1] | {"seconds": dict(watch.seconds)}
+        # text, one per case: MONAI would take a dictionary apart when it decollates the batch
+        wrapped.meta["inference"] = [
+            json.dumps(self.describe() | ran | {"seconds": dict(watch.seconds)}) for _, ran in results
+        ]
         return wrapped
 
     def describe(self) -> dict[str, Any]:

@@ -34,7 +34,12 @@ def ddim_step(
         abar_prev: scalar tensor, larger than ``abar_t``.
         eta: 0 is deterministic, 1 as random as the ancestral rule.
         noise: needed when eta > 0.
+
+    Raises:
+        ValueError: when it is needed and not given.
     """
+    if eta > 0 and noise is None:
+        raise ValueError(f"noise: None was found, a field of x_t's shape is expected when eta = {eta} > 0")
     sigma = eta * ((1 - abar_prev) / (1 - abar_t) * (1 - abar_t / abar_prev)).sqrt()
     direction = (1 - abar_prev - sigma**2).clamp(min=0.0).sqrt() * implied_noise(x_t, x_0, abar_t)
     x_prev = abar_prev.sqrt() * x_0 + direction

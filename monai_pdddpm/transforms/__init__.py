@@ -4,5 +4,6 @@ from .corruption import ProposalCorruption
 from .evaluate import Evaluated
 from .outputs import SplitOutputd, Uncertaintyd
 from .spacing import Spacingd
+from .summary import Summarised
 
-__all__ = ["Evaluated", "ProposalCorruption", "Spacingd", "SplitOutputd", "Uncertaintyd"]
+__all__ = ["Evaluated", "ProposalCorruption", "Spacingd", "SplitOutputd", "Summarised", "Uncertaintyd"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -43,7 +44,8 @@ class SplitOutputd(MapTransform):
                 )
             parts = [output[:k], output[k : k + 1], output[k + 1 : 2 * k], output[2 * k : 3 * k], output[3 * k :]]
             if isinstance(output, MetaTensor):
-                d["inference"] = output.meta.pop("inference", {})
+                said = output.meta.pop("inference", "{}")
+                d["inference"] = json.loads(said[0] if isinstance(said, list) else said)
                 parts = [MetaTensor(part.as_tensor(), meta=dict(output.meta)) for part in parts]
             d[key] = parts[0]
             for name, part in zip(MAPS, parts[1:], strict=True):

@@ -6,7 +6,7 @@ import math
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,64 +15,45 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, ListedColormap
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
-from nibabel.orientations import apply_orientation, io_orientation
-from numpy.typing import NDArray
+from matplotlib.patheffects import Normal, Stroke, withStroke
 
 from monai_pdddpm.errors import UserError
+from monai_pdddpm.visualize.cuts import (
+    Array,
+    Case,
+    View,
+    crop_box,
+    index_in_file,
+    orientation_of,
+    pick_slices,
+    planes_of,
+)
 
-__all__ = ["COLOURS", "crop_box", "overview_figure", "pick_slices", "save_figure", "save_overview"]
+__all__ = ["COLOURS", "overview_figure", "save_figure", "save_overview"]
 
-Array = NDArray[Any]
-
-# Okabe and Ito's colours, told apart by the colour-blind; those that stand out from grey come first
+# Okabe and Ito's colours, which the colour-blind tell apart; those that stand out most from grey come first
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
-_TRUTH = "#FFFFFF"
-_BELOW = "#4D4D4D"  # grey behind the colour bar, as the scan is behind the map
+_DASHES = (0, (2.5, 2.5))
+_OUTLINED = [Stroke(linewidth=1.4, foreground="black"), Normal()]  # so that white is seen on white
+_ON_SCAN: dict[str, Any] = {
+    "color": "white",
+    "fontsize": 7,
+    "path_effects": [withStroke(linewidth=1.2, foreground="black")],
+}
+_BELOW_BAR = "#595959"  # as the grey of the scan is below the map
 
-_MARGIN_MM = 20.0
 _WINDOW = (1.0, 99.0)  # percentiles
 _OPAQUE = 0.3  # share of the highest entropy from which on the map hides the scan
 
-# inches, as of a page with two columns
-_WIDTH, _HEIGHT, _SMALLEST = 7.2, 8.4, 0.5
-_LEFT, _GAP, _LINE = 0.36, 0.04, 0.16
-_POINTS = 8.0
+# inches, on a page of two columns
+_WIDTH, _HEIGHT, _LEAST_ROW = 7.2, 8.4, 0.5
+_LEFT, _GAP, _LINE = 0.34, 0.04, 0.15
 _DPI = 250
 
-
-@dataclass(frozen=True)
-class _Plane:
-    """A way to cut an RAS array, and what lies at the left, right, bottom and top of the picture."""
-
-    name: str
-    axis: int
-    across: int
-    up: int
-    ends: str
-
-
-_PLANES = (_Plane("Axial", 2, 0, 1, "RLPA"), _Plane("Coronal", 1, 0, 2, "RLIS"), _Plane("Sagittal", 0, 1, 2, "APIS"))
-
-
-@dataclass(frozen=True)
-class _Scene:
-    """All volumes of a case on one RAS grid; ``members`` has its index last."""
-
-    image: Array
-    label_map: Array
-    uncertainty: Array
-    members: Array | None
-    truth: Array | None
-    spacing: tuple[float, ...]
-
-    def each(self, change: Callable[[Array], Array]) -> _Scene:
-        """Do the same to every volume."""
-        names = ("image", "label_map", "uncertainty", "members", "truth")
-        volumes = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: change(volume) for name, volume in volumes.items() if volume is not None})
+_Paint = Callable[[Axes, View], None]
 
 
 def overview_figure(
@@ -88,8 +69,9 @@ def overview_figure(
 ) -> Figure:
     """Draw a case in three planes: the scan, the segmentation, its members, and the entropy.
 
-    The slices are those of `pick_slices`. Axial and coronal pictures follow the radiological convention, the patient's
-    right at the left; sagittal ones have anterior at the left. All pictures have one scale.
+    The slices are those of `pick_slices`, the part of the volume that of `crop_box`. Axial and coronal pictures follow
+    the radiological convention, the patient's right at the left; sagittal ones have anterior at the left. All pictures
+    have one scale.
 
     Args:
         image: (X, Y, Z) scan; grey from the 1st to the 99th percentile of what is shown, NaN black.
@@ -100,64 +82,64 @@ def overview_figure(
         title: name of the case.
         members: (N, X, Y, Z) label map of each member of the ensemble; without it the column is left out.
         truth: (X, Y, Z) reference, drawn dashed.
-        affine: voxel to RAS+ in mm, as nibabel has it, by which the arrays are turned for display to the nearest
-            axes; None when they lie as RAS already.
+        affine: voxel to RAS+ as nibabel has it, by which the arrays are turned to the nearest axes for display; None
+            when they lie as RAS already.
 
     Returns:
         The figure, with a canvas of its own: pyplot is not used, so any thread may draw.
 
     Raises:
-        ValueError: when the arrays do not fit each other, or there is no label.
+        ValueError: when the arrays do not fit each other, or no label has a name.
     """
     names = {int(value): str(name) for value, name in labels.items() if int(value) != 0}
     if not names:
         raise ValueError(f"labels: found {dict(labels)}, expected a name for at least one label other than 0")
-    scene = _Scene(
-        *(np.asarray(volume) for volume in (image, label_map, uncertainty)),
-        members=None if members is None or not len(members) else np.asarray(members),
-        truth=None if truth is None else np.asarray(truth),
-        spacing=tuple(float(step) for step in spacing),
-    )
-    _check(scene)
     highest = math.log(len(names) + 1)
-    scene = replace(scene, uncertainty=np.nan_to_num(scene.uncertainty.astype(np.float32, copy=False)))
-    if scene.members is not None:
-        scene = replace(scene, members=np.moveaxis(scene.members, 0, -1))
-    orientation = _orientation(affine)
-    scene = _turned(scene, orientation)
-    slices = pick_slices(scene.label_map, scene.uncertainty, highest)
-    cuts = [(plane, slices[plane.axis]) for plane in _shown(scene.image.shape)]
-    where = [_in_file(plane.axis, index, scene.image.shape, orientation) for plane, index in cuts]
-    box = crop_box(scene.label_map, scene.uncertainty, highest, scene.spacing, scene.truth)
-    scene = scene.each(lambda volume: volume[box])
-    cuts = [(plane, index - box[plane.axis].start) for plane, index in cuts]
-    return _draw(scene, cuts, where, names, highest, title)
+    orientation = orientation_of(affine)
+    case = Case(
+        image=np.asarray(image),
+        label_map=np.asarray(label_map),
+        uncertainty=np.nan_to_num(np.asarray(uncertainty, dtype=np.float32)),
+        spacing=tuple(float(step) for step in spacing),
+        members=None if members is None or len(members) == 0 else np.moveaxis(np.asarray(members), 0, -1),
+        truth=None if truth is None else np.asarray(truth),
+    ).turned(orientation)
+    slices = pick_slices(case.label_map, case.uncertainty, highest)
+    box = crop_box(case, highest, slices)
+    part = case.cropped(box)
+    views = [
+        part.view(
+            plane,
+            slices[plane.axis] - box[plane.axis].start,
+            index_in_file(plane.axis, slices[plane.axis], case.image.shape, orientation),
+        )
+        for plane in planes_of(part.image.shape)
+    ]
+    return _draw(views, _labels(case, names), highest, title, cropped=part.image.shape != case.image.shape)
 
 
 def save_overview(path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-    """Write the picture of `overview_figure`, which takes all further arguments; see `save_figure`."""
+    """Write the picture of `overview_figure`, which takes all other arguments, as `save_figure` does."""
     save_figure(overview_figure(*args, **kwargs), path)
 
 
-def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: float = _DPI) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure under a hidden name, then rename: a reader sees the whole picture or none.
 
     Args:
         figure: what to write.
         path: name that ends in .png, .pdf, .svg or what else matplotlib writes.
-        dpi: pixels per inch.
 
     Raises:
         UserError: when the format is not known, or the disk does not take the file.
     """
     path = Path(path)
-    kind = path.suffix[1:].lower()
-    known = figure.canvas.get_supported_filetypes()
+    kind, known = path.suffix[1:].lower(), figure.canvas.get_supported_filetypes()
     if kind not in known:
-        raise UserError(f"{path}: expected a name that ends in one of .{', .'.join(sorted(known))}")
+        raise UserError(f"{path}: expected a name that ends in .{', .'.join(sorted(known))}; .png is the usual one")
     trial = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        figure.savefig(trial, format=kind, dpi=dpi)
+        figure.savefig(trial, format=kind, dpi=_DPI)
         os.replace(trial, path)
     except OSError as error:
         raise UserError(
@@ -168,119 +150,154 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: float = _DPI)
         trial.unlink(missing_ok=True)  # there only when something failed, an interrupt included
 
 
-def pick_slices(label_map: Array, uncertainty: Array, highest: float) -> tuple[int, int, int]:
-    """Find the slice across each axis that shows most of what matters.
+@dataclass(frozen=True)
+class _Layout:
+    """Sizes in inches of a page with a row per cut; ``scale`` in inches per mm is the same for all."""
 
-    A voxel weighs 1 when it is segmented, and its entropy over ``highest`` when it is segmented or at least half as
-    uncertain as can be: a faint doubt all over the background has no say, a structure nearly found has.
+    scale: float
+    column: float
+    rows: tuple[float, ...]
+    columns: int
+    top: float
+    bottom: float
 
-    Args:
-        label_map: (X, Y, Z) label map.
-        uncertainty: (X, Y, Z) entropy.
-        highest: the most that the entropy can be.
+    @classmethod
+    def of(cls, sizes: Sequence[tuple[float, float]], columns: int, top: float, bottom: float) -> _Layout:
+        """Give pictures, whose ``sizes`` are in mm, as much room as the page has."""
+        widest, highest = max(width for width, _ in sizes), sum(height for _, height in sizes)
+        room = (_WIDTH - _LEFT) / columns - _GAP
+        scale = min(room / widest, (_HEIGHT - top - bottom) / highest)
+        rows = tuple(max(_LEAST_ROW, height * scale) for _, height in sizes)
+        return cls(scale, max(widest * scale, 0.6 * room), rows, columns, top, bottom)
 
-    Returns:
-        An index along each axis; the middle one of several that are alike, so the middle slice when nothing matters.
-    """
-    weight = (label_map != 0) + np.where(_matters(label_map, uncertainty, highest), uncertainty / highest, 0)
-    totals = (weight.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64) for axis in range(3))
-    best = [np.flatnonzero(np.isclose(total, total.max())) for total in totals]
-    return tuple(int(alike[len(alike) // 2]) for alike in best)  # type: ignore[return-value]
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height of the page."""
+        height = self.top + sum(self.rows) + _GAP * (len(self.rows) - 1) + self.bottom
+        return self.left(self.columns), height
 
+    def left(self, column: int) -> float:
+        """Left side of a column."""
+        return _LEFT + column * (self.column + _GAP)
 
-def crop_box(
-    label_map: Array, uncertainty: Array, highest: float, spacing: Sequence[float], truth: Array | None = None
-) -> tuple[slice, slice, slice]:
-    """Find the part of the volume to show: what is segmented, true, or greatly uncertain, with a generous margin.
+    def lower(self, row: int) -> float:
+        """Lower side of a row."""
+        return self.size[1] - self.top - sum(self.rows[: row + 1]) - _GAP * row
 
-    Args:
-        label_map: (X, Y, Z) label map.
-        uncertainty: (X, Y, Z) entropy; voxels from half of ``highest`` on belong to the box.
-        highest: the most that the entropy can be.
-        spacing: voxel size in mm.
-        truth: (X, Y, Z) reference.
+    def axes(self, figure: Figure, left: float, lower: float, width: float, height: float, **options: Any) -> Axes:
+        """Add bare axes at a place in inches."""
+        whole = self.size
+        place = (left / whole[0], lower / whole[1], width / whole[0], height / whole[1])
+        axes = figure.add_axes(place, xticks=[], yticks=[], **options)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        return axes
 
-    Returns:
-        A slice per axis: the bounding box and, on all sides, half its largest side or 20 mm, whichever is more;
-        everything when there is nothing to bound.
-    """
-    found = _matters(label_map, uncertainty, highest)
-    if truth is not None:
-        found |= truth != 0
-    if not found.any():
-        return tuple(slice(0, size) for size in found.shape)  # type: ignore[return-value]
-    ends = [np.flatnonzero(found.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in range(3)]
-    sides = [(last - first + 1) * step for (first, last), step in zip(ends, spacing, strict=True)]
-    margin = max(_MARGIN_MM, max(sides) / 2)
-    around = [math.ceil(margin / step) for step in spacing]
-    return tuple(  # type: ignore[return-value]
-        slice(max(0, int(first) - more), min(size, int(last) + 1 + more))
-        for (first, last), more, size in zip(ends, around, found.shape, strict=True)
-    )
+    def text(self, figure: Figure, left: float, lower: float, text: str, **options: Any) -> None:
+        """Write at a place in inches."""
+        figure.text(left / self.size[0], lower / self.size[1], text, **{"fontsize": 8, **options})
 
 
-def _check(scene: _Scene) -> None:
-    shape = scene.image.shape
-    shapes = {"label_map": scene.label_map.shape, "uncertainty": scene.uncertainty.shape}
-    if scene.truth is not None:
-        shapes["truth"] = scene.truth.shape
-    if scene.members is not None:
-        shapes["members' last axes"] = scene.members.shape[1:]
-    if len(shape) != 3 or not all(shape):
-        raise ValueError(f"image: found shape {shape}, expected (X, Y, Z), each at least 1")
-    for name, found in shapes.items():
-        if found != shape:
-            raise ValueError(f"{name}: found shape {found}, expected {shape} as of the image")
-    if len(scene.spacing) != 3 or not all(0 < step < math.inf for step in scene.spacing):
-        raise ValueError(f"spacing: found {scene.spacing}, expected three positive numbers of mm")
+@dataclass(frozen=True)
+class _Label:
+    """A label: how it is called, its colour, whether any voxel was segmented as it."""
+
+    value: int
+    name: str
+    colour: str
+    found: bool
 
 
-def _matters(label_map: Array, uncertainty: Array, highest: float) -> Array:
-    return (label_map != 0) | (uncertainty >= highest / 2)
+def _labels(case: Case, names: Mapping[int, str]) -> list[_Label]:
+    """List the labels that have a name or a voxel, coloured by rank, so that all cases of a task look alike."""
+    found = _values(case.label_map)
+    others = _values(case.members) | _values(case.truth)
+    values = [*sorted(names), *sorted((found | others) - set(names))]
+    return [
+        _Label(value, names.get(value, f"label {value}"), COLOURS[rank % len(COLOURS)], value in found)
+        for rank, value in enumerate(values)
+    ]
 
 
-def _orientation(affine: Array | None) -> Array:
-    """Tell for each axis of the arrays which RAS axis it is nearest to, and whether it runs against it (-1)."""
-    orientation = io_orientation(np.eye(4) if affine is None else affine)
-    if np.isnan(orientation).any():
-        raise ValueError(f"affine: found {np.asarray(affine).tolist()}, expected three axes that differ")
-    return orientation.astype(int)
+def _values(volume: Array | None) -> set[int]:
+    return set() if volume is None else {int(value) for value in np.unique(volume[volume != 0])}
 
 
-def _turned(scene: _Scene, orientation: Array) -> _Scene:
-    """Flip and swap the axes so that they run to the patient's right, front and head."""
-    spacing = [scene.spacing[int(axis)] for axis in np.argsort(orientation[:, 0])]
-    return replace(scene.each(lambda volume: apply_orientation(volume, orientation)), spacing=tuple(spacing))
+def _draw(views: Sequence[View], labels: Sequence[_Label], highest: float, title: str, cropped: bool) -> Figure:
+    """Put the picture together: a row per view, a column per thing to see."""
+    columns = _columns(views[0], labels, highest)
+    legend = _legend(labels, with_truth=views[0].truth is not None)
+    sizes = [view.size for view in views]
+    top = _LINE * (2.6 if title else 1.4)
+    layout = _Layout.of(sizes, len(columns), top, 0)
+    per_line = _per_line(legend, layout.left(layout.columns - 1) - _LEFT)
+    layout = _Layout.of(sizes, len(columns), top, _LINE * (math.ceil(len(legend) / per_line) + 1.2))
+
+    figure = Figure(figsize=layout.size, facecolor="white")
+    FigureCanvasAgg(figure)
+    limits = _window(np.concatenate([view.image.ravel() for view in views]))
+    for row, view in enumerate(views):
+        for column, (_, paint) in enumerate(columns):
+            axes = _panel(figure, layout, row, column, view.size)
+            _show(axes, view.image, view.size, colormaps["gray"], limits, "catrom")
+            paint(axes, view)
+            if column == 0:
+                _ends(axes, view.plane.ends)
+                if row == 0:
+                    _scale_bar(axes, layout)
+        middle = layout.lower(row) + layout.rows[row] / 2
+        turned = {"rotation": 90, "ha": "center", "va": "center"}
+        layout.text(figure, 0.09, middle, view.plane.name, weight="bold", **turned)
+        layout.text(figure, 0.24, middle, view.name, fontsize=7, **turned)
+    for column, (head, _) in enumerate(columns):
+        centre = layout.left(column) + layout.column / 2
+        layout.text(figure, centre, layout.size[1] - top + 0.05, head, weight="bold", ha="center")
+    if title:
+        layout.text(figure, _LEFT, layout.size[1] - _LINE, title, fontsize=9, weight="bold")
+    _colour_bar(figure, layout, highest)
+    _captions(figure, layout, legend, per_line, cropped)
+    return figure
 
 
-def _in_file(axis: int, index: int, shape: Sequence[int], orientation: Array) -> str:
-    """Name a slice by its index in the arrays as they were given."""
-    source = int(np.flatnonzero(orientation[:, 0] == axis)[0])
-    number = index if orientation[source, 1] > 0 else shape[axis] - 1 - index
-    return f"{'ijk'[source]} = {number}"
+def _columns(first: View, labels: Sequence[_Label], highest: float) -> list[tuple[str, _Paint]]:
+    """Tell what the columns are called, and what is painted in each on top of the scan."""
+    colours = {label.value: label.colour for label in labels}
+
+    def image(axes: Axes, view: View) -> None:
+        pass
+
+    def segmentation(axes: Axes, view: View) -> None:
+        _contours(axes, view.label_map, view.steps, colours, linewidths=1.2)
+        if view.truth is not None:
+            white = dict.fromkeys(colours, "white")
+            for lines in _contours(axes, view.truth, view.steps, white, linewidths=0.7, linestyles=[_DASHES]):
+                lines.set_path_effects(_OUTLINED)
+        if not any(label.found for label in labels):
+            axes.text(0.5, 0.02, "nothing segmented", ha="center", va="bottom", transform=axes.transAxes, **_ON_SCAN)
+
+    def members(axes: Axes, view: View) -> None:
+        assert view.members is not None
+        for member in np.moveaxis(view.members, -1, 0):
+            _contours(axes, member, view.steps, colours, linewidths=0.4, alpha=0.9)
+
+    def entropy(axes: Axes, view: View) -> None:
+        # linear between voxels, so that no colour is shown that lies beyond those of the voxels
+        _show(axes, view.uncertainty, view.size, _heat(), (0, highest), "bilinear")
+
+    count = 0 if first.members is None else first.members.shape[-1]
+    drawn: list[tuple[str, _Paint]] = [(f"Members (n = {count})", members)] if count else []
+    return [("Image", image), ("Segmentation", segmentation), *drawn, ("Entropy (nats)", entropy)]
 
 
-def _shown(shape: Sequence[int]) -> list[_Plane]:
-    """Planes that are more than a line."""
-    return [plane for plane in _PLANES if shape[plane.across] > 1 and shape[plane.up] > 1] or [_PLANES[0]]
-
-
-def _picture(volume: Array, plane: _Plane, index: int) -> Array:
-    """Cut an RAS volume: rows from the top down, columns from the left."""
-    return np.take(volume, index, axis=plane.axis)[::-1, ::-1].swapaxes(0, 1)
-
-
-def _window(image: Array) -> tuple[float, float]:
-    """Black and white of the scan."""
-    step = max(1, round((image.size / 2e6) ** (1 / 3)))  # millions of voxels tell as much as all
-    values = image[::step, ::step, ::step]
+def _window(values: Array) -> tuple[float, float]:
+    """Find the values of black and white."""
     values = values[np.isfinite(values)]
     if not values.size:
         return 0.0, 1.0
     low, high = (float(value) for value in np.percentile(values, _WINDOW))
-    if high <= low:
+    if low == high:
         low, high = float(values.min()), float(values.max())
-    return (low, high) if high > low else (low - 0.5, low + 0.5)  # a constant image is grey
+    return (low, high) if low < high else (low - 0.5, low + 0.5)  # a constant image is grey
 
 
 def _heat() -> Colormap:
@@ -290,178 +307,120 @@ def _heat() -> Colormap:
     return ListedColormap(colours)
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Sizes in inches, and ``scale`` in inches per mm."""
-
-    scale: float
-    column: float
-    rows: tuple[float, ...]
-    top: float
-    bottom: float
-    columns: int
-
-    @property
-    def size(self) -> tuple[float, float]:
-        width = _LEFT + self.columns * (self.column + _GAP)
-        return width, self.top + sum(self.rows) + _GAP * (len(self.rows) - 1) + self.bottom
-
-    def left(self, column: int) -> float:
-        return _LEFT + column * (self.column + _GAP)
-
-    def box(self, row: int, column: int) -> tuple[float, float, float, float]:
-        """Place a picture, in inches from the lower left."""
-        above = self.top + sum(self.rows[: row + 1]) + _GAP * row
-        return self.left(column), self.size[1] - above, self.column, self.rows[row]
-
-    def share(self, left: float, bottom: float, width: float, height: float) -> tuple[float, float, float, float]:
-        """Turn inches into parts of the figure."""
-        whole = self.size
-        return left / whole[0], bottom / whole[1], width / whole[0], height / whole[1]
+def _legend(labels: Sequence[_Label], with_truth: bool) -> list[Line2D]:
+    """Make a line for each label; of very many, only for those that were found."""
+    lines = [
+        Line2D([], [], color=label.colour, linewidth=2, solid_capstyle="butt", label=_in_legend(label))
+        for label in labels
+        if label.found or len(labels) <= len(COLOURS)
+    ]
+    if with_truth:
+        dashes: dict[str, Any] = {"linewidth": 0.7, "linestyle": _DASHES, "path_effects": _OUTLINED}
+        lines.append(Line2D([], [], color="white", label="reference", **dashes))
+    return lines
 
 
-def _lay_out(sizes: Sequence[tuple[float, float]], columns: int, top: float, bottom: float) -> _Layout:
-    """Give every picture, ``sizes`` in mm, as much room as the page has, all at one scale."""
-    widest = max(width for width, _ in sizes)
-    room = (_WIDTH - _LEFT) / columns - _GAP
-    scale = min(room / widest, (_HEIGHT - top - bottom) / sum(height for _, height in sizes))
-    rows = tuple(max(_SMALLEST, height * scale) for _, height in sizes)
-    return _Layout(scale, max(widest * scale, 0.7 * room), rows, top, bottom, columns)
+def _in_legend(label: _Label) -> str:
+    return label.name if label.found else f"{label.name} (none)"
 
 
-def _draw(
-    scene: _Scene,
-    cuts: Sequence[tuple[_Plane, int]],
-    where: Sequence[str],
-    names: Mapping[int, str],
-    highest: float,
-    title: str,
-) -> Figure:
-    """Put the picture together: a row for each cut, a column for each thing to see."""
-    colours = _colours(scene, names)
-    heat = _heat()
-    low, high = _window(scene.image)
-
-    def segmentation(axes: Axes, plane: _Plane, index: int) -> None:
-        _contours(axes, scene.label_map, plane, index, scene.spacing, colours, linewidths=1.1)
-        if scene.truth is not None:
-            white = dict.fromkeys(colours, _TRUTH)
-            _contours(axes, scene.truth, plane, index, scene.spacing, white, linewidths=0.8, linestyles=(0, (2, 1.5)))
-
-    def members(axes: Axes, plane: _Plane, index: int) -> None:
-        assert scene.members is not None
-        for member in np.moveaxis(scene.members, -1, 0):
-            _contours(axes, member, plane, index, scene.spacing, colours, linewidths=0.5, alpha=0.8)
-
-    def entropy(axes: Axes, plane: _Plane, index: int) -> None:
-        _show(axes, _picture(scene.uncertainty, plane, index), _size(scene, plane), heat, (0, highest))
-
-    columns: list[tuple[str, Callable[[Axes, _Plane, int], None] | None]] = [("Image", None)]
-    columns.append(("Segmentation", segmentation))
-    if scene.members is not None:
-        count = scene.members.shape[-1]
-        columns.append((f"{count} member{'s' if count > 1 else ''}", members))
-    columns.append(("Entropy", entropy))
-
-    legend = _legend(scene, names, colours)
-    top = _LINE * (2.5 if title else 1.3)
-    sizes = [_size(scene, plane) for plane, _ in cuts]
-    layout = _lay_out(sizes, len(columns), top, bottom=0)
-    room = layout.left(len(columns) - 1) - _LEFT
-    across = _fitting(legend, room)
-    layout = _lay_out(sizes, len(columns), top, bottom=_LINE * (math.ceil(len(legend) / across) + 2.3))
-
-    figure = Figure(figsize=layout.size, facecolor="white")
-    FigureCanvasAgg(figure)
-    for row, (plane, index) in enumerate(cuts):
-        for column, (_, paint) in enumerate(columns):
-            axes = _panel(figure, layout, row, column, sizes[row])
-            _show(axes, _picture(scene.image, plane, index), sizes[row], colormaps["gray"], (low, high))
-            if paint is not None:
-                paint(axes, plane, index)
-            if column == 0:
-                _sides(axes, plane.ends)
-        _text(figure, layout, 0.13, layout.box(row, 0)[1] + layout.rows[row] / 2, plane.name, weight="bold")
-        _text(figure, layout, 0.27, layout.box(row, 0)[1] + layout.rows[row] / 2, where[row], size=_POINTS - 1)
-    _scale_bar(figure.axes[0], layout)
-    _heads(figure, layout, [head for head, _ in columns], title)
-    _colour_bar(figure, layout, heat, highest)
-    _captions(figure, layout, legend, across, not (scene.label_map != 0).any())
-    return figure
-
-
-def _size(scene: _Scene, plane: _Plane) -> tuple[float, float]:
-    """Width and height of a cut in mm."""
-    return tuple(scene.image.shape[axis] * scene.spacing[axis] for axis in (plane.across, plane.up))  # type: ignore
+def _per_line(legend: Sequence[Line2D], room: float) -> int:
+    """Tell how many entries of the legend stand side by side in so many inches."""
+    longest = max((len(str(line.get_label())) for line in legend), default=0)
+    return max(1, int(room / (0.42 + 0.065 * longest)))
 
 
 def _panel(figure: Figure, layout: _Layout, row: int, column: int, size: tuple[float, float]) -> Axes:
-    """Make a black field with the cut in its middle; its units are mm, from the upper left of the cut."""
-    box = layout.box(row, column)
-    axes = figure.add_axes(layout.share(*box), facecolor="black", xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    width, height = box[2] / layout.scale, box[3] / layout.scale
-    axes.set_xlim((size[0] - width) / 2, (size[0] + width) / 2)
-    axes.set_ylim((size[1] + height) / 2, (size[1] - height) / 2)
+    """Make a black field with a cut in its middle; its units are mm from the upper left of the cut."""
+    width, height = layout.column, layout.rows[row]
+    axes = layout.axes(figure, layout.left(column), layout.lower(row), width, height, facecolor="black")
     axes.set_autoscale_on(False)
+    axes.set_xlim((size[0] - width / layout.scale) / 2, (size[0] + width / layout.scale) / 2)
+    axes.set_ylim((size[1] + height / layout.scale) / 2, (size[1] - height / layout.scale) / 2)
     return axes
 
 
 def _show(
-    axes: Axes, picture: Array, size: tuple[float, float], colours: Colormap, limits: tuple[float, float]
+    axes: Axes,
+    picture: Array,
+    size: tuple[float, float],
+    colours: Colormap,
+    limits: tuple[float, float],
+    interpolation: str,
 ) -> None:
-    """Show an array over the whole cut, smooth between voxels; what is not finite is left out."""
+    """Show an array over the whole cut, and nothing where it is not finite."""
+    seen = axes.get_xlim(), axes.get_ylim()
     axes.imshow(
         np.ma.masked_invalid(picture.astype(np.float32)),
         cmap=colours,
         vmin=limits[0],
         vmax=limits[1],
         extent=(0, size[0], size[1], 0),
-        interpolation="hanning",
+        interpolation=interpolation,
         aspect="auto",
     )
+    axes.set(xlim=seen[0], ylim=seen[1])
 
 
 def _contours(
-    axes: Axes,
-    volume: Array,
-    plane: _Plane,
-    index: int,
-    spacing: Sequence[float],
-    colours: Mapping[int, str],
-    **style: Any,
-) -> None:
-    """Draw the border of each label that the cut meets, closed even at the edge of the volume."""
-    picture = np.pad(_picture(volume, plane, index), 1)
-    down, right = ((np.arange(size) - 0.5) * step for size, step in zip(picture.shape, _steps(plane, spacing)))
-    for value, colour in colours.items():
-        mask = picture == value
-        if mask.any():
-            axes.contour(right, down, mask.astype(np.float32), levels=[0.5], colors=[colour], **style)
+    axes: Axes, picture: Array, steps: tuple[float, float], colours: Mapping[int, str], **style: Any
+) -> list[ContourSet]:
+    """Draw the border of each label in a picture, closed even at its edge."""
+    picture = np.pad(picture, 1)
+    down, across = ((np.arange(size) - 0.5) * step for size, step in zip(picture.shape, steps, strict=True))
+    masks = ((picture == value, colour) for value, colour in colours.items())
+    return [
+        axes.contour(across, down, mask.astype(np.float32), levels=[0.5], colors=[colour], **style)
+        for mask, colour in masks
+        if mask.any()
+    ]
 
 
-def _steps(plane: _Plane, spacing: Sequence[float]) -> tuple[float, float]:
-    """Height and width of a pixel."""
-    return spacing[plane.up], spacing[plane.across]
+def _ends(axes: Axes, ends: str) -> None:
+    """Write what lies at the left, right, bottom and top."""
+    places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.5, 0.02, "center", "bottom"))
+    for end, (x, y, ha, va) in zip(ends, (*places, (0.5, 0.98, "center", "top")), strict=True):
+        axes.text(x, y, end, ha=ha, va=va, transform=axes.transAxes, **_ON_SCAN)
 
 
-def _colours(scene: _Scene, names: Mapping[int, str]) -> dict[int, str]:
-    """Give each label that has a name or a voxel its colour: by its rank, so that all cases of a task look alike."""
-    volumes = [volume for volume in (scene.label_map, scene.members, scene.truth) if volume is not None]
-    found = {int(value) for volume in volumes for value in np.unique(volume)} - {0}
-    values = sorted(names) + sorted(found - set(names))
-    return {value: COLOURS[rank % len(COLOURS)] for rank, value in enumerate(values)}
+def _scale_bar(axes: Axes, layout: _Layout) -> None:
+    """Draw a bar of a round length, at most a third of the column, at the lower left."""
+    most = layout.column / layout.scale / 3
+    power = 10.0 ** math.floor(math.log10(most))
+    length = max(step * power for step in (1, 2, 5) if step * power <= most)
+    left, right = axes.get_xlim()
+    lower, upper = axes.get_ylim()
+    x, y = left + 0.04 * (right - left), lower + 0.07 / layout.scale * (1 if upper > lower else -1)
+    seen = [withStroke(linewidth=3, foreground="black")]
+    axes.plot([x, x + length], [y, y], color="white", linewidth=1.5, solid_capstyle="butt", path_effects=seen)
+    up = 0.04 / layout.scale * (1 if upper > lower else -1)
+    axes.text(x, y + up, f"{length:g} mm", ha="left", va="bottom", **_ON_SCAN)
 
 
-def _legend(scene: _Scene, names: Mapping[int, str], colours: Mapping[int, str]) -> list[tuple[str, dict[str, Any]]]:
-    """List labels with the style of their line; of many, only those that were found."""
-    found = {int(value) for value in np.unique(scene.label_map)}
-    entries = []
-    for value, colour in colours.items():
-        if value in found or len(colours) <= len(COLOURS):
-            name = names.get(value, f"label {value}")
-            entries.append((name if value in found else f"{name} (none)", {"color": colour, "linewidth": 2}))
-    if scene.truth is not None:
-        entries.append(("reference", {"color": "black", "linewidth": 1, "linestyle": (0, (2, 1.5))}))
-    return entries
+def _colour_bar(figure: Figure, layout: _Layout, highest: float) -> None:
+    """Draw the colours of the entropy below its column, on grey as they are on the scan."""
+    width = 0.86 * layout.column
+    left = layout.left(layout.columns - 1) + 0.07 * layout.column
+    axes = layout.axes(figure, left, layout.bottom - 0.14, width, 0.08, facecolor=_BELOW_BAR)
+    axes.imshow(np.linspace(0, highest, 256)[None], cmap=_heat(), extent=(0, highest, 0, 1), aspect="auto")
+    axes.set_xticks([0, highest / 2, highest], ["0", f"{highest / 2:.2f}", f"{highest:.2f}"])
+    axes.tick_params(labelsize=7, length=2, pad=1)
+
+
+def _captions(figure: Figure, layout: _Layout, legend: Sequence[Line2D], per_line: int, cropped: bool) -> None:
+    """Write the names of the labels and how to read the picture."""
+    figure.legend(
+        handles=legend,
+        loc="upper left",
+        bbox_to_anchor=(_LEFT / layout.size[0], (layout.bottom - 0.05) / layout.size[1]),
+        ncols=per_line,
+        fontsize=8,
+        frameon=False,
+        borderpad=0,
+        borderaxespad=0,
+        handlelength=1.6,
+        columnspacing=1.2,
+    )
+    note = "Patient's right at the left (radiological convention). i, j, k: index in the file, from 0."
+    note += " Part of the scan." if cropped else ""
+    layout.text(figure, _LEFT, 0.04, note, fontsize=6.5, color="#404040")

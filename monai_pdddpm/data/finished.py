@@ -1,0 +1,58 @@
+"""Which cases of a run are finished already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai_pdddpm.data.datalist import case_name
+from monai_pdddpm.errors import UserError
+
+
+def report_path(output_dir: str | Path, case: str) -> Path:
+    """Return the path of a case's report, the last of its files to be written."""
+    return Path(output_dir) / case / f"{case}_report.json"
+
+
+def unfinished_cases(
+    cases: Sequence[dict[str, Any]], output_dir: str | Path, settings: Mapping[str, Any], overwrite: bool = False
+) -> list[dict[str, Any]]:
+    """Leave out the cases whose outputs are complete and were made with the same settings.
+
+    Args:
+        cases: each with the path of a scan under ``image``.
+        output_dir: where the outputs go, one folder a case.
+        settings: what the run was asked for (seed, members, ...), as the reports keep it.
+        overwrite: make all cases anew.
+
+    Returns:
+        the cases that are still to do.
+
+    Raises:
+        UserError: when finished outputs were made with other settings, since they would be overwritten silently.
+    """
+    settings = json.loads(json.dumps(dict(settings)))
+    if overwrite:
+        return list(cases)
+    todo = []
+    for case in cases:
+        report = report_path(output_dir, case_name(case["image"]))
+        if not report.is_file():
+            todo.append(case)
+            continue
+        try:
+            made_with = json.loads(report.read_text(encoding="utf-8"))["settings"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{report}: not a report of this program; give another --output_dir") from None
+        differing = [key for key in settings if made_with.get(key) != settings[key]]
+        if differing:
+            key = differing[0]
+            raise UserError(
+                f"{report.parent}: outputs made with {key}={made_with.get(key)} are there, {key}={settings[key]} is "
+                f"asked for; give another --output_dir, or replace them with --overwrite True"
+            )
+    if len(todo) < len(cases):
+        print(f"{len(cases) - len(todo)} of {len(cases)} cases are finished in {output_dir}; --overwrite True redoes them")
+    return todo

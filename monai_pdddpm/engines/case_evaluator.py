@@ -1,0 +1,66 @@
+"""Inference over many cases, of which a bad one does not stop the good ones."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from monai.engines import SupervisedEvaluator
+
+from monai_pdddpm.data.datalist import case_name
+from monai_pdddpm.data.dataset import CaseFailure, explain_failure
+from monai_pdddpm.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class CaseEvaluator(SupervisedEvaluator):
+    """MONAI's evaluator with one case per batch and a list of failures in the place of an abort.
+
+    It takes the items of :class:`monai_pdddpm.data.CaseDataset`. Whatever is raised while a case is read, inferred,
+    post-processed or written ends that case only and is logged; :meth:`run` sums up at the end. ``state.seconds``
+    holds the seconds of the current case's stages.
+
+    Args:
+        args: as :class:`monai.engines.SupervisedEvaluator`.
+        kwargs: likewise.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.failures: list[CaseFailure] = []
+
+    def run(self, global_epoch: int = 1) -> None:
+        """Go over all cases.
+
+        Raises:
+            UserError: after the last case, when any failed.
+        """
+        self.failures = []
+        super().run(global_epoch)
+        if self.failures:
+            names = ", ".join(failure["case"] for failure in self.failures[:5])
+            more = f" and {len(self.failures) - 5} more" if len(self.failures) > 5 else ""
+            raise UserError(
+                f"{len(self.failures)} of {self.state.epoch_length} cases failed ({names}{more}): "
+                f"{self.failures[0]['error']}"
+            )
+
+    def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> Any:
+        if "failure" in batchdata:
+            return self._fail(engine, batchdata["failure"])
+        batchdata = dict(batchdata)
+        engine.state.seconds = dict(batchdata.pop("seconds", [{}])[0])
+        file = str(batchdata["image"].meta["filename_or_obj"][0]) if hasattr(batchdata["image"], "meta") else "image"
+        try:
+            output = super()._iteration(engine, batchdata)
+        except Exception as error:  # whatever it is, the cases after this one go on
+            logger.debug("case %s", file, exc_info=True)
+            return self._fail(engine, CaseFailure(case=case_name(file), file=file, error=explain_failure(error, file)))
+
+    def _fail(self, engine: SupervisedEvaluator, failure: CaseFailure) -> list:
+        self.failures.append(failure)
+        logger.error("%s: %s", failure["case"], failure["error"])
+        # handlers see a case without results
+        engine.state.batch, engine.state.output = [], []
+        return []

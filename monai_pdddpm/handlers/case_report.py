@@ -1,0 +1,132 @@
+"""The last two files of a case: the overview picture and the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.engines.utils import IterationEvents
+from monai.transforms import LoadImage
+from nibabel.affines import voxel_sizes
+
+from monai_pdddpm.data.datalist import case_name
+from monai_pdddpm.data.finished import report_path
+from monai_pdddpm.engines import CaseEvaluator
+from monai_pdddpm.visualize.overview import save_overview
+
+
+class CaseReport:
+    """Write ``<case>_overview.png`` and, when all else of a case is there, ``<case>_report.json``.
+
+    Being the last file, the report also marks a case as finished.
+
+    Args:
+        output_dir: one folder a case below it.
+        labels: channel index -> name, the background included.
+        settings: what the run was asked for; a later run compares it.
+        overview: write the picture.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike,
+        labels: Mapping[str, str],
+        settings: Mapping[str, Any],
+        overview: bool = True,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.labels = {int(index): name for index, name in labels.items() if int(index) > 0}
+        self.settings = dict(settings)
+        self.overview = overview
+
+    def attach(self, engine: CaseEvaluator) -> None:
+        """Run within the case's iteration, after the post-processing, so that a failure ends this case only."""
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._begin)
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
+
+    def _begin(self, engine: CaseEvaluator) -> None:
+        self._inferred_at = time.perf_counter()
+
+    def __call__(self, engine: CaseEvaluator) -> None:
+        """Write picture and report of each item of the engine's output."""
+        for item in engine.state.output:
+            file = str(item["image"].meta["filename_or_obj"])
+            case = case_name(file)
+            folder = self.output_dir / case
+            inference = dict(item.get("inference", {}))
+            seconds = engine.state.seconds | inference.pop("seconds", {})
+            seconds["inverse and write"] = time.perf_counter() - self._inferred_at
+            if self.overview:
+                begin = time.perf_counter()
+                self._draw(item, file, case, folder / f"{case}_overview.png")
+                seconds["overview"] = time.perf_counter() - begin
+            report = {
+                "case": case,
+                "image": file,
+                "labels": {str(index): name for index, name in self.labels.items()},
+                "result": item.get("result", {}),
+                "settings": self.settings,
+                "inference": inference,
+                "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+                "peak_memory_mib": round(peak_memory_mib(engine.state.device)),
+                "device": device_name(engine.state.device),
+                "versions": versions(),
+                "files": sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")),
+            }
+            write_json(report_path(self.output_dir, case), report)
+
+    def _draw(self, item: Mapping[str, Any], file: str, case: str, path: Path) -> None:
+        seg = item["seg"]
+        affine = np.asarray(seg.affine, dtype=float)
+        save_overview(
+            path,
+            # the item's image is the preprocessed one, on the network's grid
+            image=np.asarray(LoadImage(ensure_channel_first=True)(file))[0],
+            label_map=np.asarray(seg)[0].astype(np.uint8),
+            uncertainty=np.asarray(item["entropy"])[0],
+            labels=self.labels,
+            spacing=voxel_sizes(affine),
+            affine=affine,
+            title=case,
+            members=np.asarray(item["members"]).astype(np.uint8) if "members" in item else None,
+        )
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Return the most memory used so far in MiB: of the GPU on one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def device_name(device: torch.device) -> str:
+    """Return a device as a person would name it."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that an answer depends on."""
+    packages = ("monai_pdddpm", "monai", "torch", "numpy", "nibabel")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON so that the file appears complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,196 @@
+from itertools import pairwise
+
+import pytest
+import torch
+
+from monai_pdddpm.schedulers import (
+    AncestralRule,
+    DDIMRule,
+    DDPMProcess,
+    ResidualProcess,
+    cumulative_schedule,
+    forward_process,
+    matching_start,
+    start_state,
+    uneven_steps,
+    uniform_steps,
+)
+
+RULES = [DDIMRule(0.0), DDIMRule(0.5), DDIMRule(1.0), AncestralRule("fixed_small"), AncestralRule("fixed_large")]
+LISTS = {
+    "full": list(range(663, -1, -1)),
+    "uniform": uniform_steps(664, 5),
+    "uneven": uneven_steps(664, 10),
+    "early end": uniform_steps(664, 6, 250),
+    "single": [663],
+}
+PROCESSES = [DDPMProcess(), ResidualProcess()]
+PAIRS = [(1, 0), (10, 9), (663, 662), (663, 400), (300, 7), (663, 0), (500, None), (0, None)]
+ONE = torch.ones((), dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def abar():
+    return cumulative_schedule(1000, "cosine").double()
+
+
+@pytest.fixture
+def states():
+    """A true state, a proposal that is wrong in places, and noise."""
+    generator = torch.Generator().manual_seed(0)
+    truth, proposal = (torch.randint(3, (2, 5, 5), generator=generator) for _ in range(2))
+    x_0, x_pre = (torch.nn.functional.one_hot(x, 3).movedim(-1, 1).double() * 2 - 1 for x in (truth, proposal))
+    return x_0, x_pre, torch.randn(x_0.shape, generator=generator, dtype=torch.float64)
+
+
+def at(abar, t):
+    return ONE if t is None else abar[t]
+
+
+def mean_coefficients(process, abar_t):
+    """Factors of x_0, x_pre and noise in x_t."""
+    zero, one = torch.zeros(()).double(), torch.ones(()).double()
+    return [
+        process.noisy(x_0, x_pre, abar_t, noise)
+        for x_0, x_pre, noise in ((one, zero, zero), (zero, one, zero), (zero, zero, one))
+    ]
+
+
+def test_noisy_states_by_hand():
+    # abar = 0.64: sqrt is 0.8, the noise's factor 0.6.
+    abar = torch.tensor(0.64).double()
+    expected = torch.tensor([0.8, 0.0, 0.6]).double()
+    torch.testing.assert_close(torch.stack(mean_coefficients(DDPMProcess(), abar)), expected)
+    expected = torch.tensor([0.6, 0.2, 0.6]).double()
+    torch.testing.assert_close(torch.stack(mean_coefficients(ResidualProcess(), abar)), expected)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_noisy_takes_a_time_per_case(process, abar, states):
+    t = torch.tensor([20, 600])
+    both = process.noisy(states[0], states[1], abar[t].view(2, 1, 1, 1), states[2])
+    for case in range(2):
+        x_0, x_pre, noise = (x[case] for x in states)
+        torch.testing.assert_close(both[case], process.noisy(x_0, x_pre, abar[t[case]], noise), rtol=0, atol=0)
+
+
+def test_the_residual_process_is_a_diffusion_beside_the_residual(abar, states):
+    # x_t - R is an ordinary diffusion of x_0 - R, with R = x_pre - x_0 (Resfusion).
+    x_0, x_pre, noise = states
+    residual = x_pre - x_0
+    for t in (0, 100, 663, 999):
+        found = ResidualProcess().noisy(x_0, x_pre, abar[t], noise) - residual
+        torch.testing.assert_close(found, start_state(x_0 - residual, noise, abar[t]))
+
+
+def test_both_processes_are_one_where_the_proposal_is_right(abar, states):
+    x_0, _, noise = states
+    for t, previous in PAIRS:
+        x_t = DDPMProcess().noisy(x_0, x_0, abar[t], noise)
+        torch.testing.assert_close(ResidualProcess().noisy(x_0, x_0, abar[t], noise), x_t)
+        for rule in RULES:
+            arguments = (rule, x_t, x_0, x_0, abar[t], at(abar, previous), noise)
+            torch.testing.assert_close(ResidualProcess().step(*arguments), DDPMProcess().step(*arguments))
+
+
+def test_the_residual_process_starts_where_inference_does(states):
+    # At sqrt(abar) = 1/2 exactly, nothing of the truth is left: x_t = x_pre / 2 + sqrt(3/4) eps.
+    x_0, x_pre, noise = states
+    quarter = torch.tensor(0.25).double()
+    found = ResidualProcess().noisy(x_0, x_pre, quarter, noise)
+    torch.testing.assert_close(found, start_state(x_pre, noise, quarter))
+    torch.testing.assert_close(found, x_pre / 2 + 0.75**0.5 * noise)
+
+
+@pytest.mark.parametrize(("schedule", "index"), [("cosine", 663), ("linear_beta", 367)])
+def test_the_matching_start_of_a_schedule(schedule, index, states):
+    abar = cumulative_schedule(1000, schedule)
+    start = matching_start(abar)
+    assert start == index + 1
+    assert uniform_steps(start, 5)[0] == index
+    # There the truth weighs no more than half of what one step of the schedule changes.
+    of_truth = [float(mean_coefficients(ResidualProcess(), abar[t].double())[0]) for t in range(1000)]
+    assert abs(of_truth[index]) <= max(abs(of_truth[index] - of_truth[i]) for i in (index - 1, index + 1)) / 2
+    assert abs(of_truth[index]) < 2e-3
+    x_0, x_pre, noise = states
+    found = ResidualProcess().noisy(x_0, x_pre, abar[index], noise)
+    torch.testing.assert_close(found, start_state(x_pre, noise, abar[index]), rtol=0, atol=2 * 2e-3)
+    # Above that start it would be of the wrong sign, far below it leaks.
+    assert of_truth[index + 50] < -0.02
+    assert of_truth[index - 50] > 0.02
+
+
+@pytest.mark.parametrize("steps", [12, 50, 200])
+def test_the_matching_start_is_the_nearest(steps):
+    abar = cumulative_schedule(steps, "cosine")
+    distances = [abs(float(a) ** 0.5 - 0.5) for a in abar]
+    assert matching_start(abar) == distances.index(min(distances)) + 1
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("steps", LISTS.values(), ids=LISTS)
+def test_a_perfect_denoiser_is_recovered(process, rule, steps, abar, states):
+    x_0, x_pre, noise = states
+    generator = torch.Generator().manual_seed(1)
+    x = start_state(x_pre, noise, abar[steps[0]])
+    for t, previous in pairwise([*steps, None]):
+        fresh = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        x = process.step(rule, x, x_0, x_pre, abar[t], at(abar, previous), fresh)
+    torch.testing.assert_close(x, x_0, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("steps", LISTS.values(), ids=LISTS)
+def test_ddim_visits_the_training_states_of_its_noise(process, steps, abar, states):
+    # With eta 0 and the true x_0 the chain meets, at every time, the very state that training makes of that noise.
+    x_0, x_pre, noise = states
+    x = process.noisy(x_0, x_pre, abar[steps[0]], noise)
+    for t, previous in pairwise(steps):
+        x = process.step(DDIMRule(), x, x_0, x_pre, abar[t], abar[previous])
+        torch.testing.assert_close(x, process.noisy(x_0, x_pre, abar[previous], noise), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_a_step_with_the_true_x0_lands_in_the_training_distribution(process, rule, abar):
+    """x_prev = m(x_t) + s noise is linear; composed with x_t's law it must be x_prev's law."""
+    zero, one = torch.zeros(()).double(), torch.ones(()).double()
+    for t, previous in PAIRS:
+        abar_t, abar_prev = abar[t], at(abar, previous)
+        truth_t, proposal_t, sigma_t = mean_coefficients(process, abar_t)
+        truth, proposal, sigma = mean_coefficients(process, abar_prev)
+
+        def step(x_t, x_0, x_pre, noise, pair=(abar_t, abar_prev)):
+            return process.step(rule, x_t, x_0, x_pre, *pair, noise)
+
+        torch.testing.assert_close(step(truth_t, one, zero, zero), truth, rtol=0, atol=1e-9)
+        torch.testing.assert_close(step(proposal_t, zero, one, zero), proposal, rtol=0, atol=1e-9)
+        old, new = step(sigma_t, zero, zero, zero), step(zero, zero, zero, one)
+        variance = old**2 + new**2
+        if rule == AncestralRule("fixed_large"):
+            assert variance >= sigma**2 * (1 - 1e-9)  # too large by design
+        else:
+            torch.testing.assert_close(variance, sigma**2, rtol=1e-9, atol=1e-12)
+
+
+def test_the_residual_step_is_resfusions(abar, states):
+    # mean = [sqrt(alpha) (1 - abar_prev) (x_t - R) + sqrt(abar_prev) (1 - alpha) (x_0 - R)] / (1 - abar_t) + R
+    x_0, x_pre, noise = states
+    residual = x_pre - x_0
+    for t in (1, 200, 663):
+        alpha, x_t = abar[t] / abar[t - 1], torch.randn_like(x_0)
+        of_xt = alpha.sqrt() * (1 - abar[t - 1]) / (1 - abar[t])
+        of_x0 = abar[t - 1].sqrt() * (1 - alpha) / (1 - abar[t])
+        sigma = ((1 - abar[t - 1]) / (1 - abar[t]) * (1 - alpha)).sqrt()
+        expected = of_xt * (x_t - residual) + of_x0 * (x_0 - residual) + residual + sigma * noise
+        found = ResidualProcess().step(AncestralRule(), x_t, x_0, x_pre, abar[t], abar[t - 1], noise)
+        torch.testing.assert_close(found, expected)
+
+
+def test_every_way_of_training_has_its_process():
+    for training in ("ddpm", "presegmentation", "recycled"):
+        assert type(forward_process(training)) is DDPMProcess
+    assert type(forward_process("residual")) is ResidualProcess
+    with pytest.raises(ValueError, match=r"^training_process: 'resfusion' was found"):
+        forward_process("resfusion")

@@ -1,0 +1,135 @@
+import math
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+
+from monai_pdddpm.schedulers import check_steps, uneven_steps, uniform_steps
+
+LISTS = [uniform_steps, uneven_steps]
+STARTS = [1, 2, 3, 10, 64, 300, 333, 664, 995, 1000]
+LENGTHS = [1, 2, 3, 4, 5, 6, 10, 25, 55, 150, 998, 1000, 2000]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((300, 10), [299, 266, 233, 199, 166, 133, 100, 66, 33, 0]),
+        ((1000, 5), [999, 749, 499, 250, 0]),
+        ((900, 5), [899, 674, 449, 225, 0]),
+        ((300, 2), [299, 0]),
+        ((300, 1), [299]),
+        ((300, 3, 249), [299, 274, 249]),
+        ((4, 3), [3, 1, 0]),
+        ((1, 1), [0]),
+        ((0, 5), []),
+    ],
+)
+def test_uniform_lists_by_hand(arguments, expected):
+    assert uniform_steps(*arguments) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((300, 10), [299, 282, 264, 246, 228, 210, 157, 105, 53, 0]),
+        ((300, 5), [299, 255, 210, 105, 0]),
+        ((1000, 5), [999, 849, 699, 350, 0]),
+        ((1000, 10), [999, 939, 879, 819, 759, 699, 525, 350, 175, 0]),
+        ((1000, 2), [999, 0]),
+        ((300, 1), [299]),
+        ((1, 1), [0]),
+        ((0, 5), []),
+    ],
+)
+def test_uneven_lists_by_hand(arguments, expected):
+    assert uneven_steps(*arguments) == expected
+
+
+def exact_uniform(start, steps, end):
+    """The uniform list in exact fractions; a tie goes to the lower index."""
+    count = min(steps, start - end)
+    if count == 1:
+        return [start - 1]
+    return [math.ceil(start - 1 - Fraction(start - 1 - end) * i / (count - 1) - Fraction(1, 2)) for i in range(count)]
+
+
+@pytest.mark.parametrize("end", [0, 5])
+def test_uniform_lists_are_the_exact_ones(end):
+    for start in (s for s in STARTS if s > end):
+        for steps in LENGTHS:
+            assert uniform_steps(start, steps, end) == exact_uniform(start, steps, end), (start, steps)
+
+
+@pytest.mark.parametrize("make", LISTS)
+@pytest.mark.parametrize("end", [0, 1, 60, 250])
+def test_lists_start_at_the_start_and_end_at_the_end(make, end):
+    for start in (s for s in STARTS if s > end):
+        for steps in LENGTHS:
+            found = make(start, steps, end)
+            assert found[0] == start - 1
+            assert found[-1] == (end if steps > 1 else start - 1)
+            assert all(a > b for a, b in pairwise(found))
+            assert len(found) <= steps
+            assert check_steps(found, 1000) == found
+
+
+@pytest.mark.parametrize("end", [0, 60])
+def test_uniform_lists_are_as_long_as_asked_for_and_even(end):
+    for start in (s for s in STARTS if s > end):
+        for steps in LENGTHS:
+            found = uniform_steps(start, steps, end)
+            assert len(found) == min(steps, start - end)
+            gaps = {a - b for a, b in pairwise(found)}
+            assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+def test_uneven_lists_are_denser_where_there_is_more_noise():
+    for steps in (5, 10, 20, 50):
+        found = uneven_steps(1000, steps)
+        assert len(found) == steps
+        assert sum(t < 699 for t in found) == 0.4 * steps
+
+
+@pytest.mark.parametrize("make", LISTS)
+def test_a_start_at_zero_gives_no_step(make):
+    assert make(0, 1) == make(0, 10) == make(0, 10, 7) == []
+
+
+@pytest.mark.parametrize("make", LISTS)
+@pytest.mark.parametrize(("start", "end"), [(1, 0), (2, 0), (10, 0), (10, 4), (10, 9), (1000, 0)])
+def test_more_steps_than_indices_give_every_index(make, start, end):
+    every = list(range(start - 1, end - 1, -1))
+    for steps in (start - end, start - end + 1, 3 * start):
+        if steps > 1:
+            assert make(start, steps, end) == every
+
+
+@pytest.mark.parametrize("make", LISTS)
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ((-1, 5), "start_step"),
+        ((300, 0), "steps"),
+        ((300, -2), "steps"),
+        ((0, 0), "steps"),
+        ((300, 5, 300), "end_step"),
+        ((300, 5, -1), "end_step"),
+    ],
+)
+def test_wrong_arguments_are_named(make, arguments, name):
+    with pytest.raises(ValueError, match=rf"^{name}: "):
+        make(*arguments)
+
+
+def test_check_takes_any_descending_list():
+    assert check_steps((999, 3, 0), 1000) == [999, 3, 0]
+    assert check_steps([5], 6) == [5]
+    assert check_steps([], 1000) == []
+    assert check_steps(iter([4, 2]), 5) == [4, 2]
+
+
+@pytest.mark.parametrize("steps", [[0, 1], [3, 3], [5, 1, 2], [1000, 0], [10, -1], [-1]])
+def test_check_refuses_other_lists(steps):
+    with pytest.raises(ValueError, match=r"^time_steps: .* from 999 to 0 is expected"):
+        check_steps(steps, 1000)
