@@ -53,7 +53,7 @@ class CaseEvaluator(SupervisedEvaluator):
         engine.state.seconds = dict(batchdata.pop("seconds", [{}])[0])
         file = str(batchdata["image"].meta["filename_or_obj"][0]) if hasattr(batchdata["image"], "meta") else "image"
         try:
-            output = super()._iteration(engine, batchdata)
+            return super()._iteration(engine, batchdata)
         except Exception as error:  # whatever it is, the cases after this one go on
             logger.debug("case %s", file, exc_info=True)
             return self._fail(engine, CaseFailure(case=case_name(file), file=file, error=explain_failure(error, file)))

@@ -210,8 +210,9 @@ def crop_box(case: Case, highest: float, slices: tuple[int, int, int]) -> tuple[
         slices: index along each axis of the slices to show.
 
     Returns:
-        A slice per axis: the bounding box and, on every side, half its largest side or 20 mm, whichever is more;
-        everything when there is nothing to bound.
+        A slice per axis: the bounding box and, on every side, half its largest side or 20 mm, whichever is more. X and
+        Y are made alike where the volume is large enough, since pictures of both stand in one column. Everything when
+        there is nothing to bound.
     """
     whole = _matters(case.label_map, case.uncertainty, highest)
     if case.truth is not None:
@@ -225,12 +226,23 @@ def crop_box(case: Case, highest: float, slices: tuple[int, int, int]) -> tuple[
         return first, second, third
     ends = [np.flatnonzero(_over_others(np.logical_or, found, axis))[[0, -1]].tolist() for axis in _AXES]
     longest = max((last - first + 1) * step for (first, last), step in zip(ends, case.spacing, strict=True))
-    more = [math.ceil(max(MARGIN_MM, longest / 2) / step) for step in case.spacing]
-    first, second, third = (
-        slice(max(0, ends[axis][0] - more[axis]), min(found.shape[axis], ends[axis][1] + 1 + more[axis]))
-        for axis in _AXES
-    )
+    margin = max(MARGIN_MM, longest / 2)
+    wanted = [(last - first + 1) * step + 2 * margin for (first, last), step in zip(ends, case.spacing, strict=True)]
+    wanted[:2] = [max(_within(wanted[axis], case, axis) for axis in (0, 1))] * 2
+    first, second, third = (_around(*ends[axis], wanted[axis], case, axis) for axis in _AXES)
     return first, second, third
+
+
+def _within(length: float, case: Case, axis: int) -> float:
+    return min(length, case.image.shape[axis] * case.spacing[axis])
+
+
+def _around(first: int, last: int, length: float, case: Case, axis: int) -> slice:
+    """Widen a range of indices to so many mm as far as the volume goes, its middle in the middle if there is room."""
+    size = case.image.shape[axis]
+    count = min(size, math.ceil(length / case.spacing[axis]))
+    start = min(max(0, (first + last + 1 - count) // 2), size - count)
+    return slice(start, start + count)
 
 
 def _matters(label_map: Array, uncertainty: Array, highest: float) -> Array:

@@ -420,7 +420,8 @@ def _captions(figure: Figure, layout: _Layout, legend: Sequence[Line2D], per_lin
         borderaxespad=0,
         handlelength=1.6,
         columnspacing=1.2,
+        labelspacing=0.3,
     )
     note = "Patient's right at the left (radiological convention). i, j, k: index in the file, from 0."
-    note += " Part of the scan." if cropped else ""
+    note += " Cropped around what was found." if cropped else ""
     layout.text(figure, _LEFT, 0.04, note, fontsize=6.5, color="#404040")

@@ -1,0 +1,302 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torchdiffeq import odeint
+
+from monai_pdddpm.networks import ADAPTIVE_SOLVERS, FIXED_STEP_SOLVERS, SecondOrderODEBlock
+from monai_pdddpm.networks.ode_block import GRADIENTS
+from monai_pdddpm.networks.solvers import evaluations
+
+EMBEDDING = 6
+
+
+class Oscillator(nn.Module):
+    """a = -w^2 z - c v: a damped oscillator."""
+
+    def __init__(self, w=2.0, c=0.5):
+        super().__init__()
+        self.w, self.c, self.calls = w, c, 0
+
+    def forward(self, z, v, scale, shift):
+        self.calls += 1
+        return -(self.w**2) * z - self.c * v
+
+    def solution(self, z, v, t=1.0):
+        decay = self.c / 2
+        w = math.sqrt(self.w**2 - decay**2)
+        return math.exp(-decay * t) * (z * math.cos(w * t) + (v + decay * z) / w * math.sin(w * t))
+
+
+class Times(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, z):
+        return self.factor * z
+
+
+class Constant(nn.Module):
+    """An acceleration that is the same everywhere."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, z, v, scale, shift):
+        return torch.full_like(v, self.value)
+
+
+def oscillator(gradient="backprop", tolerance=1e-3, **options):
+    block = SecondOrderODEBlock(2, 4, EMBEDDING, groups=2, gradient=gradient, tolerance=tolerance).double()
+    block.acceleration, block.velocity = Oscillator(**options), Times(-0.7)
+    return block
+
+
+def alive(gradient="backprop", spatial_dims=2, tolerance=1e-3, seed=0):
+    """A block in float64 whose acceleration is not zero, as after training."""
+    torch.manual_seed(seed)
+    block = SecondOrderODEBlock(spatial_dims, 4, EMBEDDING, 2, gradient, tolerance).double()
+    nn.init.normal_(block.acceleration.conv_out.weight, std=0.3)
+    return block
+
+
+def inputs(batch=2, spatial_dims=2, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(batch, 4, *[5] * spatial_dims, generator=generator, dtype=torch.float64)
+    return z, torch.randn(batch, EMBEDDING, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("midpoint", 2), ("rk4", 4)])
+def test_order_of_convergence_on_a_damped_oscillator(solver, order):
+    block, (z, e) = oscillator(), inputs()
+    exact = block.acceleration.solution(z, -0.7 * z)
+    errors = [float((block(z, e, solver, steps) - exact).abs().max()) for steps in (16, 32, 64)]
+    for coarse, fine in zip(errors, errors[1:], strict=False):
+        assert math.log2(coarse / fine) == pytest.approx(order, abs=0.15)
+
+
+def test_one_euler_step_is_a_straight_line():
+    # dz/dt is v itself: the acceleration enters z at the second step only.
+    z, e = inputs()
+    for value in (0.0, 1e6):
+        block = oscillator()
+        block.acceleration = Constant(value)
+        torch.testing.assert_close(block(z, e, "euler", 1), z - 0.7 * z, rtol=0, atol=1e-12)
+    # Two steps of h = 1/2: z + v/2, then v + a/2, so z + v + a/4.
+    block.acceleration = Constant(3.0)
+    torch.testing.assert_close(block(z, e, "euler", 2), z - 0.7 * z + 0.75, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["midpoint", "rk4", *ADAPTIVE_SOLVERS])
+def test_a_constant_acceleration_gives_a_parabola(solver):
+    # The law of falling bodies, z + v + a/2, which a method of order 2 or more has exactly.
+    block, (z, e) = oscillator(), inputs()
+    block.acceleration = Constant(-9.81)
+    torch.testing.assert_close(block(z, e, solver, 1), z - 0.7 * z - 9.81 / 2, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", FIXED_STEP_SOLVERS)
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+def test_our_loop_is_torchdiffeqs(solver, steps):
+    block, (z, e) = alive(), inputs()
+    scale, shift = block.film(e)[..., None, None].chunk(2, dim=1)
+
+    def field(t, state):
+        position, velocity = state
+        return velocity, block.acceleration(position, velocity, scale, shift)
+
+    time = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    expected = odeint(field, (z, block.velocity(z)), time, method=solver, options={"step_size": 1 / steps})[0][-1]
+    found = block(z, e, solver, steps)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+    if evaluations(solver, steps) > 0:
+        assert (found - z - block.velocity(z)).abs().max() > 0.01  # the acceleration did take part
+
+
+@pytest.mark.parametrize("solver", ADAPTIVE_SOLVERS)
+def test_adaptive_solvers_reach_their_tolerance(solver):
+    z, e = inputs()
+    exact = Oscillator().solution(z, -0.7 * z)
+    errors = []
+    for tolerance in (1e-3, 1e-8):
+        found = oscillator(tolerance=tolerance)(z, e, solver, 1)
+        errors.append(float((found - exact).abs().max()))
+        assert errors[-1] < 20 * tolerance
+    assert errors[1] < errors[0] / 100
+
+
+@pytest.mark.parametrize("solver", ADAPTIVE_SOLVERS)
+def test_an_adaptive_solution_does_not_depend_on_who_shares_the_batch(solver):
+    block = alive(tolerance=1e-3)
+    z, e = inputs(3)
+    z[1:] *= 50  # its companions would change the step control of the whole batch
+    with torch.no_grad():
+        block.acceleration.from_velocity.weight *= 5
+        together = block(z, e, solver, 1)
+        for i in range(3):
+            alone = block(z[i : i + 1], e[i : i + 1], solver, 1)
+            torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-11, atol=1e-11)
+        # What a solver does that takes one norm over the batch, so that this test could see it.
+        scale, shift = block.film(e)[..., None, None].chunk(2, dim=1)
+
+        def shared(t, state):
+            return state[1], block.acceleration(*state, scale, shift)
+
+        time = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        state = (z, block.velocity(z))
+        batch = odeint(shared, state, time, method=solver, rtol=1e-3, atol=1e-3)[0][-1]
+        assert (batch[0] - together[0]).abs().max() > 1e-8
+
+
+@pytest.mark.parametrize("solver", [*FIXED_STEP_SOLVERS, *ADAPTIVE_SOLVERS])
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_a_new_block_is_z_plus_its_initial_velocity(solver, spatial_dims):
+    torch.manual_seed(0)
+    block = SecondOrderODEBlock(spatial_dims, 4, EMBEDDING, 2).double()
+    z, e = inputs(spatial_dims=spatial_dims)
+    velocity = block.velocity(z)
+    assert velocity.abs().max() > 0.1
+    torch.testing.assert_close(block(z, e, solver, 2), z + velocity)
+
+
+@pytest.mark.parametrize("solver", FIXED_STEP_SOLVERS)
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_no_acceleration_is_computed_in_vain(solver, steps):
+    block, (z, e) = oscillator(), inputs()
+    block(z, e, solver, steps)
+    assert block.acceleration.calls == evaluations(solver, steps)
+
+
+def test_the_acceleration_sees_velocity_and_embedding():
+    # Scale and shift come after the norm: a shift by a constant per channel would be cancelled before it.
+    acceleration = alive().acceleration
+    z, v = inputs(seed=2)[0], inputs(seed=3)[0]
+    zero, one = torch.zeros(2, 4, 1, 1).double(), torch.ones(2, 4, 1, 1).double()
+    base = acceleration(z, v, zero, zero)
+    for other in (acceleration(z, -v, zero, zero), acceleration(z, v, one, zero), acceleration(z, v, zero, one)):
+        assert (other - base).abs().mean() > 0.1
+    # With scale -1 all that is left of the state is erased, and with it what z and v say.
+    torch.testing.assert_close(acceleration(z, v, -one, one), acceleration(-3 * z, 0 * v, -one, one))
+
+
+def test_the_embedding_moves_the_result_at_every_solver_with_an_acceleration():
+    block, (z, e) = alive(), inputs()
+    for solver, steps in (("euler", 2), ("midpoint", 1), ("rk4", 1), ("dopri5", 1)):
+        assert (block(z, e, solver, steps) - block(z, -e, solver, steps)).abs().max() > 0.01
+    torch.testing.assert_close(block(z, e, "euler", 1), block(z, -e, "euler", 1), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("solver", ["midpoint", "dopri5"])
+def test_one_embedding_serves_a_batch(gradient, solver):
+    block, (z, e) = alive(gradient), inputs()
+    torch.testing.assert_close(block(z, e[:1], solver, 2), block(z, e[:1].repeat(2, 1), solver, 2))
+
+
+def gradients(gradient, solver, steps, tolerance=1e-3):
+    block, (z, e) = alive(gradient, tolerance=tolerance), inputs()
+    z.requires_grad_()
+    e.requires_grad_()
+    output = block(z, e, solver, steps)
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    (output * weights).sum().backward()
+    found = {"z": z.grad, "embedding": e.grad} | {name: p.grad for name, p in block.named_parameters()}
+    return output.detach(), found
+
+
+# A convolution's bias before a norm whose groups are a channel wide has no effect; here groups have two channels.
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize(("solver", "steps"), [("midpoint", 2), ("rk4", 4), ("dopri5", 1)])
+def test_gradients_reach_everything_in_every_mode(gradient, solver, steps):
+    _, found = gradients(gradient, solver, steps)
+    assert {"z", "embedding", "film.weight", "film.bias", "velocity.conv.conv.weight"} < set(found)
+    for name, value in found.items():
+        assert value is not None, name
+        assert value.abs().max() > 1e-4, name
+    for half in found["film.weight"].chunk(2):  # of the scale and of the shift
+        assert half.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(("solver", "steps"), [("euler", 3), ("midpoint", 1), ("rk4", 2)])
+def test_checkpointing_changes_no_bit(solver, steps):
+    expected_output, expected = gradients("backprop", solver, steps)
+    output, found = gradients("checkpoint", solver, steps)
+    assert torch.equal(output, expected_output)
+    for name, value in expected.items():
+        assert value is None and found[name] is None or torch.equal(found[name], value), name
+
+
+def test_the_adjoint_converges_to_the_gradient():
+    # It solves another ODE backwards, so it is as exact as the solver: with rk4, 16 times better for twice the steps.
+    gaps = []
+    for steps in (4, 8, 16):
+        expected_output, expected = gradients("backprop", "rk4", steps)
+        output, found = gradients("adjoint", "rk4", steps)
+        torch.testing.assert_close(output, expected_output, rtol=0, atol=1e-12)
+        gaps.append(max(float((found[name] - value).norm() / value.norm()) for name, value in expected.items()))
+    assert gaps[-1] < 1e-5
+    assert gaps[0] / gaps[2] > 100
+
+
+def test_the_adjoint_of_an_adaptive_solver_is_the_gradient():
+    _, expected = gradients("backprop", "rk4", 40)
+    _, found = gradients("adjoint", "dopri5", 1, tolerance=1e-9)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_what_each_mode_keeps_and_recomputes():
+    calls, kept = {}, {}
+    for gradient in GRADIENTS:
+        block, (z, e) = alive(gradient), inputs()
+        z.requires_grad_()
+        counter, saved = [], []
+        block.acceleration.register_forward_hook(lambda *_, counter=counter: counter.append(1))
+
+        def keep(tensor, saved=saved):
+            saved.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = block(z, e, "rk4", 4)
+            kept[gradient] = sum(saved)
+        before = len(counter)
+        output.sum().backward()
+        calls[gradient] = (before, len(counter) - before)
+    assert calls["backprop"] == (15, 0)
+    assert calls["checkpoint"] == (15, 15)
+    assert calls["adjoint"][1] >= 16
+    assert kept["checkpoint"] < kept["backprop"] / 10
+    assert kept["adjoint"] < kept["backprop"] / 10
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("solver", ["midpoint", "dopri5"])
+def test_the_state_stays_in_float32_under_autocast(gradient, solver):
+    block, (z, e) = alive(gradient).float(), (x.float() for x in inputs())
+    seen = []
+    block.acceleration.register_forward_pre_hook(lambda _, args: seen.append(args))
+    block.velocity.register_forward_hook(lambda _, args, output: seen.append(args))
+    convolved = []
+    block.acceleration.conv_in.register_forward_hook(lambda _, args, output: convolved.append(output.dtype))
+    expected = block(z, e, solver, 2)
+    del seen[:], convolved[:]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = block(z, e, solver, 2)
+    assert set(convolved) == {torch.bfloat16}
+    assert seen
+    assert all(state.dtype == torch.float32 for args in seen for state in args[:2])
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match=r"^gradient: 'none' was found"):
+        SecondOrderODEBlock(2, 4, EMBEDDING, 2, gradient="none")
+    for gradient in GRADIENTS:
+        block, (z, e) = alive(gradient), inputs()
+        with pytest.raises(ValueError, match=r"^solver: 'heun' was found"):
+            block(z, e, "heun", 1)
