@@ -67,8 +67,8 @@ def render_all(root: Path) -> list[Path]:
         for name, content in render_bundle(configs, task.stem).items():
             (folder / name).write_text(as_text(content), encoding="utf-8")
             written.append(folder / name)
-        shutil.copyfile(configs / "logging.conf", folder / "logging.conf")
-        written.append(folder / "logging.conf")
+        for source, copy_to in ((configs / "logging.conf", folder), (root / "LICENSE", folder.parent)):
+            written.append(Path(shutil.copyfile(source, copy_to / source.name)))
     return written
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from .checks import CheckImaged, check_file, check_output_dir, check_range, check_scan, check_voxels
 from .datalist import case_name, inference_cases, labelled_cases
 from .dataset import CaseDataset, CaseFailure, case_collate
+from .folds import fold_cases
 from .finished import report_path, unfinished_cases
 from .writer import GridWriter
 
@@ -21,6 +22,7 @@ __all__ = [
     "check_scan",
     "check_voxels",
     "ensure_phantom",
+    "fold_cases",
     "inference_cases",
     "labelled_cases",
     "report_path",

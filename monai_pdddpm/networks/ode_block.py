@@ -185,4 +185,6 @@ class SecondOrderODEBlock(nn.Module):
             return solve(field, state, time, method=solver, options=options, **tolerance)[0][-1]
         # one sample at a time: torchdiffeq's step control takes one norm over the whole state, the batch included
         samples = zip(*(part.split(1) for part in state), strict=True)
-        return torch.cat([solve(field, sample, time, method=solver, **tolerance)[0][-1] for sample in samples])
+        # with a step that ends at t = 1: torchdiffeq would interpolate, for bosh3 and adaptive_heun to first order only
+        adaptive = {"method": solver, "options": {"step_t": time}, **tolerance}
+        return torch.cat([solve(field, sample, time, **adaptive)[0][-1] for sample in samples])

@@ -1,9 +1,10 @@
 """Dictionary transforms that MONAI lacks, and the corruption of proposals."""
 
 from .corruption import ProposalCorruption
+from .cross_fitting import CrossFittedProposald
 from .evaluate import Evaluated
 from .outputs import SplitOutputd, Uncertaintyd
 from .spacing import Spacingd
 from .summary import Summarised
 
-__all__ = ["Evaluated", "ProposalCorruption", "Spacingd", "SplitOutputd", "Summarised", "Uncertaintyd"]
+__all__ = ["CrossFittedProposald", "Evaluated", "ProposalCorruption", "Spacingd", "SplitOutputd", "Summarised", "Uncertaintyd"]

@@ -229,7 +229,7 @@ def crop_box(case: Case, highest: float, slices: tuple[int, int, int]) -> tuple[
     margin = max(MARGIN_MM, longest / 2)
     wanted = [(last - first + 1) * step + 2 * margin for (first, last), step in zip(ends, case.spacing, strict=True)]
     wanted[:2] = [max(_within(wanted[axis], case, axis) for axis in (0, 1))] * 2
-    first, second, third = (_around(*ends[axis], wanted[axis], case, axis) for axis in _AXES)
+    first, second, third = (_around(sum(ends[axis]) + 1, wanted[axis], case, axis) for axis in _AXES)
     return first, second, third
 
 
@@ -237,11 +237,11 @@ def _within(length: float, case: Case, axis: int) -> float:
     return min(length, case.image.shape[axis] * case.spacing[axis])
 
 
-def _around(first: int, last: int, length: float, case: Case, axis: int) -> slice:
-    """Widen a range of indices to so many mm as far as the volume goes, its middle in the middle if there is room."""
+def _around(twice_middle: int, length: float, case: Case, axis: int) -> slice:
+    """Take so many mm of an axis, or all of it, around a middle as far as the ends of the axis allow."""
     size = case.image.shape[axis]
     count = min(size, math.ceil(length / case.spacing[axis]))
-    start = min(max(0, (first + last + 1 - count) // 2), size - count)
+    start = min(max(0, (twice_middle - count) // 2), size - count)
     return slice(start, start + count)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,9 +50,11 @@ _WINDOW = (1.0, 99.0)  # percentiles
 _OPAQUE = 0.3  # share of the highest entropy from which on the map hides the scan
 
 # inches, on a page of two columns
-_WIDTH, _HEIGHT, _LEAST_ROW = 7.2, 8.4, 0.5
-_LEFT, _GAP, _LINE = 0.34, 0.04, 0.15
+_WIDTH, _HEIGHT, _LEAST_ROW, _LEAST_COLUMN = 7.2, 8.4, 0.5, 1.1
+_LEFT, _GAP, _LINE, _NOTE_LINE, _LETTER = 0.34, 0.04, 0.15, 0.11, 0.043
 _DPI = 250
+
+_NOTE = "Radiological convention: patient's right at the left. i, j, k: voxel index in the file, from 0."
 
 _Paint = Callable[[Axes, View], None]
 
@@ -168,7 +171,7 @@ class _Layout:
         room = (_WIDTH - _LEFT) / columns - _GAP
         scale = min(room / widest, (_HEIGHT - top - bottom) / highest)
         rows = tuple(max(_LEAST_ROW, height * scale) for _, height in sizes)
-        return cls(scale, max(widest * scale, 0.6 * room), rows, columns, top, bottom)
+        return cls(scale, max(widest * scale, _LEAST_COLUMN), rows, columns, top, bottom)
 
     @property
     def size(self) -> tuple[float, float]:
@@ -229,9 +232,11 @@ def _draw(views: Sequence[View], labels: Sequence[_Label], highest: float, title
     legend = _legend(labels, with_truth=views[0].truth is not None)
     sizes = [view.size for view in views]
     top = _LINE * (2.6 if title else 1.4)
-    layout = _Layout.of(sizes, len(columns), top, 0)
-    per_line = _per_line(legend, layout.left(layout.columns - 1) - _LEFT)
-    layout = _Layout.of(sizes, len(columns), top, _LINE * (math.ceil(len(legend) / per_line) + 1.2))
+    room = _Layout.of(sizes, len(columns), top, 0).left(len(columns) - 1) - _LEFT
+    per_line = _per_line(legend, room)
+    note = textwrap.wrap(_NOTE + " Cropped to the findings." * cropped, int(room / _LETTER))
+    bottom = _LINE * math.ceil(len(legend) / per_line) + _NOTE_LINE * len(note) + 0.06
+    layout = _Layout.of(sizes, len(columns), top, bottom)
 
     figure = Figure(figsize=layout.size, facecolor="white")
     FigureCanvasAgg(figure)
@@ -253,9 +258,12 @@ def _draw(views: Sequence[View], labels: Sequence[_Label], highest: float, title
         centre = layout.left(column) + layout.column / 2
         layout.text(figure, centre, layout.size[1] - top + 0.05, head, weight="bold", ha="center")
     if title:
-        layout.text(figure, _LEFT, layout.size[1] - _LINE, title, fontsize=9, weight="bold")
+        most = int((layout.size[0] - _LEFT) / (2 * _LETTER))
+        short = title if len(title) <= most else f"…{title[1 - most :]}"  # the end of a long name tells most
+        layout.text(figure, _LEFT, layout.size[1] - _LINE, short, fontsize=9, weight="bold")
     _colour_bar(figure, layout, highest)
-    _captions(figure, layout, legend, per_line, cropped)
+    _names(figure, layout, legend, per_line)
+    layout.text(figure, _LEFT, 0.03, "\n".join(note), fontsize=6.5, color="#404040", linespacing=1.2)
     return figure
 
 
@@ -285,7 +293,7 @@ def _columns(first: View, labels: Sequence[_Label], highest: float) -> list[tupl
         _show(axes, view.uncertainty, view.size, _heat(), (0, highest), "bilinear")
 
     count = 0 if first.members is None else first.members.shape[-1]
-    drawn: list[tuple[str, _Paint]] = [(f"Members (n = {count})", members)] if count else []
+    drawn: list[tuple[str, _Paint]] = [(f"{count} member{'s' * (count > 1)}", members)] if count else []
     return [("Image", image), ("Segmentation", segmentation), *drawn, ("Entropy (nats)", entropy)]
 
 
@@ -407,8 +415,8 @@ def _colour_bar(figure: Figure, layout: _Layout, highest: float) -> None:
     axes.tick_params(labelsize=7, length=2, pad=1)
 
 
-def _captions(figure: Figure, layout: _Layout, legend: Sequence[Line2D], per_line: int, cropped: bool) -> None:
-    """Write the names of the labels and how to read the picture."""
+def _names(figure: Figure, layout: _Layout, legend: Sequence[Line2D], per_line: int) -> None:
+    """Write what the lines are, below the pictures."""
     figure.legend(
         handles=legend,
         loc="upper left",
@@ -422,6 +430,3 @@ def _captions(figure: Figure, layout: _Layout, legend: Sequence[Line2D], per_lin
         columnspacing=1.2,
         labelspacing=0.3,
     )
-    note = "Patient's right at the left (radiological convention). i, j, k: index in the file, from 0."
-    note += " Cropped around what was found." if cropped else ""
-    layout.text(figure, _LEFT, 0.04, note, fontsize=6.5, color="#404040")

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -73,8 +74,8 @@ def inputs(batch=2, spatial_dims=2, seed=1):
 def test_order_of_convergence_on_a_damped_oscillator(solver, order):
     block, (z, e) = oscillator(), inputs()
     exact = block.acceleration.solution(z, -0.7 * z)
-    errors = [float((block(z, e, solver, steps) - exact).abs().max()) for steps in (16, 32, 64)]
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    errors = [float((block(z, e, solver, steps) - exact).abs().max()) for steps in (32, 64, 128)]
+    for coarse, fine in pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.15)
 
 
@@ -121,11 +122,11 @@ def test_adaptive_solvers_reach_their_tolerance(solver):
     z, e = inputs()
     exact = Oscillator().solution(z, -0.7 * z)
     errors = []
-    for tolerance in (1e-3, 1e-8):
+    for tolerance in (1e-3, 1e-6):
         found = oscillator(tolerance=tolerance)(z, e, solver, 1)
-        errors.append(float((found - exact).abs().max()))
-        assert errors[-1] < 20 * tolerance
-    assert errors[1] < errors[0] / 100
+        errors.append(float((found - exact).detach().abs().max()))
+        assert errors[-1] < 20 * tolerance  # which is that of one step, and of the mean over the state
+    assert errors[1] < errors[0] / 10
 
 
 @pytest.mark.parametrize("solver", ADAPTIVE_SOLVERS)
@@ -226,26 +227,26 @@ def test_checkpointing_changes_no_bit(solver, steps):
     output, found = gradients("checkpoint", solver, steps)
     assert torch.equal(output, expected_output)
     for name, value in expected.items():
-        assert value is None and found[name] is None or torch.equal(found[name], value), name
+        assert (value is None and found[name] is None) or torch.equal(found[name], value), name
 
 
 def test_the_adjoint_converges_to_the_gradient():
     # It solves another ODE backwards, so it is as exact as the solver: with rk4, 16 times better for twice the steps.
+    _, exact = gradients("backprop", "rk4", 128)
     gaps = []
-    for steps in (4, 8, 16):
-        expected_output, expected = gradients("backprop", "rk4", steps)
+    for steps in (4, 16):
         output, found = gradients("adjoint", "rk4", steps)
-        torch.testing.assert_close(output, expected_output, rtol=0, atol=1e-12)
-        gaps.append(max(float((found[name] - value).norm() / value.norm()) for name, value in expected.items()))
-    assert gaps[-1] < 1e-5
-    assert gaps[0] / gaps[2] > 100
+        torch.testing.assert_close(output, gradients("backprop", "rk4", steps)[0], rtol=0, atol=1e-12)
+        gaps.append(max(float((found[name] - value).norm() / value.norm()) for name, value in exact.items()))
+    assert gaps[1] < 1e-3
+    assert gaps[0] / gaps[1] > 100
 
 
 def test_the_adjoint_of_an_adaptive_solver_is_the_gradient():
-    _, expected = gradients("backprop", "rk4", 40)
-    _, found = gradients("adjoint", "dopri5", 1, tolerance=1e-9)
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    _, exact = gradients("backprop", "rk4", 128)
+    _, found = gradients("adjoint", "dopri5", 1, tolerance=1e-8)
+    for name, value in exact.items():
+        assert float((found[name] - value).norm() / value.norm()) < 1e-6, name
 
 
 def test_what_each_mode_keeps_and_recomputes():
@@ -267,7 +268,8 @@ def test_what_each_mode_keeps_and_recomputes():
         output.sum().backward()
         calls[gradient] = (before, len(counter) - before)
     assert calls["backprop"] == (15, 0)
-    assert calls["checkpoint"] == (15, 15)
+    assert calls["checkpoint"][0] == 15
+    assert calls["checkpoint"][1] >= 14  # recomputed, up to the last tensor that is needed
     assert calls["adjoint"][1] >= 16
     assert kept["checkpoint"] < kept["backprop"] / 10
     assert kept["adjoint"] < kept["backprop"] / 10

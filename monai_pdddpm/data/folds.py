@@ -1,0 +1,34 @@
+"""Folds of the training cases, for proposals by segmenters that never saw them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from monai_pdddpm.errors import UserError
+
+
+def fold_cases(cases: Sequence[dict[str, Any]], folds: int = 0, leave_out: int = -1) -> list[dict[str, Any]]:
+    """Tag cases with their fold and leave one fold out.
+
+    Folds are runs of neighbouring cases, so that scans of one subject, which mostly follow each other, stay together.
+
+    Args:
+        cases: in a fixed order.
+        folds: number of folds; 0 returns the cases as they are.
+        leave_out: the fold to leave out, from 0; -1 keeps all.
+
+    Returns:
+        the cases with an integer ``fold`` added.
+
+    Raises:
+        UserError: when there are fewer cases than folds, or no such fold.
+    """
+    if folds == 0:
+        return list(cases)
+    if not 2 <= folds <= len(cases):
+        raise UserError(f"folds: {folds} was found, 2 to the number of training cases ({len(cases)}) is expected")
+    if not -1 <= leave_out < folds:
+        raise UserError(f"fold: {leave_out} was found, 0 to {folds - 1} is expected, or -1 for all cases")
+    tagged = [case | {"fold": i * folds // len(cases)} for i, case in enumerate(cases)]
+    return [case for case in tagged if case["fold"] != leave_out]

@@ -1,0 +1,327 @@
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from monai_pdddpm.networks import PDDDPM, ODEUNet
+from monai_pdddpm.networks.ode_block import SecondOrderODEBlock
+from monai_pdddpm.schedulers import (
+    cumulative_schedule,
+    ddim_step,
+    decode_probabilities,
+    encode_labels,
+    predicted_x0,
+    start_state,
+)
+
+CLASSES = 3
+STEPS = [899, 449, 20]
+
+
+class Segmenter(nn.Module):
+    """A segmenter that would change in training mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, CLASSES, 3, padding=1)
+        self.norm = nn.BatchNorm2d(CLASSES)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x):
+        return 2 * self.drop(self.norm(self.conv(x)))
+
+
+class Oracle(nn.Module):
+    """A denoiser that knows the truth, one-hot, and says so whatever it is given."""
+
+    def __init__(self, truth: torch.Tensor):
+        super().__init__()
+        self.register_buffer("truth", truth)
+        self.num_classes = CLASSES
+
+    @torch.jit.export
+    def encode(self, image: torch.Tensor, proposal: torch.Tensor) -> list[torch.Tensor]:
+        return [image]
+
+    @torch.jit.export
+    def denoise(
+        self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str = "", solver_steps: int = 0
+    ) -> torch.Tensor:
+        return 1000 * self.truth.expand(x_t.shape)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def denoiser(seed=0, proposal_channels=CLASSES):
+    torch.manual_seed(seed)
+    net = ODEUNet(2, 2, CLASSES, proposal_channels, (8, 16), 8, embedding_channels=8, groups=4)
+    for module in net.modules():
+        if isinstance(module, SecondOrderODEBlock):
+            nn.init.normal_(module.acceleration.conv_out.weight, std=0.2)
+    return net
+
+
+def pair(seed=0, **options):
+    torch.manual_seed(seed)
+    return PDDDPM(Segmenter(), denoiser(seed), **{"time_steps": STEPS} | options)
+
+
+def inputs(batch=2, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(batch, 2, 8, 8, generator=generator)
+    return image, torch.randn(batch, CLASSES, 8, 8, generator=generator)
+
+
+def one_hot(index):
+    return nn.functional.one_hot(index, CLASSES).movedim(-1, 1).float()
+
+
+@pytest.mark.parametrize("prediction", ["x0", "eps", "v"])
+@pytest.mark.parametrize("label_range", [(-1, 1), (0, 1)])
+@pytest.mark.parametrize("proposal", ["hard", "soft"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear_beta"])
+def test_forward_is_the_chain_written_by_hand(prediction, label_range, proposal, schedule):
+    net = pair(prediction=prediction, label_range=label_range, proposal=proposal, schedule=schedule)
+    image, noise = inputs()
+    with torch.no_grad():
+        found = net(image, noise)
+        abar = cumulative_schedule(1000, schedule)
+        pre = net.segmenter(image).softmax(dim=1)
+        proposed = one_hot(pre.argmax(dim=1)) if proposal == "hard" else pre
+        x_pre = encode_labels(proposed, *label_range)
+        x = start_state(x_pre, noise, abar[899])
+        for t, previous in ((899, 449), (449, 20), (20, None)):
+            output = net.denoiser(x, torch.tensor([t, t]), image, x_pre)
+            x_0 = predicted_x0(output, x, abar[t], prediction, *label_range)
+            if previous is not None:
+                x = ddim_step(x, x_0, abar[t], abar[previous])
+        expected = decode_probabilities(x_0, *label_range)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(2, 8, 8))
+    assert torch.equal(net(image, noise), net(image, noise))
+    assert (net(image, -noise) - found).abs().max() > 1e-3
+
+
+def test_schedule_options_reach_the_schedule():
+    net = pair(
+        schedule="linear_beta",
+        schedule_options={"beta_start": 1e-3, "beta_end": 0.05},
+        num_train_timesteps=100,
+        time_steps=[99, 0],
+    )
+    expected = cumulative_schedule(100, "linear_beta", beta_start=1e-3, beta_end=0.05)
+    assert torch.equal(net.abar, expected)
+
+
+def test_without_noise_given_it_is_drawn():
+    net, (image, _) = pair(), inputs()
+    torch.manual_seed(3)
+    found = net(image)
+    torch.manual_seed(3)
+    assert torch.equal(net(image, torch.randn(2, CLASSES, 8, 8)), found)
+    assert not torch.equal(net(image), found)
+
+
+def test_no_time_step_gives_the_pre_segmentation():
+    net, (image, noise) = pair(time_steps=[]), inputs()
+    expected = net.segmenter(image).softmax(dim=1)
+    assert torch.equal(net(image, noise), expected)
+    assert torch.equal(net(image), net.segment(image))
+
+
+def test_the_last_index_starts_from_noise_alone():
+    net, (_, noise) = pair(), inputs()
+    start = net.start(one_hot(torch.zeros(2, 8, 8).long()), noise, 999)
+    torch.testing.assert_close(start, noise, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [[899, 449, 20], [299], [999, 0], [5, 4, 3]])
+@pytest.mark.parametrize("label_range", [(-1, 1), (0, 1)])
+def test_a_perfect_denoiser_gives_the_truth_from_any_start(steps, label_range):
+    truth = one_hot(torch.randint(CLASSES, (2, 8, 8), generator=torch.Generator().manual_seed(4)))
+    net = PDDDPM(Segmenter(), Oracle(truth), steps, label_range=label_range)
+    for seed in range(3):
+        image, noise = inputs(seed=seed)
+        assert torch.equal(net(image, 10 * noise), truth)
+        assert not torch.equal(net.propose(net.segment(image)), truth)
+
+
+def test_a_hard_proposal_is_the_one_hot_argmax():
+    probabilities = torch.tensor([[0.2, 0.5, 0.3], [0.4, 0.35, 0.25]]).view(2, 3, 1, 1)
+    hard = pair(proposal="hard").propose(probabilities)
+    assert hard.flatten().tolist() == [0, 1, 0, 1, 0, 0]
+    # Where two classes tie there is still one only.
+    assert pair().propose(torch.full((1, 3, 2, 2), 1 / 3)).sum(dim=1).eq(1).all()
+    assert torch.equal(pair(proposal="soft").propose(probabilities), probabilities)
+
+
+def test_a_segmenter_may_give_probabilities():
+    class Softmax(Segmenter):
+        def forward(self, x):
+            return super().forward(x).softmax(dim=1)
+
+    torch.manual_seed(0)
+    net = PDDDPM(Softmax(), denoiser(), STEPS, segmenter_output="probabilities")
+    image, noise = inputs()
+    assert torch.equal(net.segment(image), pair().segment(image))
+    assert torch.equal(net(image, noise), pair()(image, noise))
+
+
+@pytest.mark.parametrize("label_range", [(-1.0, 1.0), (0.0, 1.0)])
+def test_the_denoiser_sees_the_proposal_in_the_label_range(label_range):
+    net, (image, _) = pair(label_range=label_range), inputs()
+    seen = []
+    net.denoiser.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    proposal = net.propose(net.segment(image))
+    net.encode(image, proposal)
+    low, high = label_range
+    torch.testing.assert_close(seen[0], torch.cat([image, low + (high - low) * proposal], dim=1))
+    torch.testing.assert_close(net.state(proposal), low + (high - low) * proposal)
+    # With nothing of the noise the start is the proposal, scaled.
+    torch.testing.assert_close(
+        net.start(proposal, torch.zeros_like(proposal), 299), net.abar[299].sqrt() * net.state(proposal)
+    )
+
+
+def test_the_segmenter_is_frozen_and_stays_in_evaluation_mode():
+    net, (image, noise) = pair(), inputs()
+    expected = net.segment(image)
+    assert net.train() is net
+    assert net.training
+    assert net.denoiser.training
+    assert not any(module.training for module in net.segmenter.modules())
+    net(image, noise).square().sum().backward()
+    assert all(p.grad is None and not p.requires_grad for p in net.segmenter.parameters())
+    assert all(p.requires_grad and p.grad is not None for p in net.denoiser.parameters())
+    # Neither dropout nor running means moved.
+    assert torch.equal(net.segment(image), expected)
+    net.eval()
+    assert not any(module.training for module in net.modules())
+    nn.Sequential(net).train()
+    assert not any(module.training for module in net.segmenter.modules())
+
+
+def test_an_optimizer_over_everything_leaves_the_segmenter_alone():
+    net, (image, noise) = pair().train(), inputs()
+    before = copy.deepcopy(net.state_dict())
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.1)
+    net(image, noise).square().sum().backward()
+    optimizer.step()
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]) == name.startswith("segmenter."), name
+
+
+def test_the_checkpoint_holds_weights_only_and_comes_back():
+    net, (image, noise) = pair(seed=0), inputs()
+    state = net.state_dict()
+    assert {name.split(".")[0] for name in state} == {"segmenter", "denoiser"}
+    file = io.BytesIO()
+    torch.save({"model": state}, file)
+    file.seek(0)
+    other = pair(seed=7)
+    assert not torch.equal(other(image, noise), net(image, noise))
+    other.load_state_dict(torch.load(file, weights_only=True)["model"], strict=True)
+    assert torch.equal(other(image, noise), net(image, noise))
+
+
+def test_the_schedule_moves_with_the_network():
+    net = pair()
+    assert "abar" in dict(net.named_buffers())
+    assert net.to("meta").abar.device.type == "meta"
+
+
+def test_another_denoiser_shares_the_segmenter():
+    net, (image, noise) = pair(), inputs()
+    expected, other = net(image, noise), denoiser(seed=5)
+    twin = net.with_denoiser(other)
+    assert twin.denoiser is other
+    assert twin.segmenter is net.segmenter
+    torch.manual_seed(0)
+    assert torch.equal(twin(image, noise), PDDDPM(Segmenter(), other, STEPS)(image, noise))
+    assert torch.equal(net(image, noise), expected)
+    assert not torch.equal(twin(image, noise), expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"time_steps": []},
+        {"time_steps": [299]},
+        {"prediction": "eps", "label_range": (0, 1), "proposal": "soft"},
+        {"prediction": "v", "schedule": "linear_beta"},
+        {"segmenter_output": "probabilities"},
+    ],
+    ids=str,
+)
+def test_torchscript_gives_the_same(options):
+    net, (image, noise) = pair(**options).eval(), inputs()
+    scripted = torch.jit.script(net)
+    file = io.BytesIO()
+    torch.jit.save(scripted, file)
+    file.seek(0)
+    loaded = torch.jit.load(file)
+    with torch.no_grad():
+        for script in (scripted, loaded):
+            for _ in range(3):  # the second and third call run optimised graphs
+                torch.testing.assert_close(script(image, noise), net(image, noise), rtol=1e-4, atol=1e-5)
+
+
+def test_a_script_offers_the_parts_too():
+    net, (image, noise) = pair().eval(), inputs()
+    script = torch.jit.script(net)
+    with torch.no_grad():
+        probabilities = net.segment(image)
+        torch.testing.assert_close(script.segment(image), probabilities)
+        proposal = net.propose(probabilities)
+        assert torch.equal(script.propose(probabilities), proposal)
+        assert torch.equal(script.state(proposal), net.state(proposal))
+        features = script.encode(image, proposal)
+        for found, expected in zip(features, net.encode(image, proposal), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        x_t = script.start(proposal, noise, 899)
+        torch.testing.assert_close(x_t, net.start(proposal, noise, 899))
+        t = torch.tensor([899])
+        output = net.denoise(x_t, t, features)
+        torch.testing.assert_close(script.denoise(x_t, t, features), output, rtol=1e-4, atol=1e-5)
+        better = net.denoise(x_t, t, features, "rk4", 4)
+        assert (better - output).abs().max() > 1e-4
+        torch.testing.assert_close(script.denoise(x_t, t, features, "rk4", 4), better, rtol=1e-4, atol=1e-5)
+        x_0 = net.x0(output, x_t, 899)
+        torch.testing.assert_close(script.x0(output, x_t, 899), x_0)
+        torch.testing.assert_close(script.probabilities(x_0), net.probabilities(x_0))
+
+
+def test_bfloat16_keeps_states_and_probabilities_in_float32():
+    net, (image, noise) = pair(), inputs()
+    seen = []
+    net.denoiser.inlet.register_forward_pre_hook(lambda _, args: seen.append(args[0].dtype))
+    with torch.no_grad():
+        expected = net(image, noise)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert net.segmenter(image).dtype == torch.bfloat16
+            assert net.segment(image).dtype == torch.float32
+            found = net(image, noise)
+    assert set(seen) == {torch.float32}
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(2, 8, 8))
+    assert (found - expected).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"prediction": "noise"}, "prediction"),
+        ({"proposal": "firm"}, "proposal"),
+        ({"segmenter_output": "labels"}, "segmenter_output"),
+        ({"time_steps": [0, 5]}, "time_steps"),
+        ({"time_steps": [1000]}, "time_steps"),
+        ({"time_steps": [50], "num_train_timesteps": 50}, "time_steps"),
+    ],
+)
+def test_wrong_arguments_are_named(options, name):
+    with pytest.raises(ValueError, match=rf"^{name}: "):
+        pair(**options)
