@@ -178,7 +178,7 @@ def _line(axes: Axes, name: str, steps: Array, values: Array, style: Mapping[str
         axes.plot(steps, values, color=style["color"], alpha=0.2, linewidth=0.5, rasterized=True)
     marker = "o" if len(values) <= 30 else None
     finite = line[np.isfinite(line)]
-    last = f"{finite[-1]:.4g}" if finite.size else "not finite"
+    last = f"{finite[-1]:.3g}" if finite.size else "not finite"
     axes.plot(steps, line, linewidth=1.3, marker=marker, markersize=2.5, label=f"{name} (last {last})", **style)
 
 

@@ -1,0 +1,304 @@
+"""The picture of a case shows all that there is, and appears only when it is complete."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from monai_pdddpm.errors import UserError
+from monai_pdddpm.visualize import overview_figure, save_overview
+from monai_pdddpm.visualize.overview import COLOURS
+
+SHAPE = (40, 50, 30)
+LABELS = {0: "background", 1: "anterior", 2: "posterior"}
+
+
+def volumes(shape=SHAPE):
+    """A scan with two labels in it, doubt at their border, and two members."""
+    image = np.random.default_rng(0).normal(100, 10, shape).astype(np.float32)
+    label_map = np.zeros(shape, np.uint8)
+    label_map[15:25, 20:30, 10:20] = 1
+    label_map[15:25, 30:36, 10:20] = 2
+    uncertainty = np.zeros(shape, np.float32)
+    uncertainty[15:25, 29:31, 10:20] = 0.6
+    return image, label_map, uncertainty
+
+
+def draw(*arrays, labels=LABELS, spacing=(1.0, 1.0, 1.0), **options):
+    return overview_figure(*(arrays or volumes()), labels, spacing, **options)
+
+
+def texts(figure):
+    """All that is written in a figure."""
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    return [text.get_text() for text in (*figure.texts, *(t for axes in figure.axes for t in axes.texts))] + legend
+
+
+def contour_colours(axes):
+    return {to_hex(colour).upper() for lines in axes.collections for colour in lines.get_edgecolor()}
+
+
+def pixels(figure):
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(float)
+
+
+def panel_pixels(figure, axes):
+    picture = pixels(figure)
+    x0, y0, x1, y1 = (round(value) for value in axes.get_window_extent().extents)
+    return picture[picture.shape[0] - y1 : picture.shape[0] - y0, x0:x1].mean(axis=-1)
+
+
+def test_three_rows_and_a_column_for_each_thing_to_see():
+    _, label_map, _ = volumes()
+    members = np.stack([label_map, np.roll(label_map, 2, 0)])
+
+    with_members = draw(members=members, title="scan_1")
+    without = draw()
+
+    assert len(with_members.axes) == 3 * 4 + 1  # and the colour bar
+    assert len(without.axes) == 3 * 3 + 1
+    written = texts(with_members)
+    for text in ("scan_1", "Image", "Segmentation", "2 members", "Entropy (nats)", "Axial", "k = 15", "Sagittal"):
+        assert text in written
+    assert any("patient's right at the left" in text.replace("\n", " ") for text in written)
+    assert not any("member" in text for text in texts(without))
+    assert "1 member" in texts(draw(members=members[:1]))
+
+
+def test_colours_tell_the_labels_and_the_members_have_theirs():
+    _, label_map, _ = volumes()
+    figure = draw(members=np.stack([label_map] * 3))
+
+    axial = figure.axes[:4]
+
+    assert contour_colours(axial[0]) == set()
+    assert contour_colours(axial[1]) == set(COLOURS[:2])
+    assert len(axial[1].collections) == 2
+    assert contour_colours(axial[2]) == set(COLOURS[:2])
+    assert len(axial[2].collections) == 6
+    legend = figure.legends[0]
+    assert [line.get_color() for line in legend.get_lines()] == list(COLOURS[:2])
+
+
+def test_reference_is_drawn_dashed_beside_the_segmentation():
+    _, label_map, _ = volumes()
+    figure = draw(truth=np.roll(label_map, 3, axis=1))
+
+    segmentation = figure.axes[1]
+
+    assert contour_colours(segmentation) == {*COLOURS[:2], "#FFFFFF"}
+    dashes = [lines.get_linestyle()[0][1] is not None for lines in segmentation.collections]
+    assert dashes == [False, False, True, True]
+    assert "reference" in texts(figure)
+
+
+def test_outline_lies_on_the_border_of_the_structure_in_mm():
+    figure = draw(spacing=(0.5, 1.0, 2.0))
+
+    corners = np.concatenate([path.vertices for path in figure.axes[1].collections[0].get_paths()])  # label 1
+
+    # right at the left, anterior up: x from (40 - 25) / 2 on, y from 50 - 30 on
+    np.testing.assert_allclose(corners.min(0), [7.5, 20.0], atol=1e-6)
+    np.testing.assert_allclose(corners.max(0), [12.5, 30.0], atol=1e-6)
+
+
+def test_entropy_has_one_scale_for_all_cases():
+    figure = draw()
+
+    overlay = figure.axes[2].images[1]
+    bar = figure.axes[-1]
+
+    assert overlay.get_clim() == pytest.approx((0, np.log(3)))
+    assert bar.get_xticks()[-1] == pytest.approx(np.log(3))
+    assert overlay.get_array().max() == pytest.approx(0.6)
+    assert overlay.cmap(0.0)[3] == 0  # no entropy, nothing over the scan
+    assert overlay.cmap(0.5)[3] == 1
+
+
+def test_label_without_voxels_is_named_as_such():
+    image, label_map, uncertainty = volumes()
+    written = texts(draw(image, np.where(label_map == 2, 0, label_map), uncertainty))
+
+    assert "anterior" in written
+    assert "posterior (none)" in written
+    assert "nothing segmented" not in written
+
+
+def test_of_very_many_labels_only_those_found_are_named():
+    written = texts(draw(labels={value: f"organ {value}" for value in range(1, 101)}))
+
+    assert {text for text in written if "organ" in text} == {"organ 1", "organ 2"}
+
+
+def test_label_without_a_name_is_shown_nonetheless():
+    image, label_map, uncertainty = volumes()
+
+    assert "label 7" in texts(draw(image, np.where(label_map == 2, 7, label_map), uncertainty))
+
+
+def test_empty_segmentation_says_so_and_shows_the_middle():
+    image, label_map, uncertainty = volumes()
+    written = texts(draw(image, label_map * 0, uncertainty * 0, members=label_map[None] * 0, truth=label_map * 0))
+
+    assert written.count("nothing segmented") == 3
+    assert {"i = 20", "j = 25", "k = 15"} <= set(written)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_single_slice_gives_a_single_row(axis):
+    arrays = (np.take(volume, [20], axis=axis) for volume in volumes((40, 40, 40)))
+    figure = draw(*arrays)
+
+    assert len(figure.axes) == 3 + 1
+    assert {"Sagittal", "Coronal", "Axial"} & set(texts(figure)) == {("Sagittal", "Coronal", "Axial")[axis]}
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 90, 3), (300, 4, 4), (6, 6, 200)])
+def test_any_shape_can_be_drawn(shape):
+    image = np.zeros(shape)
+    figure = draw(image, image.astype(int), image, truth=image, members=image[None])
+    pixels(figure)
+
+    assert max(figure.get_size_inches()) < 12
+
+
+@pytest.mark.parametrize("value", [0.0, 1e6, np.nan, np.inf])
+def test_constant_image_is_drawn(value):
+    image, label_map, uncertainty = volumes()
+    figure = draw(np.full_like(image, value), label_map, uncertainty)
+    shown = panel_pixels(figure, figure.axes[0])
+
+    assert np.median(shown) == pytest.approx(127 if np.isfinite(value) else 0, abs=2)
+
+
+def test_voxels_that_are_not_finite_are_black_and_leave_the_window_alone():
+    image, label_map, uncertainty = volumes()
+    whole = draw(image, label_map, uncertainty).axes[0].images[0].get_clim()
+    image[:20] = np.nan
+    image[0, 0] = np.inf
+    uncertainty[0] = np.nan
+    figure = draw(image, label_map, uncertainty)
+    shown = panel_pixels(figure, figure.axes[0])
+
+    assert figure.axes[0].images[0].get_clim() == pytest.approx(whole, abs=2)
+    # the first half along X is the patient's left, which is at the right
+    assert np.median(shown[:, -shown.shape[1] // 4 :]) == 0
+    assert np.median(shown[:, : shown.shape[1] // 2]) > 60
+
+
+@pytest.mark.parametrize("sign", [(1, 1, 1), (-1, -1, 1), (1, -1, -1)])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
+def test_right_front_and_top_are_at_the_upper_left_of_the_printed_picture(order, sign):
+    image = np.zeros((30, 30, 30), np.float32)
+    image[20:, 20:, 20:] = 1  # towards R, A, S
+    mark = np.zeros_like(image)
+    mark[25, 25, 25] = 1
+    affine = np.zeros((4, 4))
+    affine[3, 3] = 1
+    for axis, source in enumerate(order):  # axis of the file that RAS axis `source` lies along
+        affine[source, axis] = sign[source]
+    flips = tuple(slice(None, None, step) for step in sign)
+    image, mark = (volume[flips].transpose(order) for volume in (image, mark))
+
+    figure = draw(image, mark.astype(int), mark * 0, affine=affine)
+
+    for panel in figure.axes[0:9:3]:
+        shown = panel_pixels(figure, panel)
+        rows, columns = shown.shape[0] // 3, shown.shape[1] // 3
+        corners = {
+            "upper left": shown[:rows, :columns],
+            "upper right": shown[:rows, -columns:],
+            "lower left": shown[-rows:, :columns],
+            "lower right": shown[-rows:, -columns:],
+        }
+        means = {name: part.mean() for name, part in corners.items()}
+        assert max(means, key=means.get) == "upper left"
+        assert means["upper left"] > 200
+
+
+def test_picture_of_a_large_scan_is_cropped_and_says_so():
+    shape = (200, 200, 100)
+    image, label_map = np.zeros(shape), np.zeros(shape, np.uint8)
+    label_map[100:104, 100:104, 50:54] = 1
+
+    figure = draw(image, label_map, image)
+
+    assert figure.axes[0].images[0].get_array().shape == (44, 44)
+    assert any("Cropped" in text for text in texts(figure))
+    assert "k = 52" in texts(figure)  # as in the file, not as in the crop
+    assert not any("Cropped" in text for text in texts(draw()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label_map": np.zeros((3, 3, 3))}, "label_map.*expected"),
+        ({"image": np.zeros((3, 3))}, r"image.*\(X, Y, Z\)"),
+        ({"truth": np.zeros((3, 3, 3))}, "truth"),
+        ({"members": np.zeros(SHAPE)}, "members"),
+        ({"spacing": (1, 1, 0)}, "spacing"),
+        ({"labels": {0: "background"}}, "labels"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_name(change, message):
+    arguments = dict(zip(("image", "label_map", "uncertainty"), volumes(), strict=True))
+    arguments |= {"labels": LABELS, "spacing": (1.0, 1.0, 1.0)} | change
+
+    with pytest.raises(ValueError, match=message):
+        overview_figure(**arguments)
+
+
+def test_file_appears_whole_and_alone(tmp_path):
+    path = tmp_path / "scan_overview.png"
+    path.write_bytes(b"old")
+    save_overview(path, *volumes(), LABELS, (1, 1, 1), title="scan")
+
+    assert [file.name for file in tmp_path.iterdir()] == ["scan_overview.png"]
+    assert plt.imread(path).shape[2] == 4
+
+
+def test_failed_writing_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "scan_overview.png"
+    path.write_bytes(b"old")
+
+    def broken(self, name, **options):
+        name.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", broken)
+    with pytest.raises(UserError, match="No space left on device"):
+        save_overview(path, *volumes(), LABELS, (1, 1, 1))
+
+    assert [file.name for file in tmp_path.iterdir()] == ["scan_overview.png"]
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("name", ["overview", "overview.nii"])
+def test_unknown_format_is_told_in_one_line(tmp_path, name):
+    with pytest.raises(UserError, match=r"\.png"):
+        save_overview(tmp_path / name, *volumes(), LABELS, (1, 1, 1))
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_threads_draw_the_same_picture_and_pyplot_knows_nothing(tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda path: save_overview(path, *volumes(), LABELS, (1, 1, 1)), paths))
+
+    assert len({path.read_bytes() for path in paths}) == 1
+    assert plt.get_fignums() == []
+
+
+def test_curves_are_not_loaded_before_they_are_asked_for():
+    import monai_pdddpm.visualize as package
+
+    assert callable(package.read_series)
+    assert "monai_pdddpm.visualize.curves" in sys.modules
+    with pytest.raises(AttributeError):
+        _ = package.nonsense
