@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from monai.data import NibabelWriter
 from monai.utils import convert_data_type, get_equivalent_dtype
 
 from monai_pdddpm import __version__
+from monai_pdddpm.data.complete import complete_file
 from monai_pdddpm.errors import UserError
 
 __all__ = ["GridWriter"]
@@ -224,21 +223,10 @@ def _as_type(array: np.ndarray, wanted: DtypeLike | torch.dtype, path: Path) -> 
 
 
 def _write_whole(image: nib.Nifti1Image, path: Path) -> None:
-    """Write to a hidden name in the same folder, then rename: a reader sees the whole file or none."""
-    trial = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        with trial.open("xb") as file:
-            if path.name.endswith(".gz"):
-                # neither name nor time goes into the file, so that equal results are equal files
-                with gzip.GzipFile("", "wb", compresslevel=_COMPRESSION, fileobj=file, mtime=0) as packed:
-                    image.to_stream(packed)
-            else:
-                image.to_stream(file)
-        os.replace(trial, path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); free space on the disk, or set output_dir to a "
-            "folder that you may write to"
-        ) from error
-    finally:
-        trial.unlink(missing_ok=True)  # there only when something failed, an interrupt included
+    with complete_file(path) as part, part.open("xb") as file:
+        if path.name.endswith(".gz"):
+            # neither name nor time goes into the file, so that equal results are equal files
+            with gzip.GzipFile("", "wb", compresslevel=_COMPRESSION, fileobj=file, mtime=0) as packed:
+                image.to_stream(packed)
+        else:
+            image.to_stream(file)

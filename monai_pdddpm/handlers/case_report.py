@@ -18,6 +18,7 @@ from monai.engines.utils import IterationEvents
 from monai.transforms import LoadImage
 from nibabel.affines import voxel_sizes
 
+from monai_pdddpm.data.complete import complete_file
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.data.finished import report_path
 from monai_pdddpm.engines import CaseEvaluator
@@ -124,9 +125,5 @@ def versions() -> dict[str, str]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON so that the file appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with complete_file(path) as part:
         part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

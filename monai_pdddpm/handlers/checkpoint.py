@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from monai.engines import Evaluator, Trainer
 
+from monai_pdddpm.data.complete import complete_file
 from monai_pdddpm.errors import UserError
 
 
@@ -20,12 +22,11 @@ def save_atomically(content: Any, path: str | os.PathLike) -> None:
     """Write ``torch.save(content)`` so that ``path`` is either the old file or the complete new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        torch.save(content, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    # in memory first: torch's own error for a full disk does not say so, and a file's name would go into its content
+    packed = io.BytesIO()
+    torch.save(content, packed)
+    with complete_file(path) as part:
+        part.write_bytes(packed.getbuffer())
 
 
 def _number(value: Any) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 
+from monai_pdddpm.data.complete import complete_file
 from monai_pdddpm.metrics.summary import KEYS, as_table, case_rows, summarise
 
 logger = logging.getLogger(__name__)
@@ -61,12 +62,8 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that it is seen complete or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with complete_file(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 class EvaluationReport:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.nn import functional as F
+
+from monai_pdddpm.errors import UserError
 
 
 class ProposalCorruption:
@@ -15,13 +19,23 @@ class ProposalCorruption:
 
     Args:
         probability: share of the proposals that are corrupted.
-        shift: largest displacement of a smooth random warp, in voxels.
-        doubt: largest amplitude of the smooth field that is added to the blurred one-hot before the argmax; at 0.35
-            about one voxel in fifty changes far from any border.
+        shift: standard deviation of the smooth random warp's nodes along each axis, in voxels, in the severest case;
+            no voxel moves more than twice as far.
+        doubt: amplitude of the smooth field that is added to the blurred one-hot before the argmax, in the severest
+            case; at 0.35 and two classes about one voxel in 700 then changes far from any border.
         scale: distance between the nodes of the random fields, in voxels.
+
+    Raises:
+        UserError: when an argument is out of range.
     """
 
     def __init__(self, probability: float = 0.9, shift: float = 2.0, doubt: float = 0.35, scale: int = 6) -> None:
+        for name, value in (("probability", probability), ("shift", shift), ("doubt", doubt)):
+            if not 0 <= value <= (1 if name == "probability" else math.inf):
+                expected = "a number from 0 to 1" if name == "probability" else "a number of at least 0"
+                raise UserError(f"{name}: found {value!r}, expected {expected}; mend the corruption in the configuration")
+        if scale < 1:
+            raise UserError(f"scale: found {scale!r}, expected at least 1; mend the corruption in the configuration")
         self.probability = probability
         self.shift = shift
         self.doubt = doubt
@@ -36,22 +50,33 @@ class ProposalCorruption:
         Returns:
             one-hot, of the same shape and type.
         """
+        severity = torch.rand(len(proposal), *[1] * (proposal.dim() - 1), device=proposal.device)
+        # coordinates in bfloat16 would be off by a good part of a voxel
+        with torch.autocast(proposal.device.type, enabled=False):
+            corrupted = self.corrupt(proposal.float(), severity)
+        chosen = torch.rand_like(severity) < self.probability
+        return torch.where(chosen, corrupted.to(proposal.dtype), proposal)
+
+    def corrupt(self, proposal: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:
+        """Return every proposal corrupted.
+
+        Args:
+            proposal: one-hot, (B, K, ...), float32.
+            severity: from 0 (unchanged) to 1, (B, 1, ...).
+        """
         batch, classes, *size = proposal.shape
-        severity = torch.rand(batch, *[1] * (proposal.dim() - 1), device=proposal.device)
-        warped = self._warp(proposal.float(), severity)
-        # the blurred one-hot is near 1/2 at borders only, so that is where the field decides
-        blurred = _blur(warped, len(size))
+        warped = self._warp(proposal, severity)
+        # a blurred one-hot is near 1/2 at borders only, so that is where the field decides
+        blurred = torch.lerp(warped, _blur(warped, len(size)), severity)
         field = self._smooth_field(batch, classes, size, proposal.device)
         index = (blurred + self.doubt * severity * field).argmax(dim=1, keepdim=True)
-        corrupted = torch.zeros_like(proposal).scatter_(1, index, 1.0)
-        chosen = torch.rand_like(severity) < self.probability
-        return torch.where(chosen, corrupted, proposal)
+        return torch.zeros_like(proposal).scatter_(1, index, 1.0)
 
     def _warp(self, proposal: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:
         batch, _, *size = proposal.shape
         identity = torch.eye(len(size), len(size) + 1, device=proposal.device).expand(batch, -1, -1)
         grid = F.affine_grid(identity, list(proposal.shape), align_corners=False)
-        field = self._smooth_field(batch, len(size), size, proposal.device) * severity * self.shift
+        field = self._smooth_field(batch, len(size), size, proposal.device).clamp(-2, 2) * severity * self.shift
         # grid_sample counts axes from the last, in units of half the volume
         in_grid_units = torch.stack([field[:, i] * 2 / size[i] for i in reversed(range(len(size)))], dim=-1)
         return F.grid_sample(proposal, grid + in_grid_units, mode="bilinear", padding_mode="border", align_corners=False)

@@ -50,8 +50,8 @@ _WINDOW = (1.0, 99.0)  # percentiles
 _OPAQUE = 0.3  # share of the highest entropy from which on the map hides the scan
 
 # inches, on a page of two columns
-_WIDTH, _HEIGHT, _LEAST_ROW, _LEAST_COLUMN = 7.2, 8.4, 0.5, 1.1
-_LEFT, _GAP, _LINE, _NOTE_LINE, _LETTER = 0.34, 0.04, 0.15, 0.11, 0.043
+_WIDTH, _HEIGHT, _LEAST_ROW, _LEAST_COLUMN = 7.2, 8.4, 0.55, 1.1
+_LEFT, _GAP, _LINE, _NOTE_LINE, _LETTER = 0.34, 0.04, 0.15, 0.11, 0.042
 _DPI = 250
 
 _NOTE = "Radiological convention: patient's right at the left. i, j, k: voxel index in the file, from 0."

@@ -11,6 +11,7 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Activationsd, CopyItemsd
 
+from monai_pdddpm.errors import UserError
 from monai_pdddpm.handlers.evaluation_report import EvaluationReport, as_csv, case_names, write_whole
 from monai_pdddpm.transforms.evaluate import Evaluated
 
@@ -111,7 +112,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path, monkeypatch):
     path = tmp_path / "report.json"
     write_whole(path, "old")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk")))
-    with pytest.raises(OSError, match="disk"):
+    with pytest.raises(UserError, match=r"report.json: cannot be written \(disk\)"):
         write_whole(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["report.json"]

@@ -295,7 +295,7 @@ def test_threads_draw_the_same_picture_and_pyplot_knows_nothing(tmp_path):
     assert plt.get_fignums() == []
 
 
-def test_curves_are_not_loaded_before_they_are_asked_for():
+def test_package_offers_the_curves_when_asked():
     import monai_pdddpm.visualize as package
 
     assert callable(package.read_series)
