@@ -2,9 +2,10 @@
 
 ``configs/*.json`` are templates: a string ``"{{key}}"`` stands for the task's value of that key (any JSON value), and
 ``{{key}}`` inside a longer string for its text. ``"extends": "_other.json"`` puts a template on top of another one;
-its keys may be ids with MONAI's separator (``"train::dataloader::batch_size"``), and with MONAI's ``+`` before them add to
-a list or dictionary. Templates whose names begin with ``_`` are such bases only. A task, ``configs/tasks/<name>.json``,
-holds the values, and under ``overrides`` more ids for one rendered file. ``python -m monai_pdddpm.bundle.render`` does it.
+its keys may be ids with MONAI's separator (``"train::dataloader::batch_size"``), and with MONAI's ``+`` before them
+add to a list or dictionary; null takes an entry away. Templates whose names begin with ``_`` are such bases only. A
+task, ``configs/tasks/<name>.json``, holds the values, under ``overrides`` more ids for one rendered file, and under
+``without`` the templates that it does not want. ``python -m monai_pdddpm.bundle.render`` does it.
 """
 
 from __future__ import annotations

@@ -28,9 +28,7 @@ def load_network(network: nn.Module, model_file: str | os.PathLike, device: torc
     return network.to(device).eval()
 
 
-def load_segmenter(
-    network: PDDDPM, candidates: list[str], device: torch.device | str = "cpu"
-) -> PDDDPM:
+def load_segmenter(network: PDDDPM, candidates: list[str], device: torch.device | str = "cpu") -> PDDDPM:
     """Load the trained segmenter into the pair, for the denoiser's training.
 
     Args:

@@ -33,9 +33,9 @@ def unfinished_cases(
     Raises:
         UserError: when finished outputs were made with other settings, since they would be overwritten silently.
     """
-    settings = json.loads(json.dumps(dict(settings)))
     if overwrite:
         return list(cases)
+    settings = json.loads(json.dumps(dict(settings)))  # as it comes back from a report
     todo = []
     for case in cases:
         report = report_path(output_dir, case_name(case["image"]))
@@ -43,9 +43,12 @@ def unfinished_cases(
             todo.append(case)
             continue
         try:
-            made_with = json.loads(report.read_text(encoding="utf-8"))["settings"]
+            made_with = dict(json.loads(report.read_text(encoding="utf-8"))["settings"])
         except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{report}: not a report of this program; give another --output_dir") from None
+            raise UserError(
+                f"{report}: found no report of this program, expected one beside its outputs; give another "
+                "--output_dir, or replace them with --overwrite True"
+            ) from None
         differing = [key for key in settings if made_with.get(key) != settings[key]]
         if differing:
             key = differing[0]
@@ -54,5 +57,7 @@ def unfinished_cases(
                 f"asked for; give another --output_dir, or replace them with --overwrite True"
             )
     if len(todo) < len(cases):
-        print(f"{len(cases) - len(todo)} of {len(cases)} cases are finished in {output_dir}; --overwrite True redoes them")
+        print(
+            f"{len(cases) - len(todo)} of {len(cases)} cases are finished in {output_dir}; --overwrite True redoes them"
+        )
     return todo

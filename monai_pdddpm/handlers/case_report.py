@@ -22,13 +22,15 @@ from monai_pdddpm.data.complete import complete_file
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.data.finished import report_path
 from monai_pdddpm.engines import CaseEvaluator
+from monai_pdddpm.transforms.summary import foreground_labels
 from monai_pdddpm.visualize.overview import save_overview
 
 
 class CaseReport:
     """Write ``<case>_overview.png`` and, when all else of a case is there, ``<case>_report.json``.
 
-    Being the last file, the report also marks a case as finished.
+    Being the last file, the report also marks a case as finished. One from an earlier run is removed before the first
+    file of its case is replaced.
 
     Args:
         output_dir: one folder a case below it.
@@ -45,7 +47,7 @@ class CaseReport:
         overview: bool = True,
     ) -> None:
         self.output_dir = Path(output_dir)
-        self.labels = {int(index): name for index, name in labels.items() if int(index) > 0}
+        self.labels = foreground_labels(labels)
         self.settings = dict(settings)
         self.overview = overview
 
@@ -56,6 +58,8 @@ class CaseReport:
 
     def _begin(self, engine: CaseEvaluator) -> None:
         self._inferred_at = time.perf_counter()
+        for file in engine.state.output["image"].meta["filename_or_obj"]:
+            report_path(self.output_dir, case_name(file)).unlink(missing_ok=True)
 
     def __call__(self, engine: CaseEvaluator) -> None:
         """Write picture and report of each item of the engine's output."""
@@ -63,6 +67,7 @@ class CaseReport:
             file = str(item["image"].meta["filename_or_obj"])
             case = case_name(file)
             folder = self.output_dir / case
+            folder.mkdir(parents=True, exist_ok=True)
             inference = dict(item.get("inference", {}))
             seconds = engine.state.seconds | inference.pop("seconds", {})
             seconds["inverse and write"] = time.perf_counter() - self._inferred_at

@@ -101,12 +101,16 @@ class TrainingCheckpoint:
         advice = "give another output_dir, remove the file, or start anew with --resume False"
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
+            missing = [name for name in (*self.save_dict, "progress") if name not in state]
+            if missing:
+                raise KeyError(f"it holds no {', '.join(missing)}")
             for name, item in self.save_dict.items():
                 item.load_state_dict(state[name])
             progress = state["progress"]
         except Exception as error:  # torch raises many kinds for a file that does not fit
-            first_line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{self.path}: not a checkpoint of this training ({first_line}); {advice}") from error
+            reason = str(error.args[0]) if error.args else ""
+            first_line = (reason.strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{self.path}: not a checkpoint of this training ({first_line[:150]}); {advice}") from error
         engine.state.epoch = int(progress["epoch"])
         engine.state.iteration = int(progress["iteration"])
         if self.evaluator is not None and progress["best_metric_epoch"] >= 0:
@@ -132,7 +136,8 @@ class TrainingCheckpoint:
             "best_metric": _number(self.evaluator.state.best_metric) if self.evaluator and best_epoch >= 0 else -1.0,
             "best_metric_epoch": best_epoch,
         }
-        save_atomically({name: item.state_dict() for name, item in self.save_dict.items()} | {"progress": progress}, self.path)
+        states = {name: item.state_dict() for name, item in self.save_dict.items()}
+        save_atomically(states | {"progress": progress}, self.path)
         self._saved_at = time.monotonic()
 
 

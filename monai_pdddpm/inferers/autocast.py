@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from monai.inferers import Inferer, SimpleInferer
+
+from monai_pdddpm.errors import UserError
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+def check_precision(precision: str) -> str:
+    """Return the precision when it is one.
+
+    Raises:
+        UserError: otherwise.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f"precision: found {precision!r}, expected {', '.join(PRECISIONS)}; mend --precision")
+    return precision
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
@@ -18,12 +34,11 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
         precision: ``"float32"``, ``"bfloat16"`` or ``"float16"`` (the last on GPUs only).
 
     Raises:
-        ValueError: when the precision is another one, or float16 is asked for on a CPU.
+        UserError: when the precision is another one, or float16 is asked for on a CPU.
     """
-    if precision not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"precision: '{precision}' was found, float32, bfloat16 or float16 is expected")
+    check_precision(precision)
     if precision == "float16" and device.type == "cpu":
-        raise ValueError("precision: float16 needs a GPU; use bfloat16 on a CPU")
+        raise UserError("precision: found 'float16' on a CPU, which needs a GPU; give --precision bfloat16 or float32")
     return torch.autocast(device.type, dtype=getattr(torch, precision), enabled=precision != "float32")
 
 
@@ -33,14 +48,19 @@ class AutocastInferer(Inferer):
     Args:
         precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         inferer: what is called, :class:`monai.inferers.SimpleInferer` by default.
+
+    Raises:
+        UserError: when the precision is another one.
     """
 
     def __init__(self, precision: str = "bfloat16", inferer: Inferer | None = None) -> None:
         super().__init__()
-        self.precision = precision
+        self.precision = check_precision(precision)
         self.inferer = inferer or SimpleInferer()
 
-    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args, **kwargs) -> torch.Tensor:
+    def __call__(  # type: ignore[override]
+        self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         """Return ``inferer(inputs, network)`` as float32."""
         with autocast(inputs.device, self.precision):
             output = self.inferer(inputs, network, *args, **kwargs)

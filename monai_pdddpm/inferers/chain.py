@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
-from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.schedulers import DDPMProcess
 
 
@@ -37,7 +37,7 @@ class Stopwatch:
 
 
 def reverse_chain(
-    network: PDDDPM,
+    network: Any,
     proposal: torch.Tensor,
     features: list[torch.Tensor],
     noise: Sequence[torch.Tensor],
@@ -50,7 +50,7 @@ def reverse_chain(
     """Go from the noised proposal back to segmentations.
 
     Args:
-        network: segmenter and denoiser.
+        network: :class:`monai_pdddpm.networks.PDDDPM`, or what offers the same.
         proposal: (B, K, ...) or (1, K, ...), probabilities or one-hot.
         features: of the condition, of batch size B or 1.
         noise: the start's field, (B, K, ...), and for a stochastic rule one more per reverse step.

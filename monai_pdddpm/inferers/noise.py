@@ -8,6 +8,11 @@ import numpy as np
 import torch
 
 
+def member_seed(seed: int, member: int, draw: int) -> int:
+    """Return the seed of one draw of a member: a hash of the arguments, below 2^63."""
+    return int(np.random.SeedSequence([seed, member, draw]).generate_state(1, np.uint64)[0] >> 1)
+
+
 def member_noise(seed: int, member: int, draw: int, shape: Sequence[int]) -> torch.Tensor:
     """Return the standard normal field that a member uses for the start or for one of its steps.
 
@@ -24,5 +29,4 @@ def member_noise(seed: int, member: int, draw: int, shape: Sequence[int]) -> tor
     Returns:
         float32 on the CPU.
     """
-    state = int(np.random.SeedSequence([seed, member, draw]).generate_state(1, np.uint64)[0] >> 1)
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(state))
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(member_seed(seed, member, draw)))

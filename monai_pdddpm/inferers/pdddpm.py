@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,15 +13,18 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from tqdm import tqdm
 
-from monai_pdddpm.schedulers import DDIMRule, forward_process
+from monai_pdddpm.errors import UserError
+from monai_pdddpm.schedulers import AncestralRule, DDIMRule, check_steps, forward_process
 
-from .autocast import autocast
+from .autocast import autocast, check_precision
 from .chain import Stopwatch, reverse_chain
-from .noise import member_noise
+from .noise import member_noise, member_seed
 from .statistics import EnsembleStatistics
 from .windows import WindowPlan, pad_to
 
 logger = logging.getLogger(__name__)
+
+_GLOBAL_GENERATORS = threading.Lock()  # torch's are one for all threads
 
 
 class PDDDPMInferer(Inferer):
@@ -31,12 +35,12 @@ class PDDDPMInferer(Inferer):
     volume. Each member's windows are blended in float32 before any statistic is taken, so a member is a sample of the
     whole volume; the statistics are running sums. Stateless: one object may serve several threads.
 
-    A network that offers nothing but ``forward(image)``, as some exports do, is called once per member and window;
-    then there is no pre-segmentation, T', steps and rule are those of the export, and noise is shared between windows
-    only if ``forward`` takes it.
+    A network that offers nothing but ``forward(image) -> probabilities``, as some exports do, is called once per member
+    and window. Then there is no pre-segmentation (its channels are NaN), T', steps and rule are those of the export,
+    and each window draws its own noise, so that where windows overlap the spread comes out too small.
 
     Args:
-        roi_size: window, in voxels; a multiple of what the networks need.
+        roi_size: window, in voxels, one number for each spatial axis; a multiple of what the networks need.
         time_steps: descending indices of the chain; empty returns the pre-segmentation.
         members: number of members, 1 or more.
         seed: of the members' noise.
@@ -44,7 +48,8 @@ class PDDDPMInferer(Inferer):
         mode: ``"gaussian"`` or ``"constant"`` blending.
         rule: reverse step, DDIM with eta 0 by default.
         training_process: the one that the network was trained with.
-        segmenter_share: weight, 0 to below 1, of the segmenter's probabilities in the mean, beside the members'.
+        segmenter_share: weight, 0 to below 1, of the segmenter's probabilities beside the members', in the mean as in
+            variance and entropy.
         member_batch: members that run through the denoiser together.
         return_members: append every member's probabilities to the output.
         solver: of the ODE blocks, the network's own when empty.
@@ -53,7 +58,7 @@ class PDDDPMInferer(Inferer):
         progress: show a bar on a terminal.
 
     Raises:
-        ValueError: when an argument is out of range.
+        UserError: when an argument is out of range; on a call, when roi_size or time_steps do not fit the network.
     """
 
     def __init__(
@@ -64,7 +69,7 @@ class PDDDPMInferer(Inferer):
         seed: int = 0,
         overlap: float = 0.5,
         mode: str = "gaussian",
-        rule: Callable[..., torch.Tensor] | None = None,
+        rule: DDIMRule | AncestralRule | None = None,
         training_process: str = "ddpm",
         segmenter_share: float = 0.0,
         member_batch: int = 8,
@@ -75,13 +80,23 @@ class PDDDPMInferer(Inferer):
         progress: bool = True,
     ) -> None:
         super().__init__()
-        for name, value, low in (("members", members, 1), ("member_batch", member_batch, 1), ("seed", seed, 0)):
-            if not isinstance(value, int) or value < low:
-                raise ValueError(f"{name}: {value!r} was found, a whole number of at least {low} is expected")
-        if not 0 <= overlap < 1:
-            raise ValueError(f"overlap: {overlap} was found, a number from 0 to below 1 is expected")
-        if not 0 <= segmenter_share < 1:
-            raise ValueError(f"segmenter_share: {segmenter_share} was found, a number from 0 to below 1 is expected")
+        for name, whole, low in (
+            ("members", members, 1),
+            ("member_batch", member_batch, 1),
+            ("seed", seed, 0),
+            ("solver_steps", solver_steps, 0),
+        ):
+            if not isinstance(whole, int) or whole < low:
+                raise UserError(f"{name}: found {whole!r}, expected a whole number of at least {low}; mend --{name}")
+        for name, share in (("overlap", overlap), ("segmenter_share", segmenter_share)):
+            if not isinstance(share, (int, float)) or not 0 <= share < 1:
+                raise UserError(f"{name}: found {share!r}, expected a number from 0 to below 1; mend --{name}")
+        if mode not in ("gaussian", "constant"):
+            raise UserError(
+                f"mode: found {mode!r}, expected gaussian or constant; mend the inferer in the configuration"
+            )
+        if not isinstance(roi_size, Sequence) or any(not isinstance(r, int) or r < 1 for r in roi_size):
+            raise UserError(f"roi_size: found {roi_size!r}, expected a list of whole numbers above 0; mend --roi_size")
         self.roi_size = tuple(roi_size)
         self.time_steps = list(time_steps)
         self.members = members
@@ -90,19 +105,22 @@ class PDDDPMInferer(Inferer):
         self.mode = mode
         self.rule = rule or DDIMRule()
         self.process = forward_process(training_process)
+        self.training_process = training_process
         self.segmenter_share = segmenter_share
         self.member_batch = member_batch
         self.return_members = return_members
         self.solver, self.solver_steps = solver, solver_steps
-        self.precision = precision
+        self.precision = check_precision(precision)
         self.progress = progress
 
-    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(  # type: ignore[override]
+        self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         """Return mean, spread and pre-segmentation of a batch of volumes.
 
         Args:
             inputs: (B, C, X, Y[, Z]).
-            network: :class:`monai_pdddpm.networks.PDDDPM`, or any network image -> probabilities.
+            network: :class:`monai_pdddpm.networks.PDDDPM`, eager or as TorchScript, or any image -> probabilities.
             args: not used.
             kwargs: not used.
 
@@ -112,7 +130,13 @@ class PDDDPMInferer(Inferer):
             A MetaTensor comes back as one; its ``meta["inference"]`` says what was run.
         """
         network = getattr(network, "module", network)
-        images = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        images = (inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs).float()
+        self._check(images, network)
+        if not _has_parts(network):
+            logger.warning(
+                "the network offers forward(image) only: no pre-segmentation, time steps and rule are its own, and the "
+                "spread comes out too small where windows overlap"
+            )
         watch = Stopwatch(images.device)
         with torch.no_grad():
             results = [self._infer(image[None], network, watch) for image in images]
@@ -135,8 +159,12 @@ class PDDDPMInferer(Inferer):
             "time_steps": list(self.time_steps),
             "start_step": self.time_steps[0] + 1 if self.time_steps else 0,
             "rule": str(self.rule),
+            "training_process": self.training_process,
+            "solver": self.solver,
+            "solver_steps": self.solver_steps,
             "roi_size": list(self.roi_size),
             "overlap": self.overlap,
+            "mode": self.mode,
             "segmenter_share": self.segmenter_share,
             "precision": self.precision,
         }
@@ -145,49 +173,67 @@ class PDDDPMInferer(Inferer):
         """Return the output channels of one volume, (1, C, ...) -> (3K [+ members K], ...), and what was run."""
         padded, inner = pad_to(image, self.roi_size)
         plan = WindowPlan(padded.shape[2:], self.roi_size, self.overlap, self.mode, image.device)
-        whole = hasattr(network, "denoise")
-        if not whole:
-            logger.warning(
-                "the network offers forward(image) only: no pre-segmentation, and time steps and rule are its own"
-            )
-        with watch("segment"):
-            preseg = self._segment(network, padded, plan) if whole else None
-        draw = self._draw_members if preseg is not None else self._call_forward
+        preseg = None
+        steps = 1
+        if _has_parts(network):
+            with watch("segment"):
+                preseg = self._segment(network, padded, plan)
+            steps = len(self.time_steps)
         statistics, kept = EnsembleStatistics(), []
-        steps = len(self.time_steps) if whole else 1
-        bar = tqdm(total=self.members * len(plan) * max(steps, 1), desc="members", disable=not self.progress or None)
-        for first in range(0, self.members, self.member_batch):
-            numbers = range(first, min(first + self.member_batch, self.members))
-            drawn = draw(network, padded, preseg, plan, numbers, watch, bar)
-            with watch("statistics"):
-                for member in drawn:
-                    member = member[(..., *inner)]
-                    statistics.add(member, (1 - self.segmenter_share) / self.members)
-                    if self.return_members:
-                        kept.append(member)
-        bar.close()
+        total = self.members * len(plan) * steps
+        with tqdm(total=total, desc="members", disable=not self.progress or None) as bar:
+            for first in range(0, self.members, self.member_batch):
+                numbers = range(first, min(first + self.member_batch, self.members))
+                if preseg is None:
+                    drawn = self._call_forward(network, padded, plan, numbers, watch, bar)
+                else:
+                    drawn = self._draw_members(network, padded, preseg, plan, numbers, watch, bar)
+                with watch("statistics"):
+                    for member in drawn:
+                        member = plan.cut(member, inner)
+                        statistics.add(member, (1 - self.segmenter_share) / self.members)
+                        if self.return_members:
+                            kept.append(member)
         if preseg is not None:
-            preseg = preseg[0][(..., *inner)]
+            preseg = plan.cut(preseg[0], inner)
             if self.segmenter_share > 0:
                 statistics.add(preseg, self.segmenter_share)
         mean, entropy, variance = statistics.result()
-        preseg = torch.full_like(mean, torch.nan) if preseg is None else preseg
         ran = {
             "windows_run": len(plan),
             "windows_skipped": 0,
-            "denoiser_evaluations": self.members * len(plan) * steps if whole else None,
+            "denoiser_evaluations": None if preseg is None else total,
         }
+        preseg = torch.full_like(mean, torch.nan) if preseg is None else preseg
         return torch.cat([mean, entropy, variance, preseg, *kept]), ran
+
+    def _check(self, images: torch.Tensor, network: Any) -> None:
+        """Raise an error when the settings do not fit the images or the network."""
+        if len(self.roi_size) != images.dim() - 2:
+            raise UserError(
+                f"roi_size: found {list(self.roi_size)} for images with {images.dim() - 2} spatial axes, expected one "
+                "number for each; mend --roi_size"
+            )
+        if not _has_parts(network):
+            return
+        divisor = getattr(getattr(network, "denoiser", None), "divisor", 1)
+        if any(r % divisor for r in self.roi_size):
+            raise UserError(
+                f"roi_size: found {list(self.roi_size)}, expected multiples of {divisor}, which the denoiser needs; "
+                "mend --roi_size"
+            )
+        check_steps(self.time_steps, len(network.abar))
 
     def _segment(self, network: Any, image: torch.Tensor, plan: WindowPlan) -> torch.Tensor:
         """Return the segmenter's probabilities blended over the volume, (1, K, ...)."""
-        blended = None
+        blended: torch.Tensor | None = None
         for window in plan.windows:
             with autocast(image.device, self.precision):
                 probabilities = network.segment(plan.cut(image, window)).float()
             if blended is None:
                 blended = torch.zeros(*probabilities.shape[:2], *plan.size, device=image.device)
             plan.add(blended, window, probabilities)
+        assert blended is not None  # a plan has at least one window
         return plan.finish(blended)
 
     def _draw_members(
@@ -231,20 +277,14 @@ class PDDDPMInferer(Inferer):
         return plan.finish(blended)
 
     def _call_forward(
-        self,
-        network: Any,
-        image: torch.Tensor,
-        preseg: torch.Tensor | None,
-        plan: WindowPlan,
-        numbers: range,
-        watch: Stopwatch,
-        bar: tqdm,
+        self, network: Any, image: torch.Tensor, plan: WindowPlan, numbers: range, watch: Stopwatch, bar: tqdm
     ) -> torch.Tensor:
         """Return some members of a network that only has ``forward``, (members, K, ...)."""
         blended: torch.Tensor | None = None
-        for window in plan.windows:
+        for w, window in enumerate(plan.windows):
+            part = plan.cut(image, window)
             with watch("chain"), autocast(image.device, self.precision):
-                drawn = torch.cat([network(plan.cut(image, window)).float() for _ in numbers])
+                drawn = torch.cat([_seeded(network, part, member_seed(self.seed, m, w)) for m in numbers])
             if blended is None:
                 blended = torch.zeros(*drawn.shape[:2], *plan.size, device=image.device)
             plan.add(blended, window, drawn)
@@ -254,3 +294,14 @@ class PDDDPMInferer(Inferer):
 
     def _noise(self, numbers: range, draw: int, shape: Sequence[int], device: torch.device) -> torch.Tensor:
         return torch.stack([member_noise(self.seed, member, draw, shape) for member in numbers]).to(device)
+
+
+def _has_parts(network: Any) -> bool:
+    return hasattr(network, "denoise")
+
+
+def _seeded(network: Any, image: torch.Tensor, seed: int) -> torch.Tensor:
+    """Return ``network(image)`` as float32, with torch's own generators seeded for this call only."""
+    with _GLOBAL_GENERATORS, torch.random.fork_rng([image.device] if image.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        return network(image).float()

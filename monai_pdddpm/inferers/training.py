@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.networks.utils import one_hot
 
+from monai_pdddpm.errors import UserError
 from monai_pdddpm.networks import PDDDPM
-from monai_pdddpm.schedulers import forward_process, regression_target, start_state
+from monai_pdddpm.schedulers import check_steps, forward_process, regression_target, start_state
 
-from .autocast import autocast
+from .autocast import autocast, check_precision
 
 TRAINING_PROCESSES = ("ddpm", "presegmentation", "recycled", "residual")
 
@@ -35,12 +37,13 @@ class DenoisingInferer(Inferer):
     Args:
         time_steps: descending indices that t is drawn from, the first being the start of the chain.
         training_process: ``"ddpm"``, ``"presegmentation"``, ``"recycled"`` or ``"residual"``.
-        truth_share: share of cases, 0 to 1, that are noised from the truth whatever the process.
+        truth_share: share of cases, 0 to 1, that ``presegmentation`` and ``recycled`` noise from the truth.
         corruption: makes the proposals of the training cases as imperfect as those of new cases.
         precision: of the networks' arithmetic.
 
     Raises:
-        ValueError: when an argument is not one of those allowed.
+        UserError: when an argument is not one of those allowed; on a call, when time_steps or labels do not fit the
+            network.
     """
 
     def __init__(
@@ -53,17 +56,17 @@ class DenoisingInferer(Inferer):
     ) -> None:
         super().__init__()
         if not time_steps:
-            raise ValueError("time_steps: an empty list was found, at least one time step is needed for training")
+            raise UserError("time_steps: found an empty list, expected at least one for training; raise start_step")
         if not 0 <= truth_share <= 1:
-            raise ValueError(f"truth_share: {truth_share} was found, a number from 0 to 1 is expected")
+            raise UserError(f"truth_share: found {truth_share!r}, expected a number from 0 to 1; mend --truth_share")
         self.process = forward_process(training_process)
         self.training_process = training_process
         self.time_steps = torch.as_tensor(list(time_steps))
         self.truth_share = truth_share
         self.corruption = corruption
-        self.precision = precision
+        self.precision = check_precision(precision)
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         inputs: torch.Tensor,
         network: PDDDPM,
@@ -79,33 +82,34 @@ class DenoisingInferer(Inferer):
             proposal: label maps proposed by a segmenter that never saw these cases, (B, 1, ...) (cross-fitting); the
                 network's own segmenter proposes when they are not given.
         """
-        network = getattr(network, "module", network)  # unwrap DistributedDataParallel
-        inputs = torch.as_tensor(inputs)
-        num_classes = network.denoiser.num_classes
-        truth = one_hot(torch.as_tensor(label), num_classes)
+        pair: Any = getattr(network, "module", network)  # unwrap DistributedDataParallel
+        check_steps(self.time_steps.tolist(), len(pair.abar))
+        inputs = plain(inputs)
+        num_classes = pair.denoiser.num_classes
+        truth = _one_hot(label, num_classes, "label")
         with torch.no_grad(), autocast(inputs.device, self.precision):
             if proposal is None:
-                proposed = network.propose(network.segment(inputs))
+                proposed = pair.propose(pair.segment(inputs))
             else:
-                proposed = one_hot(torch.as_tensor(proposal), num_classes)
+                proposed = _one_hot(proposal, num_classes, "proposal")
             if self.corruption is not None:
                 proposed = self.corruption(proposed)
-        x_0, x_pre = network.state(truth), network.state(proposed)
+        x_0, x_pre = pair.state(truth), pair.state(proposed)
         steps = self.time_steps.to(inputs.device)
         t = steps[torch.randint(len(steps), (len(inputs),), device=inputs.device)]
         if self.training_process == "recycled":
             # half of the cases practise the start itself, as every chain begins with it
             t = torch.where(torch.rand(len(t), device=t.device) < 0.5, steps[0], t)
         with autocast(inputs.device, self.precision):
-            features = network.encode(inputs, proposed)
-            abar_t = _per_case(network.abar[t], x_0)
-            source = self._source(network, x_0, x_pre, t, features)
+            features = pair.encode(inputs, proposed)
+            abar_t = _per_case(pair.abar[t], x_0)
+            source = self._source(pair, x_0, x_pre, t, features)
             x_t = self.process.noisy(source, x_pre, abar_t, torch.randn_like(x_0))
-            output = network.denoise(x_t, t, features)
-        return Denoised(output.float(), regression_target(x_0, x_t, abar_t, network.prediction))
+            output = pair.denoise(x_t, t, features)
+        return Denoised(output.float(), regression_target(x_0, x_t, abar_t, pair.prediction))
 
     def _source(
-        self, network: PDDDPM, x_0: torch.Tensor, x_pre: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor]
+        self, network: Any, x_0: torch.Tensor, x_pre: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor]
     ) -> torch.Tensor:
         """Return the clean state that is noised, per case."""
         if self.training_process in ("ddpm", "residual"):
@@ -120,6 +124,21 @@ class DenoisingInferer(Inferer):
             source = torch.where(_per_case(t, x_pre) == first, x_pre, own)
         from_truth = torch.rand(len(t), device=t.device) < self.truth_share
         return torch.where(_per_case(from_truth, x_pre), x_0, source)
+
+
+def plain(x: torch.Tensor) -> torch.Tensor:
+    """Return a tensor without MONAI's metadata, which each operation of a network would copy."""
+    return x.as_tensor() if isinstance(x, MetaTensor) else x
+
+
+def _one_hot(label: torch.Tensor, num_classes: int, name: str) -> torch.Tensor:
+    low, high = (float(value) for value in plain(label).aminmax())
+    if not (low >= 0 and high < num_classes):
+        raise UserError(
+            f"{name}: found values from {low:g} to {high:g}, expected 0 to {num_classes - 1}; mend 'labels' in the "
+            f"configuration or the {name} maps"
+        )
+    return one_hot(plain(label), num_classes)
 
 
 def _per_case(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from monai.data.utils import compute_importance_map
@@ -12,10 +13,10 @@ from torch.nn import functional as F
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
-    """Return the first index of each window along one axis: evenly spread, at least ``overlap`` apart from none.
+    """Return the first index of each window along one axis: from end to end, evenly spread, as few as may be.
 
     Args:
-        size: length of the axis, at least ``window``.
+        size: length of the axis; one window serves an axis that is shorter than it.
         window: length of a window.
         overlap: least share, 0 to below 1, that neighbours have in common.
 
@@ -25,7 +26,7 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
     """
     if size <= window:
         return [0]
-    step = max(1, int(window * (1 - overlap)))
+    step = max(1, math.floor(window * (1 - overlap) + 1e-6))  # 10 * (1 - 0.9) is 0.99...
     count = math.ceil((size - window) / step) + 1
     return [round(i * (size - window) / (count - 1)) for i in range(count)]
 
@@ -67,11 +68,12 @@ class WindowPlan:
 
     def cut(self, volume: torch.Tensor, window: tuple[slice, ...]) -> torch.Tensor:
         """Return the view of (..., X, Y[, Z]) in a window."""
-        return volume[(..., *window)]
+        index: Any = (..., *window)
+        return volume[index]
 
     def add(self, accumulator: torch.Tensor, window: tuple[slice, ...], values: torch.Tensor) -> None:
         """Add a window's values, weighted, to an accumulator of the volume's size."""
-        accumulator[(..., *window)] += self.weight * values
+        self.cut(accumulator, window).add_(self.weight * values)
 
     def finish(self, accumulator: torch.Tensor) -> torch.Tensor:
         """Turn the weighted sum into the mean, in place."""
@@ -87,7 +89,5 @@ def pad_to(volume: torch.Tensor, roi_size: Sequence[int]) -> tuple[torch.Tensor,
     missing = [max(0, r - n) for n, r in zip(volume.shape[-len(roi_size) :], roi_size, strict=True)]
     before = [m // 2 for m in missing]
     pads = [p for m, b in reversed(list(zip(missing, before, strict=True))) for p in (b, m - b)]
-    inner = tuple(
-        slice(b, b + n) for b, n in zip(before, volume.shape[-len(roi_size) :], strict=True)
-    )
+    inner = tuple(slice(b, b + n) for b, n in zip(before, volume.shape[-len(roi_size) :], strict=True))
     return F.pad(volume, pads), inner

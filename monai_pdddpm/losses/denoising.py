@@ -7,7 +7,9 @@ from monai.losses import DiceCELoss
 from torch import nn
 from torch.nn import functional as F
 
-from monai_pdddpm.inferers.training import Denoised
+from monai_pdddpm.errors import UserError
+from monai_pdddpm.inferers.training import Denoised, plain
+from monai_pdddpm.schedulers import PREDICTIONS
 
 
 class DenoisingLoss(nn.Module):
@@ -19,10 +21,15 @@ class DenoisingLoss(nn.Module):
         prediction: ``"x0"``, ``"eps"`` or ``"v"``, as the network's.
         lambda_dice: weight of the Dice loss.
         lambda_ce: weight of the cross-entropy.
+
+    Raises:
+        UserError: when the prediction is another one.
     """
 
     def __init__(self, prediction: str = "x0", lambda_dice: float = 0.2, lambda_ce: float = 1.0) -> None:
         super().__init__()
+        if prediction not in PREDICTIONS:
+            raise UserError(f"prediction: found {prediction!r}, expected {', '.join(PREDICTIONS)}; mend --prediction")
         self.prediction = prediction
         self.dice_ce = DiceCELoss(
             include_background=False,
@@ -41,5 +48,5 @@ class DenoisingLoss(nn.Module):
             label: true label maps, (B, 1, ...).
         """
         if self.prediction == "x0":
-            return self.dice_ce(denoised.output, torch.as_tensor(label))
+            return self.dice_ce(denoised.output, plain(label))
         return F.mse_loss(denoised.output, denoised.target)

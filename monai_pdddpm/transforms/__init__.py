@@ -7,4 +7,12 @@ from .outputs import SplitOutputd, Uncertaintyd
 from .spacing import Spacingd
 from .summary import Summarised
 
-__all__ = ["CrossFittedProposald", "Evaluated", "ProposalCorruption", "Spacingd", "SplitOutputd", "Summarised", "Uncertaintyd"]
+__all__ = [
+    "CrossFittedProposald",
+    "Evaluated",
+    "ProposalCorruption",
+    "Spacingd",
+    "SplitOutputd",
+    "Summarised",
+    "Uncertaintyd",
+]

@@ -22,7 +22,7 @@ class ProposalCorruption:
         shift: standard deviation of the smooth random warp's nodes along each axis, in voxels, in the severest case;
             no voxel moves more than twice as far.
         doubt: amplitude of the smooth field that is added to the blurred one-hot before the argmax, in the severest
-            case; at 0.35 and two classes about one voxel in 700 then changes far from any border.
+            case; at 0.35 and two classes about one voxel in a thousand then changes far from any border.
         scale: distance between the nodes of the random fields, in voxels.
 
     Raises:
@@ -33,7 +33,9 @@ class ProposalCorruption:
         for name, value in (("probability", probability), ("shift", shift), ("doubt", doubt)):
             if not 0 <= value <= (1 if name == "probability" else math.inf):
                 expected = "a number from 0 to 1" if name == "probability" else "a number of at least 0"
-                raise UserError(f"{name}: found {value!r}, expected {expected}; mend the corruption in the configuration")
+                raise UserError(
+                    f"{name}: found {value!r}, expected {expected}; mend the corruption in the configuration"
+                )
         if scale < 1:
             raise UserError(f"scale: found {scale!r}, expected at least 1; mend the corruption in the configuration")
         self.probability = probability
@@ -79,7 +81,9 @@ class ProposalCorruption:
         field = self._smooth_field(batch, len(size), size, proposal.device).clamp(-2, 2) * severity * self.shift
         # grid_sample counts axes from the last, in units of half the volume
         in_grid_units = torch.stack([field[:, i] * 2 / size[i] for i in reversed(range(len(size)))], dim=-1)
-        return F.grid_sample(proposal, grid + in_grid_units, mode="bilinear", padding_mode="border", align_corners=False)
+        return F.grid_sample(
+            proposal, grid + in_grid_units, mode="bilinear", padding_mode="border", align_corners=False
+        )
 
     def _smooth_field(self, batch: int, channels: int, size: list[int], device: torch.device) -> torch.Tensor:
         nodes = [max(2, round(n / self.scale)) for n in size]

@@ -10,6 +10,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from monai_pdddpm.errors import UserError
 from monai_pdddpm.metrics.uncertainty import mutual_information, predictive_entropy
 
 MAPS = ("member_entropy", "variance", "preseg", "members")
@@ -26,6 +27,9 @@ class SplitOutputd(MapTransform):
     Args:
         keys: the key of the output.
         num_classes: K.
+
+    Raises:
+        UserError: when the number of channels does not fit the number of classes.
     """
 
     def __init__(self, keys: Any = "pred", num_classes: int = 2) -> None:
@@ -39,14 +43,16 @@ class SplitOutputd(MapTransform):
         for key in self.key_iterator(d):
             output = d[key]
             if output.shape[0] < 3 * k or output.shape[0] % k:
-                raise ValueError(
-                    f"{key}: {output.shape[0]} channels were found, 3 x {k} classes and {k} more per member are expected"
+                raise UserError(
+                    f"{key}: found {output.shape[0]} channels, expected 3 x {k} classes and {k} more for each member; "
+                    "mend num_classes or 'labels', or use PDDDPMInferer"
                 )
             parts = [output[:k], output[k : k + 1], output[k + 1 : 2 * k], output[2 * k : 3 * k], output[3 * k :]]
             if isinstance(output, MetaTensor):
-                said = output.meta.pop("inference", "{}")
+                meta = dict(output.meta)
+                said = meta.pop("inference", "{}")
                 d["inference"] = json.loads(said[0] if isinstance(said, list) else said)
-                parts = [MetaTensor(part.as_tensor(), meta=dict(output.meta)) for part in parts]
+                parts = [MetaTensor(part.as_tensor(), meta=dict(meta)) for part in parts]
             d[key] = parts[0]
             for name, part in zip(MAPS, parts[1:], strict=True):
                 if part.shape[0] and not torch.isnan(part).all():

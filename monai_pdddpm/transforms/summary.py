@@ -10,10 +10,26 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from monai_pdddpm.errors import UserError
+
 
 def voxel_volume_ml(affine: torch.Tensor | np.ndarray) -> float:
     """Return the volume of a voxel in mL from a 4x4 affine in mm."""
     return abs(float(np.linalg.det(np.asarray(affine, dtype=float)[:3, :3]))) / 1000
+
+
+def foreground_labels(labels: Mapping[str, str]) -> dict[int, str]:
+    """Return the names of the classes above 0 by number, from JSON's names by text.
+
+    Raises:
+        UserError: when a key is not a number.
+    """
+    try:
+        return {int(index): name for index, name in labels.items() if int(index) > 0}
+    except ValueError as error:
+        raise UserError(
+            f"labels: found the keys {', '.join(map(repr, labels))}, expected channel numbers from '0' up; mend them"
+        ) from error
 
 
 class Summarised(MapTransform):
@@ -26,6 +42,9 @@ class Summarised(MapTransform):
         labels: channel index -> name, the background (0) included.
         members_key: of the members' label maps, (members, X, Y, Z).
         entropy_key: of the entropy map, (1, X, Y, Z).
+
+    Raises:
+        UserError: when a key of ``labels`` is not a number.
     """
 
     def __init__(
@@ -36,7 +55,7 @@ class Summarised(MapTransform):
         entropy_key: str = "entropy",
     ) -> None:
         super().__init__(keys)
-        self.labels = {int(index): name for index, name in (labels or {}).items() if int(index) > 0}
+        self.labels = foreground_labels(labels or {})
         self.members_key = members_key
         self.entropy_key = entropy_key
 

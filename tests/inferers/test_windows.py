@@ -1,0 +1,160 @@
+"""Windows cover a volume evenly, and blending takes nothing away and adds nothing."""
+
+import itertools
+import math
+import random
+from itertools import pairwise
+
+import pytest
+import torch
+
+from monai_pdddpm.inferers.windows import WindowPlan, pad_to, window_starts
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "overlap", "starts"),
+    [
+        (10, 4, 0.5, [0, 2, 4, 6]),
+        (6, 4, 0.5, [0, 2]),
+        (7, 4, 0.5, [0, 2, 3]),  # 1.5 lies half-way, and Python rounds to the even one
+        (9, 4, 0.25, [0, 2, 5]),
+        (9, 4, 0.0, [0, 2, 5]),
+        (8, 4, 0.0, [0, 4]),
+        (100, 30, 0.5, [0, 14, 28, 42, 56, 70]),
+        (5, 4, 0.9, [0, 1]),
+        (4, 4, 0.5, [0]),
+        (3, 4, 0.5, [0]),
+        (1, 1, 0.5, [0]),
+        (3, 1, 0.0, [0, 1, 2]),
+        (30, 10, 0.9, list(range(21))),  # in binary 10 * (1 - 0.9) falls short of 1
+        (60, 20, 0.9, list(range(0, 41, 2))),
+    ],
+)
+def test_starts_by_hand(size, window, overlap, starts):
+    assert window_starts(size, window, overlap) == starts
+
+
+def test_starts_for_many_sizes():
+    chance = random.Random(0)
+    for _ in range(3000):
+        window = chance.randint(1, 40)
+        size = window + chance.randint(0, 120)
+        overlap = chance.choice([0, 0.1, 0.25, 0.5, 0.625, 0.75, 0.9, chance.random() * 0.99])
+        starts = window_starts(size, window, overlap)
+        told = (size, window, overlap, starts)
+        assert starts[0] == 0, told
+        assert starts[-1] == size - window, told
+        gaps = [b - a for a, b in pairwise(starts)]
+        assert all(0 < gap <= window for gap in gaps), told  # every voxel is covered, no window comes twice
+        widest = max(1, window * (1 - overlap))  # whatever the share, neighbours are at least a voxel apart
+        assert all(gap <= widest + 1e-4 for gap in gaps), told
+        assert not gaps or max(gaps) - min(gaps) <= 1, told
+        # one window fewer could not keep the overlap
+        assert len(starts) == 1 or (len(starts) - 2) * math.floor(widest + 1e-4) < size - window, told
+
+
+@pytest.mark.parametrize("mode", ["gaussian", "constant"])
+def test_every_voxel_is_covered(mode):
+    chance = random.Random(1)
+    for _ in range(150):
+        dims = chance.choice([1, 2, 3])
+        roi = [chance.randint(1, 6) for _ in range(dims)]
+        size = [r + chance.randint(0, 9) for r in roi]
+        plan = WindowPlan(size, roi, chance.choice([0.0, 0.25, 0.5, 0.8]), mode)
+        covered = torch.zeros(size)
+        for window in plan.windows:
+            assert covered[window].shape == tuple(roi)
+            covered[window] += 1
+        assert covered.min() >= 1
+        assert len(plan) == len(set(map(str, plan.windows)))
+        assert plan.total.shape == tuple(size)
+        assert plan.total.min() >= 1e-3
+
+
+def blend(plan, pictures):
+    """Blend one picture for each window."""
+    accumulator = torch.zeros(1, *plan.size)
+    for window, picture in zip(plan.windows, pictures, strict=True):
+        plan.add(accumulator, window, torch.as_tensor(picture, dtype=torch.float32))
+    return plan.finish(accumulator)[0]
+
+
+def test_constant_blending_by_hand_on_a_line():
+    # windows 0-3, 2-5 and 3-6 say 1, 3 and 8
+    plan = WindowPlan([7], [4], 0.5, "constant")
+    assert blend(plan, [1, 3, 8]).tolist() == [1, 1, 2, 4, 5.5, 5.5, 8]
+
+
+def test_constant_blending_by_hand_in_a_plane():
+    # four windows of 2 x 2 on 3 x 3, which say 1, 2 above and 4, 8 below
+    plan = WindowPlan([3, 3], [2, 2], 0.5, "constant")
+    assert blend(plan, [1, 2, 4, 8]).tolist() == [[1, 1.5, 2], [2.5, 3.75, 5], [4, 6, 8]]
+
+
+def test_gaussian_blending_by_hand_on_a_line():
+    # a standard deviation of an eighth of the window, 1/2: the weights at -1.5 and 0.5 are as 1 to e^4
+    blended = blend(WindowPlan([6], [4], 0.5, "gaussian"), [1, 3])
+    near = 1 + 2 / (1 + math.e**4)
+    assert blended.tolist() == pytest.approx([1, 1, near, 4 - near, 3, 3], abs=1e-5)
+
+
+def test_weights_are_never_so_small_that_a_corner_is_lost():
+    plan = WindowPlan([64, 64, 64], [64, 64, 64], 0.5, "gaussian")
+    assert plan.weight.min() >= 1e-3
+    assert plan.weight.max() <= 1
+    assert blend(plan, [5.0]).allclose(torch.tensor(5.0))
+
+
+@pytest.mark.parametrize("mode", ["gaussian", "constant"])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.75])
+@pytest.mark.parametrize(("size", "roi"), [((13,), (5,)), ((11, 17), (6, 5)), ((9, 14, 11), (8, 6, 11))])
+def test_a_volume_cut_into_windows_is_blended_back(size, roi, overlap, mode):
+    volume = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    plan = WindowPlan(size, roi, overlap, mode)
+    accumulator = torch.zeros_like(volume)
+    for window in plan.windows:
+        plan.add(accumulator, window, plan.cut(volume, window))
+    assert torch.allclose(plan.finish(accumulator), volume, rtol=1e-5, atol=1e-6)
+
+
+def test_constant_blending_of_equal_windows_is_exact():
+    plan = WindowPlan((16, 16), (8, 8), 0.5, "constant")  # sums of 1, 2 and 4 windows: no rounding
+    volume = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(0))
+    accumulator = torch.zeros_like(volume)
+    for window in plan.windows:
+        plan.add(accumulator, window, volume[0][window])
+    assert torch.equal(plan.finish(accumulator), volume)
+
+
+def test_cut_is_a_view_of_the_last_axes():
+    volume = torch.arange(2 * 5 * 5).view(1, 2, 5, 5)
+    plan = WindowPlan([5, 5], [3, 3])
+    part = plan.cut(volume, plan.windows[-1])
+    assert torch.equal(part, volume[:, :, 2:, 2:])
+    assert part.data_ptr() == volume[:, :, 2:, 2:].data_ptr()
+
+
+def test_windows_and_volume_must_have_as_many_axes():
+    with pytest.raises(ValueError, match="zip"):
+        WindowPlan([5, 5], [3])
+
+
+@pytest.mark.parametrize(("size", "roi"), itertools.product([(5, 8, 3), (1, 1, 1), (9, 9, 9)], [(8, 8, 8), (9, 4, 3)]))
+def test_padding_is_undone_by_its_slices(size, roi):
+    volume = torch.rand(2, 1, *size) + 1
+    padded, inner = pad_to(volume, roi)
+    assert padded.shape[2:] == tuple(max(n, r) for n, r in zip(size, roi, strict=True))
+    assert torch.equal(padded[(..., *inner)], volume)
+    assert padded.sum() == pytest.approx(volume.sum().item())  # the rest is zero
+    for axis, (n, r) in enumerate(zip(size, roi, strict=True)):
+        before, after = inner[axis].start, padded.shape[2 + axis] - inner[axis].stop
+        assert after - before in (0, 1)
+        assert before + after == max(0, r - n)
+
+
+def test_a_volume_smaller_than_the_window_has_one_window():
+    padded, inner = pad_to(torch.ones(1, 1, 3, 10), (8, 4))
+    plan = WindowPlan(padded.shape[2:], (8, 4), 0.5)
+    assert padded.shape == (1, 1, 8, 10)
+    assert inner == (slice(2, 5), slice(0, 10))
+    assert len(plan) == 4
