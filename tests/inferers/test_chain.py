@@ -1,0 +1,118 @@
+"""The reverse chain is the formula written out, whatever the batch."""
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from monai_pdddpm.inferers.chain import Stopwatch, reverse_chain
+from monai_pdddpm.networks import PDDDPM
+from monai_pdddpm.schedulers import AncestralRule, DDIMRule, forward_process
+
+STEPS = [799, 400, 90]
+
+
+class Denoiser(nn.Module):
+    """Logits that depend on the state, the time and the condition; remembers its calls."""
+
+    num_classes = 2
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def encode(self, image, proposal):
+        return [image, proposal]
+
+    def denoise(self, x_t, t, features, solver, solver_steps):
+        self.calls.append((int(t), solver, solver_steps))
+        return logits(x_t, float(t), features)
+
+
+def logits(x_t, t, features):
+    return (1 - t / 1000) * x_t + features[0] + 0.3 * features[1]
+
+
+@pytest.fixture
+def network():
+    return PDDDPM(nn.Identity(), Denoiser(), time_steps=STEPS)
+
+
+@pytest.fixture
+def given():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 1, 6, 5, generator=generator)
+    proposal = torch.zeros(1, 2, 6, 5)
+    proposal[:, 0, :3], proposal[:, 1, 3:] = 1, 1
+    return image, proposal, [torch.randn(4, 2, 6, 5, generator=generator) for _ in STEPS]
+
+
+def run(network, given, rule=None, process="ddpm", steps=STEPS, members=slice(None), **options):
+    image, proposal, noise = given
+    noise = [field[members] for field in noise]
+    features = network.encode(image, proposal)
+    return reverse_chain(network, proposal, features, noise, steps, rule or DDIMRule(), forward_process(process), **options)
+
+
+def by_hand(network, given, process, eta):
+    """DDIM's eq. 12 in float64; the residual process is the same chain on x - R."""
+    image, proposal, noise = (x.double() if torch.is_tensor(x) else [f.double() for f in x] for x in given)
+    abar = network.abar.double()
+    x_pre = proposal * 2 - 1
+    features = [image, x_pre]  # the encoder is shown the state
+    x = abar[STEPS[0]].sqrt() * x_pre + (1 - abar[STEPS[0]]).sqrt() * noise[0]
+    for i, t in enumerate(STEPS):
+        x_0 = logits(x, t, features).softmax(1) * 2 - 1
+        if i + 1 == len(STEPS):
+            return (x_0 + 1) / 2
+        a, b = abar[t], abar[STEPS[i + 1]]
+        shift = x_pre - x_0 if process == "residual" else 0
+        y, y_0 = x - shift, x_0 - shift
+        eps = (y - a.sqrt() * y_0) / (1 - a).sqrt()
+        sigma = eta * ((1 - b) / (1 - a) * (1 - a / b)).sqrt()
+        x = b.sqrt() * y_0 + (1 - b - sigma**2).sqrt() * eps + sigma * noise[i + 1] + shift
+
+
+@pytest.mark.parametrize("process", ["ddpm", "residual"])
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_chain_by_hand(network, given, process, eta):
+    found = run(network, given, DDIMRule(eta), process)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.double(), by_hand(network, given, process, eta), atol=1e-5)
+    assert torch.allclose(found.sum(1), torch.ones(()))
+
+
+def test_ancestral_rule_is_ddim_with_eta_1(network, given):
+    assert torch.allclose(run(network, given, AncestralRule()), run(network, given, DDIMRule(1.0)), atol=1e-5)
+
+
+def test_denoiser_is_asked_once_a_step_with_the_solver_given(network, given):
+    run(network, given, solver="rk4", solver_steps=3)
+    assert network.denoiser.calls == [(t, "rk4", 3) for t in STEPS]
+
+
+def test_one_step_is_the_prediction_at_the_start(network, given):
+    image, proposal, noise = given
+    x_t = network.start(proposal, noise[0], 300)
+    expected = logits(x_t, 300, network.encode(image, proposal)).softmax(1)
+    assert torch.allclose(run(network, given, steps=[300]), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", [DDIMRule(), DDIMRule(1.0), AncestralRule("fixed_large")])
+def test_members_of_a_batch_do_not_see_each_other(network, given, rule):
+    together = run(network, given, rule)
+    for i in range(4):
+        assert torch.equal(run(network, given, rule, members=slice(i, i + 1)), together[i : i + 1])
+
+
+def test_seconds_are_summed_by_stage():
+    watch = Stopwatch(torch.device("cpu"))
+    for _ in range(2):
+        with watch("sleep"):
+            time.sleep(0.01)
+    with pytest.raises(ZeroDivisionError), watch("fail"):
+        raise ZeroDivisionError
+    assert set(watch.seconds) == {"sleep", "fail"}
+    assert 0.02 <= watch.seconds["sleep"] < 2
+    assert watch.seconds["fail"] >= 0

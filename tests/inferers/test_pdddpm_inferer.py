@@ -1,0 +1,489 @@
+"""What the inferer promises: members that follow from their seed alone, and an uncertainty without windows in it."""
+
+import json
+import logging
+import threading
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor, decollate_batch, list_data_collate
+from monai.networks.nets import UNet
+from torch import nn
+
+from monai_pdddpm.errors import UserError
+from monai_pdddpm.inferers import PDDDPMInferer
+from monai_pdddpm.inferers.noise import member_noise
+from monai_pdddpm.inferers.windows import WindowPlan
+from monai_pdddpm.networks import PDDDPM, ODEUNet
+from monai_pdddpm.schedulers import AncestralRule, DDIMRule
+from monai_pdddpm.transforms import SplitOutputd
+
+K = 3
+STEPS = [899, 500, 100]
+RULES = [DDIMRule(), DDIMRule(1.0), AncestralRule(), AncestralRule("fixed_large")]
+
+
+class Segmenter(nn.Module):
+    """Logits of each voxel from its own value."""
+
+    def forward(self, image):
+        v = image[:, :1]
+        return torch.cat([-v, v, 0.5 * v.abs()], dim=1)
+
+
+class Denoiser(nn.Module):
+    """A denoiser that is a formula of the state and the condition, voxel by voxel."""
+
+    num_classes = K
+
+    def __init__(self, formula):
+        super().__init__()
+        self.formula = formula
+        self.encoded = self.denoised = 0
+
+    def encode(self, image, proposal):
+        self.encoded += 1
+        return [image, proposal]
+
+    def denoise(self, x_t, t, features, solver, solver_steps):
+        self.denoised += len(x_t)
+        return self.formula(x_t, features)
+
+
+class Flat(nn.Module):
+    """A segmenter that sees nothing: the same logits everywhere."""
+
+    def forward(self, image):
+        logits = torch.tensor([0.3, 0.0, -0.3]).view(1, K, *[1] * (image.dim() - 2))
+        return logits.expand(len(image), K, *image.shape[2:])
+
+
+def formula_pair(formula=lambda x_t, features: 1.5 * x_t + features[0] + features[1], segmenter=None, **options):
+    return PDDDPM(segmenter or Segmenter(), Denoiser(formula), time_steps=STEPS, **options).eval()
+
+
+def real_pair(dims=2, seed=0, **options):
+    """Networks of the kind that is shipped, small, with weights that are not at rest."""
+    torch.manual_seed(seed)
+    segmenter = UNet(dims, 1, K, channels=(4, 8), strides=(2,), norm=("group", {"num_groups": 2}))
+    denoiser = ODEUNet(dims, 1, K, proposal_channels=K, channels=(8, 8), stem_channels=8, embedding_channels=16)
+    for parameter in denoiser.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    with torch.no_grad():  # let the state speak
+        denoiser.inlet.weight.mul_(10)
+        denoiser.head[-1].weight.mul_(20)
+    return PDDDPM(segmenter, denoiser, time_steps=STEPS, **options).eval()
+
+
+def image(*size, seed=0, batch=1):
+    return torch.randn(batch, 1, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def inferer(roi=(8, 8), steps=STEPS, **options):
+    options = {"members": 3, "precision": "float32", "progress": False} | options
+    return PDDDPMInferer(roi, steps, **options)
+
+
+def split(output, k=K):
+    """Cut an output (B, channels, ...) into its parts."""
+    parts = (output[:, :k], output[:, k : k + 1], output[:, k + 1 : 2 * k], output[:, 2 * k : 3 * k])
+    return *parts, output[:, 3 * k :].unflatten(1, (-1, k)) if output.shape[1] > 3 * k else None
+
+
+def draw(members, network=None, x=None, **options):
+    """Return the members' probabilities, (members, K, ...)."""
+    x = image(11, 12) if x is None else x
+    return split(inferer(members=members, return_members=True, **options)(x, network or formula_pair()))[4][0]
+
+
+class TestOutput:
+    def test_channels(self):
+        x = image(11, 12)
+        output = inferer(return_members=True, members=5)(x, formula_pair())
+        assert output.shape == (1, 3 * K + 5 * K, 11, 12)
+        assert output.dtype == torch.float32
+        mean, entropy, variance, preseg, members = (part[0].double() for part in split(output))
+        np.testing.assert_allclose(mean, members.mean(0), atol=1e-6)
+        np.testing.assert_allclose(entropy[0], torch.special.entr(members).sum(1).mean(0), atol=1e-5)
+        np.testing.assert_allclose(variance, members.var(0, correction=0)[1:], atol=1e-6)
+        np.testing.assert_allclose(preseg, Segmenter()(x).softmax(1)[0], atol=1e-6)
+        assert torch.allclose(members.sum(1), torch.ones((), dtype=torch.double), atol=1e-5)
+        assert variance.max() > 0.01
+
+    def test_members_are_left_out_by_default(self):
+        x, network = image(11, 12), formula_pair()
+        full = inferer(return_members=True)(x, network)
+        assert torch.equal(inferer()(x, network), full[:, : 3 * K])
+
+    @pytest.mark.parametrize("size", [(5, 20), (8, 8), (3, 3), (7, 9, 12)])
+    def test_any_size_and_number_of_axes(self, size):
+        x = image(*size)
+        output = inferer((8,) * len(size), return_members=True)(x, formula_pair())
+        assert output.shape == (1, 6 * K, *size)
+        assert torch.allclose(output[:, 2 * K : 3 * K], Segmenter()(x).softmax(1), atol=1e-6)
+
+    def test_a_batch_is_its_images_one_by_one(self):
+        x, network = image(11, 12, batch=2), real_pair()
+        settings = inferer(return_members=True)
+        together = settings(x, network)
+        assert torch.equal(together[:1], settings(x[:1], network))
+        assert torch.equal(together[1:], settings(x[1:], network))
+        assert not torch.allclose(together[0], together[1], atol=1e-3)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+    def test_any_type_goes_in_and_float32_comes_out(self, dtype, precision):
+        x, network = image(11, 12), real_pair()
+        output = inferer(precision=precision)(x.to(dtype), network)
+        assert output.dtype == torch.float32
+        exact = inferer()(x.to(dtype).float(), network)
+        assert torch.allclose(output, exact, atol=1e-6 if precision == "float32" else 0.1)
+
+    def test_no_gradient_is_kept(self):
+        assert not inferer()(image(11, 12).requires_grad_(), real_pair()).requires_grad
+
+    def test_condition_is_encoded_once_for_all_steps_and_members(self):
+        network = formula_pair()
+        inferer(members=4)(image(8, 12), network)  # two windows
+        assert network.denoiser.encoded == 2
+        assert network.denoiser.denoised == 4 * len(STEPS) * 2
+
+    def test_wrapped_network(self):
+        x, network = image(11, 12), formula_pair()
+        assert torch.equal(inferer()(x, nn.DataParallel(network)), inferer()(x, network))
+
+
+class TestStart:
+    @pytest.mark.parametrize("network", [formula_pair(), real_pair()])
+    @pytest.mark.parametrize("share", [0.0, 0.3])
+    def test_without_steps_the_pre_segmentation_is_the_answer(self, network, share):
+        output = inferer(steps=[], segmenter_share=share, return_members=True, members=4)(image(11, 12), network)
+        mean, entropy, variance, preseg, members = split(output)
+        assert torch.equal(mean, preseg)
+        assert torch.equal(variance, torch.zeros_like(variance))
+        assert torch.allclose(entropy, torch.special.entr(preseg).sum(1, keepdim=True), atol=1e-6)
+        assert all(torch.equal(members[:, i], preseg) for i in range(4))
+
+    @pytest.mark.parametrize("rule", RULES)
+    @pytest.mark.parametrize("process", ["ddpm", "presegmentation", "recycled", "residual"])
+    @pytest.mark.parametrize(("roi", "mode"), [((8, 8), "gaussian"), ((5, 11), "constant"), ((20, 20), "gaussian")])
+    def test_a_perfect_denoiser_gives_the_truth(self, rule, process, roi, mode):
+        truth = (image(11, 12, seed=1) > 0).float()
+
+        def perfect(x_t, features):
+            return 40 * torch.cat([1 - features[0], features[0], -1 + 0 * features[0]], 1).expand(x_t.shape)
+
+        # the truth is the image, so that it is cut as the windows are
+        output = inferer(roi, rule=rule, mode=mode, training_process=process, return_members=True)(
+            truth, formula_pair(perfect)
+        )
+        mean, _, variance, _, members = split(output)
+        expected = torch.cat([1 - truth, truth, 0 * truth], 1)
+        assert torch.allclose(mean, expected, atol=1e-5)
+        assert variance.max() < 1e-9
+        assert torch.allclose(members, expected[:, None], atol=1e-5)
+
+    def test_the_less_is_left_of_the_proposal_the_less_it_is_copied(self):
+        # a denoiser that believes its state: near T'=1 it copies the proposal, near T it draws freely
+        network = formula_pair(lambda x_t, features: 3 * x_t)
+        x = image(24, 24)
+        proposal = network.propose(network.segment(x)).bool()
+        kept = [inferer((24, 24), steps=[t])(x, network)[:, :K][proposal].mean() for t in (0, 300, 600, 950)]
+        assert kept[0] > 0.95
+        assert kept[0] > kept[1] > kept[2] > kept[3]
+        assert abs(kept[3] - 1 / K) < 0.1
+
+    def test_soft_proposal_is_the_probabilities(self):
+        x = image(8, 8)
+        network = formula_pair(lambda x_t, features: features[1], proposal="soft")
+        expected = (2 * network.segment(x) - 1).softmax(1)
+        assert torch.allclose(inferer()(x, network)[:, :K], expected, atol=1e-5)
+
+    def test_image_and_noise_meet_the_network_as_in_its_own_forward(self):
+        x, network = image(8, 8), real_pair()
+        (member,) = draw(1, network, x, seed=4)
+        assert torch.allclose(member, network(x, member_noise(4, 0, 0, (K, 8, 8))[None])[0], atol=1e-5)
+
+
+class TestMembers:
+    @pytest.mark.parametrize("network", [formula_pair(), real_pair()])
+    @pytest.mark.parametrize("rule", RULES)
+    def test_five_members_contain_two(self, network, rule):
+        two, five = draw(2, network, rule=rule), draw(5, network, rule=rule)
+        assert torch.allclose(two, five[:2], atol=1e-5)
+        assert not torch.allclose(five[0], five[1], atol=1e-2)
+
+    @pytest.mark.parametrize("network", [formula_pair(), real_pair()])
+    @pytest.mark.parametrize("rule", [DDIMRule(), DDIMRule(1.0)])
+    def test_batch_of_members_changes_rounding_alone(self, network, rule):
+        reference = draw(5, network, rule=rule, member_batch=1)
+        for batch in (2, 8):
+            assert torch.allclose(draw(5, network, rule=rule, member_batch=batch), reference, atol=1e-5)
+
+    def test_seed(self):
+        assert torch.equal(draw(2, seed=1), draw(2, seed=1))
+        assert not torch.allclose(draw(2, seed=1), draw(2, seed=2), atol=1e-2)
+
+    @pytest.mark.parametrize("rule", RULES)
+    def test_global_generators_are_neither_asked_nor_moved(self, rule):
+        torch.manual_seed(0)
+        first = draw(2, rule=rule)
+        state = torch.get_rng_state()
+        torch.manual_seed(1)
+        assert torch.equal(draw(2, rule=rule), first)
+        torch.manual_seed(0)
+        assert torch.equal(torch.get_rng_state(), state)
+
+    def test_eta_draws_further_noise(self):
+        start_only, more = draw(1), draw(1, rule=DDIMRule(1.0))
+        assert not torch.allclose(start_only, more, atol=1e-2)
+
+    def test_threads_that_share_an_inferer_and_a_network(self):
+        settings, network = inferer((8, 8), members=2, rule=DDIMRule(0.5)), real_pair()
+        inputs = [MetaTensor(image(11 + i, 12, seed=i)) for i in range(4)]
+        expected = [settings(x, network) for x in inputs]
+        found = [[None] * 3 for _ in inputs]
+        begin = threading.Barrier(len(inputs))
+
+        def serve(i):
+            begin.wait()
+            for repeat in range(3):
+                found[i][repeat] = settings(inputs[i], network)
+
+        threads = [threading.Thread(target=serve, args=(i,)) for i in range(len(inputs))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for i, wanted in enumerate(expected):
+            assert all(torch.equal(output.as_tensor(), wanted.as_tensor()) for output in found[i])
+
+
+class TestWindows:
+    """The trap of blended windows: the spread over members must not know of them."""
+
+    SIZE, ROI = (16, 14, 15), (8, 8, 8)
+
+    def local(self):
+        # what comes out at a voxel depends on the state at that voxel and nothing else
+        return formula_pair(lambda x_t, features: 2.0 * x_t, Flat())
+
+    def variance(self, network, roi, **options):
+        mean, entropy, variance, _, _ = split(inferer(roi, members=24, **options)(torch.zeros(1, 1, *self.SIZE), network))
+        return torch.cat([mean, entropy, variance], dim=1)[0]
+
+    @pytest.mark.parametrize("rule", [DDIMRule(), DDIMRule(1.0), AncestralRule()])
+    @pytest.mark.parametrize("mode", ["gaussian", "constant"])
+    @pytest.mark.parametrize("overlap", [0.25, 0.5])
+    def test_variance_map_is_that_of_one_window_over_all(self, rule, mode, overlap):
+        network = self.local()
+        windows = self.variance(network, self.ROI, mode=mode, overlap=overlap, rule=rule)
+        whole = self.variance(network, self.SIZE, rule=rule)
+        assert whole[K + 1 :].mean() > 0.01
+        assert torch.allclose(windows, whole, atol=1e-5)
+
+    @pytest.mark.parametrize("mode", ["gaussian", "constant"])
+    @pytest.mark.parametrize("overlap", [0.25, 0.5])
+    def test_variance_has_no_trace_of_the_windows_and_with_noise_by_window_it_would(self, mode, overlap):
+        def trace(variance):
+            return torch.corrcoef(torch.stack([variance.flatten(), kept.flatten()]))[0, 1]
+
+        # the share of the variance that independent windows would leave at each voxel: sum w^2 / (sum w)^2
+        plan = WindowPlan(self.SIZE, self.ROI, overlap, mode)
+        kept = torch.zeros(self.SIZE)
+        for window in plan.windows:
+            kept[window] += plan.weight**2
+        kept /= plan.total**2
+
+        ours = self.variance(self.local(), self.ROI, mode=mode, overlap=overlap)[-1]
+        assert abs(trace(ours)) < 4 / ours.numel() ** 0.5
+
+        torch.manual_seed(0)
+        by_window = formula_pair(lambda x_t, features: 2.0 * torch.randn_like(x_t), Flat())
+        theirs = self.variance(by_window, self.ROI, mode=mode, overlap=overlap)[-1]
+        assert trace(theirs) > 0.3
+        once = self.variance(by_window, self.SIZE)[-1].mean()
+        assert (theirs.mean() / once).item() == pytest.approx(kept.mean().item(), abs=0.04)
+        assert theirs.mean() < 0.8 * once
+
+    def test_flat_image_has_a_flat_answer_to_within_the_noise(self):
+        output = inferer(self.ROI, members=1)(torch.zeros(1, 1, *self.SIZE), formula_pair(lambda x, f: f[1], Flat()))
+        assert (output - output[..., :1, :1, :1]).abs().max() < 1e-6
+
+    def test_members_are_blended_before_the_statistics(self):
+        # with entropies by window, the mean entropy would be smaller than that of the blended members
+        x = image(11, 12)
+        _, entropy, _, _, members = split(inferer(return_members=True)(x, real_pair()))
+        assert torch.allclose(entropy[0, 0], torch.special.entr(members[0]).sum(1).mean(0), atol=1e-5)
+
+
+class TestSegmenterShare:
+    @pytest.mark.parametrize("share", [0.25, 0.9])
+    def test_by_hand(self, share):
+        x, network = image(11, 12), formula_pair()
+        output = inferer(members=3, segmenter_share=share, return_members=True)(x, network)
+        mean, entropy, variance, preseg, members = (part[0].double() for part in split(output))
+        everyone = torch.cat([members, preseg[None]])
+        weight = torch.tensor([(1 - share) / 3] * 3 + [share]).double().view(-1, 1, 1, 1)
+        wanted = (weight * everyone).sum(0)
+        np.testing.assert_allclose(mean, wanted, atol=1e-6)
+        np.testing.assert_allclose(variance, (weight * (everyone - wanted) ** 2).sum(0)[1:], atol=1e-6)
+        np.testing.assert_allclose(entropy, (weight[:, 0] * torch.special.entr(everyone).sum(1)).sum(0)[None], atol=1e-5)
+
+    def test_no_share_leaves_the_segmenter_out(self):
+        x = image(11, 12)
+        _, _, _, _, members = split(inferer(return_members=True)(x, formula_pair()))
+        assert torch.allclose(inferer()(x, formula_pair())[:, :K], members.mean(1), atol=1e-6)
+
+
+class TestMetadata:
+    def meta(self, i=0):
+        return {"filename_or_obj": f"{i}.nii.gz", "affine": torch.diag(torch.tensor([1.0, 2, 3, 1]))}
+
+    def test_metatensor_comes_back_with_its_place_and_what_was_run(self):
+        x = MetaTensor(image(11, 12, 9), meta=self.meta())
+        output = inferer((8, 8, 8), rule=DDIMRule(0.5), seed=3, overlap=0.25)(x, formula_pair())
+        assert isinstance(output, MetaTensor)
+        assert output.meta["filename_or_obj"] == "0.nii.gz"
+        assert torch.equal(output.affine, x.affine)
+        assert "inference" not in x.meta
+        assert output.is_batch == x.is_batch
+        (text,) = output.meta["inference"]
+        said = json.loads(text)
+        assert said["members"] == 3
+        assert said["seed"] == 3
+        assert said["time_steps"] == STEPS
+        assert said["start_step"] == 900
+        assert said["rule"] == "DDIMRule(eta=0.5)"
+        assert said["windows_run"] == 2 * 2 * 2
+        assert said["windows_skipped"] == 0
+        assert said["denoiser_evaluations"] == 8 * 3 * 3
+        assert set(said["seconds"]) == {"segment", "noise", "encode", "chain", "blend", "statistics"}
+
+    def test_batch_is_decollated_case_by_case(self):
+        items = [MetaTensor(image(11, 12, seed=i)[0], meta=self.meta(i)) for i in range(2)]
+        batch = list_data_collate([{"image": item} for item in items])
+        batch["pred"] = inferer()(batch["image"], formula_pair())
+        for i, item in enumerate(decollate_batch(batch)):
+            done = SplitOutputd("pred", K)(item)
+            assert done["pred"].meta["filename_or_obj"] == f"{i}.nii.gz"
+            assert done["inference"]["members"] == 3
+            assert torch.allclose(done["preseg"].as_tensor(), Segmenter()(items[i][None]).softmax(1)[0].as_tensor())
+
+    def test_plain_tensor_stays_plain(self):
+        assert type(inferer()(image(11, 12), formula_pair())) is torch.Tensor
+
+    def test_empty_chain_is_described_too(self):
+        said = inferer(steps=[]).describe()
+        assert said["start_step"] == 0
+        assert said["time_steps"] == []
+
+
+class TestExports:
+    @pytest.mark.parametrize("rule", [DDIMRule(), DDIMRule(1.0)])
+    def test_torchscript_gives_what_the_network_gives(self, rule, tmp_path):
+        network = real_pair()
+        torch.jit.script(network).save(str(tmp_path / "model.ts"))
+        exported = torch.jit.load(str(tmp_path / "model.ts"))
+        x = MetaTensor(image(11, 12))
+        settings = inferer(rule=rule, return_members=True)
+        for _ in range(2):  # the second call is an optimised one
+            assert torch.allclose(settings(x, exported), settings(x, network), atol=1e-5)
+
+    class Closed(nn.Module):
+        """A network that shows ``forward`` only."""
+
+        def __init__(self, inside):
+            super().__init__()
+            self.inside = inside
+
+        def forward(self, image):
+            return self.inside(image)
+
+    def test_forward_alone_is_enough_and_the_log_says_so(self, caplog):
+        x = MetaTensor(image(11, 12), meta={})
+        with caplog.at_level(logging.WARNING):
+            output = inferer(return_members=True, members=4)(x, self.Closed(real_pair()))
+        assert "forward(image) only" in caplog.text
+        mean, _, variance, preseg, members = split(output.as_tensor())
+        assert torch.isnan(preseg).all()
+        assert torch.allclose(mean, members.mean(1), atol=1e-6)
+        assert torch.allclose(members.sum(2), torch.ones(()), atol=1e-5)
+        assert variance.max() > 1e-4
+        item = SplitOutputd("pred", K)({"pred": output[0]})
+        assert "preseg" not in item
+        assert item["members"].shape == (4 * K, 11, 12)
+        assert item["inference"]["denoiser_evaluations"] is None
+
+    def test_forward_alone_follows_the_seed_and_leaves_the_global_generators(self):
+        network = self.Closed(real_pair())
+        torch.manual_seed(0)
+        state = torch.get_rng_state()
+        five = draw(5, network)
+        assert torch.equal(torch.get_rng_state(), state)
+        torch.manual_seed(1)
+        assert torch.allclose(draw(2, network, member_batch=1), five[:2], atol=1e-5)
+        assert not torch.allclose(draw(2, network, seed=1), five[:2], atol=1e-3)
+        assert not torch.allclose(five[0], five[1], atol=1e-3)
+
+    def test_forward_alone_in_threads(self):
+        network, settings = self.Closed(real_pair()), inferer(members=2)
+        x = image(11, 12)
+        expected, found = settings(x, network), []
+        threads = [threading.Thread(target=lambda: found.append(settings(x, network))) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(found) == 3
+        assert all(torch.equal(output.nan_to_num(), expected.nan_to_num()) for output in found)
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("members", 0),
+            ("members", 2.5),
+            ("members", "8"),
+            ("member_batch", 0),
+            ("seed", -1),
+            ("seed", None),
+            ("overlap", 1.0),
+            ("overlap", -0.1),
+            ("overlap", "half"),
+            ("segmenter_share", 1.0),
+            ("segmenter_share", -0.5),
+            ("precision", "bf16"),
+            ("solver_steps", -1),
+            ("mode", "triangle"),
+            ("roi_size", (8, 0)),
+            ("roi_size", (8, -1)),
+            ("roi_size", (8.5, 8)),
+            ("roi_size", 8),
+        ],
+    )
+    def test_out_of_range_names_the_key(self, key, value):
+        with pytest.raises(UserError, match=rf"^{key}: found .*, expected .*; mend ") as caught:
+            PDDDPMInferer(**{"roi_size": (8, 8), "time_steps": STEPS, key: value})
+        assert repr(value) in str(caught.value)
+
+    def test_unknown_training_process(self):
+        with pytest.raises(ValueError, match="training_process: 'x'"):
+            inferer(training_process="x")
+
+    @pytest.mark.parametrize("steps", [[1000, 1], [3, 3], [1, 2], [5, -1]])
+    def test_time_steps_that_the_network_does_not_have(self, steps):
+        with pytest.raises(ValueError, match="time_steps: "):
+            inferer(steps=steps)(image(8, 8), formula_pair())
+
+    def test_window_with_another_number_of_axes(self):
+        with pytest.raises(UserError, match=r"roi_size: found \[8, 8, 8\] for images with 2 spatial axes"):
+            inferer((8, 8, 8))(image(8, 8), formula_pair())
+
+    def test_window_that_the_denoiser_cannot_halve(self):
+        with pytest.raises(UserError, match=r"roi_size: found \[10, 8\], expected multiples of 4"):
+            inferer((10, 8))(image(8, 8), real_pair())
+        with pytest.raises(UserError, match="multiples of 4"):
+            inferer((10, 8))(image(8, 8), torch.jit.script(real_pair()))
