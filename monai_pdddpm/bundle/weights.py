@@ -65,9 +65,9 @@ def read_weights(file: str | os.PathLike) -> Mapping[str, torch.Tensor]:
         if not content or not all(isinstance(v, torch.Tensor) for v in content.values()):
             raise TypeError("it holds no state dict")
     except Exception as error:  # torch raises many kinds for a file that is not a checkpoint
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"model_file: {file} cannot be read as weights ({reason[:150]}); put the bundle's own model.pt there"
+            f"model_file: {file} cannot be read as weights, being damaged, no PyTorch file, or more than tensors, "
+            "which is not loaded for safety; put the bundle's own model.pt there"
         ) from error
     return content
 
@@ -84,7 +84,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], file: 
     if wrong:
         found = [f"{k} {tuple(weights[k].shape) if k in weights else 'missing'}" for k in wrong[:3]]
         raise UserError(
-            f"model_file: {file} holds weights of another network: {len(wrong)} of {len(own)} entries do not fit "
+            f"model_file: {file} holds weights of another network: {len(wrong)} entries do not fit "
             f"({'; '.join(found)}); use the weights of this bundle or the network_def that they were trained with"
         )
     network.load_state_dict(weights)

@@ -119,7 +119,7 @@ class TrainingCheckpoint:
         if engine.state.epoch >= engine.state.max_epochs:
             engine.logger.info(
                 f"{self.path}: already trained for {engine.state.epoch} epochs; ask for more with "
-                f"--train::trainer::max_epochs, or start anew with --resume False"
+                f"--max_epochs, or start anew with --resume False"
             )
         else:
             engine.logger.info(f"{self.path}: going on after epoch {engine.state.epoch}")

@@ -102,9 +102,10 @@ class DenoisingInferer(Inferer):
             t = torch.where(torch.rand(len(t), device=t.device) < 0.5, steps[0], t)
         with autocast(inputs.device, self.precision):
             features = pair.encode(inputs, proposed)
-            abar_t = _per_case(pair.abar[t], x_0)
-            source = self._source(pair, x_0, x_pre, t, features)
-            x_t = self.process.noisy(source, x_pre, abar_t, torch.randn_like(x_0))
+        abar_t = _per_case(pair.abar[t], x_0)
+        source = self._source(pair, x_0, x_pre, t, features)
+        x_t = self.process.noisy(source, x_pre, abar_t, torch.randn_like(x_0))
+        with autocast(inputs.device, self.precision):
             output = pair.denoise(x_t, t, features)
         return Denoised(output.float(), regression_target(x_0, x_t, abar_t, pair.prediction))
 
@@ -117,8 +118,10 @@ class DenoisingInferer(Inferer):
         source = x_pre
         if self.training_process == "recycled":
             first = int(self.time_steps[0])
-            with torch.no_grad():
-                x_start = start_state(x_pre, torch.randn_like(x_pre), network.abar[first])
+            x_start = start_state(x_pre, torch.randn_like(x_pre), network.abar[first])
+            # an autocast context of its own: PyTorch 2.6 to 2.9 keeps the weights that it casts under no_grad until
+            # the context ends, and a training step within it would leave these weights without a gradient
+            with torch.no_grad(), autocast(x_pre.device, self.precision):
                 output = network.denoise(x_start, torch.full_like(t[:1], first), [f.detach() for f in features])
                 own = network.x0(output, x_start, first)
             source = torch.where(_per_case(t, x_pre) == first, x_pre, own)

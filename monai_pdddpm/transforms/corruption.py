@@ -93,4 +93,4 @@ class ProposalCorruption:
 
 def _blur(x: torch.Tensor, spatial_dims: int) -> torch.Tensor:
     pool = F.avg_pool3d if spatial_dims == 3 else F.avg_pool2d
-    return pool(x, kernel_size=3, stride=1, padding=1, count_include_pad=False)
+    return pool(F.pad(x, [1, 1] * spatial_dims, mode="replicate"), kernel_size=3, stride=1)

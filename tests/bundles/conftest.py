@@ -1,4 +1,4 @@
-"""Copies of the bundles in temporary folders, and MONAI's own commands on them."""
+"""Copies of the bundles in temporary folders, MONAI's own commands on them, and small phantoms to run them on."""
 
 import json
 import os
@@ -8,25 +8,21 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from monai_pdddpm.data.phantom import write_phantom
+from monai_pdddpm.data import write_phantom
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = sorted(path.parents[1].name for path in ROOT.glob("bundles/*/configs/metadata.json"))
-TINY = (24, 28, 20)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
-# `python -m monai.bundle <words>` in a process forked from one that has imported MONAI: each command without the
-# seconds of the imports
-WARM = """
+# runs `python -m monai.bundle <words>` in a fork of a process that has the imports behind it
+FORKING = """
 import json, os, runpy, sys
-import monai.bundle, monai.networks.nets, monai_pdddpm.engines, monai_pdddpm.handlers, monai_pdddpm.inferers
-import monai_pdddpm.networks, monai_pdddpm.transforms
+import monai.bundle, monai.networks.nets
+import monai_pdddpm.engines, monai_pdddpm.handlers, monai_pdddpm.inferers, monai_pdddpm.transforms
 for line in sys.stdin:
     job = json.loads(line)
     child = os.fork()
@@ -34,7 +30,6 @@ for line in sys.stdin:
         for stream, name in enumerate(("out", "err"), start=1):
             os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
         os.chdir(job["cwd"])
-        sys.path[0] = job["cwd"]
         sys.argv = ["monai.bundle", *job["words"]]
         runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
         sys.exit()
@@ -44,7 +39,7 @@ for line in sys.stdin:
 
 @dataclass
 class Done:
-    """What a command left on its streams."""
+    """What a command left behind on its streams."""
 
     code: int
     out: str
@@ -54,18 +49,26 @@ class Done:
         return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
 
     @property
-    def errors(self):
-        return [line for line in self.err.splitlines() if line.startswith("error: ")]
+    def error(self):
+        """The one line that tells the user of a mistake, the last one of a command that failed; else None."""
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        told = self.code == 1 and len(lines) == 1 and self.err.endswith(f"{lines[0]}\n")
+        return lines[0] if told and "Traceback" not in self.out + self.err else None
 
 
 def as_words(options):
-    """Give overrides as MONAI's command line takes them."""
+    """Write options as MONAI's command line takes them."""
     return [word for key, value in options.items() for word in (f"--{key}", str(value))]
 
 
+def pytest_generate_tests(metafunc):
+    if "bundle_name" in metafunc.fixturenames:
+        metafunc.parametrize("bundle_name", BUNDLES, scope="session")
+
+
 @pytest.fixture(scope="session")
-def bundle_command():
-    """Run ``python -m monai.bundle`` in a fresh process: ``bundle_command("run", "inference", cwd=..., seed=3)``."""
+def fresh_command():
+    """Run ``python -m monai.bundle``: ``fresh_command("run", "inference", config_file=..., seed=3)``."""
 
     def run(*words, cwd=None, **options):
         command = [sys.executable, "-m", "monai.bundle", *words, *as_words(options)]
@@ -75,49 +78,88 @@ def bundle_command():
     return run
 
 
+@pytest.fixture
+def started_command():
+    """Start the same and return the process; what still runs at the end of the test is killed."""
+    started = []
+
+    def start(*words, **options):
+        command = [sys.executable, "-m", "monai.bundle", *words, *as_words(options)]
+        started.append(subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
 @pytest.fixture(scope="session")
-def warm_command(tmp_path_factory):
-    """As `bundle_command`, several seconds faster: the process is forked from one that has imported MONAI."""
-    folder = tmp_path_factory.mktemp("warm")
-    process = subprocess.Popen(
-        [sys.executable, "-c", WARM], cwd=folder, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+def command(tmp_path_factory):
+    """As `fresh_command`, without the seconds that the imports take."""
+    folder = tmp_path_factory.mktemp("command")
+    streams = {"out": str(folder / "out"), "err": str(folder / "err")}
+    forking = subprocess.Popen(
+        [sys.executable, "-c", FORKING], env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
     def run(*words, cwd=folder, **options):
-        job = {"words": [*words, *as_words(options)], "cwd": str(cwd), "out": str(folder / "o"), "err": str(folder / "e")}
-        process.stdin.write(json.dumps(job) + "\n")
-        process.stdin.flush()
-        code = int(process.stdout.readline())
-        return Done(code, (folder / "o").read_text(), (folder / "e").read_text())
+        job = {"words": [*words, *as_words(options)], "cwd": str(cwd), **streams}
+        forking.stdin.write(json.dumps(job) + "\n")
+        forking.stdin.flush()
+        code = int(forking.stdout.readline())
+        return Done(code, *(Path(file).read_text(encoding="utf-8") for file in streams.values()))
 
     yield run
-    process.stdin.close()
-    process.wait()
+    forking.stdin.close()
+    forking.wait()
 
 
 @pytest.fixture(scope="session")
-def copy_bundle(tmp_path_factory):
-    """Copy a bundle into a folder of its own name; where its weights are not there yet, it gets random ones."""
+def read_inference():
+    """Read a bundle's inference.json for work in this process: the parser, nothing instantiated."""
 
-    def copy(name="phantom_segmentation", weights=True, into=None):
-        target = (into or tmp_path_factory.mktemp("bundle")) / name
-        shutil.copytree(ROOT / "bundles" / name, target, ignore=lambda *_: ["data", "eval", "models", "output", "runs"])
+    def read(bundle, **overrides):
+        parser = ConfigParser()
+        parser.read_config(bundle / "configs" / "inference.json")
+        parser.read_meta(bundle / "configs" / "metadata.json")
+        parser.update({"bundle_root": str(bundle), "device": "cpu", **overrides})
+        return parser
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def copy_bundle(tmp_path_factory, read_inference):
+    """Copy a bundle into a folder of its own name. As long as it has no weights, the copy gets random ones."""
+
+    def copy(name="phantom_segmentation", into=None, weights=True):
+        source, target = ROOT / "bundles" / name, (into or tmp_path_factory.mktemp("bundle")) / name
+        target.mkdir(parents=True)
+        for part in ("configs", "docs"):
+            shutil.copytree(source / part, target / part)
+        shutil.copy(source / "LICENSE", target)
         (target / "models").mkdir()
-        model = ROOT / "bundles" / name / "models" / "model.pt"
-        if weights and model.is_file():
-            shutil.copy(model, target / "models")
+        model = target / "models" / "model.pt"
+        if weights and (source / "models" / "model.pt").is_file():
+            shutil.copy(source / "models" / "model.pt", model)
         elif weights:
             torch.manual_seed(0)
-            torch.save({"model": parse(target).get_parsed_content("network_def").state_dict()}, target / "models/model.pt")
+            torch.save({"model": read_inference(target).get_parsed_content("network_def").state_dict()}, model)
         return target
 
     return copy
 
 
-def parse(bundle, **overrides):
-    """Read a bundle's inference as MONAI Label does: no initialize, no evaluator."""
-    parser = ConfigParser()
-    parser.read_config(bundle / "configs" / "inference.json")
-    parser.read_meta(bundle / "configs" / "metadata.json")
-    parser.update({"bundle_root": str(bundle), "device": "cpu", **overrides})
-    return parser
+@pytest.fixture(scope="session")
+def bundle(copy_bundle):
+    """A copy of the phantom's bundle that no test changes."""
+    return copy_bundle()
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory):
+    """Labelled phantoms of 24 x 24 x 24 voxels: 4 to train on, 2 for validation, 2 for test."""
+    target = tmp_path_factory.mktemp("phantom") / "data"
+    few = {"train": 4, "validation": 2, "test": 2, "series": 0, "readings": 1}
+    return write_phantom(target, **few, size=(24, 24, 24), spacing=(1.5, 1.5, 1.5), seed=5, progress=False)

@@ -140,6 +140,17 @@ def test_forward_is_encode_then_denoise_at_every_time():
         assert torch.equal(net.denoise(x_t, time, features), net(x_t, time, image))
 
 
+def test_the_features_of_every_resolution_take_part():
+    net = network(channels=(8, 12, 16))
+    x_t, t, image = inputs()
+    features = net.encode(image)
+    base = net.denoise(x_t, t, features)
+    assert len(features) == 4
+    for i in range(4):
+        without = [torch.zeros_like(f) if i == j else f for j, f in enumerate(features)]
+        assert difference(net.denoise(x_t, t, without), base) > 1e-3, i
+
+
 def test_denoise_leaves_the_features_alone():
     net = network(stride=1)
     x_t, t, image = inputs()

@@ -1,0 +1,207 @@
+"""What cannot work is told in one line, and what can work is done all the same."""
+
+import gzip
+import json
+import pickle
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow
+
+BAD = {
+    "text": "not a readable NIfTI image|not compressed",
+    "truncated": "cut short|cannot be read",
+    "cifti": "Cifti2Image",
+    "four_volumes": "24 x 24 x 24 x 4",
+    "flat": "24 x 24",
+    "some_nan": "1 of 13824 voxels are not finite",
+    "all_nan": "none of its voxels is finite",
+    "empty": "empty file",
+    "constant": "every voxel is 7",
+    "no_affine": "affine",
+    "link": "does not exist",
+}
+
+
+def save_cifti(path):
+    axes = [nib.cifti2.ScalarAxis(["a"]), nib.cifti2.BrainModelAxis.from_mask(np.ones(5, bool), name="cortex_left")]
+    nib.save(nib.Cifti2Image(np.zeros((1, 5), np.float32), axes), path)
+
+
+@pytest.fixture(scope="module")
+def folder(phantom, tmp_path_factory):
+    """A good scan, last in the alphabet, among bad ones."""
+    target = tmp_path_factory.mktemp("bad")
+    good = nib.load(phantom / "imagesTs" / "phantom_006.nii.gz")
+    voxels = np.asanyarray(good.dataobj)
+    nib.save(good, target / "well.nii.gz")
+    whole = (target / "well.nii.gz").read_bytes()
+
+    def save(name, array, affine=good.affine):
+        nib.save(nib.Nifti1Image(array, affine), target / f"{name}.nii.gz")
+
+    (target / "text.nii.gz").write_text("patient 17, second visit\n" * 20)
+    (target / "truncated.nii.gz").write_bytes(whole[: len(whole) // 2])
+    save_cifti(target / "cifti.dscalar.nii")
+    (target / "cifti.nii.gz").write_bytes(gzip.compress((target / "cifti.dscalar.nii").read_bytes()))
+    (target / "cifti.dscalar.nii").unlink()
+    save("four_volumes", np.stack([voxels] * 4, -1))
+    save("flat", voxels[..., 0])
+    with_nan = voxels.copy()
+    with_nan[3, 4, 5] = np.nan
+    save("some_nan", with_nan)
+    save("all_nan", np.full_like(voxels, np.nan))
+    (target / "empty.nii.gz").write_bytes(b"")
+    save("constant", np.full_like(voxels, 7))
+    singular = nib.Nifti1Image(voxels, np.diag([1.0, 1.0, 1.0, 1.0]))
+    singular.header.set_sform(np.diag([1.0, 0.0, 1.0, 1.0]), code=1)
+    nib.save(nib.Nifti1Image(voxels, None, singular.header), target / "no_affine.nii.gz")
+    (target / "link.nii.gz").symlink_to(target / "gone.nii.gz")
+    return target
+
+
+@pytest.fixture(scope="module")
+def mixed(fresh_command, bundle, folder, tmp_path_factory):
+    """The run over the whole folder, and where it wrote."""
+    target = tmp_path_factory.mktemp("mixed") / "output"
+    options = {"config_file": bundle / "configs" / "inference.json", "members": 1, "steps": 1}
+    return fresh_command("run", "inference", **options, dataset_dir=folder, output_dir=target), target
+
+
+def test_good_scan_is_finished_and_bad_ones_leave_nothing(mixed):
+    _, output = mixed
+    assert [path.name for path in output.iterdir()] == ["well"]
+    assert (output / "well" / "well_report.json").is_file()
+    assert len(list((output / "well").iterdir())) == 9
+
+
+def test_run_ends_with_one_line_and_no_traceback(mixed):
+    done, _ = mixed
+    assert done.error, done
+    assert f"{len(BAD)} of {len(BAD) + 1} cases failed" in done.error
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_scan_is_named_on_one_line_that_says_why(mixed, folder, name):
+    done, _ = mixed
+    file = str(folder / f"{name}.nii.gz")
+    lines = [line for line in (done.out + done.err).splitlines() if file in line and not line.startswith("error: ")]
+    assert len(lines) == 1, done
+    assert any(reason in lines[0] for reason in BAD[name].split("|")), lines[0]
+
+
+def test_listed_file_that_is_missing(command, bundle, phantom, tmp_path):
+    shutil.copytree(phantom, tmp_path / "data")
+    (tmp_path / "data" / "imagesTs" / "phantom_007.nii.gz").unlink()
+    options = {"config_file": bundle / "configs" / "inference.json", "output_dir": tmp_path / "output"}
+    done = command("run", "inference", **options, dataset_dir=tmp_path / "data")
+    assert done.error, done
+    assert "phantom_007.nii.gz" in done.error
+    assert "missing" in done.error
+    assert not list(tmp_path.glob("output/*"))
+
+
+class Payload:
+    """Unpickling this writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.fixture(scope="module")
+def wrong(phantom, tmp_path_factory):
+    """Files that are not what they should be, by name."""
+    target = tmp_path_factory.mktemp("wrong")
+    (target / "empty").mkdir()
+    (target / "file").write_text("")
+    (target / "text.pt").write_text("weights, honestly")
+    torch.save({"model": {"conv.weight": torch.zeros(2, 2)}}, target / "other_network.pt")
+    torch.save({"model": {"weight": Payload(target / "executed")}}, target / "payload.pt")
+    (target / "plain_pickle.pt").write_bytes(pickle.dumps(Payload(target / "executed")))
+    (target / "dataset").mkdir()
+    (target / "dataset" / "dataset.json").write_text('{"test": [')
+    (target / "outside").mkdir()
+    (target / "outside" / "dataset.json").write_text(json.dumps({"test": ["../secret.nii.gz"]}))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("dataset_dir", "{wrong}/no/such/folder", "no/such/folder: does not exist"),
+        ("dataset_dir", "{wrong}/empty", "empty: no scan found"),
+        ("dataset_dir", "{wrong}/file", "file: not a scan by its name"),
+        ("dataset_dir", "{wrong}/dataset", "dataset.json: not valid JSON"),
+        ("dataset_dir", "{wrong}/outside", "leaves the folder"),
+        ("section", "tests", "section: found 'tests'"),
+        ("model_file", "{wrong}/none.pt", "none.pt does not exist"),
+        ("model_file", "{wrong}/other_network.pt", "weights of another network"),
+        ("model_file", "{wrong}/payload.pt", "cannot be read as weights"),
+        ("model_file", "{wrong}/plain_pickle.pt", "cannot be read as weights"),
+        ("model_file", "{wrong}/text.pt", "cannot be read as weights"),
+        ("output_dir", "{wrong}/file", "file: cannot be written to"),
+        ("output_dir", "{wrong}/file/below", "below: cannot be written to"),
+        ("members", 0, "members: found 0, expected a whole number of at least 1"),
+        ("members", -1, "members: found -1"),
+        ("members", 1.5, "members: found 1.5"),
+        ("members", "eight", "members: found 'eight'"),
+        ("steps", 0, "steps: found 0"),
+        ("steps", 2.5, "steps: found 2.5"),
+        ("start_step", -1, "start_step: found -1, expected a whole number from 0 to 1000"),
+        ("start_step", 1001, "start_step: found 1001, expected a whole number from 0 to 1000"),
+        ("start_step", 100, "start_step: found 100, expected more than end_step, which is 250"),
+        ("seed", -1, "seed: found -1"),
+        ("device", "cuda:7", "device: 'cuda:7' cannot be used, this computer has no CUDA device"),
+        ("device", "gpu", "device: 'gpu' cannot be used"),
+        ("precision", "float8", "precision: 'float8'"),
+        ("precision", "float16", "precision: float16 needs a GPU"),
+        ("training_process", "magic", "training_process: 'magic'"),
+        ("overlap", 1, "overlap: found 1, expected a number from 0 to below 1"),
+        ("segmenter_share", -0.5, "segmenter_share: found -0.5"),
+        ("overwrite", "yes", "overwrite: found 'yes', expected True or False"),
+    ],
+)
+def test_setting_that_cannot_work_is_told_before_any_scan_is_read(
+    command, bundle, folder, wrong, tmp_path, key, value, told
+):
+    # the folder's bad scans would be reported if they were read
+    options = {
+        "config_file": bundle / "configs" / "inference.json",
+        "dataset_dir": folder,
+        "output_dir": tmp_path / "o",
+    }
+    done = command("run", "inference", **options | {key: str(value).format(wrong=wrong)})
+    assert done.error, done
+    assert told in done.error
+    assert "failed" not in done.out + done.err
+    assert not list(tmp_path.glob("o/*"))
+    assert not (wrong / "executed").exists()
+    assert not (wrong / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("max_epochs", 0, "max_epochs: found 0"),
+        ("batch_size", 2.5, "batch_size: found 2.5"),
+        ("learning_rate", 0, "learning_rate: found 0"),
+        ("fold", 2, "fold: 2 was found"),
+        ("device", "cuda:7", "device: 'cuda:7' cannot be used"),
+        ("dataset_dir", "{wrong}/no/such/folder", "no/such/folder: not a folder"),
+    ],
+)
+def test_setting_that_cannot_work_in_training(command, bundle, phantom, wrong, tmp_path, key, value, told):
+    config = bundle / "configs" / "train_segmenter.json"
+    options = {"config_file": config, "dataset_dir": phantom, "output_dir": tmp_path / "o", "folds": 2}
+    done = command("run", "training", **options | {key: str(value).format(wrong=wrong)})
+    assert done.error, done
+    assert told in done.error
+    assert not list(tmp_path.glob("o/*.pt"))
+    assert not (wrong / "no").exists()

@@ -1,0 +1,403 @@
+"""A training that was killed goes on as if nothing had been, and no file is ever half written."""
+
+import logging
+import os
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Events
+from ignite.handlers import EMAHandler
+from ignite.metrics import Metric
+from monai.data import CacheDataset, DataLoader
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import LrScheduleHandler, ValidationHandler
+from monai.transforms import Compose, EnsureTyped, RandFlipd, RandGaussianNoised, RandSpatialCropd
+from torch import nn
+
+from monai_pdddpm.errors import UserError
+from monai_pdddpm.handlers import EpochSeed, ModelSaver, TrainingCheckpoint
+from monai_pdddpm.handlers.checkpoint import save_atomically
+
+EPOCHS = 6
+SCORES = {1: 0.5, 2: 0.9, 3: 0.7, 4: 0.8, 5: 0.85, 6: 0.6}
+
+
+class Score(Metric):
+    """A validation metric that was settled beforehand."""
+
+    def __init__(self, scores, trainer):
+        self.scores, self.trainer = scores, trainer
+        super().__init__()
+
+    def reset(self):
+        pass
+
+    def update(self, output):
+        pass
+
+    def compute(self):
+        return self.scores[self.trainer.state.epoch]
+
+
+@dataclass
+class Training:
+    """A small training with all that has a state: random transforms, dropout, Adam, a schedule, a moving average."""
+
+    folder: Path
+    epochs: int = EPOCHS
+    resume: bool = True
+    scores: dict | None = field(default_factory=lambda: dict(SCORES))
+    workers: int = 0
+    interval: float = 0.0
+    width: int = 4
+    init: int = 0
+    seed: int = 0
+
+    def __post_init__(self):
+        generator = torch.Generator().manual_seed(0)
+        data = [{"image": torch.randn(1, 12, 12, generator=generator)} for _ in range(7)]
+        data = [case | {"label": case["image"] * 2 + 1} for case in data]
+        keys = ["image", "label"]
+        transform = Compose(
+            [
+                EnsureTyped(keys, track_meta=False),
+                RandSpatialCropd(keys, (8, 8), random_size=False),
+                RandFlipd(keys, 0.5, 0),
+                RandGaussianNoised("image", 0.7),
+            ]
+        )
+        dataset = CacheDataset(data, transform, progress=False)
+        torch.manual_seed(self.init)
+        self.network = nn.Sequential(
+            nn.Conv2d(1, self.width, 3, padding=1), nn.Dropout(0.3), nn.ReLU(), nn.Conv2d(self.width, 1, 3, padding=1)
+        )
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=0.02)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
+        ema = EMAHandler(self.network, momentum=0.1)
+        self.parts = {
+            "network": self.network, "optimizer": optimizer, "lr_scheduler": schedule, "ema": ema.ema_model
+        }  # fmt: skip
+        self.trainer = SupervisedTrainer(
+            torch.device("cpu"),
+            self.epochs,
+            DataLoader(dataset, batch_size=2, shuffle=True, num_workers=self.workers),
+            self.network,
+            optimizer,
+            nn.MSELoss(),
+            decollate=False,
+        )
+        self.evaluator = None
+        if self.scores is not None:
+            self.evaluator = SupervisedEvaluator(
+                torch.device("cpu"),
+                DataLoader(data[:1], batch_size=1),
+                self.network,
+                key_val_metric={"score": Score(self.scores, self.trainer)},
+            )
+        self.checkpoint = TrainingCheckpoint(
+            self.folder / "checkpoint.pt", self.parts, self.evaluator, self.interval, self.resume
+        )
+        handlers = [
+            EpochSeed(self.seed, dataset),
+            LrScheduleHandler(schedule, print_lr=False),
+            *([ValidationHandler(1, self.evaluator)] if self.evaluator else []),
+            ModelSaver(self.folder / "model.pt", self.network, self.evaluator),
+            self.checkpoint,
+            ema,
+        ]
+        for handler in handlers:
+            handler.attach(self.trainer)
+        self.losses, self.weights = {}, {}
+        self.trainer.add_event_handler(Events.ITERATION_COMPLETED, self._keep)
+
+    def _keep(self, engine):
+        state = engine.state
+        self.losses[state.iteration] = state.output["loss"].item()
+        self.weights[state.epoch] = {k: v.clone() for k, v in self.network.state_dict().items()}
+
+    def run(self, die_at=None):
+        """Train; when ``die_at`` is an iteration, die there."""
+
+        def die(engine):
+            if engine.state.iteration == die_at:
+                raise KeyboardInterrupt
+
+        self.trainer.add_event_handler(Events.ITERATION_COMPLETED, die)
+        if die_at is None:
+            self.trainer.run()
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                self.trainer.run()
+        return self
+
+    @property
+    def states(self):
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+
+def same(first, second):
+    """Compare nested states bit by bit."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return list(first) == list(second) and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
+def read(path):
+    return torch.load(path, weights_only=True)
+
+
+class TestGoingOn:
+    @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("die_at", [14, 12, 1])  # in epoch 4, at the last iteration of epoch 3, at the very first
+    def test_as_if_never_broken(self, tmp_path, die_at, workers):
+        whole = Training(tmp_path / "whole", workers=workers).run()
+        assert sorted(whole.losses) == list(range(1, 4 * EPOCHS + 1))  # 7 cases in twos
+        broken = Training(tmp_path / "broken", workers=workers).run(die_at)
+        torch.manual_seed(999)
+        # other first weights, which the checkpoint's replace, unless there is none yet
+        resumed = Training(tmp_path / "broken", workers=workers, init=0 if die_at == 1 else 99).run()
+        done = (die_at - 1) // 4 * 4
+        assert sorted(resumed.losses) == list(range(done + 1, 4 * EPOCHS + 1))
+        history = {i: loss for i, loss in broken.losses.items() if i <= done} | resumed.losses
+        assert history == whole.losses
+        assert same(resumed.states, whole.states)
+        assert same(read(tmp_path / "broken/model.pt"), read(tmp_path / "whole/model.pt"))
+        assert resumed.trainer.state.epoch == whole.trainer.state.epoch == EPOCHS
+        assert resumed.evaluator.state.best_metric_epoch == whole.evaluator.state.best_metric_epoch == 2
+
+    def test_broken_three_times(self, tmp_path):
+        whole = Training(tmp_path / "whole").run()
+        for die_at in (6, 7, 18):
+            Training(tmp_path / "broken", init=die_at if die_at > 6 else 0).run(die_at)
+        assert same(Training(tmp_path / "broken", init=5).run().states, whole.states)
+
+    def test_more_epochs_may_be_asked_for(self, tmp_path):
+        whole = Training(tmp_path / "whole").run()
+        Training(tmp_path / "more", epochs=4).run()
+        assert same(Training(tmp_path / "more", init=1).run().states, whole.states)
+
+    def test_another_number_of_iterations_an_epoch(self, tmp_path):
+        Training(tmp_path).run(14)
+        training = Training(tmp_path)
+        training.trainer.state.epoch_length = 3  # as with a larger batch
+        training.run()
+        assert training.trainer.state.epoch == EPOCHS
+        assert len(training.losses) == 3 * 3
+
+    def test_start_anew(self, tmp_path):
+        whole = Training(tmp_path).run()
+        again = Training(tmp_path, resume=False).run()
+        assert again.losses == whole.losses
+
+    def test_log_says_where_it_goes_on(self, tmp_path, caplog):
+        Training(tmp_path).run(14)
+        with caplog.at_level(logging.INFO):
+            Training(tmp_path).run()
+        assert f"{tmp_path / 'checkpoint.pt'}: going on after epoch 3" in caplog.text
+
+    def test_finished_training_says_so_and_trains_no_further(self, tmp_path, caplog):
+        whole = Training(tmp_path).run()
+        before = (tmp_path / "model.pt").read_bytes()
+        with caplog.at_level(logging.INFO):
+            again = Training(tmp_path, init=1).run()
+        assert "already trained for 6 epochs; ask for more with --max_epochs" in caplog.text
+        assert again.losses == {}
+        assert same(again.states, whole.states)
+        assert (tmp_path / "model.pt").read_bytes() == before
+
+    def test_seeds_and_epochs_differ(self, tmp_path):
+        first, second = Training(tmp_path / "a").run(), Training(tmp_path / "b", seed=50).run()
+        assert first.losses != second.losses
+        # each epoch sees other crops, flips and noise
+        images = []
+        training = Training(tmp_path / "c", epochs=3)
+        training.trainer.add_event_handler(
+            Events.ITERATION_COMPLETED, lambda engine: images.append(engine.state.output["image"])
+        )
+        training.run()
+        assert not any(torch.equal(images[i], images[j]) for i in range(4) for j in range(4, 12))
+
+
+class TestFrequency:
+    def test_not_oftener_than_asked_but_at_the_end(self, tmp_path, monkeypatch):
+        now = [0.0]
+        monkeypatch.setattr("monai_pdddpm.handlers.checkpoint.time.monotonic", lambda: now[0])
+        training, saved = Training(tmp_path, interval=10), []
+
+        def pass_time(engine):
+            now[0] += 6  # an epoch takes that long
+
+        def look(engine):
+            if (tmp_path / "checkpoint.pt").exists():
+                saved.append((engine.state.epoch, read(tmp_path / "checkpoint.pt")["progress"]["epoch"]))
+
+        training.trainer.add_event_handler(Events.EPOCH_STARTED, pass_time)
+        training.trainer.add_event_handler(Events.EPOCH_COMPLETED, look)
+        training.run()
+        assert saved == [(2, 2), (3, 2), (4, 4), (5, 4), (6, 6)]
+
+    def test_content_is_tensors_and_primitives(self, tmp_path):
+        Training(tmp_path).run()
+        state = read(tmp_path / "checkpoint.pt")
+        assert set(state) == {"network", "optimizer", "lr_scheduler", "ema", "progress"}
+        assert state["progress"] == {"epoch": 6, "iteration": 24, "best_metric": 0.9, "best_metric_epoch": 2}
+
+
+class TestModel:
+    def test_best_by_validation(self, tmp_path):
+        training = Training(tmp_path).run()
+        assert same(read(tmp_path / "model.pt"), {"model": training.weights[2]})
+
+    def test_best_metric_survives_the_break(self, tmp_path):
+        first = Training(tmp_path).run(14)
+        # epochs 4 and 5 beat epoch 3, but not epoch 2
+        resumed = Training(tmp_path).run()
+        assert resumed.evaluator.state.best_metric == 0.9
+        assert same(read(tmp_path / "model.pt"), {"model": first.weights[2]})
+
+    def test_better_after_the_break(self, tmp_path):
+        Training(tmp_path).run(14)
+        resumed = Training(tmp_path, scores=SCORES | {5: 0.95}).run()
+        assert same(read(tmp_path / "model.pt"), {"model": resumed.weights[5]})
+
+    def test_tensors_are_as_good_as_numbers(self, tmp_path):
+        scores = {epoch: torch.tensor(score) for epoch, score in SCORES.items()}
+        Training(tmp_path, scores=scores).run(14)
+        assert Training(tmp_path, scores=scores).run().evaluator.state.best_metric_epoch == 2
+
+    def test_last_without_validation(self, tmp_path):
+        training = Training(tmp_path, scores=None).run(23)
+        assert not (tmp_path / "model.pt").exists()
+        training = Training(tmp_path, scores=None).run()
+        assert same(read(tmp_path / "model.pt"), {"model": training.weights[6]})
+        assert read(tmp_path / "checkpoint.pt")["progress"]["best_metric_epoch"] == -1
+
+    def test_last_when_validation_never_ran(self, tmp_path):
+        training = Training(tmp_path)
+        training.evaluator.state.epoch_length = 0  # no case
+        training.run()
+        assert same(read(tmp_path / "model.pt"), {"model": training.weights[6]})
+
+    def test_equal_weights_are_equal_files(self, tmp_path):
+        training = Training(tmp_path)
+        for name in ("a.pt", "b.pt"):
+            ModelSaver(tmp_path / name, training.network).save()
+        assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+
+
+class Evil:
+    """What an attacker would put into a checkpoint."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+class TestRefused:
+    def write(self, path, kind):
+        Training(path.parent).run(14)
+        good = path.read_bytes()
+        state = read(path)
+        if kind == "cut short":
+            path.write_bytes(good[: len(good) // 2])
+        elif kind == "empty":
+            path.write_bytes(b"")
+        elif kind == "text":
+            path.write_text("hello")
+        elif kind == "bare weights":
+            torch.save(state["network"], path)
+        elif kind == "list":
+            torch.save([1, 2], path)
+        elif kind == "no progress":
+            del state["progress"]
+            torch.save(state, path)
+        elif kind == "half a progress":
+            state["progress"] = {"epoch": 3}
+            torch.save(state, path)
+        elif kind == "other optimizer":
+            state["optimizer"]["param_groups"][0]["params"].append(7)
+            torch.save(state, path)
+
+    @pytest.mark.parametrize(
+        "kind",
+        ["cut short", "empty", "text", "bare weights", "list", "no progress", "half a progress", "other optimizer"],
+    )
+    def test_damaged_or_foreign(self, tmp_path, kind):
+        path = tmp_path / "checkpoint.pt"
+        self.write(path, kind)
+        before = path.read_bytes()
+        with pytest.raises(UserError) as caught:
+            Training(tmp_path).trainer.run()
+        text = str(caught.value)
+        assert text.startswith(f"{path}: not a checkpoint of this training (")
+        assert "give another output_dir, remove the file, or start anew with --resume False" in text
+        assert "\n" not in text
+        assert path.read_bytes() == before
+
+    def test_names_what_is_missing(self, tmp_path):
+        path = tmp_path / "checkpoint.pt"
+        self.write(path, "bare weights")
+        with pytest.raises(UserError, match="it holds no network, optimizer, lr_scheduler, ema, progress"):
+            Training(tmp_path).trainer.run()
+
+    def test_another_network(self, tmp_path):
+        Training(tmp_path).run(14)
+        with pytest.raises(UserError, match="not a checkpoint of this training"):
+            Training(tmp_path, width=5).trainer.run()
+
+    def test_code_in_a_checkpoint_is_not_run(self, tmp_path):
+        path, trap = tmp_path / "checkpoint.pt", tmp_path / "trapped"
+        for save in (lambda x: torch.save(x, path), lambda x: path.write_bytes(pickle.dumps(x))):
+            save({"network": Evil(trap), "progress": {}})
+            with pytest.raises(UserError, match="not a checkpoint of this training"):
+                Training(tmp_path).trainer.run()
+            assert not trap.exists()
+        torch.load(path, weights_only=False)
+        assert trap.exists()  # the trap was a real one
+
+    def test_start_anew_replaces_what_cannot_be_read(self, tmp_path):
+        (tmp_path / "checkpoint.pt").write_text("hello")
+        Training(tmp_path, resume=False).run()
+        assert read(tmp_path / "checkpoint.pt")["progress"]["epoch"] == EPOCHS
+
+
+class TestWhole:
+    def test_old_file_stays_when_saving_fails(self, tmp_path):
+        path = tmp_path / "a.pt"
+        save_atomically({"a": torch.ones(3)}, path)
+        with pytest.raises(Exception, match="pickle"):
+            save_atomically({"a": torch.zeros(3), "b": lambda: None}, path)
+        assert read(path)["a"].tolist() == [1, 1, 1]
+        assert os.listdir(tmp_path) == ["a.pt"]
+
+    @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+    def test_old_file_stays_when_the_disk_is_full(self, tmp_path, monkeypatch, error):
+        path = tmp_path / "a.pt"
+        save_atomically({"a": torch.ones(3)}, path)
+        write = Path.write_bytes
+
+        def fail(self, content):
+            write(self, bytes(content)[:100])
+            raise error
+
+        monkeypatch.setattr(Path, "write_bytes", fail)
+        expected = UserError if isinstance(error, OSError) else KeyboardInterrupt
+        with pytest.raises(expected) as caught:
+            save_atomically({"a": torch.zeros(3)}, path)
+        if expected is UserError:
+            assert str(caught.value).startswith(f"{path}: cannot be written (No space left on device)")
+        assert read(path)["a"].tolist() == [1, 1, 1]
+        assert os.listdir(tmp_path) == ["a.pt"]
+
+    def test_folder_is_made(self, tmp_path):
+        save_atomically({}, tmp_path / "a" / "b" / "c.pt")
+        assert read(tmp_path / "a" / "b" / "c.pt") == {}

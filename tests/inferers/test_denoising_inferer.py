@@ -1,0 +1,355 @@
+"""What the denoiser is shown in training is what the formula of each process says."""
+
+from collections import Counter
+
+import pytest
+import torch
+from monai.data import MetaTensor
+from torch import nn
+
+from monai_pdddpm.errors import UserError
+from monai_pdddpm.inferers import DenoisingInferer
+from monai_pdddpm.networks import PDDDPM, ODEUNet
+from monai_pdddpm.transforms import ProposalCorruption
+
+K = 3
+STEPS = [899, 620, 300, 10]
+SIZE = (6, 5)
+PROCESSES = ("ddpm", "presegmentation", "recycled", "residual")
+
+
+class Segmenter(nn.Module):
+    """Learned logits, so that a gradient could reach it."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([[-1.0], [1.0], [0.3]]))
+        self.calls = 0
+
+    def forward(self, image):
+        self.calls += 1
+        return torch.einsum("kc,bc...->bk...", self.scale, image)
+
+
+class Recorder(nn.Module):
+    """A denoiser that remembers what it was shown, and answers with a formula of it."""
+
+    num_classes = K
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(1.7))
+        self.encoded, self.shown = [], []
+
+    def encode(self, image, proposal):
+        self.encoded.append((image, proposal))
+        return [self.weight * image]
+
+    def denoise(self, x_t, t, features, solver="", solver_steps=0):
+        self.shown.append({"x_t": x_t, "t": t.clone(), "grad": torch.is_grad_enabled(), "features": features})
+        return self.weight * x_t + features[0] - t.view(-1, *[1] * (x_t.dim() - 1)) / 1000
+
+
+class Case:
+    """A batch, the networks, and the normal fields that were drawn on the way."""
+
+    def __init__(self, monkeypatch, batch=16, size=SIZE, **options):
+        generator = torch.Generator().manual_seed(0)
+        self.image = torch.randn(batch, 1, *size, generator=generator)
+        self.label = torch.randint(K, (batch, 1, *size), generator=generator)
+        self.network = PDDDPM(Segmenter(), Recorder(), time_steps=STEPS, **options)
+        self.fields = []
+        randn_like = torch.randn_like
+
+        def recorded(x, **kwargs):
+            self.fields.append(randn_like(x, **kwargs))
+            return self.fields[-1]
+
+        monkeypatch.setattr(torch, "randn_like", recorded)
+
+    def run(self, process, seed=0, proposal=None, **options):
+        torch.manual_seed(seed)
+        inferer = DenoisingInferer(STEPS, process, precision="float32", **options)
+        return inferer(self.image, self.network, self.label, proposal)
+
+    @property
+    def truth(self):
+        return one_hot(self.label) * 2 - 1
+
+    @property
+    def proposed(self):
+        return one_hot(self.network.segment(self.image).argmax(1, keepdim=True)) * 2 - 1
+
+    def abar(self, t):
+        return self.network.abar[t].view(-1, 1, 1, 1)
+
+
+def one_hot(labels):
+    return torch.cat([labels == k for k in range(K)], dim=1).float()
+
+
+@pytest.fixture
+def case(monkeypatch):
+    return Case(monkeypatch)
+
+
+class TestStates:
+    def test_ddpm(self, case):
+        case.run("ddpm")
+        (shown,) = case.network.denoiser.shown
+        a = case.abar(shown["t"])
+        assert torch.equal(shown["x_t"], a.sqrt() * case.truth + (1 - a).sqrt() * case.fields[-1])
+        assert len(case.fields) == 1
+
+    def test_presegmentation(self, case):
+        case.run("presegmentation")
+        (shown,) = case.network.denoiser.shown
+        a = case.abar(shown["t"])
+        assert torch.equal(shown["x_t"], a.sqrt() * case.proposed + (1 - a).sqrt() * case.fields[-1])
+        assert not torch.equal(case.proposed, case.truth)
+
+    def test_residual(self, case):
+        case.run("residual")
+        (shown,) = case.network.denoiser.shown
+        root, noise = case.abar(shown["t"]).sqrt(), (1 - case.abar(shown["t"])).sqrt() * case.fields[-1]
+        expected = (2 * root - 1) * case.truth + (1 - root) * case.proposed + noise
+        assert torch.allclose(shown["x_t"], expected, atol=1e-6)
+
+    def test_recycled(self, case):
+        case.run("recycled")
+        first, shown = case.network.denoiser.shown
+        a = case.network.abar[STEPS[0]]
+        x_start = a.sqrt() * case.proposed + (1 - a).sqrt() * case.fields[0]
+        assert first["t"].tolist() == [STEPS[0]]
+        assert torch.equal(first["x_t"], x_start)
+        own = (1.7 * x_start + 1.7 * case.image - STEPS[0] / 1000).softmax(1) * 2 - 1
+        at_start = shown["t"] == STEPS[0]
+        assert 0 < at_start.sum() < len(at_start)
+        source = torch.where(at_start.view(-1, 1, 1, 1), case.proposed, own)
+        a = case.abar(shown["t"])
+        assert torch.allclose(shown["x_t"], a.sqrt() * source + (1 - a).sqrt() * case.fields[1], atol=1e-6)
+
+    def test_recycled_prediction_passes_no_gradient(self, case):
+        denoised = case.run("recycled")
+        first, shown = case.network.denoiser.shown
+        assert not first["grad"]
+        assert not first["features"][0].requires_grad
+        assert not shown["x_t"].requires_grad
+        assert shown["features"][0].requires_grad
+        assert denoised.output.requires_grad
+
+    def test_half_of_the_recycled_cases_practise_the_start(self, case):
+        counts = Counter()
+        for seed in range(60):
+            case.run("recycled", seed)
+            counts.update(case.network.denoiser.shown[-1]["t"].tolist())
+        n = sum(counts.values())
+        assert abs(counts[STEPS[0]] / n - (0.5 + 0.5 / 4)) < 4 * (0.25 / n) ** 0.5
+
+    @pytest.mark.parametrize("process", ["presegmentation", "recycled"])
+    def test_truth_share_1_noises_the_truth(self, case, process):
+        case.run(process, truth_share=1.0)
+        shown = case.network.denoiser.shown[-1]
+        a = case.abar(shown["t"])
+        assert torch.equal(shown["x_t"], a.sqrt() * case.truth + (1 - a).sqrt() * case.fields[-1])
+
+    @pytest.mark.parametrize("process", ["presegmentation", "recycled"])
+    def test_truth_share_is_a_share_of_the_cases(self, monkeypatch, process):
+        case = Case(monkeypatch, batch=400, size=(2, 2))
+        case.run(process, truth_share=0.3)
+        shown = case.network.denoiser.shown[-1]
+        a = case.abar(shown["t"])
+        from_truth = a.sqrt() * case.truth + (1 - a).sqrt() * case.fields[-1]
+        share = torch.isclose(shown["x_t"], from_truth).flatten(1).all(1).float().mean()
+        # a few proposals are the truth anyway
+        assert 0.3 - 4 * 0.023 < share < 0.3 + 4 * 0.023 + 0.05
+
+
+class TestTimes:
+    @pytest.mark.parametrize("process", PROCESSES)
+    def test_only_from_the_list_and_all_of_it(self, case, process):
+        seen = set()
+        for seed in range(12):
+            case.run(process, seed)
+            seen.update(case.network.denoiser.shown[-1]["t"].tolist())
+        assert seen == set(STEPS)
+
+    def test_every_case_has_its_own(self, case):
+        case.run("ddpm")
+        t = case.network.denoiser.shown[0]["t"]
+        assert t.shape == (16,)
+        assert len(set(t.tolist())) > 1
+
+    def test_uniform(self, monkeypatch):
+        case = Case(monkeypatch, batch=2000, size=(1, 1))
+        case.run("ddpm")
+        counts = Counter(case.network.denoiser.shown[0]["t"].tolist())
+        assert all(abs(counts[t] - 500) < 4 * (2000 * 0.25 * 0.75) ** 0.5 for t in STEPS)
+
+
+class TestProposals:
+    @pytest.mark.parametrize("process", PROCESSES)
+    def test_encoder_sees_image_and_the_state_of_the_proposal(self, case, process):
+        case.run(process)
+        ((image, proposal),) = case.network.denoiser.encoded
+        assert torch.equal(image, case.image)
+        assert torch.equal(proposal, case.proposed)
+
+    def test_corruption_is_applied_to_what_is_shown_and_noised(self, case):
+        given = []
+
+        def rolled(proposal):
+            given.append(proposal)
+            return proposal.roll(1, dims=1)
+
+        case.run("presegmentation", corruption=rolled)
+        assert torch.equal(given[0] * 2 - 1, case.proposed)
+        expected = case.proposed.roll(1, dims=1)
+        assert torch.equal(case.network.denoiser.encoded[0][1], expected)
+        (shown,) = case.network.denoiser.shown
+        a = case.abar(shown["t"])
+        assert torch.equal(shown["x_t"], a.sqrt() * expected + (1 - a).sqrt() * case.fields[-1])
+
+    def test_given_proposal_takes_the_segmenter_s_place(self, case):
+        given = torch.randint(K, case.label.shape)
+        case.run("presegmentation", proposal=given)
+        assert case.network.segmenter.calls == 0
+        assert torch.equal(case.network.denoiser.encoded[0][1], one_hot(given) * 2 - 1)
+
+    def test_given_proposal_is_corrupted_too(self, case):
+        given = torch.randint(K, case.label.shape)
+        case.run("ddpm", proposal=given, corruption=lambda p: p.flip(1))
+        assert torch.equal(case.network.denoiser.encoded[0][1], one_hot(given).flip(1) * 2 - 1)
+
+    def test_soft_proposals_are_probabilities(self, monkeypatch):
+        case = Case(monkeypatch, proposal="soft")
+        case.run("presegmentation")
+        expected = case.network.segment(case.image) * 2 - 1
+        assert torch.equal(case.network.denoiser.encoded[0][1], expected)
+
+    @pytest.mark.parametrize("process", PROCESSES)
+    def test_segmenter_gets_no_gradient(self, case, process):
+        case.network.segmenter.requires_grad_(True)  # even if it is not frozen
+        denoised = case.run(process)
+        denoised.output.square().mean().backward()
+        assert case.network.segmenter.scale.grad is None
+        assert case.network.denoiser.weight.grad.abs() > 0
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("process", PROCESSES)
+def test_every_weight_of_the_denoiser_is_trained(process, precision):
+    # autocast keeps cast weights: those of the recycled pass without gradient must not serve the pass with one
+    torch.manual_seed(0)
+    denoiser = ODEUNet(2, 1, K, proposal_channels=K, channels=(8, 8), stem_channels=8, embedding_channels=16)
+    for parameter in denoiser.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    network = PDDDPM(Segmenter(), denoiser, time_steps=STEPS).train()
+    inferer = DenoisingInferer(STEPS, process, precision=precision)
+    output = inferer(torch.randn(4, 1, 8, 8), network, torch.randint(K, (4, 1, 8, 8))).output
+    output.square().mean().backward()
+    assert not [name for name, p in denoiser.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+class TestTargets:
+    @pytest.mark.parametrize("process", PROCESSES)
+    def test_x0_is_the_truth(self, case, process):
+        assert torch.equal(case.run(process).target, case.truth)
+
+    @pytest.mark.parametrize("process", ["ddpm"])
+    def test_eps_of_a_noised_truth_is_the_noise(self, monkeypatch, process):
+        case = Case(monkeypatch, prediction="eps")
+        assert torch.allclose(case.run(process).target, case.fields[-1], atol=1e-3)
+
+    @pytest.mark.parametrize("process", PROCESSES)
+    @pytest.mark.parametrize("prediction", ["eps", "v"])
+    def test_target_leads_to_the_truth_by_the_papers_formulae(self, monkeypatch, process, prediction):
+        case = Case(monkeypatch, prediction=prediction)
+        target = case.run(process).target
+        shown = case.network.denoiser.shown[-1]
+        a, x_t = case.abar(shown["t"]), shown["x_t"]
+        if prediction == "eps":
+            x_0 = (x_t - (1 - a).sqrt() * target) / a.sqrt()
+        else:
+            x_0 = a.sqrt() * x_t - (1 - a).sqrt() * target
+        assert torch.allclose(x_0, case.truth, atol=2e-4)
+        if process == "ddpm" and prediction == "v":
+            expected = a.sqrt() * case.fields[-1] - (1 - a).sqrt() * case.truth
+            assert torch.allclose(target, expected, atol=1e-4)
+
+    def test_output_is_the_denoiser_s(self, case):
+        output = case.run("ddpm").output
+        (shown,) = case.network.denoiser.shown
+        expected = 1.7 * shown["x_t"] + 1.7 * case.image - shown["t"].view(-1, 1, 1, 1) / 1000
+        assert torch.allclose(output, expected)
+
+
+class TestKinds:
+    def test_metatensors_stay_outside_of_the_networks(self, case):
+        case.image, case.label = MetaTensor(case.image), MetaTensor(case.label)
+        denoised = case.run("recycled", proposal=MetaTensor(case.label.as_tensor()))
+        ((image, proposal),) = case.network.denoiser.encoded
+        tensors = [image, proposal, *denoised, *(shown["x_t"] for shown in case.network.denoiser.shown)]
+        assert not any(isinstance(x, MetaTensor) for x in tensors)
+
+    def test_short_types_inside_float32_outside(self, monkeypatch):
+        case = Case(monkeypatch)
+        torch.manual_seed(0)
+        denoised = DenoisingInferer(STEPS, "recycled")(case.image, case.network, case.label)
+        assert denoised.output.dtype == denoised.target.dtype == torch.float32
+        assert case.network.denoiser.shown[-1]["x_t"].dtype == torch.float32
+
+    def test_three_axes_and_corruption(self, monkeypatch):
+        case = Case(monkeypatch, batch=2, size=(8, 7, 6))
+        denoised = case.run("recycled", corruption=ProposalCorruption())
+        assert denoised.output.shape == denoised.target.shape == (2, K, 8, 7, 6)
+
+    def test_one_case_alone(self, monkeypatch):
+        case = Case(monkeypatch, batch=1)
+        for process in PROCESSES:
+            assert case.run(process).output.shape == (1, K, *SIZE)
+
+    def test_seed_repeats_a_call(self, case):
+        for process in PROCESSES:
+            assert torch.equal(case.run(process, 5).output, case.run(process, 5).output)
+            assert not torch.equal(case.run(process, 5).output, case.run(process, 6).output)
+
+    def test_wrapped_network(self, case):
+        expected = case.run("ddpm").output
+        case.network = nn.DataParallel(case.network)
+        torch.manual_seed(0)
+        found = DenoisingInferer(STEPS, "ddpm", precision="float32")(case.image, case.network, case.label)
+        assert torch.equal(found.output, expected)
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [
+            ({"time_steps": []}, "time_steps: found an empty list"),
+            ({"truth_share": 1.1}, "truth_share: found 1.1, expected a number from 0 to 1"),
+            ({"truth_share": -0.1}, "truth_share: found -0.1"),
+            ({"precision": "bf16"}, "precision: found 'bf16'"),
+        ],
+    )
+    def test_out_of_range_names_the_key(self, options, text):
+        with pytest.raises(UserError, match=text):
+            DenoisingInferer(**{"time_steps": STEPS} | options)
+
+    def test_unknown_process(self):
+        with pytest.raises(ValueError, match="training_process: 'x'"):
+            DenoisingInferer(STEPS, "x")
+
+    @pytest.mark.parametrize("steps", [[1000], [3, 5]])
+    def test_time_steps_that_the_network_does_not_have(self, case, steps):
+        with pytest.raises(ValueError, match="time_steps: "):
+            DenoisingInferer(steps)(case.image, case.network, case.label)
+
+    @pytest.mark.parametrize("value", [K, -1])
+    def test_labels_that_the_network_does_not_have(self, case, value):
+        case.label[0, 0, 0, 0] = value
+        with pytest.raises(UserError, match=r"label: found values from .* expected 0 to 2; mend 'labels'"):
+            case.run("ddpm")
+        wrong, case.label = case.label, case.label * 0
+        with pytest.raises(UserError, match=r"proposal: found values from"):
+            case.run("ddpm", proposal=wrong)

@@ -1,0 +1,198 @@
+"""Corrupted proposals are proposals still, and no worse than asked for."""
+
+import pytest
+import torch
+
+from monai_pdddpm.errors import UserError
+from monai_pdddpm.transforms import ProposalCorruption
+
+
+def one_hot(labels, k=2):
+    return torch.nn.functional.one_hot(labels, k).movedim(-1, 1).float()
+
+
+def cubes(batch=4, side=32, dims=3, margin=8, k=2):
+    """A cube in the middle of each case."""
+    labels = torch.zeros(batch, *[side] * dims, dtype=torch.long)
+    inner = slice(margin, side - margin)
+    labels[(slice(None), *[inner] * dims)] = 1
+    return one_hot(labels, k)
+
+
+def distance_to_border(side=32, dims=3, margin=8):
+    """Voxels to the cube's border along the nearest axis, of each voxel's centre."""
+    axis = torch.arange(side) + 0.5
+    inside = torch.stack(torch.meshgrid(*[torch.minimum(axis - margin, side - margin - axis)] * dims, indexing="ij"))
+    outside = inside.clamp(max=0).square().sum(0).sqrt()
+    return torch.where(inside.amin(0) > 0, inside.amin(0), outside)
+
+
+def severity(value, like):
+    return torch.full((len(like), *[1] * (like.dim() - 1)), float(value))
+
+
+def changed(before, after):
+    return (before != after).any(dim=1)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("k", [2, 4])
+def test_result_is_one_hot_of_the_same_kind(dims, k):
+    torch.manual_seed(0)
+    proposal = cubes(dims=dims, k=k)
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        result = ProposalCorruption(probability=1.0)(proposal.to(dtype))
+        assert result.dtype == dtype
+        assert result.shape == proposal.shape
+        assert set(result.unique().tolist()) == {0.0, 1.0}
+        assert torch.equal(result.sum(1), torch.ones_like(result[:, 0]))
+    assert changed(proposal, result).any()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_probability_0_changes_nothing(dims):
+    torch.manual_seed(0)
+    proposal = cubes(dims=dims)
+    for _ in range(5):
+        assert torch.equal(ProposalCorruption(probability=0.0)(proposal), proposal)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_severity_0_changes_nothing_however_small_the_structure(dims):
+    torch.manual_seed(0)
+    labels = (torch.rand(3, *[16] * dims) < 0.1).long() + (torch.rand(3, *[16] * dims) < 0.1).long()
+    proposal = one_hot(labels, 3)
+    assert torch.equal(ProposalCorruption().corrupt(proposal, severity(0, proposal)), proposal)
+
+
+def test_probability_is_a_share_of_the_cases():
+    torch.manual_seed(0)
+    proposal = cubes(batch=300, side=16, dims=2, margin=4)
+    corruption = ProposalCorruption(probability=0.6, shift=3.0)
+    share = changed(proposal, corruption(proposal)).flatten(1).any(1).float().mean()
+    assert 0.45 < share < 0.68  # mild ones may change nothing
+
+
+def test_severity_differs_between_cases_and_worse_is_worse():
+    torch.manual_seed(0)
+    proposal = cubes(batch=24)
+    corruption = ProposalCorruption()
+    mild, severe = (changed(proposal, corruption.corrupt(proposal, severity(s, proposal))) for s in (0.2, 1.0))
+    assert 0 < mild.float().mean() < 0.6 * severe.float().mean()
+    each = changed(proposal, corruption(proposal)).flatten(1).float().mean(1)
+    assert each.max() > 3 * each.min()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_warp_moves_no_voxel_further_than_twice_the_shift(dims):
+    torch.manual_seed(0)
+    proposal = cubes(batch=12, dims=dims)
+    corruption = ProposalCorruption(shift=2.0, doubt=0.0)
+    moved = changed(proposal, corruption.corrupt(proposal, severity(1, proposal)))
+    depth = distance_to_border(dims=dims).abs()
+    assert not moved[:, depth > 4 * dims**0.5 + 1.5].any()  # the bound holds on each axis; the blur adds one
+    assert moved[:, depth < 1].float().mean() > 0.2
+    assert moved[:, depth > 3].any()
+
+
+def test_displacement_along_each_axis_is_in_voxels():
+    # a grid that is longer than wide: a field of one voxel has to move both borders by one
+    torch.manual_seed(0)
+    labels = torch.zeros(1, 12, 40, dtype=torch.long)
+    labels[:, 3:9, 10:30] = 1
+    corruption = ProposalCorruption(shift=2.0, doubt=0.0)
+    for axis, expected in ((0, (1, 0)), (1, (0, 1))):
+
+        def field(batch, channels, size, device, axis=axis):
+            value = torch.zeros(batch, channels, *size)
+            if channels == 2:
+                value[:, axis] = 0.5  # of a shift of 2
+            return value
+
+        corruption._smooth_field = field
+        warped = corruption._warp(one_hot(labels), severity(1, one_hot(labels)))
+        assert torch.allclose(warped, one_hot(labels).roll([-e for e in expected], dims=(2, 3)), atol=1e-4)
+
+
+def test_far_from_borders_next_to_nothing_changes():
+    torch.manual_seed(0)
+    corruption = ProposalCorruption()
+    for k, share in ((2, 0.001), (4, 0.003)):
+        empty = one_hot(torch.zeros(4, 40, 40, 40, dtype=torch.long), k)
+        worst = [changed(empty, corruption.corrupt(empty, severity(1, empty))).float().mean() for _ in range(6)]
+        assert share / 2.5 < sum(worst) / 6 < 2.5 * share
+    proposal = cubes(batch=16)
+    deep = distance_to_border().abs() > 6
+    for _ in range(3):
+        assert changed(proposal, corruption(proposal))[:, deep].float().mean() < 0.002
+
+
+def test_small_structures_vanish_or_stay():
+    torch.manual_seed(0)
+    labels = torch.zeros(60, 20, 20, 20, dtype=torch.long)
+    labels[:, 9:11, 9:11, 9:11] = 1
+    proposal = one_hot(labels)
+    result = ProposalCorruption(probability=1.0)(proposal)
+    left = result[:, 1].flatten(1).sum(1)
+    assert (left == 0).any()
+    assert (left >= 7).any()
+    assert (result[:, 1].sum() / proposal[:, 1].sum()) > 0.25
+
+
+def test_structures_appear_out_of_nothing():
+    torch.manual_seed(0)
+    empty = one_hot(torch.zeros(4, 40, 40, 40, dtype=torch.long))
+    assert ProposalCorruption(doubt=0.5)(empty)[:, 1].any()
+
+
+def test_seed_repeats_it():
+    proposal = cubes()
+    corruption = ProposalCorruption()
+    results = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        results.append(corruption(proposal))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_autocast_around_it_changes_nothing():
+    # bfloat16 counts the coordinates of 800 voxels in steps of up to one and a half voxels
+    proposal = one_hot((torch.rand(2, 800, 8, generator=torch.Generator().manual_seed(0)) < 0.5).long())
+    corruption = ProposalCorruption(probability=1.0)
+    torch.manual_seed(1)
+    expected = corruption(proposal)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(corruption(proposal), expected)
+        mild = severity(0, proposal)
+        assert not torch.equal(corruption.corrupt(proposal, mild), proposal)  # what it is kept from
+
+
+def test_input_is_left_as_it_was():
+    proposal = cubes()
+    before = proposal.clone()
+    ProposalCorruption(probability=1.0)(proposal)
+    assert torch.equal(proposal, before)
+
+
+def test_small_and_flat_volumes():
+    torch.manual_seed(0)
+    for size in ((1, 1, 1), (16, 16, 1), (3, 40, 2)):
+        proposal = one_hot(torch.randint(2, (2, *size)))
+        assert ProposalCorruption()(proposal).sum(1).eq(1).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"probability": 1.5}, "probability: found 1.5, expected a number from 0 to 1"),
+        ({"probability": -0.1}, "probability: found -0.1"),
+        ({"shift": -1}, "shift: found -1, expected a number of at least 0"),
+        ({"doubt": -1}, "doubt: found -1"),
+        ({"scale": 0}, "scale: found 0, expected at least 1"),
+    ],
+)
+def test_out_of_range_names_the_key(options, text):
+    with pytest.raises(UserError, match=text):
+        ProposalCorruption(**options)

@@ -1,0 +1,181 @@
+"""Maps by hand, and the order in which they have to be made."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd
+
+from monai_pdddpm.errors import UserError
+from monai_pdddpm.transforms import Spacingd, SplitOutputd, Uncertaintyd
+from monai_pdddpm.transforms.outputs import normalised
+
+K = 3
+SIZE = (4, 5, 2)
+
+
+def output(members=2, k=K, size=SIZE):
+    """Numbers that say which channel they are."""
+    channels = 3 * k + members * k
+    return torch.arange(float(channels)).view(-1, 1, 1, 1).expand(channels, *size).clone()
+
+
+def channels(x):
+    return x[:, 0, 0, 0].tolist()
+
+
+class TestSplit:
+    def test_channels(self):
+        item = SplitOutputd("pred", K)({"pred": output(), "image": 1})
+        assert channels(item["pred"]) == [0, 1, 2]
+        assert channels(item["member_entropy"]) == [3]
+        assert channels(item["variance"]) == [4, 5]
+        assert channels(item["preseg"]) == [6, 7, 8]
+        assert channels(item["members"]) == [9, 10, 11, 12, 13, 14]
+        assert item["image"] == 1
+
+    def test_two_classes_without_members(self):
+        item = SplitOutputd("pred", 2)({"pred": output(0, 2)})
+        assert channels(item["variance"]) == [3]
+        assert "members" not in item
+
+    def test_pre_segmentation_that_is_not_a_number_is_left_out(self):
+        x = output()
+        x[6:9] = torch.nan
+        item = SplitOutputd("pred", K)({"pred": x})
+        assert "preseg" not in item
+        assert "members" in item
+
+    def test_metadata_go_to_every_map_and_what_was_run_to_its_own_key(self):
+        affine = torch.diag(torch.tensor([1.0, 2, 3, 1], dtype=torch.float64))
+        x = MetaTensor(output(), affine=affine, meta={"filename_or_obj": "a.nii", "inference": '{"seed": 4}'})
+        item = SplitOutputd("pred", K)({"pred": x})
+        assert item["inference"] == {"seed": 4}
+        for key in ("pred", "member_entropy", "variance", "preseg", "members"):
+            assert item[key].meta["filename_or_obj"] == "a.nii"
+            assert torch.equal(item[key].affine, affine)
+            assert "inference" not in item[key].meta
+        item["pred"].meta["filename_or_obj"] = "b.nii"
+        assert item["preseg"].meta["filename_or_obj"] == "a.nii"
+
+    def test_input_is_left_as_it_was(self):
+        x = MetaTensor(output(), meta={"inference": json.dumps({"seed": 4})})
+        for _ in range(2):
+            assert SplitOutputd("pred", K)({"pred": x})["inference"] == {"seed": 4}
+
+    def test_what_was_run_may_come_as_a_list_or_not_at_all(self):
+        assert SplitOutputd("pred", K)({"pred": MetaTensor(output(), meta={"inference": ["{}"]})})["inference"] == {}
+        assert SplitOutputd("pred", K)({"pred": MetaTensor(output())})["inference"] == {}
+        assert "inference" not in SplitOutputd("pred", K)({"pred": output()})
+
+    @pytest.mark.parametrize(("found", "k"), [(1, 3), (2, 3), (8, 3), (10, 3), (9, 2), (3, 2)])
+    def test_another_number_of_channels(self, found, k):
+        with pytest.raises(UserError, match=rf"pred: found {found} channels, expected 3 x {k} classes .*; mend "):
+            SplitOutputd("pred", k)({"pred": torch.zeros(found, *SIZE)})
+
+
+def one_hot(*classes, k=K):
+    """Members (members x k, 1, 1, 1) that are sure of a class each."""
+    return torch.eye(k)[list(classes)].view(-1, 1, 1, 1)
+
+
+def maps(members, k=K):
+    """Run the transform for members, (members x K, ...), as the inferer would describe them."""
+    each = members.unflatten(0, (-1, k))
+    entropy = torch.special.entr(each).sum(1).mean(0)[None]
+    return Uncertaintyd("pred")({"pred": each.mean(0), "member_entropy": entropy, "members": members})
+
+
+class TestUncertainty:
+    def test_entropy_by_hand(self):
+        p = torch.tensor([[0.5, 1.0, 1 / 3, 0.7], [0.25, 0.0, 1 / 3, 0.2], [0.25, 0.0, 1 / 3, 0.1]]).view(3, 4, 1, 1)
+        item = Uncertaintyd("pred")({"pred": p})
+        expected = [1.5 * math.log(2), 0.0, math.log(3), -(0.7 * math.log(0.7) + 0.2 * math.log(0.2) + 0.1 * math.log(0.1))]
+        assert item["entropy"].flatten().tolist() == pytest.approx(expected, abs=1e-6)
+        assert item["entropy"].shape == item["seg"].shape == (1, 4, 1, 1)
+        assert item["seg"].flatten().tolist() == [0, 0, 0, 0]
+        assert "mutual_information" not in item
+
+    def test_members_that_agree_inform_of_nothing(self):
+        p = torch.tensor([0.2, 0.5, 0.3]).view(3, 1, 1, 1)
+        item = maps(torch.cat([p] * 4))
+        assert item["mutual_information"].item() == pytest.approx(0, abs=1e-6)
+        assert item["entropy"].item() > 1
+
+    def test_members_that_are_sure_of_a_class_each(self):
+        item = maps(one_hot(0, 1, 2))
+        assert item["mutual_information"].item() == pytest.approx(math.log(3))
+        assert maps(one_hot(0, 0, 1, 1))["mutual_information"].item() == pytest.approx(math.log(2))
+        assert maps(one_hot(1, 1, 1))["mutual_information"].item() == 0
+
+    def test_never_negative(self):
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(20):
+            members = torch.rand(4, K, 6, 6, 6, generator=generator).softmax(1)
+            members[1:] = members[:1] + 1e-7 * members[1:]  # rounding decides
+            found = maps(members.flatten(0, 1))["mutual_information"]
+            assert found.min() >= 0
+            assert found.max() < 1e-5
+
+    def test_label_maps(self):
+        p = torch.tensor([[0.1, 0.6], [0.8, 0.3], [0.1, 0.1]]).view(3, 2, 1, 1)
+        members = torch.cat([p, p.flip(1), p.flip(0)])
+        item = Uncertaintyd("pred")({"pred": p, "members": members, "preseg": p.flip(1)})
+        assert item["seg"].flatten().tolist() == [1, 0]
+        assert item["members"].shape == (3, 2, 1, 1)
+        assert item["members"].flatten(1).tolist() == [[1, 0], [0, 1], [1, 2]]
+        assert item["preseg_seg"].flatten().tolist() == [0, 1]
+        assert item["preseg_seg"].shape == (1, 2, 1, 1)
+        assert torch.equal(item["preseg"], p.flip(1))
+
+    def test_other_keys_are_left_alone(self):
+        p = torch.ones(K, 1, 1, 1) / K
+        item = Uncertaintyd("pred", members_key="m", preseg_key="s")({"pred": p, "members": 1, "preseg": 2, "x": 3})
+        assert (item["members"], item["preseg"], item["x"]) == (1, 2, 3)
+
+    def test_metadata_stay(self):
+        affine = torch.diag(torch.tensor([1.0, 2, 3, 1], dtype=torch.float64))
+        p, members = (MetaTensor(torch.rand(n, *SIZE), affine=affine, meta={"filename_or_obj": "a"}) for n in (K, 2 * K))
+        item = Uncertaintyd("pred")(
+            {"pred": p, "members": members, "preseg": p.clone(), "member_entropy": p[:1].clone()}
+        )
+        for key in ("pred", "seg", "entropy", "mutual_information", "preseg", "preseg_seg", "members"):
+            assert torch.equal(item[key].affine, affine), key
+            assert item[key].meta["filename_or_obj"] == "a", key
+
+    def test_probabilities_are_inverted_first(self):
+        # the class that a voxel of the scan has by interpolated probabilities, not by interpolated labels
+        scan = torch.zeros(8, 8, 8)
+        steps = Compose(
+            [
+                EnsureChannelFirstd("image", channel_dim="no_channel"),
+                Orientationd("image", "RAS", labels=None),
+                Spacingd("image", pixdim=(2.0, 2.0, 2.0)),
+            ]
+        )
+        item = steps({"image": MetaTensor(scan, affine=torch.eye(4, dtype=torch.float64))})
+        coarse = item["image"].shape[1:]
+        generator = torch.Generator().manual_seed(0)
+        p = torch.randn(K, *coarse, generator=generator).softmax(0)
+        item["pred"] = MetaTensor(p, meta=dict(item["image"].meta))
+        back = Invertd("pred", steps, orig_keys="image", nearest_interp=False, to_tensor=True)(item)["pred"]
+        found = Uncertaintyd("pred")({"pred": back.clone()})
+        assert found["pred"].shape == (K, 8, 8, 8)
+        assert torch.allclose(found["pred"].sum(0).as_tensor(), torch.ones(8, 8, 8), atol=1e-5)
+        q = (back / back.sum(0, keepdim=True)).as_tensor()
+        assert torch.equal(found["seg"][0].as_tensor(), q.argmax(0))
+        np.testing.assert_allclose(found["entropy"][0], torch.special.entr(q).sum(0), atol=1e-5)
+
+
+class TestNormalised:
+    def test_by_hand(self):
+        p = torch.tensor([[0.2, 0.0, -0.1, 1e-9], [0.2, 0.0, 0.5, 0.0]])
+        assert torch.allclose(normalised(p, 0), torch.tensor([[0.5, 1.0, 0.0, 1.0], [0.5, 0.0, 1.0, 0.0]]))
+
+    def test_any_axis(self):
+        p = torch.rand(2, 3, 4)
+        assert torch.allclose(normalised(p, 1), p / p.sum(1, keepdim=True))
+        assert normalised(0 * p, 2)[..., 0].eq(1).all()

@@ -1,0 +1,94 @@
+"""Volumes by hand."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from monai_pdddpm.errors import UserError
+from monai_pdddpm.transforms import Summarised
+from monai_pdddpm.transforms.summary import foreground_labels, voxel_volume_ml
+
+LABELS = {"0": "background", "1": "head", "2": "tail"}
+AFFINE = torch.diag(torch.tensor([0.5, 2.0, 5.0, 1.0], dtype=torch.float64))  # 5 mm3, 0.005 mL a voxel
+
+
+def label_map(ones, twos):
+    seg = torch.zeros(1, 4, 5, 6, dtype=torch.long)
+    seg.view(-1)[:ones] = 1
+    seg.view(-1)[ones : ones + twos] = 2
+    return seg
+
+
+def test_volume_of_a_voxel():
+    assert voxel_volume_ml(np.eye(4)) == 1e-3
+    assert voxel_volume_ml(AFFINE) == pytest.approx(0.005)
+    turned = np.eye(4)
+    turned[:3, :3] = np.array([[0, -2, 0], [0.5, 0, 0], [0, 0, -5.0]])
+    turned[:3, 3] = 77
+    assert voxel_volume_ml(turned) == pytest.approx(0.005)
+    sheared = np.eye(4)
+    sheared[0, 1] = 3
+    assert voxel_volume_ml(sheared) == pytest.approx(1e-3)
+
+
+def test_volumes_and_spread_by_hand():
+    members = torch.cat([label_map(10, 20), label_map(30, 0), label_map(20, 10)])
+    item = Summarised("seg", LABELS)(
+        {
+            "seg": MetaTensor(label_map(20, 8), affine=AFFINE),
+            "members": MetaTensor(members, affine=AFFINE),
+            "entropy": MetaTensor(label_map(14, 14).float() * 0.25),
+        }
+    )
+    result = item["result"]
+    assert list(result["volume_ml"]) == ["head", "tail"]
+    assert result["volume_ml"]["head"] == {
+        "segmentation": 0.1,
+        "members_mean": 0.1,
+        "members_sd": pytest.approx(0.005 * (200 / 3) ** 0.5, abs=1e-4),
+        "members_min": 0.05,
+        "members_max": 0.15,
+    }
+    assert result["volume_ml"]["tail"]["segmentation"] == 0.04
+    assert result["volume_ml"]["tail"]["members_min"] == 0
+    # of the 28 voxels inside, half have 0.25 and half 0.5
+    assert result["mean_entropy_inside_nats"] == 0.375
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_without_members_entropy_or_foreground():
+    item = Summarised("seg", LABELS)({"seg": MetaTensor(label_map(0, 0), affine=AFFINE)})
+    assert item["result"] == {
+        "volume_ml": {"head": {"segmentation": 0.0}, "tail": {"segmentation": 0.0}},
+        "mean_entropy_inside_nats": None,
+    }
+
+
+def test_one_member_has_no_spread():
+    item = Summarised("seg", LABELS)({"seg": MetaTensor(label_map(4, 0), affine=AFFINE), "members": label_map(4, 0)})
+    assert item["result"]["volume_ml"]["head"]["members_sd"] == 0
+    assert item["result"]["volume_ml"]["head"]["members_mean"] == 0.02
+
+
+def test_many_voxels_are_counted_exactly():
+    seg = torch.ones(1, 300, 300, 200, dtype=torch.uint8)  # more than float32 can count one by one
+    item = Summarised("seg", LABELS)({"seg": MetaTensor(seg, affine=torch.eye(4)), "members": seg})
+    assert item["result"]["volume_ml"]["head"]["segmentation"] == 18000.0
+    assert item["result"]["volume_ml"]["head"]["members_mean"] == 18000.0
+
+
+def test_item_is_not_changed_but_for_the_result():
+    data = {"seg": MetaTensor(label_map(1, 1), affine=AFFINE), "other": 1}
+    item = Summarised("seg", LABELS)(data)
+    assert "result" not in data
+    assert set(item) == {"seg", "other", "result"}
+
+
+def test_labels():
+    assert foreground_labels({"0": "background", "2": "b", "1": "a"}) == {2: "b", 1: "a"}
+    assert foreground_labels({}) == {}
+    with pytest.raises(UserError, match="labels: found the keys 'background', 'tumour', expected channel numbers"):
+        Summarised("seg", {"background": "0", "tumour": "1"})
