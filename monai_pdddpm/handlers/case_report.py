@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
+import sys
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -24,6 +24,11 @@ from monai_pdddpm.data.finished import report_path
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.transforms.summary import foreground_labels
 from monai_pdddpm.visualize.overview import save_overview
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
 
 
 class CaseReport:
@@ -83,7 +88,7 @@ class CaseReport:
                 "settings": self.settings,
                 "inference": inference,
                 "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
-                "peak_memory_mib": round(peak_memory_mib(engine.state.device)),
+                "peak_memory_mib": peak_memory_mib(engine.state.device),
                 "device": device_name(engine.state.device),
                 "versions": versions(),
                 "files": sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")),
@@ -107,11 +112,14 @@ class CaseReport:
         )
 
 
-def peak_memory_mib(device: torch.device) -> float:
-    """Return the most memory used so far in MiB: of the GPU on one, else of the process."""
+def peak_memory_mib(device: torch.device) -> int | None:
+    """Return the most memory used so far in MiB: of the GPU on one, else of the process; None where nobody knows."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return round(torch.cuda.max_memory_allocated(device) / 2**20)
+    if resource is None:
+        return None
+    in_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return round(in_bytes / 2**20)
 
 
 def device_name(device: torch.device) -> str:

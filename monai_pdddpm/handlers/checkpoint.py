@@ -112,7 +112,9 @@ class TrainingCheckpoint:
             first_line = (reason.strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"{self.path}: not a checkpoint of this training ({first_line[:150]}); {advice}") from error
         engine.state.epoch = int(progress["epoch"])
-        engine.state.iteration = int(progress["iteration"])
+        # ignite counts iterations to know when it is done, and the data or the batch may have become larger
+        length = engine.state.epoch_length
+        engine.state.iteration = int(progress["iteration"]) if length is None else engine.state.epoch * length
         if self.evaluator is not None and progress["best_metric_epoch"] >= 0:
             self.evaluator.state.best_metric = progress["best_metric"]
             self.evaluator.state.best_metric_epoch = int(progress["best_metric_epoch"])

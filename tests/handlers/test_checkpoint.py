@@ -5,6 +5,7 @@ import os
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -154,8 +155,11 @@ def read(path):
 
 
 class TestGoingOn:
-    @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
-    @pytest.mark.parametrize("die_at", [14, 12, 1])  # in epoch 4, at the last iteration of epoch 3, at the very first
+    @pytest.mark.parametrize(
+        ("die_at", "workers"),
+        # in epoch 4, at the last iteration of epoch 3, at the very first
+        [(14, 0), (12, 0), (1, 0), pytest.param(14, 1, marks=pytest.mark.slow)],
+    )
     def test_as_if_never_broken(self, tmp_path, die_at, workers):
         whole = Training(tmp_path / "whole", workers=workers).run()
         assert sorted(whole.losses) == list(range(1, 4 * EPOCHS + 1))  # 7 cases in twos
@@ -228,7 +232,7 @@ class TestGoingOn:
 class TestFrequency:
     def test_not_oftener_than_asked_but_at_the_end(self, tmp_path, monkeypatch):
         now = [0.0]
-        monkeypatch.setattr("monai_pdddpm.handlers.checkpoint.time.monotonic", lambda: now[0])
+        monkeypatch.setattr("monai_pdddpm.handlers.checkpoint.time", SimpleNamespace(monotonic=lambda: now[0]))
         training, saved = Training(tmp_path, interval=10), []
 
         def pass_time(engine):

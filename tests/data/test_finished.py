@@ -1,0 +1,85 @@
+"""A case counts as finished when its report is there and was made with the settings that are asked for."""
+
+import json
+
+import pytest
+
+from monai_pdddpm.data import report_path, unfinished_cases
+from monai_pdddpm.errors import UserError
+
+SETTINGS = {"members": 8, "seed": 0, "steps": [899, 0], "segmenter_share": 0.25}
+CASES = [{"image": f"/data/{name}.nii.gz"} for name in ("a", "b", "c")]
+
+
+def finish(folder, case, settings=SETTINGS):
+    path = report_path(folder, case)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"case": case, "settings": settings}))
+    return path
+
+
+def test_report_path(tmp_path):
+    assert report_path(tmp_path, "scan.1") == tmp_path / "scan.1" / "scan.1_report.json"
+    assert report_path(str(tmp_path), "a") == tmp_path / "a" / "a_report.json"
+
+
+def test_nothing_there_yet(tmp_path, capsys):
+    assert unfinished_cases(CASES, tmp_path / "none", SETTINGS) == CASES
+    assert capsys.readouterr().out == ""
+
+
+def test_finished_cases_are_left_out_in_order(tmp_path, capsys):
+    finish(tmp_path, "b")
+    assert unfinished_cases(CASES, str(tmp_path), SETTINGS) == [CASES[0], CASES[2]]
+    assert capsys.readouterr().out == f"1 of 3 cases are finished in {tmp_path}; --overwrite True redoes them\n"
+    finish(tmp_path, "a")
+    finish(tmp_path, "c")
+    assert unfinished_cases(CASES, tmp_path, SETTINGS) == []
+
+
+def test_a_folder_without_a_report_is_not_finished(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "a_seg.nii.gz").write_text("x")
+    assert unfinished_cases(CASES, tmp_path, SETTINGS) == CASES
+
+
+def test_overwrite_redoes_all(tmp_path):
+    finish(tmp_path, "a", {"members": 1})
+    report_path(tmp_path, "b").parent.mkdir()
+    report_path(tmp_path, "b").write_text("{")
+    assert unfinished_cases(CASES, tmp_path, SETTINGS, overwrite=True) == CASES
+
+
+def test_settings_are_compared_as_json_keeps_them(tmp_path):
+    finish(tmp_path, "a", SETTINGS)
+    assert unfinished_cases(CASES[:1], tmp_path, SETTINGS | {"steps": (899, 0)}) == []
+
+
+def test_settings_that_this_run_does_not_name_do_not_matter(tmp_path):
+    finish(tmp_path, "a", SETTINGS | {"older": 1})
+    assert unfinished_cases(CASES[:1], tmp_path, SETTINGS) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"seed": 1}, "outputs made with seed=0 are there, seed=1 is asked for"),
+        ({"steps": [1]}, r"outputs made with steps=\[899, 0\] are there, steps=\[1\] is asked for"),
+        ({"new": 3}, "outputs made with new=None are there, new=3 is asked for"),
+    ],
+)
+def test_other_settings_are_an_error_that_names_the_first(tmp_path, change, text):
+    finish(tmp_path, "b")
+    with pytest.raises(UserError, match=text) as caught:
+        unfinished_cases(CASES, tmp_path, SETTINGS | change)
+    assert str(caught.value).startswith(f"{tmp_path / 'b'}: ")
+    assert str(caught.value).endswith("give another --output_dir, or replace them with --overwrite True")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}", '{"settings": 3}', '{"settings": null}', "\x00\xff"])
+def test_a_file_that_is_no_report(tmp_path, content):
+    path = finish(tmp_path, "a")
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(UserError, match="found no report of this program, .* give another --output_dir") as caught:
+        unfinished_cases(CASES, tmp_path, SETTINGS)
+    assert str(caught.value).startswith(str(path))

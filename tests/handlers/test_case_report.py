@@ -1,0 +1,220 @@
+"""The report says what was done in numbers that can be checked by hand, and is the last file of its case."""
+
+import json
+import os
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader
+from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer
+from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd, SaveImaged
+
+import monai_pdddpm
+from monai_pdddpm.data import CaseDataset, GridWriter, case_collate, unfinished_cases
+from monai_pdddpm.engines import CaseEvaluator
+from monai_pdddpm.errors import UserError
+from monai_pdddpm.handlers import CaseReport
+from monai_pdddpm.handlers.case_report import device_name, peak_memory_mib, versions, write_json
+from monai_pdddpm.inferers import PDDDPMInferer
+from monai_pdddpm.networks import PDDDPM
+from monai_pdddpm.transforms import SplitOutputd, Summarised, Uncertaintyd
+
+LABELS = {"0": "background", "1": "lesion"}
+SETTINGS = {"members": 3, "seed": 5}
+SPACING = (0.5, 2.0, 5.0)  # 0.005 mL a voxel
+SIZE = (12, 10, 6)
+
+
+class Threshold(torch.nn.Module):
+    """Foreground where the image is above 0."""
+
+    def forward(self, image):
+        return torch.cat([-9 * image.sign(), 9 * image.sign()], dim=1)
+
+
+class Local(torch.nn.Module):
+    """Sure of the proposal, but for the noise."""
+
+    num_classes = 2
+
+    def encode(self, image, proposal):
+        return [proposal]
+
+    def denoise(self, x_t, t, features, solver, solver_steps):
+        return 4 * features[0] + 2 * x_t
+
+
+@pytest.fixture
+def cases(tmp_path):
+    affine = np.diag((-SPACING[0], SPACING[1], SPACING[2], 1.0))  # seen from the other side
+    for number, name in enumerate(("one", "two")):
+        array = np.full(SIZE, -1, np.float32)
+        array[2 : 6 + number, 3:8, 1:4] = 1  # 60 and 75 voxels
+        nib.save(nib.Nifti1Image(array, affine), tmp_path / f"{name}.nii.gz")
+    return [{"image": str(tmp_path / f"{name}.nii.gz")} for name in ("one", "two")]
+
+
+def run(cases, out, settings=SETTINGS, overview=False, save=True, before=None, inferer=None):
+    """Infer as a bundle does; ``before`` is called before the report is written."""
+    read = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), Orientationd("image", "RAS", labels=None)])
+    maps = ["pred", "member_entropy", "variance", "preseg", "members"]
+    steps = [
+        SplitOutputd("pred", 2),
+        Invertd(maps, read, orig_keys="image", nearest_interp=False, to_tensor=True),
+        Uncertaintyd("pred"),
+        Summarised("seg", LABELS),
+    ]
+    if save:
+        options = {"output_dir": out, "resample": False, "print_log": False, "writer": GridWriter}
+        steps.append(SaveImaged("seg", output_postfix="seg", output_dtype=None, **options))
+    engine = CaseEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(CaseDataset(cases, read), batch_size=1, collate_fn=case_collate),
+        network=PDDDPM(Threshold(), Local(), time_steps=[800, 300]),
+        inferer=inferer
+        or PDDDPMInferer((8, 8, 6), [800, 300], 3, 5, precision="float32", return_members=True, progress=False),
+        postprocessing=Compose(steps),
+    )
+    if before:
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, before)
+    CaseReport(out, LABELS, settings, overview).attach(engine)
+    engine.run()
+
+
+def report(out, case="one"):
+    return json.loads((out / case / f"{case}_report.json").read_text(encoding="utf-8"))
+
+
+def test_content(cases, tmp_path):
+    out = tmp_path / "out"
+    run(cases, out)
+    for case, voxels in (("one", 60), ("two", 75)):
+        found = report(out, case)
+        assert found["case"] == case
+        assert found["image"] == str(tmp_path / f"{case}.nii.gz")
+        assert found["labels"] == {"1": "lesion"}
+        assert found["settings"] == SETTINGS
+        seg = nib.load(out / case / f"{case}_seg.nii.gz").get_fdata()
+        assert seg.sum() == voxels
+        volume = found["result"]["volume_ml"]["lesion"]
+        assert volume["segmentation"] == pytest.approx(voxels * 0.5 * 2 * 5 / 1000)
+        assert volume["members_min"] <= volume["members_mean"] <= volume["members_max"]
+        assert found["inference"]["members"] == 3
+        assert found["inference"]["seed"] == 5
+        assert found["inference"]["time_steps"] == [800, 300]
+        assert found["inference"]["windows_run"] == 4
+        assert "seconds" not in found["inference"]
+        stages = {"read and preprocess", "segment", "noise", "encode", "chain", "blend", "statistics"}
+        assert set(found["seconds"]) == stages | {"inverse and write"}
+        assert all(0 <= value < 600 for value in found["seconds"].values())
+        assert found["files"] == [f"{case}_seg.nii.gz"]
+        assert found["device"].startswith("cpu (")
+        assert 50 < found["peak_memory_mib"] < 10**6
+        assert found["versions"]["monai_pdddpm"] == monai_pdddpm.__version__
+        assert found["versions"]["torch"] == torch.__version__
+
+
+def test_json_is_strict_and_readable(cases, tmp_path):
+    run(cases[:1], tmp_path / "out")
+    text = (tmp_path / "out/one/one_report.json").read_text(encoding="utf-8")
+    assert text.endswith("}\n")
+    assert '\n  "case": "one"' in text
+
+    def refuse(constant):
+        raise ValueError(constant)
+
+    json.loads(text, parse_constant=refuse)
+
+
+def test_picture_is_drawn_and_listed(cases, tmp_path):
+    run(cases[:1], tmp_path / "out", overview=True)
+    assert (tmp_path / "out/one/one_overview.png").read_bytes().startswith(b"\x89PNG")
+    found = report(tmp_path / "out")
+    assert found["files"] == ["one_overview.png", "one_seg.nii.gz"]
+    assert "overview" in found["seconds"]
+
+
+def test_nothing_else_was_written(cases, tmp_path):
+    run(cases[:1], tmp_path / "out", save=False)
+    assert report(tmp_path / "out")["files"] == []
+
+
+def test_report_is_the_last_file(cases, tmp_path):
+    seen = []
+    run(cases, tmp_path / "out", before=lambda engine: seen.append(sorted(os.listdir(sorted_last(tmp_path / "out")))))
+    assert seen == [["one_seg.nii.gz"], ["two_seg.nii.gz"]]
+    for case in ("one", "two"):
+        folder = tmp_path / "out" / case
+        assert max(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns).name == f"{case}_report.json"
+
+
+def sorted_last(out):
+    return sorted(out.iterdir())[-1]
+
+
+def test_a_finished_case_is_skipped_and_done_again_only_when_asked(cases, tmp_path):
+    out = tmp_path / "out"
+    run(cases[:1], out)
+    assert unfinished_cases(cases, out, SETTINGS) == [cases[1]]
+    with pytest.raises(UserError, match="seed=5 are there, seed=6 is asked for"):
+        unfinished_cases(cases, out, SETTINGS | {"seed": 6})
+    first = report(out)
+    run(unfinished_cases(cases, out, SETTINGS | {"seed": 6}, overwrite=True), out, SETTINGS | {"seed": 6})
+    assert report(out)["settings"]["seed"] == 6
+    assert first["settings"]["seed"] == 5
+    assert sorted(os.listdir(out / "one")) == ["one_report.json", "one_seg.nii.gz"]
+
+
+def test_a_case_that_was_being_done_again_when_the_run_died_is_not_finished(cases, tmp_path):
+    out = tmp_path / "out"
+    run(cases, out)
+
+    def die(engine):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(cases, out, SETTINGS | {"seed": 6}, before=die)
+    # new maps lie beside no report; the second case was not touched
+    assert unfinished_cases(cases, out, SETTINGS) == [cases[0]]
+
+
+def test_a_failed_case_has_no_report(cases, tmp_path):
+    class Failing(Inferer):
+        def __call__(self, inputs, network, *args, **kwargs):
+            raise RuntimeError("x")
+
+    with pytest.raises(UserError, match="2 of 2 cases failed"):
+        run(cases, tmp_path / "out", inferer=Failing())
+    assert not list(tmp_path.glob("out/**/*report.json"))
+
+
+def test_report_replaces_an_older_one_whole(tmp_path, monkeypatch):
+    path = tmp_path / "deep" / "a_report.json"
+    write_json(path, {"umlaut": "ä"})
+    assert path.read_bytes() == '{\n  "umlaut": "ä"\n}\n'.encode()
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match=r"a_report.json: cannot be written \(No space left on device\)"):
+        write_json(path, {"b": 1})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"umlaut": "ä"}
+    assert os.listdir(path.parent) == ["a_report.json"]
+
+
+def test_label_keys_are_numbers():
+    with pytest.raises(UserError, match="labels: found the keys 'lesion'"):
+        CaseReport("out", {"lesion": "1"}, {})
+
+
+def test_names_for_people():
+    assert device_name(torch.device("cpu")).endswith(f"{torch.get_num_threads()} threads)")
+    assert set(versions()) == {"python", "monai_pdddpm", "monai", "torch", "numpy", "nibabel"}
+    assert peak_memory_mib(torch.device("cpu")) > 50
+
+
+def test_peak_memory_where_the_system_does_not_tell(monkeypatch):
+    monkeypatch.setattr("monai_pdddpm.handlers.case_report.resource", None)
+    assert peak_memory_mib(torch.device("cpu")) is None
