@@ -5,8 +5,8 @@ from typing import Any
 from .checks import CheckImaged, check_file, check_output_dir, check_range, check_scan, check_voxels
 from .datalist import case_name, inference_cases, labelled_cases
 from .dataset import CaseDataset, CaseFailure, case_collate
-from .folds import fold_cases
 from .finished import report_path, unfinished_cases
+from .folds import fold_cases, with_readings
 from .writer import GridWriter
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "labelled_cases",
     "report_path",
     "unfinished_cases",
+    "with_readings",
     "write_phantom",
 ]
 

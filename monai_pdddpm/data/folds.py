@@ -1,8 +1,9 @@
-"""Folds of the training cases, for proposals by segmenters that never saw them."""
+"""Which cases and labels a training uses: folds, and the readings of several readers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from monai_pdddpm.errors import UserError
@@ -32,3 +33,21 @@ def fold_cases(cases: Sequence[dict[str, Any]], folds: int = 0, leave_out: int =
         raise UserError(f"fold: {leave_out} was found, 0 to {folds - 1} is expected, or -1 for all cases")
     tagged = [case | {"fold": i * folds // len(cases)} for i, case in enumerate(cases)]
     return [case for case in tagged if case["fold"] != leave_out]
+
+
+def with_readings(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put all readings of a case in the place of its one label, where there are any.
+
+    Args:
+        cases: with the path of a label map under ``label``; readings are 4D files of the same name in a folder
+            ``readings...`` beside ``labels...``.
+
+    Returns:
+        the cases; :class:`monai_pdddpm.transforms.RandReadingd` draws one reading at each use.
+    """
+    found = []
+    for case in cases:
+        label = Path(case["label"])
+        readings = label.parent.with_name(label.parent.name.replace("labels", "readings", 1)) / label.name
+        found.append(case | {"label": str(readings)} if readings.is_file() else dict(case))
+    return found

@@ -101,23 +101,21 @@ class TrainingCheckpoint:
         advice = "give another output_dir, remove the file, or start anew with --resume False"
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a file that it does not know
+            raise UserError(
+                f"{self.path}: cannot be read as a checkpoint, being damaged, no PyTorch file, or more than tensors and "
+                f"numbers, which is not loaded for safety; {advice}"
+            ) from error
+        try:
             missing = [name for name in (*self.save_dict, "progress") if name not in state]
             if missing:
-                raise KeyError(f"it holds no {', '.join(missing)}")
+                raise ValueError(f"it holds no {', '.join(missing)}")
             for name, item in self.save_dict.items():
                 item.load_state_dict(state[name])
-            progress = state["progress"]
-        except Exception as error:  # torch raises many kinds for a file that does not fit
-            reason = str(error.args[0]) if error.args else ""
-            first_line = (reason.strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{self.path}: not a checkpoint of this training ({first_line[:150]}); {advice}") from error
-        engine.state.epoch = int(progress["epoch"])
-        # ignite counts iterations to know when it is done, and the data or the batch may have become larger
-        length = engine.state.epoch_length
-        engine.state.iteration = int(progress["iteration"]) if length is None else engine.state.epoch * length
-        if self.evaluator is not None and progress["best_metric_epoch"] >= 0:
-            self.evaluator.state.best_metric = progress["best_metric"]
-            self.evaluator.state.best_metric_epoch = int(progress["best_metric_epoch"])
+            self._go_on(engine, state["progress"])
+        except Exception as error:  # and so do the objects for a state that is not theirs
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{self.path}: not a checkpoint of this training ({reason[:150]}); {advice}") from error
         if engine.state.epoch >= engine.state.max_epochs:
             engine.logger.info(
                 f"{self.path}: already trained for {engine.state.epoch} epochs; ask for more with "
@@ -125,6 +123,15 @@ class TrainingCheckpoint:
             )
         else:
             engine.logger.info(f"{self.path}: going on after epoch {engine.state.epoch}")
+
+    def _go_on(self, engine: Trainer, progress: Mapping[str, Any]) -> None:
+        engine.state.epoch = int(progress["epoch"])
+        # ignite counts iterations to know when it is done, and the data or the batch may have become larger
+        length = engine.state.epoch_length
+        engine.state.iteration = int(progress["iteration"]) if length is None else engine.state.epoch * length
+        if self.evaluator is not None and progress["best_metric_epoch"] >= 0:
+            self.evaluator.state.best_metric = progress["best_metric"]
+            self.evaluator.state.best_metric_epoch = int(progress["best_metric_epoch"])
 
     def save(self, engine: Trainer) -> None:
         """Save, when enough time has passed or the training is over."""

@@ -4,6 +4,7 @@ from .corruption import ProposalCorruption
 from .cross_fitting import CrossFittedProposald
 from .evaluate import Evaluated
 from .outputs import SplitOutputd, Uncertaintyd
+from .readings import RandReadingd
 from .spacing import Spacingd
 from .summary import Summarised
 
@@ -11,6 +12,7 @@ __all__ = [
     "CrossFittedProposald",
     "Evaluated",
     "ProposalCorruption",
+    "RandReadingd",
     "Spacingd",
     "SplitOutputd",
     "Summarised",

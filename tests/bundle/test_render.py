@@ -66,7 +66,11 @@ class TestTemplates:
     BASE = {"a": 1, "b": {"c": [1, 2], "d": {"e": 5}}, "steps": [{"k": 1}, {"k": 2}], "gone": 3}
 
     def render(self, tmp_path, top, task=None, base=None):
-        files = {"_base.json": base or self.BASE, "top.json": {"extends": "_base.json"} | top, "tasks/t.json": task or {}}
+        files = {
+            "_base.json": base or self.BASE,
+            "top.json": {"extends": "_base.json"} | top,
+            "tasks/t.json": task or {},
+        }
         return render_bundle(write(tmp_path, files), "t")["top.json"]
 
     def test_extends_keeps_what_is_not_named(self, tmp_path):
@@ -144,24 +148,29 @@ class TestText:
 
 
 class TestAll:
-    def test_every_task_gets_its_folder_and_the_log_s_configuration(self, tmp_path):
-        files = {"run.json": {"who": "{{name}}"}, "_base.json": {}, "tasks/one.json": {}, "tasks/two.json": {}}
-        write(tmp_path, files | {"logging.conf": "[loggers]\n"})
+    def write(self, folder):
+        tasks = {"tasks/one.json": {}, "tasks/two.json": {}}
+        write(folder, {"run.json": {"who": "{{name}}"}, "_base.json": {}, "logging.conf": "[loggers]\n"} | tasks)
+        (folder / "LICENSE").write_text("free")
+
+    def test_every_task_gets_its_folder(self, tmp_path):
+        self.write(tmp_path)
         written = render_all(tmp_path)
         for name in ("one", "two"):
-            folder = tmp_path / "bundles" / name / "configs"
-            assert json.loads((folder / "run.json").read_text()) == {"who": name}
-            assert (folder / "logging.conf").read_text() == "[loggers]\n"
-            assert sorted(path.name for path in folder.iterdir()) == ["logging.conf", "run.json"]
-        assert len(written) == 4
+            folder = tmp_path / "bundles" / name
+            assert json.loads((folder / "configs" / "run.json").read_text()) == {"who": name}
+            assert (folder / "configs" / "logging.conf").read_text() == "[loggers]\n"
+            assert (folder / "LICENSE").read_text() == "free"
+        assert sorted(written) == sorted(path for path in (tmp_path / "bundles").rglob("*") if path.is_file())
 
+    @pytest.mark.slow
     def test_command_changes_nothing_the_second_time(self, tmp_path):
-        write(tmp_path, {"run.json": {"who": "{{name}}"}, "tasks/one.json": {}, "logging.conf": ""})
-        command = [sys.executable, "-m", "monai_pdddpm.bundle.render", str(tmp_path)]
-        first = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        assert first.splitlines()[0] == str(tmp_path / "bundles/one/configs/run.json")
-        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        self.write(tmp_path)
         render_all(tmp_path)
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        command = [sys.executable, "-m", "monai_pdddpm.bundle.render", str(tmp_path)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert said.splitlines()[0] == str(tmp_path / "bundles/one/configs/run.json")
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
     @pytest.mark.parametrize("name", TASKS)
@@ -171,6 +180,7 @@ class TestAll:
         for file, content in render_bundle(ROOT / "configs", name).items():
             assert (folder / file).read_text(encoding="utf-8") == as_text(content), f"{folder / file} {advice}"
         assert (folder / "logging.conf").read_bytes() == (ROOT / "configs" / "logging.conf").read_bytes(), advice
+        assert (folder.parent / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes(), advice
 
     @pytest.mark.parametrize("name", TASKS)
     def test_nothing_is_left_of_templates_that_are_gone(self, name):

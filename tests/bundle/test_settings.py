@@ -57,8 +57,8 @@ def test_keys_that_are_not_there_are_not_missed():
         ("device", "cuda:99", "device: 'cuda:99' cannot be used, this computer has"),
         ("device", "gpu", "device: 'gpu' cannot be used"),
         ("device", None, "device: 'None' cannot be used"),
-        ("precision", "float16", "precision: float16 needs a GPU"),
-        ("precision", "half", "precision: 'half' was found"),
+        ("precision", "float16", "precision: .*float16"),
+        ("precision", "half", "precision: found 'half'"),
         ("training_process", "magic", "training_process: 'magic' was found, ddpm, .* is expected"),
     ],
 )

@@ -285,6 +285,16 @@ def test_ensure_phantom_writes_once_and_leaves_a_folder_alone(tmp_path, capsys):
         ensure_phantom(tmp_path / "file")
 
 
+def test_ensure_phantom_writes_nowhere_else(tmp_path):
+    mistyped, data, file = tmp_path / "mistyped", tmp_path / "data", tmp_path / "scan.nii.gz"
+    file.write_text("")
+    for path in (mistyped, file):
+        assert ensure_phantom(path, data, **FEW) == str(path)
+    assert list(tmp_path.iterdir()) == [file]
+    ensure_phantom(tmp_path / "data", data, **FEW)
+    assert (data / "dataset.json").is_file()
+
+
 def test_ensure_phantom_yields_to_a_faster_process(tmp_path, monkeypatch):
     save = nib.save
 

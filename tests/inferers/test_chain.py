@@ -52,7 +52,9 @@ def run(network, given, rule=None, process="ddpm", steps=STEPS, members=slice(No
     image, proposal, noise = given
     noise = [field[members] for field in noise]
     features = network.encode(image, proposal)
-    return reverse_chain(network, proposal, features, noise, steps, rule or DDIMRule(), forward_process(process), **options)
+    return reverse_chain(
+        network, proposal, features, noise, steps, rule or DDIMRule(), forward_process(process), **options
+    )
 
 
 def by_hand(network, given, process, eta):

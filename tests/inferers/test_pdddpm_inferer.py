@@ -270,7 +270,9 @@ class TestWindows:
         return formula_pair(lambda x_t, features: 2.0 * x_t, Flat())
 
     def variance(self, network, roi, **options):
-        mean, entropy, variance, _, _ = split(inferer(roi, members=24, **options)(torch.zeros(1, 1, *self.SIZE), network))
+        mean, entropy, variance, _, _ = split(
+            inferer(roi, members=24, **options)(torch.zeros(1, 1, *self.SIZE), network)
+        )
         return torch.cat([mean, entropy, variance], dim=1)[0]
 
     @pytest.mark.parametrize("rule", [DDIMRule(), DDIMRule(1.0), AncestralRule()])
@@ -329,7 +331,9 @@ class TestSegmenterShare:
         wanted = (weight * everyone).sum(0)
         np.testing.assert_allclose(mean, wanted, atol=1e-6)
         np.testing.assert_allclose(variance, (weight * (everyone - wanted) ** 2).sum(0)[1:], atol=1e-6)
-        np.testing.assert_allclose(entropy, (weight[:, 0] * torch.special.entr(everyone).sum(1)).sum(0)[None], atol=1e-5)
+        np.testing.assert_allclose(
+            entropy, (weight[:, 0] * torch.special.entr(everyone).sum(1)).sum(0)[None], atol=1e-5
+        )
 
     def test_no_share_leaves_the_segmenter_out(self):
         x = image(11, 12)

@@ -28,7 +28,9 @@ def dice_and_cross_entropy(logits, label):
     return 1 - dice[1:].mean(), cross_entropy
 
 
-@pytest.mark.parametrize("weights", [{}, {"lambda_dice": 1.0, "lambda_ce": 0.0}, {"lambda_dice": 2.0, "lambda_ce": 0.5}])
+@pytest.mark.parametrize(
+    "weights", [{}, {"lambda_dice": 1.0, "lambda_ce": 0.0}, {"lambda_dice": 2.0, "lambda_ce": 0.5}]
+)
 def test_x0_by_definition(batch, weights):
     dice, cross_entropy = dice_and_cross_entropy(batch[0].output, batch[1])
     expected = weights.get("lambda_dice", 0.2) * dice + weights.get("lambda_ce", 1.0) * cross_entropy

@@ -93,7 +93,12 @@ class TestUncertainty:
     def test_entropy_by_hand(self):
         p = torch.tensor([[0.5, 1.0, 1 / 3, 0.7], [0.25, 0.0, 1 / 3, 0.2], [0.25, 0.0, 1 / 3, 0.1]]).view(3, 4, 1, 1)
         item = Uncertaintyd("pred")({"pred": p})
-        expected = [1.5 * math.log(2), 0.0, math.log(3), -(0.7 * math.log(0.7) + 0.2 * math.log(0.2) + 0.1 * math.log(0.1))]
+        expected = [
+            1.5 * math.log(2),
+            0.0,
+            math.log(3),
+            -(0.7 * math.log(0.7) + 0.2 * math.log(0.2) + 0.1 * math.log(0.1)),
+        ]
         assert item["entropy"].flatten().tolist() == pytest.approx(expected, abs=1e-6)
         assert item["entropy"].shape == item["seg"].shape == (1, 4, 1, 1)
         assert item["seg"].flatten().tolist() == [0, 0, 0, 0]
@@ -138,7 +143,9 @@ class TestUncertainty:
 
     def test_metadata_stay(self):
         affine = torch.diag(torch.tensor([1.0, 2, 3, 1], dtype=torch.float64))
-        p, members = (MetaTensor(torch.rand(n, *SIZE), affine=affine, meta={"filename_or_obj": "a"}) for n in (K, 2 * K))
+        p, members = (
+            MetaTensor(torch.rand(n, *SIZE), affine=affine, meta={"filename_or_obj": "a"}) for n in (K, 2 * K)
+        )
         item = Uncertaintyd("pred")(
             {"pred": p, "members": members, "preseg": p.clone(), "member_entropy": p[:1].clone()}
         )
