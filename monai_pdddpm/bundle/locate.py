@@ -51,7 +51,7 @@ def _config_folders(argv: Sequence[str]) -> Iterator[Path]:
         key, _, value = word.partition("=")
         if key == "--config_file":
             value = value or (argv[i + 1] if i + 1 < len(argv) else "")
-            for item in value.strip("[]()").split(","):
+            for item in value.strip("[]()").split(",") if value.startswith(("[", "(")) else [value]:
                 yield Path(item.strip(" '\"")).absolute().parent.parent
 
 

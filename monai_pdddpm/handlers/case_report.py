@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from monai.transforms import LoadImage
 from nibabel.affines import voxel_sizes
@@ -60,6 +61,18 @@ class CaseReport:
         """Run within the case's iteration, after the post-processing, so that a failure ends this case only."""
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._begin)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
+        engine.add_event_handler(Events.STARTED, self._count)
+        engine.add_event_handler(Events.COMPLETED, self._tell)
+
+    def _count(self, engine: CaseEvaluator) -> None:
+        self._written: list[str] = []
+
+    def _tell(self, engine: CaseEvaluator) -> None:
+        if self._written:
+            first = self.output_dir / self._written[0]
+            print(
+                f"{len(self._written)} cases are in {self.output_dir}; look at {first}/{first.name}_overview.png first"
+            )
 
     def _begin(self, engine: CaseEvaluator) -> None:
         self._inferred_at = time.perf_counter()
@@ -94,6 +107,7 @@ class CaseReport:
                 "files": sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")),
             }
             write_json(report_path(self.output_dir, case), report)
+            self._written.append(case)
 
     def _draw(self, item: Mapping[str, Any], file: str, case: str, path: Path) -> None:
         seg = item["seg"]

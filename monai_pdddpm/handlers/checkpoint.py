@@ -103,8 +103,8 @@ class TrainingCheckpoint:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a file that it does not know
             raise UserError(
-                f"{self.path}: cannot be read as a checkpoint, being damaged, no PyTorch file, or more than tensors and "
-                f"numbers, which is not loaded for safety; {advice}"
+                f"{self.path}: cannot be read as a checkpoint, being damaged, no PyTorch file, or more than tensors and"
+                f" numbers, which is not loaded for safety; {advice}"
             ) from error
         try:
             missing = [name for name in (*self.save_dict, "progress") if name not in state]

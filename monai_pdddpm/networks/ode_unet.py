@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .ode_block import SecondOrderODEBlock
-from .solvers import ADAPTIVE_SOLVERS, FIXED_STEP_SOLVERS
+from .solvers import ADAPTIVE_SOLVERS, FIXED_STEP_SOLVERS, evaluations
 
 
 class ConditionEncoder(nn.Module):
@@ -207,3 +207,8 @@ def _check(channels: Sequence[int], stem: int, stride: int, groups: int, solver:
         raise ValueError(f"solver: '{solver}' was found, one of {FIXED_STEP_SOLVERS + ADAPTIVE_SOLVERS} is expected")
     if solver_steps < 1:
         raise ValueError(f"solver_steps: {solver_steps} was found, 1 or more is expected")
+    if solver in FIXED_STEP_SOLVERS and evaluations(solver, solver_steps) == 0:
+        raise ValueError(
+            f"solver_steps: {solver_steps} was found with solver='{solver}', which then never evaluates the "
+            f"acceleration and ignores the diffusion time; use 2 steps or more, or midpoint"
+        )

@@ -39,6 +39,7 @@ class PDDDPM(nn.Module):
         ValueError: when an argument is not one of those allowed.
     """
 
+    abar: torch.Tensor
     time_steps: list[int]  # TorchScript needs the type of a list that may be empty
 
     def __init__(
@@ -105,7 +106,7 @@ class PDDDPM(nn.Module):
     @torch.jit.export
     def encode(self, image: torch.Tensor, proposal: torch.Tensor) -> list[torch.Tensor]:
         """Return the denoiser's features of image and proposal, computed once for all steps and members."""
-        return self.denoiser.encode(image, self.state(proposal))
+        return self.denoiser.encode(image, self.state(proposal))  # type: ignore[operator]
 
     @torch.jit.export
     def start(self, proposal: torch.Tensor, noise: torch.Tensor, t: int) -> torch.Tensor:
@@ -117,7 +118,7 @@ class PDDDPM(nn.Module):
         self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str = "", solver_steps: int = 0
     ) -> torch.Tensor:
         """Return the denoiser's output for x_t (B, K, ...) and time indices t, (B,) or (1,)."""
-        return self.denoiser.denoise(x_t, t, features, solver, solver_steps)
+        return self.denoiser.denoise(x_t, t, features, solver, solver_steps)  # type: ignore[operator]
 
     @torch.jit.export
     def x0(self, output: torch.Tensor, x_t: torch.Tensor, t: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The pipeline stands once: templates are filled, laid over one another, and the committed bundles are what comes out."""
+"""The pipeline stands once: templates are filled and laid over one another, and that is what is committed."""
 
 import copy
 import json
@@ -23,9 +23,11 @@ def write(folder, files):
     return folder / "configs"
 
 
-class TestFill:
-    TASK = {"name": "t", "size": [8, 8], "epochs": 5, "net": {"_target_": "N"}, "more": [{"a": 1}, 2], "no": None}
+TASK = {"name": "t", "size": [8, 8], "epochs": 5, "net": {"_target_": "N"}, "more": [{"a": 1}, 2], "no": None}
+BASE = {"a": 1, "b": {"c": [1, 2], "d": {"e": 5}}, "steps": [{"k": 1}, {"k": 2}], "gone": 3}
 
+
+class TestFill:
     @pytest.mark.parametrize(
         ("content", "expected"),
         [
@@ -46,35 +48,33 @@ class TestFill:
         ],
     )
     def test_places(self, content, expected):
-        assert fill(content, self.TASK, "x.json") == expected
+        assert fill(content, TASK, "x.json") == expected
 
     def test_values_are_copies(self):
-        task = copy.deepcopy(self.TASK)
+        task = copy.deepcopy(TASK)
         filled = fill(["{{net}}", "{{net}}", "{{*more}}"], task, "x.json")
         filled[0]["_target_"] = "M"
         filled[2]["a"] = 7
         assert filled[1] == {"_target_": "N"}
-        assert task == self.TASK
+        assert task == TASK
 
     @pytest.mark.parametrize("content", ["{{epoch}}", "a {{epoch}}", ["{{*epoch}}"], {"k": {"l": "{{epoch}}"}}])
     def test_missing_key(self, content):
         with pytest.raises(UserError, match=r"x\.json: the task 't' has no key 'epoch'; add it to configs/tasks"):
-            fill(content, self.TASK, "x.json")
+            fill(content, TASK, "x.json")
 
 
 class TestTemplates:
-    BASE = {"a": 1, "b": {"c": [1, 2], "d": {"e": 5}}, "steps": [{"k": 1}, {"k": 2}], "gone": 3}
-
     def render(self, tmp_path, top, task=None, base=None):
         files = {
-            "_base.json": base or self.BASE,
+            "_base.json": base or BASE,
             "top.json": {"extends": "_base.json"} | top,
             "tasks/t.json": task or {},
         }
         return render_bundle(write(tmp_path, files), "t")["top.json"]
 
     def test_extends_keeps_what_is_not_named(self, tmp_path):
-        assert self.render(tmp_path, {"f": 6}) == self.BASE | {"f": 6}
+        assert self.render(tmp_path, {"f": 6}) == BASE | {"f": 6}
 
     @pytest.mark.parametrize(
         ("key", "value", "expected"),
@@ -91,11 +91,11 @@ class TestTemplates:
         ],
     )
     def test_ids(self, tmp_path, key, value, expected):
-        assert self.render(tmp_path, {key: value}) == self.BASE | expected
+        assert self.render(tmp_path, {key: value}) == BASE | expected
 
     def test_null_takes_away(self, tmp_path):
         found = self.render(tmp_path, {"gone": None, "b::c": None, "never": None})
-        assert found == {"a": 1, "b": {"d": {"e": 5}}, "steps": self.BASE["steps"]}
+        assert found == {"a": 1, "b": {"d": {"e": 5}}, "steps": BASE["steps"]}
 
     def test_several_floors(self, tmp_path):
         configs = write(
@@ -116,11 +116,11 @@ class TestTemplates:
 
     def test_overrides_come_last_and_for_their_file_only(self, tmp_path):
         task = {"x": 1, "overrides": {"top.json": {"a": 9, "+b::c": [0], "gone": None}}}
-        configs = write(tmp_path, {"_b.json": self.BASE, "top.json": {"extends": "_b.json"}, "tasks/t.json": task})
+        configs = write(tmp_path, {"_b.json": BASE, "top.json": {"extends": "_b.json"}, "tasks/t.json": task})
         write(tmp_path, {"other.json": {"extends": "_b.json", "a": "{{name}}"}})
         rendered = render_bundle(configs, "t")
-        assert rendered["top.json"] == {"a": 9, "b": {"c": [1, 2, 0], "d": {"e": 5}}, "steps": self.BASE["steps"]}
-        assert rendered["other.json"] == self.BASE | {"a": "t"}
+        assert rendered["top.json"] == {"a": 9, "b": {"c": [1, 2, 0], "d": {"e": 5}}, "steps": BASE["steps"]}
+        assert rendered["other.json"] == BASE | {"a": "t"}
 
     def test_overrides_of_a_file_that_is_not_rendered(self, tmp_path):
         with pytest.raises(UserError, match=r"t: overrides of \['tip.json'\], which no template"):

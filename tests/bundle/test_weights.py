@@ -151,6 +151,7 @@ class TestFiles:
         (tmp_path / "model.pt").write_bytes(whole[: len(whole) // 2])
         self.refused(tmp_path / "model.pt")
 
+    @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
     def test_code_is_not_run(self, tmp_path):
         path, trap = tmp_path / "model.pt", tmp_path / "trapped"
         for save in (lambda x: torch.save(x, path), lambda x: path.write_bytes(pickle.dumps(x))):

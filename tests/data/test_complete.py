@@ -44,19 +44,29 @@ def test_part_names_differ(tmp_path):
 def test_old_file_stays_and_no_part_when_anything_is_raised(tmp_path, error, written):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(error), complete_file(path) as part:
-        if written:
-            part.write_text("half")
-        raise error
+
+    def write():
+        with complete_file(path) as part:
+            if written:
+                part.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_full_disk_is_told_to_the_user(tmp_path):
     path = tmp_path / "a.txt"
-    with pytest.raises(UserError) as caught, complete_file(path) as part:
-        part.write_text("half")
-        raise OSError(28, "No space left on device")
+
+    def write():
+        with complete_file(path) as part:
+            part.write_text("half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError) as caught:
+        write()
     assert str(caught.value).startswith(f"{path}: cannot be written (No space left on device); free space on the disk")
     assert isinstance(caught.value.__cause__, OSError)
     assert os.listdir(tmp_path) == []

@@ -80,6 +80,6 @@ def test_other_settings_are_an_error_that_names_the_first(tmp_path, change, text
 def test_a_file_that_is_no_report(tmp_path, content):
     path = finish(tmp_path, "a")
     path.write_text(content, encoding="latin-1")
-    with pytest.raises(UserError, match="found no report of this program, .* give another --output_dir") as caught:
+    with pytest.raises(UserError, match=r"found no report of this program, .* give another --output_dir") as caught:
         unfinished_cases(CASES, tmp_path, SETTINGS)
     assert str(caught.value).startswith(str(path))

@@ -283,6 +283,7 @@ class TestModel:
         assert same(read(tmp_path / "model.pt"), {"model": training.weights[6]})
         assert read(tmp_path / "checkpoint.pt")["progress"]["best_metric_epoch"] == -1
 
+    @pytest.mark.filterwarnings("ignore:`dataloader` is empty")
     def test_last_when_validation_never_ran(self, tmp_path):
         training = Training(tmp_path)
         training.evaluator.state.epoch_length = 0  # no case
@@ -372,6 +373,7 @@ class TestRefused:
         with pytest.raises(UserError, match="not a checkpoint of this training"):
             Training(tmp_path, width=5).trainer.run()
 
+    @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
     def test_code_in_a_checkpoint_is_not_run(self, tmp_path):
         path, trap = tmp_path / "checkpoint.pt", tmp_path / "trapped"
         for save in (lambda x: torch.save(x, path), lambda x: path.write_bytes(pickle.dumps(x))):
