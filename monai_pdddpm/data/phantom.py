@@ -26,8 +26,6 @@ from scipy.spatial.transform import Rotation
 from scipy.special import expit, ndtr
 from tqdm import tqdm
 
-from monai_pdddpm.data.datalist import case_name
-
 __all__ = ["Phantom", "ensure_phantom", "make_phantom_scan", "make_phantom_series", "write_phantom"]
 
 Array = NDArray[np.float32]
@@ -351,14 +349,15 @@ def _write_list(root: Path, lists: dict[str, list[dict[str, str]]], settings: di
     (root / "dataset.json").write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
 
 
-def ensure_phantom(dataset_dir: str | os.PathLike[str], **settings: Any) -> str:
+def ensure_phantom(
+    dataset_dir: str | os.PathLike[str], only_at: str | os.PathLike[str] | None = None, **settings: Any
+) -> str:
     """Return the dataset's folder, having written the phantom there if there was no such folder.
-
-    A path that names a scan, or whose parent folder does not exist either, is a slip of the pen and is left alone: the
-    list of cases then says that it is missing.
 
     Args:
         dataset_dir: the folder; one that exists is left as it is, whatever it holds.
+        only_at: the one folder that may be written. Any other path is the user's own: it is left alone, and when it
+            was mistyped the list of cases says that it is missing.
         settings: arguments of `write_phantom`, used only when it is called.
 
     Returns:
@@ -368,7 +367,7 @@ def ensure_phantom(dataset_dir: str | os.PathLike[str], **settings: Any) -> str:
         NotADirectoryError: if there is a file at ``dataset_dir``.
     """
     target = Path(dataset_dir)
-    if not target.exists() and (case_name(target) != target.name or not target.absolute().parent.is_dir()):
+    if only_at is not None and target.absolute() != Path(only_at).absolute():
         return str(target)
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"{target} is a file, but the phantom needs a folder of that name.")

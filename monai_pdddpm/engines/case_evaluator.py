@@ -19,7 +19,8 @@ class CaseEvaluator(SupervisedEvaluator):
 
     It takes the items of :class:`monai_pdddpm.data.CaseDataset`. Whatever is raised while a case is read, inferred,
     post-processed or written ends that case only and is logged; :meth:`run` sums up at the end. ``state.seconds``
-    holds the seconds of the current case's stages.
+    holds the seconds of the current case's stages. Handlers of ``ITERATION_COMPLETED`` meet an empty list after a
+    failure; MONAI's metrics cannot take one, :class:`monai_pdddpm.transforms.Evaluated` never sees it.
 
     Args:
         args: as :class:`monai.engines.SupervisedEvaluator`.

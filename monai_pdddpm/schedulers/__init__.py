@@ -4,7 +4,7 @@ from .predictions import PREDICTIONS, decode_probabilities, encode_labels, predi
 from .processes import DDPMProcess, ResidualProcess, forward_process, matching_start
 from .rules import AncestralRule, DDIMRule, ancestral_step, ddim_step
 from .schedule import cumulative_schedule, signal_to_noise, start_state
-from .steps import check_steps, uneven_steps, uniform_steps
+from .steps import check_steps, early_end, uneven_steps, uniform_steps
 
 __all__ = [
     "PREDICTIONS",
@@ -17,6 +17,7 @@ __all__ = [
     "cumulative_schedule",
     "ddim_step",
     "decode_probabilities",
+    "early_end",
     "encode_labels",
     "forward_process",
     "matching_start",

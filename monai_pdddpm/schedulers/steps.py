@@ -12,6 +12,30 @@ from itertools import pairwise
 
 import numpy as np
 
+from monai_pdddpm.errors import UserError
+
+
+def early_end(start_step: int, share: float) -> int:
+    """Return the index at which a chain from T' may end: ``share`` of the way up to its start.
+
+    In 3D a mask's regions are decided at noise so high that single voxels say nothing yet; below, the chain only
+    sharpens what was decided, and the members' probabilities turn into certainties.
+
+    Args:
+        start_step: T', 0 or more.
+        share: 0 (down to index 0) to 1 (a single step).
+
+    Raises:
+        UserError: when the share is out of range.
+
+    Example:
+        >>> early_end(950, 0.9)
+        855
+    """
+    if not 0 <= share <= 1:
+        raise UserError(f"end_share: found {share!r}, expected a number from 0 to 1; mend --end_share")
+    return max(0, min(int(share * start_step), start_step - 1))
+
 
 def uniform_steps(start_step: int, steps: int, end_step: int = 0) -> list[int]:
     """Return ``steps`` indices evenly spread from T'-1 down to ``end_step`` (Fast-DDPM's uniform list, truncated).

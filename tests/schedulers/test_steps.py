@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from monai_pdddpm.schedulers import check_steps, uneven_steps, uniform_steps
+from monai_pdddpm.schedulers import check_steps, early_end, uneven_steps, uniform_steps
 
 LISTS = [uniform_steps, uneven_steps]
 STARTS = [1, 2, 3, 10, 64, 300, 333, 664, 995, 1000]
@@ -133,3 +133,13 @@ def test_check_takes_any_descending_list():
 def test_check_refuses_other_lists(steps):
     with pytest.raises(ValueError, match=r"^time_steps: .* from 999 to 0 is expected"):
         check_steps(steps, 1000)
+
+
+def test_a_chain_ends_early_at_a_share_of_its_start():
+    assert early_end(950, 0.9) == 855
+    assert early_end(300, 0.0) == 0
+    assert early_end(0, 0.9) == 0
+    assert early_end(10, 1.0) == 9
+    assert uniform_steps(950, 3, early_end(950, 0.9)) == [949, 902, 855]
+    with pytest.raises(ValueError, match="end_share: found 1.5"):
+        early_end(950, 1.5)
