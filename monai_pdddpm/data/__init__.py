@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .cache import CachedDataset
 from .checks import CheckImaged, check_file, check_output_dir, check_range, check_scan, check_voxels
 from .datalist import case_name, inference_cases, labelled_cases
 from .dataset import CaseDataset, CaseFailure, case_collate
@@ -10,6 +11,7 @@ from .folds import fold_cases, with_readings
 from .writer import GridWriter
 
 __all__ = [
+    "CachedDataset",
     "CaseDataset",
     "CaseFailure",
     "CheckImaged",

@@ -1,6 +1,7 @@
 """Every bundle as MONAI's own tools see it: metadata, properties, checks and exports."""
 
 import json
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -91,19 +92,23 @@ def test_verify_metadata(command, copied, tmp_path):
     assert "metadata is verified with no error" in done.out + done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "kind"),
     [("train", "train"), ("train_segmenter", "train"), ("inference", "infer"), ("evaluate", "infer")],
 )
-def test_properties(copied, file, kind):
+def test_properties(copied, phantom, tmp_path, monkeypatch, file, kind):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # put back what initialize changes
     workflow = ConfigWorkflow(
         config_file=str(copied / "configs" / f"{file}.json"),
         meta_file=str(copied / "configs" / "metadata.json"),
         workflow_type=kind,
-        logging_file=False,
         bundle_root=str(copied),
-        dataset_dir=str(copied),
+        dataset_dir=str(phantom),
+        output_dir=str(tmp_path),
+        device="cpu",
     )
+    workflow.initialize()
     assert workflow.check_properties() == []
 
 

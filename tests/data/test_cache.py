@@ -1,0 +1,51 @@
+"""Cases are cached as by MONAI, but read in the thread that asks for them."""
+
+import threading
+
+import pytest
+from monai.data import CacheDataset
+from monai.transforms import Compose, Lambda, RandLambda
+
+from monai_pdddpm.data import CachedDataset
+
+
+def test_items_are_those_of_monai_and_computed_once():
+    read = []
+
+    def double(case):
+        read.append(case)
+        return 2 * case
+
+    steps = Compose([Lambda(double), RandLambda(lambda value: value + 1)])
+    cases = [1, 2, 3]
+    data = CachedDataset(cases, steps)
+    assert [data[i] for i in range(3)] == [data[i] for i in range(3)] == [3, 5, 7]
+    assert read == cases
+    theirs = CacheDataset(cases, steps, progress=False)
+    assert [theirs[i] for i in range(3)] == [3, 5, 7]
+
+
+def test_part_of_the_cases_and_new_cases():
+    data = CachedDataset([1, 2, 3, 4], Compose([Lambda(lambda case: 2 * case)]), cache_num=2)
+    assert [data[i] for i in range(4)] == [2, 4, 6, 8]
+    data.set_data([5, 6])
+    assert [data[i] for i in range(2)] == [10, 12]
+
+
+def test_nothing_is_at_work_after_a_case_that_cannot_be_read():
+    threads, read = set(), []
+
+    def fail(case):
+        threads.add(threading.current_thread())
+        read.append(case)
+        if case == 1:
+            raise ValueError("broken")
+        return case
+
+    before = threading.active_count()
+    with pytest.raises(Exception, match="applying transform"):
+        CachedDataset([0, 1, 2, 3], Compose([Lambda(fail)]))
+    assert threads == {threading.current_thread()}
+    assert read[0] == 0
+    assert not {2, 3} & set(read)
+    assert threading.active_count() == before
