@@ -26,13 +26,15 @@ def early_end(start_step: int, share: float) -> int:
         share: 0 (down to index 0) to 1 (a single step).
 
     Raises:
-        UserError: when the share is out of range.
+        UserError: when the share is out of range, or T' no whole number.
 
     Example:
         >>> early_end(950, 0.9)
         855
     """
-    if not 0 <= share <= 1:
+    if not isinstance(start_step, int):
+        raise UserError(f"start_step: found {start_step!r}, expected a whole number of at least 0; mend --start_step")
+    if not (isinstance(share, (int, float)) and 0 <= share <= 1):
         raise UserError(f"end_share: found {share!r}, expected a number from 0 to 1; mend --end_share")
     return max(0, min(int(share * start_step), start_step - 1))
 
