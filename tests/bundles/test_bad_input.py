@@ -138,6 +138,7 @@ def wrong(phantom, tmp_path_factory):
     ("key", "value", "told"),
     [
         ("dataset_dir", "{wrong}/no/such/folder", "no/such/folder: does not exist"),
+        ("dataset_dir", "{wrong}/mistyped", "mistyped: does not exist"),
         ("dataset_dir", "{wrong}/empty", "empty: no scan found"),
         ("dataset_dir", "{wrong}/file", "file: not a scan by its name"),
         ("dataset_dir", "{wrong}/dataset", "dataset.json: not valid JSON"),
@@ -188,6 +189,7 @@ def test_setting_that_cannot_work_is_told_before_any_scan_is_read(
     assert not list(tmp_path.glob("o/*"))
     assert not (wrong / "executed").exists()
     assert not (wrong / "no").exists()
+    assert not (wrong / "mistyped").exists()
 
 
 @pytest.mark.parametrize(
@@ -209,3 +211,4 @@ def test_setting_that_cannot_work_in_training(command, bundle, phantom, wrong, t
     assert told in done.error
     assert not list(tmp_path.glob("o/*.pt"))
     assert not (wrong / "no").exists()
+    assert not (wrong / "mistyped").exists()
