@@ -7,6 +7,9 @@ from typing import Any
 
 from monai.data import CacheDataset
 
+from monai_pdddpm.data.dataset import explain_failure
+from monai_pdddpm.errors import UserError
+
 __all__ = ["CachedDataset"]
 
 
@@ -16,7 +19,18 @@ class CachedDataset(CacheDataset):
     MONAI reads them in a pool of threads. When a case cannot be read, the pool's threads are still at work on the next
     ones while Python ends, and now and then that aborts the process ("terminate called without an active exception",
     exit code 134) after the error was told. Arguments are MONAI's; ``num_workers`` has no use.
+
+    Raises:
+        UserError: when a case cannot be read; the message names its file.
     """
 
     def _fill_cache(self, indices: Sequence[int] | None = None) -> list[Any]:
-        return [self._load_cache_item(index) for index in (range(self.cache_num) if indices is None else indices)]
+        return [self._read(index) for index in (range(self.cache_num) if indices is None else indices)]
+
+    def _read(self, index: int) -> Any:
+        try:
+            return self._load_cache_item(index)
+        except Exception as error:
+            case = self.data[index]
+            files = " with ".join(str(case[key]) for key in ("image", "label") if key in case)
+            raise UserError(explain_failure(error, files)) from error

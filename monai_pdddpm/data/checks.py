@@ -27,6 +27,7 @@ __all__ = ["CheckImaged", "check_file", "check_output_dir", "check_range", "chec
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
+_CIFTI_INTENTS = range(3000, 3100)
 
 
 def check_scan(path: str | os.PathLike, spatial_dims: int = 3, channels: int | None = 1) -> None:
@@ -76,6 +77,8 @@ def _load_nifti(path: Path) -> nib.Nifti1Image:
         raise UserError(f"{path}: not a readable NIfTI image ({_brief(error)}); export or convert it again") from error
     if not isinstance(image, nib.Nifti1Image):  # NIfTI-2 images are of this class too, CIFTI files are not
         raise UserError(f"{path}: found a {type(image).__name__}, expected a NIfTI image; take the volume it came from")
+    if int(image.header["intent_code"]) in _CIFTI_INTENTS:  # nibabel knows them by the end of their name only
+        raise UserError(f"{path}: found a CIFTI file, expected a NIfTI image; take the volume it came from")
     return image
 
 
@@ -191,10 +194,10 @@ class CheckImaged(MapTransform):
 
 
 def check_output_dir(path: str | os.PathLike) -> None:
-    """Make an output folder, and check that files can be written to it.
+    """Check that files can be written to an output folder; one that is not there yet is tried and removed again.
 
     Args:
-        path: folder; parents are made as needed. Folders made here are removed again when the check fails.
+        path: folder; it and its parents need not exist.
 
     Raises:
         UserError: when it cannot be made or written to.
@@ -209,13 +212,14 @@ def check_output_dir(path: str | os.PathLike) -> None:
         finally:
             trial.unlink(missing_ok=True)
     except OSError as error:
-        for made in new:
-            with contextlib.suppress(OSError):  # that folder was never made
-                made.rmdir()
         raise UserError(
             f"{folder}: cannot be written to ({error.strerror}), expected a folder for the results; set output_dir to "
             "one that you may write to"
         ) from error
+    finally:
+        for made in new:
+            with contextlib.suppress(OSError):  # never made, or another run writes there already
+                made.rmdir()
 
 
 def check_file(path: str | os.PathLike, what: str, remedy: str) -> None:

@@ -37,8 +37,8 @@ def inference_cases(dataset_dir: str | os.PathLike, section: str = "test") -> li
         a ``dataset.json`` in its order.
 
     Raises:
-        UserError: when nothing is there, a listed file is missing or lies outside of the folder, or two cases would
-            write to the same output.
+        UserError: when nothing is there, every file is missing, one lies outside of the folder, or two cases would
+            write to the same output. A file that is missing among others stays in the list, for the run to report.
     """
     root = Path(dataset_dir).expanduser()
     wanted = _sections_from(section)
@@ -61,8 +61,9 @@ def inference_cases(dataset_dir: str | os.PathLike, section: str = "test") -> li
             f"{root}: no scan found, expected files named {_LISTED}, or imagesTs, imagesTr or a dataset.json; "
             "check dataset_dir, and convert DICOM series first, for example with dcm2niix"
         )
-    _require_files(cases)
     _require_distinct_names(cases)
+    if not any(os.path.isfile(case["image"]) for case in cases):
+        _require_files({"image": case["image"]} for case in cases)
     return cases
 
 

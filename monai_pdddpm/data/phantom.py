@@ -26,6 +26,8 @@ from scipy.spatial.transform import Rotation
 from scipy.special import expit, ndtr
 from tqdm import tqdm
 
+from monai_pdddpm.data.datalist import SCAN_EXTENSIONS
+
 __all__ = ["Phantom", "ensure_phantom", "make_phantom_scan", "make_phantom_series", "write_phantom"]
 
 Array = NDArray[np.float32]
@@ -349,29 +351,19 @@ def _write_list(root: Path, lists: dict[str, list[dict[str, str]]], settings: di
     (root / "dataset.json").write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
 
 
-def ensure_phantom(
-    dataset_dir: str | os.PathLike[str], only_at: str | os.PathLike[str] | None = None, **settings: Any
-) -> str:
-    """Return the dataset's folder, having written the phantom there if there was no such folder.
+def ensure_phantom(dataset_dir: str | os.PathLike[str], **settings: Any) -> str:
+    """Return the dataset's folder, having written the phantom there if there was nothing.
 
     Args:
-        dataset_dir: the folder; one that exists is left as it is, whatever it holds.
-        only_at: the one folder that may be written. Any other path is the user's own: it is left alone, and when it
-            was mistyped the list of cases says that it is missing.
+        dataset_dir: the folder; what exists, a single scan too, is left as it is. A path that names a scan is never
+            made a folder: the list of cases says that the scan is missing.
         settings: arguments of `write_phantom`, used only when it is called.
 
     Returns:
-        The folder as a string.
-
-    Raises:
-        NotADirectoryError: if there is a file at ``dataset_dir``.
+        The path as a string.
     """
-    target = Path(dataset_dir)
-    if only_at is not None and target.absolute() != Path(only_at).absolute():
-        return str(target)
-    if target.exists() and not target.is_dir():
-        raise NotADirectoryError(f"{target} is a file, but the phantom needs a folder of that name.")
-    if not target.exists():
+    target = Path(dataset_dir).expanduser()
+    if not os.path.lexists(target) and not target.name.lower().endswith(SCAN_EXTENSIONS):
         print(f"No dataset at {target}: writing the synthetic phantom there.", flush=True)
         try:
             write_phantom(target, **settings)

@@ -7,6 +7,7 @@ from monai.data import CacheDataset
 from monai.transforms import Compose, Lambda, Randomizable, Transform
 
 from monai_pdddpm.data import CachedDataset
+from monai_pdddpm.errors import UserError
 
 
 class Later(Randomizable, Transform):
@@ -43,14 +44,14 @@ def test_nothing_is_at_work_after_a_case_that_cannot_be_read():
 
     def fail(case):
         threads.add(threading.current_thread())
-        read.append(case)
-        if case == 1:
+        read.append(case["image"])
+        if case["image"] == 1:
             raise ValueError("broken")
         return case
 
     before = threading.active_count()
-    with pytest.raises(Exception, match="applying transform"):
-        CachedDataset([0, 1, 2, 3], Compose([Lambda(fail)]))
+    with pytest.raises(UserError, match="unexpected ValueError: broken"):
+        CachedDataset([{"image": number} for number in range(4)], Compose([Lambda(fail)]))
     assert threads == {threading.current_thread()}
     assert read[0] == 0
     assert not {2, 3} & set(read)

@@ -221,9 +221,9 @@ class TestCheckImaged:
 
 
 class TestOutputDir:
-    def test_folder_is_made_and_left_empty(self, tmp_path):
+    def test_trial_leaves_nothing(self, tmp_path):
         check_output_dir(tmp_path / "a" / "b")
-        assert list((tmp_path / "a" / "b").iterdir()) == []
+        assert list(tmp_path.iterdir()) == []
 
     def test_content_stays(self, tmp_path):
         (tmp_path / "a").touch()
@@ -236,7 +236,7 @@ class TestOutputDir:
             with pytest.raises(UserError, match=r"cannot be written to.*set output_dir"):
                 check_output_dir(path)
 
-    def test_new_folders_go_when_writing_fails(self, tmp_path, monkeypatch):
+    def test_nothing_stays_when_writing_fails(self, tmp_path, monkeypatch):
         def full(self, data):
             raise OSError(28, "No space left on device")
 

@@ -87,10 +87,12 @@ class TestFolders:
         with pytest.raises(UserError, match=r"a\.txt: not a scan"):
             inference_cases(tmp_path / "a.txt")
 
-    def test_broken_link_is_reported(self, tmp_path):
+    def test_broken_link_alone_is_an_error_and_among_others_a_case(self, tmp_path):
         (tmp_path / "a.nii").symlink_to(tmp_path / "gone.nii")
         with pytest.raises(UserError, match=r"a\.nii: 1 file missing"):
             inference_cases(tmp_path)
+        touch(tmp_path, "b.nii")
+        assert names(inference_cases(tmp_path)) == ["a", "b"]
 
     def test_two_files_of_one_name(self, tmp_path):
         touch(tmp_path, "a.nii", "a.nii.gz")
@@ -161,12 +163,16 @@ class TestDatasetJson:
         with pytest.raises(UserError, match=rf"{key} of test\[0\] leaves the folder"):
             inference_cases(tmp_path / "set")
 
-    def test_missing_files(self, tmp_path):
-        touch_pairs(tmp_path, "c")
-        decathlon(tmp_path, test=pairs("a", "b", "c"))
+    def test_all_files_missing(self, tmp_path):
+        decathlon(tmp_path, test=pairs("a", "b", "c", "d"))
         with pytest.raises(UserError, match="4 files missing") as caught:
             inference_cases(tmp_path)
         assert str(caught.value).count(".nii.gz") == 3
+
+    def test_some_files_missing_do_not_stop_the_others(self, tmp_path):
+        touch_pairs(tmp_path, "c")
+        decathlon(tmp_path, test=pairs("a", "b", "c"))
+        assert names(inference_cases(tmp_path)) == ["a", "b", "c"]
 
     def test_one_name_in_two_folders(self, tmp_path):
         touch(tmp_path, "x/a.nii.gz", "y/a.nii.gz")

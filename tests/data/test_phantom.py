@@ -280,19 +280,15 @@ def test_ensure_phantom_writes_once_and_leaves_a_folder_alone(tmp_path, capsys):
     assert ensure_phantom(str(path), seed=7) == str(path)
     assert digests(path) == before
     assert capsys.readouterr().out == ""
-    (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match="is a file"):
-        ensure_phantom(tmp_path / "file")
 
 
-def test_ensure_phantom_writes_nowhere_else(tmp_path):
-    mistyped, data, file = tmp_path / "mistyped", tmp_path / "data", tmp_path / "scan.nii.gz"
-    file.write_text("")
-    for path in (mistyped, file):
-        assert ensure_phantom(path, data, **FEW) == str(path)
-    assert list(tmp_path.iterdir()) == [file]
-    ensure_phantom(tmp_path / "data", data, **FEW)
-    assert (data / "dataset.json").is_file()
+def test_ensure_phantom_leaves_scans_alone(tmp_path):
+    scan, link = tmp_path / "scan.nii.gz", tmp_path / "link"
+    scan.write_text("")
+    link.symlink_to(tmp_path / "gone")
+    for path in (scan, link, tmp_path / "missing.nii.gz"):
+        assert ensure_phantom(path, **FEW) == str(path)
+    assert sorted(tmp_path.iterdir()) == [link, scan]
 
 
 def test_ensure_phantom_yields_to_a_faster_process(tmp_path, monkeypatch):
