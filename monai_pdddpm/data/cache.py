@@ -33,4 +33,5 @@ class CachedDataset(CacheDataset):
         except Exception as error:
             case = self.data[index]
             files = " with ".join(str(case[key]) for key in ("image", "label") if key in case)
-            raise UserError(explain_failure(error, files)) from error
+            reason = explain_failure(error, files)
+            raise UserError(reason if str(case["image"]) in reason else f"{files}: {reason}") from error

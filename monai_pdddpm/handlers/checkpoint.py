@@ -151,31 +151,47 @@ class TrainingCheckpoint:
 
 
 class ModelSaver:
-    """Write the model file: the best by validation, or the last when nothing is validated.
+    """Write the model file after each validation that is the best so far, or after each and at the end.
+
+    The best by Dice suits a segmenter. A denoiser's Dice settles long before its probabilities are right, so its last
+    state is the one to keep.
 
     Args:
         path: the file, ``{"model": state_dict}`` with tensors only.
         network: whose state is written.
-        evaluator: the validation, whose key metric decides.
+        evaluator: the validation, whose key metric decides; without one the last state is kept.
+        keep: ``"best"`` or ``"last"``.
+
+    Raises:
+        UserError: when ``keep`` is neither.
     """
 
-    def __init__(self, path: str | os.PathLike, network: torch.nn.Module, evaluator: Evaluator | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        network: torch.nn.Module,
+        evaluator: Evaluator | None = None,
+        keep: str = "best",
+    ) -> None:
+        if keep not in ("best", "last"):
+            raise UserError(f"keep: found {keep!r}, expected best or last; mend --keep")
         self.path = Path(path)
         self.network = network
         self.evaluator = evaluator
+        self.keep = keep
 
     def attach(self, engine: Trainer) -> None:
-        """Save after each validation that is the best so far, and at the end of ``engine`` if there was none."""
+        """Save after validations, and at the end of ``engine`` unless the best was saved."""
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.COMPLETED, self._save_best)
         engine.add_event_handler(Events.COMPLETED, self._save_last)
 
     def _save_best(self, evaluator: Evaluator) -> None:
-        if evaluator.state.best_metric_epoch == evaluator.state.epoch:
+        if self.keep == "last" or evaluator.state.best_metric_epoch == evaluator.state.epoch:
             self.save()
 
     def _save_last(self, engine: Trainer) -> None:
-        if self.evaluator is None or self.evaluator.state.best_metric_epoch < 0:
+        if self.keep == "last" or self.evaluator is None or self.evaluator.state.best_metric_epoch < 0:
             self.save()
 
     def save(self) -> None:

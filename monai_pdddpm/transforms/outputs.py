@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from monai_pdddpm.errors import UserError
+from monai_pdddpm.metrics.recalibration import tempered
 from monai_pdddpm.metrics.uncertainty import mutual_information, predictive_entropy
 
 MAPS = ("member_entropy", "variance", "preseg", "members")
@@ -70,10 +71,19 @@ class Uncertaintyd(MapTransform):
         keys: the key of the mean probabilities, (K, ...).
         members_key: of the members' probabilities (members x K, ...); replaced by label maps (members, ...).
         preseg_key: of the pre-segmentation's probabilities; its label map becomes ``preseg_seg``.
+        temperature: of the mean probabilities (see :func:`monai_pdddpm.metrics.recalibration.tempered`). The mutual
+            information is of the probabilities before, as the members' entropies are.
     """
 
-    def __init__(self, keys: Any = "pred", members_key: str = "members", preseg_key: str = "preseg") -> None:
+    def __init__(
+        self,
+        keys: Any = "pred",
+        members_key: str = "members",
+        preseg_key: str = "preseg",
+        temperature: float = 1.0,
+    ) -> None:
         super().__init__(keys)
+        self.temperature = temperature
         self.members_key = members_key
         self.preseg_key = preseg_key
 
@@ -84,11 +94,12 @@ class Uncertaintyd(MapTransform):
             p = d[key]
             classes = p.shape[0]
             # interpolation on the way back may leave sums a little off 1, at the volume's rim even at 0
-            p = d[key] = normalised(p, dim=0)
-            d["seg"] = p.argmax(dim=0, keepdim=True)
-            d["entropy"] = predictive_entropy(p, dim=0)[None]
+            p = normalised(p, dim=0)
             if "member_entropy" in d:
                 d["mutual_information"] = mutual_information(p, d["member_entropy"][0], dim=0)[None]
+            p = d[key] = tempered(p, self.temperature, dim=0)
+            d["seg"] = p.argmax(dim=0, keepdim=True)
+            d["entropy"] = predictive_entropy(p, dim=0)[None]
             if self.preseg_key in d:
                 d[self.preseg_key] = normalised(d[self.preseg_key], dim=0)
                 d["preseg_seg"] = d[self.preseg_key].argmax(dim=0, keepdim=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from nibabel.affines import voxel_sizes
 
 from monai_pdddpm.errors import UserError
+from monai_pdddpm.metrics.recalibration import Calibration
 
 
 def voxel_volume_ml(affine: torch.Tensor | np.ndarray) -> float:
@@ -33,15 +35,18 @@ def foreground_labels(labels: Mapping[str, str]) -> dict[int, str]:
 
 
 class Summarised(MapTransform):
-    """Put the volume of each label, with its spread over the members, into ``data["result"]``.
+    """Put what a decision needs into ``data["result"]``.
 
-    MONAI Label hands ``result`` to its client, the report keeps it.
+    That is the volume of each label, with its spread over the members; how far the members agree with the answer; and,
+    with a calibration, a 90 % interval of each volume, the Dice to expect, and what is unlike the cases that the
+    calibration was fitted on. MONAI Label hands ``result`` to its client, the report keeps it.
 
     Args:
         keys: the key of the label map, (1, X, Y, Z).
         labels: channel index -> name, the background (0) included.
         members_key: of the members' label maps, (members, X, Y, Z).
         entropy_key: of the entropy map, (1, X, Y, Z).
+        calibration: of the bundle.
 
     Raises:
         UserError: when a key of ``labels`` is not a number.
@@ -53,32 +58,81 @@ class Summarised(MapTransform):
         labels: Mapping[str, str] | None = None,
         members_key: str = "members",
         entropy_key: str = "entropy",
+        calibration: Calibration | None = None,
     ) -> None:
         super().__init__(keys)
         self.labels = foreground_labels(labels or {})
         self.members_key = members_key
         self.entropy_key = entropy_key
+        self.calibration = calibration or Calibration()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with ``result`` added."""
         d = dict(data)
         for key in self.key_iterator(d):
-            seg = d[key]
-            ml = voxel_volume_ml(seg.affine) if isinstance(seg, MetaTensor) else 1e-3
-            volumes = {}
-            for index, name in self.labels.items():
-                volumes[name] = {"segmentation": round(int((seg == index).sum()) * ml, 4)}
-                if self.members_key in d:
-                    counts = (d[self.members_key] == index).flatten(1).sum(dim=1).double() * ml
-                    volumes[name] |= {
-                        "members_mean": round(float(counts.mean()), 4),
-                        "members_sd": round(float(counts.std(correction=0)), 4),
-                        "members_min": round(float(counts.min()), 4),
-                        "members_max": round(float(counts.max()), 4),
-                    }
+            seg, members = d[key], d.get(self.members_key)
+            affine = seg.affine if isinstance(seg, MetaTensor) else torch.eye(4)
+            volumes = {
+                name: self._volume(seg == index, None if members is None else members == index, affine, name)
+                for index, name in self.labels.items()
+            }
             inside = d[self.entropy_key][seg > 0] if self.entropy_key in d else seg.new_zeros(0)
+            entropy = float(inside.float().mean()) if inside.numel() else None
+            features = _features(volumes, seg.shape[1:], affine, entropy)
+            if members is not None:
+                features["agreement"] = agreement(members, seg[0], list(self.labels))
             d["result"] = {
                 "volume_ml": volumes,
-                "mean_entropy_inside_nats": round(float(inside.float().mean()), 4) if inside.numel() else None,
+                "mean_entropy_inside_nats": None if entropy is None else round(entropy, 4),
+                "features": {name: round(value, 5) for name, value in features.items()},
+                "unlike_usual": self.calibration.unlike(features),
             }
+            if members is not None and (dice := self.calibration.predicted_dice(features["agreement"])):
+                value, low, high = (round(number, 4) for number in dice)
+                d["result"]["predicted_dice"] = {"value": value, "interval_90": [low, high]}
         return d
+
+    def _volume(
+        self, mask: torch.Tensor, members: torch.Tensor | None, affine: torch.Tensor | np.ndarray, name: str
+    ) -> dict[str, Any]:
+        ml = voxel_volume_ml(affine)
+        volume: dict[str, Any] = {"segmentation": round(int(mask.sum()) * ml, 4)}
+        if members is None:
+            return volume
+        counts = members.flatten(1).sum(dim=1).double() * ml
+        volume |= {
+            "members_mean": round(float(counts.mean()), 4),
+            "members_sd": round(float(counts.std(correction=0)), 4),
+            "members_min": round(float(counts.min()), 4),
+            "members_max": round(float(counts.max()), 4),
+        }
+        if interval := self.calibration.interval(name, counts.tolist()):
+            volume["interval_90"] = [round(bound, 4) for bound in interval]
+        return volume
+
+
+def agreement(members: torch.Tensor, answer: torch.Tensor, classes: Sequence[int]) -> float:
+    """Return the Dice of the members with the answer, averaged over members and classes; 1 where both lack a class.
+
+    Args:
+        members: label maps, (N, ...).
+        answer: label map, (...).
+        classes: to average over.
+    """
+    found = []
+    for index in classes:
+        mine, theirs = answer == index, (members == index).flatten(1)
+        both = (theirs & mine.flatten()).sum(dim=1)
+        size = theirs.sum(dim=1) + mine.sum()
+        found.append(torch.where(size > 0, 2 * both / size.clamp(min=1), torch.ones_like(both, dtype=torch.float32)))
+    return float(torch.stack(found).mean())
+
+
+def _features(
+    volumes: Mapping[str, Mapping[str, Any]], shape: Sequence[int], affine: torch.Tensor | np.ndarray, entropy: Any
+) -> dict[str, float]:
+    """Return positive numbers that tell an unusual case: field of view, volumes, doubt."""
+    sizes = sorted(float(n * s) for n, s in zip(shape, voxel_sizes(np.asarray(affine)), strict=False))
+    features = {f"field of view, side {number} (mm)": size for number, size in enumerate(sizes, start=1)}
+    features |= {f"volume of {name} (mL)": float(volume["segmentation"]) for name, volume in volumes.items()}
+    return features if entropy is None else features | {"mean entropy inside (nats)": entropy}
