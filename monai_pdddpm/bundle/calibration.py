@@ -14,20 +14,23 @@ from monai_pdddpm.errors import UserError
 from monai_pdddpm.metrics.recalibration import Calibration
 
 
-def load_calibration(path: str | os.PathLike | None, settings: Mapping[str, Any] | None = None) -> Calibration:
-    """Read a calibration; the one that changes nothing when there is no file, or no path.
+def load_calibration(
+    path: str | os.PathLike, use: bool = True, settings: Mapping[str, Any] | None = None
+) -> Calibration:
+    """Read a calibration; the one that changes nothing when there is no file, or none is wanted.
 
     Args:
-        path: JSON file that ``calibrate.json`` wrote, or None to leave the answer as it is.
+        path: JSON file that ``calibrate.json`` wrote.
+        use: False leaves the answer as it is.
         settings: of this run. Where they differ from those that the calibration was fitted with, a printed line says
             so, since its numbers are then only near the truth.
 
     Raises:
         UserError: when the file is not such a calibration.
     """
-    if path is None or not Path(path).is_file():
+    if not use or not Path(path).is_file():
         return Calibration()
-    remedy = "fit it anew with configs/calibrate.json, or go without by --calibration_file None"
+    remedy = "fit it anew with configs/calibrate.json, or go without by --calibrated False"
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         known = {field.name for field in dataclasses.fields(Calibration)}

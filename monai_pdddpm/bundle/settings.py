@@ -28,7 +28,7 @@ _LOWEST = {
     "fold": -1,
 }
 _SHARES = ("overlap", "segmenter_share")
-_SWITCHES = ("overwrite", "write_members", "resume")
+_SWITCHES = ("overwrite", "write_members", "calibrated", "resume")
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

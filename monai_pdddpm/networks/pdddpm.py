@@ -31,7 +31,8 @@ class PDDDPM(nn.Module):
         schedule: name of MONAI's noise schedule.
         schedule_options: its arguments.
         prediction: what the denoiser predicts, ``"x0"`` (as logits), ``"eps"`` or ``"v"``.
-        label_range: states of an absent and of a present class.
+        label_range: states of an absent and of a present class. The narrower it is, the lower the noise at which a
+            region is decided; see docs/why-few-steps.md.
         proposal: ``"hard"`` starts from, and shows the denoiser, the one-hot argmax; ``"soft"`` the probabilities.
         segmenter_output: ``"logits"`` or ``"probabilities"``.
 
@@ -58,6 +59,8 @@ class PDDDPM(nn.Module):
         super().__init__()
         if prediction not in PREDICTIONS:
             raise ValueError(f"prediction: '{prediction}' was found, one of {', '.join(PREDICTIONS)} is expected")
+        if len(label_range) != 2 or not label_range[0] < label_range[1]:
+            raise ValueError(f"label_range: {label_range} was found, two rising numbers are expected")
         if proposal not in PROPOSALS:
             raise ValueError(f"proposal: '{proposal}' was found, hard or soft is expected")
         if segmenter_output not in ("logits", "probabilities"):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from ignite.metrics import Metric
 from monai.data import CacheDataset, DataLoader
@@ -295,6 +295,29 @@ class TestModel:
         for name in ("a.pt", "b.pt"):
             ModelSaver(tmp_path / name, training.network).save()
         assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+
+
+class TestKeep:
+    """Which state becomes the model file."""
+
+    @pytest.mark.parametrize(("keep", "saved"), [("best", [1, 2]), ("last", [1, 2, 3, "end"])])
+    def test_best_or_last(self, tmp_path, keep, saved):
+        trainer, evaluator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+        best = {1: 1, 2: 2, 3: 2}  # epoch -> epoch of the best so far
+        made = []
+        saver = ModelSaver(tmp_path / "model.pt", torch.nn.Linear(1, 1), evaluator, keep)
+        saver.save = lambda: made.append("end" if evaluator.state.epoch == 9 else evaluator.state.epoch)
+        saver.attach(trainer)
+        for epoch, best_epoch in best.items():
+            evaluator.state.epoch, evaluator.state.best_metric_epoch = epoch, best_epoch
+            evaluator.fire_event(Events.COMPLETED)
+        evaluator.state.epoch = 9
+        trainer.fire_event(Events.COMPLETED)
+        assert made == saved
+
+    def test_anything_else(self, tmp_path):
+        with pytest.raises(UserError, match="keep: found 'first', expected best or last"):
+            ModelSaver(tmp_path / "model.pt", torch.nn.Linear(1, 1), keep="first")
 
 
 class Evil:

@@ -8,8 +8,9 @@ import torch
 from monai.data import MetaTensor
 
 from monai_pdddpm.errors import UserError
+from monai_pdddpm.metrics.recalibration import Calibration
 from monai_pdddpm.transforms import Summarised
-from monai_pdddpm.transforms.summary import foreground_labels, voxel_volume_ml
+from monai_pdddpm.transforms.summary import agreement, foreground_labels, voxel_volume_ml
 
 LABELS = {"0": "background", "1": "head", "2": "tail"}
 AFFINE = torch.diag(torch.tensor([0.5, 2.0, 5.0, 1.0], dtype=torch.float64))  # 5 mm3, 0.005 mL a voxel
@@ -61,10 +62,44 @@ def test_volumes_and_spread_by_hand():
 
 def test_without_members_entropy_or_foreground():
     item = Summarised("seg", LABELS)({"seg": MetaTensor(label_map(0, 0), affine=AFFINE)})
-    assert item["result"] == {
-        "volume_ml": {"head": {"segmentation": 0.0}, "tail": {"segmentation": 0.0}},
-        "mean_entropy_inside_nats": None,
-    }
+    result = item["result"]
+    assert result["volume_ml"] == {"head": {"segmentation": 0.0}, "tail": {"segmentation": 0.0}}
+    assert result["mean_entropy_inside_nats"] is None
+    assert result["unlike_usual"] == []
+    assert "agreement" not in result["features"]
+    assert "predicted_dice" not in result
+
+
+def test_agreement_by_hand():
+    answer = label_map(20, 8)[0]
+    # Dice of the head 20/20 and 2*10/30; of the tail 2*8/16 and 0
+    members = torch.cat([label_map(20, 8), label_map(10, 0)])
+    assert agreement(members, answer, [1, 2]) == pytest.approx((1 + 2 / 3 + 1 + 0) / 4)
+    nothing = torch.zeros_like(answer)
+    assert agreement(nothing[None], nothing, [1, 2]) == 1
+
+
+def test_a_calibration_adds_intervals_and_what_is_unusual():
+    members = torch.cat([label_map(10, 8), label_map(30, 8)])
+    calibration = Calibration(
+        interval_factor={"head": 2.0},
+        dice_line=(0.5, 0.4, 0.1),
+        ranges={"volume of tail (mL)": (1.0, 2.0), "volume of head (mL)": (0.01, 2.0)},
+    )
+    item = Summarised("seg", LABELS, calibration=calibration)(
+        {"seg": MetaTensor(label_map(20, 8), affine=AFFINE), "members": MetaTensor(members, affine=AFFINE)}
+    )
+    result = item["result"]
+    # the members' 0.05 and 0.15 mL: mean 0.1, standard deviation 0.05
+    assert result["volume_ml"]["head"]["interval_90"] == [0.0, 0.2]
+    assert "interval_90" not in result["volume_ml"]["tail"]
+    assert result["unlike_usual"] == ["volume of tail (mL): found 0.04, 1 to 2 is usual"]
+    agreed = (2 * 10 / 30 + 2 * 20 / 50) / 4  # the tails lie elsewhere
+    assert result["features"]["agreement"] == pytest.approx(agreed, abs=1e-5)
+    expected = 0.5 * agreed + 0.4
+    assert result["predicted_dice"]["value"] == pytest.approx(expected, abs=1e-4)
+    assert result["predicted_dice"]["interval_90"] == pytest.approx([expected - 0.1, expected + 0.1], abs=1e-4)
+    assert json.loads(json.dumps(result)) == result
 
 
 def test_one_member_has_no_spread():

@@ -1,0 +1,85 @@
+"""A calibration fitted by MONAI's command is applied by the next inference."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from monai_pdddpm.data import write_phantom
+
+pytestmark = pytest.mark.slow
+
+SHORT = {"members": 3, "steps": 1}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    few = {"train": 1, "validation": 6, "test": 1, "series": 0, "readings": 1, "progress": False}
+    return write_phantom(tmp_path_factory.mktemp("six") / "data", **few, size=(16, 16, 16), spacing=(3.0, 3.0, 3.0))
+
+
+@pytest.fixture(scope="module")
+def calibrated(command, copy_bundle, data):
+    bundle = copy_bundle()
+    done = command("run", "calibrating", config_file=bundle / "configs" / "calibrate.json", dataset_dir=data, **SHORT)
+    assert done.code == 0, done
+    return bundle, done
+
+
+def infer(command, bundle, data, output, **options):
+    options = {"config_file": bundle / "configs" / "inference.json", "dataset_dir": data, "output_dir": output} | options
+    done = command("run", "inference", **SHORT | options)
+    assert done.code == 0, done
+    (folder,) = output.iterdir()
+    return done, folder, json.loads((folder / f"{folder.name}_report.json").read_text())
+
+
+def test_file_and_figures(calibrated):
+    bundle, done = calibrated
+    content = json.loads((bundle / "models" / "calibration.json").read_text())
+    assert content["fitted"]["cases"] == 6
+    assert content["fitted"]["settings"]["members"] == 3
+    assert set(content["interval_factor"]) == {"body", "core"}
+    assert 0.25 <= content["temperature"] <= 4
+    for figure in ("nll_before", "interval_coverage", "dice_correlation"):
+        assert figure in done.out
+
+
+def test_inference_applies_it(command, calibrated, data, tmp_path):
+    bundle, _ = calibrated
+    file = bundle / "models" / "calibration.json"
+    content = json.loads(file.read_text())
+    other = tmp_path / "hot.json"
+    other.write_text(json.dumps(content | {"temperature": 2.0}))
+    _, hot, report = infer(command, bundle, data, tmp_path / "hot", calibration_file=other)
+    _, plain, without = infer(command, bundle, data, tmp_path / "plain", calibrated=False)
+    low, high = report["result"]["volume_ml"]["body"]["interval_90"]
+    assert low <= report["result"]["volume_ml"]["body"]["members_mean"] <= high
+    assert "predicted_dice" in report["result"]
+    assert "interval_90" not in without["result"]["volume_ml"]["body"]
+
+    def load(folder, kind):
+        return nib.load(folder / f"{folder.name}_{kind}.nii.gz").get_fdata()
+
+    p, q = load(plain, "prob"), load(hot, "prob")
+    softer = np.sqrt(p) / np.sqrt(p).sum(-1, keepdims=True)
+    assert q == pytest.approx(softer, abs=2e-3)
+    assert np.array_equal(load(plain, "seg"), load(hot, "seg"))
+    assert np.array_equal(load(plain, "mutual-information"), load(hot, "mutual-information"))
+    assert load(hot, "entropy").mean() > load(plain, "entropy").mean()
+
+
+def test_other_settings_are_told_and_evaluation_uses_it_too(command, calibrated, data, tmp_path):
+    bundle, _ = calibrated
+    done, _, _ = infer(command, bundle, data, tmp_path / "two", members=2)
+    assert "fitted with members 3, now 2" in done.out
+    options = {"config_file": bundle / "configs" / "evaluate.json", "dataset_dir": data, **SHORT}
+    nll = {}
+    for name, extra in {"with": {}, "without": {"calibrated": False}}.items():
+        done = command("run", "evaluating", **options, output_dir=tmp_path / name, **extra)
+        assert done.code == 0, done
+        summary = json.loads((tmp_path / name / "evaluation_summary.json").read_text())
+        nll[name] = summary["methods"]["ensemble"]["near structure"]["nll"]["mean"]
+    # the temperature was fitted on these very cases
+    assert nll["with"] < nll["without"]

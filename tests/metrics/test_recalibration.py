@@ -1,0 +1,151 @@
+"""Temperature, intervals and predictions recover what samples were made with."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from monai_pdddpm.metrics.recalibration import (
+    Calibration,
+    CalibrationCase,
+    cross_validated,
+    fit_calibration,
+    fit_interval_factor,
+    fit_temperature,
+    spread_of_volume,
+    tempered,
+    usual_range,
+)
+
+
+def test_tempering_is_known_by_hand():
+    p = torch.tensor([0.8, 0.2])
+    # sqrt(0.8) : sqrt(0.2) = 2 : 1
+    assert tempered(p, 2.0).tolist() == pytest.approx([2 / 3, 1 / 3])
+    # 0.64 : 0.04
+    assert tempered(p, 0.5).tolist() == pytest.approx([16 / 17, 1 / 17])
+    assert tempered(p, 1.0) is p
+    certain = torch.tensor([1.0, 0.0])
+    assert tempered(certain, 3.0).tolist() == pytest.approx([1.0, 0.0], abs=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_temperature_is_found_again(temperature):
+    generator = torch.Generator().manual_seed(0)
+    right = torch.randn(40000, 3, generator=generator).mul(2).softmax(1)
+    truth = torch.multinomial(right, 1, generator=generator)[:, 0]
+    # what was made too sharp or too soft by 1 / T is mended by T
+    assert fit_temperature(tempered(right, 1 / temperature, dim=1), truth) == pytest.approx(temperature, rel=0.04)
+
+
+def test_interval_factor_by_hand():
+    truth, centre, spread = [10.0, 10.0, 10.0, 10.0], [11.0, 8.0, 10.0, 16.0], [1.0, 1.0, 2.0, 2.0]
+    # scores 1, 2, 0, 3; the ceil(5 * 0.5) = 3rd smallest is 2
+    assert fit_interval_factor(truth, centre, spread, coverage=0.5) == 2.0
+    # too few cases for 90 %: the largest
+    assert fit_interval_factor(truth, centre, spread, coverage=0.9) == 3.0
+
+
+def test_intervals_cover_new_cases_as_often_as_they_say():
+    rng, covered = np.random.default_rng(0), []
+    for _ in range(300):
+        spread = rng.uniform(0.5, 3, 40)
+        error = 1.7 * spread * rng.standard_normal(40)
+        factor = fit_interval_factor(error[:39], np.zeros(39), spread[:39])
+        covered.append(abs(error[39]) <= factor * spread[39])
+    assert np.mean(covered) == pytest.approx(0.9, abs=0.04)
+
+
+def test_spread_has_a_floor():
+    assert spread_of_volume([2.0, 4.0]) == 1.0
+    assert spread_of_volume([5.0, 5.0]) == pytest.approx(0.05)
+    assert spread_of_volume([0.0, 0.0]) > 0
+
+
+def test_usual_range_by_hand():
+    # a ratio of 4: widened by its square root on both sides
+    assert usual_range([1.0, 2.0, 4.0]) == pytest.approx((0.5, 8.0))
+    assert usual_range([2.0, 2.0]) == pytest.approx((1.6, 2.5))
+
+
+def cases(n=30, seed=0, temperature=2.0):
+    """Cases whose law is known: overconfident by a temperature, volumes off by twice the spread, Dice on a line."""
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    made = []
+    for number in range(n):
+        right = torch.randn(2000, 3, generator=generator).softmax(1)
+        truth = torch.multinomial(right, 1, generator=generator)[:, 0]
+        volume, agreement = rng.uniform(2, 4), rng.uniform(0.8, 0.95)
+        members = volume + 0.1 * rng.standard_normal(8)
+        made.append(
+            CalibrationCase(
+                name=f"case{number}",
+                probability=tempered(right, 1 / temperature, dim=1),
+                truth=truth,
+                true_ml={"tumour": float(members.mean() + 0.2 * rng.standard_normal())},
+                members_ml={"tumour": members.tolist()},
+                features={"agreement": agreement, "side (mm)": rng.uniform(40, 60)},
+                dice=2 * agreement - 0.9 + 0.01 * rng.standard_normal(),
+            )
+        )
+    return made
+
+
+def test_everything_is_found_again():
+    fitted = fit_calibration(cases())
+    assert fitted.temperature == pytest.approx(2.0, rel=0.05)
+    # 1.645 standard deviations of twice the spread, give or take that of 30 cases
+    assert fitted.interval_factor["tumour"] == pytest.approx(3.3, abs=1.5)
+    slope, intercept, half = fitted.dice_line
+    assert (slope, intercept) == (pytest.approx(2, abs=0.15), pytest.approx(-0.9, abs=0.13))
+    assert half == pytest.approx(0.0165, abs=0.008)
+    value, low, high = fitted.predicted_dice(0.9)
+    assert value == pytest.approx(0.9, abs=0.01)
+    assert (value - low, high - value) == pytest.approx((half, half))
+    assert fitted.unlike({"agreement": 0.9, "side (mm)": 50}) == []
+    (told,) = fitted.unlike({"agreement": 0.9, "side (mm)": 250})
+    assert told.startswith("side (mm): found 250, ")
+
+
+def test_cross_validation_says_what_to_expect():
+    judged = cross_validated(cases())
+    assert judged["nll_after"] < judged["nll_before"] - 0.02
+    assert judged["interval_coverage"]["tumour"] == pytest.approx(0.9, abs=0.1)
+    assert judged["dice_correlation"] > 0.98
+    assert judged["dice_mean_error"] == pytest.approx(0.008, abs=0.004)
+    assert judged["unlike"] == 0
+    assert 0 < judged["interval_width"]["tumour"] < 1
+
+
+def test_one_case_unlike_the_others_is_called_so():
+    some = cases()
+    strange = some[3]
+    features = {**strange.features, "side (mm)": 500.0}
+    some[3] = CalibrationCase(**{**vars(strange), "features": features})
+    assert cross_validated(some)["unlike"] == pytest.approx(1 / 30)
+
+
+def test_defaults_change_nothing():
+    nothing = Calibration()
+    assert nothing.interval("tumour", [1.0, 2.0]) is None
+    assert nothing.predicted_dice(0.9) is None
+    assert nothing.unlike({"agreement": -1}) == []
+    assert math.isclose(nothing.temperature, 1)
+
+
+def test_dice_stays_within_its_range_and_volumes_above_zero():
+    calibration = Calibration(interval_factor={"tumour": 10}, dice_line=(2.0, 0.0, 0.5))
+    assert calibration.predicted_dice(0.9) == (1.0, 1.0, 1.0)
+    assert calibration.interval("tumour", [0.0, 1.0]) == (0.0, 5.5)
+
+
+def test_too_few_cases():
+    with pytest.raises(ValueError, match="4 were found, at least 5"):
+        fit_calibration(cases(4))
+
+
+def test_agreement_without_variation_gives_no_line():
+    same = [CalibrationCase(**{**vars(case), "features": {"agreement": 0.9}}) for case in cases(6)]
+    assert fit_calibration(same).dice_line is None
+    assert math.isnan(cross_validated(same)["dice_correlation"])
