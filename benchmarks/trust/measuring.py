@@ -115,6 +115,11 @@ def mean_dice(a: torch.Tensor, b: torch.Tensor, classes: int) -> float:
     return float(np.mean([dice(a, b, k) for k in range(1, classes)]))
 
 
+def soft_dice(p: torch.Tensor, mask: torch.Tensor) -> float:
+    """Return the Dice that probabilities p promise a mask: 2 sum(p in the mask) / (sum p + size of the mask)."""
+    return float(2 * p[mask].sum() / (p.sum() + mask.sum()).clamp(min=1e-6))
+
+
 def measure(mean: torch.Tensor, drawn: torch.Tensor, label: torch.Tensor, voxel_ml: float) -> dict[str, Any]:
     """Compare one case's answer with the truth.
 
@@ -141,8 +146,11 @@ def measure(mean: torch.Tensor, drawn: torch.Tensor, label: torch.Tensor, voxel_
         **calibration_metrics(mean, label, near),
         "one_dice": mean_dice(labels[0], label, classes),
         "one_nll": one["nll"],
-        "spread": float(np.mean([int((labels[i] != labels[j]).sum()) for i, j in pairs])) / foreground if pairs else 0.0,
+        "spread": float(np.mean([int((labels[i] != labels[j]).sum()) for i, j in pairs])) / foreground
+        if pairs
+        else 0.0,
         "agreement": float(np.mean([mean_dice(member, answer, classes) for member in labels])),
+        "expected_dice": float(np.mean([soft_dice(mean[k], answer == k) for k in range(1, classes)])),
         "volume_ml": [int((label == k).sum()) * voxel_ml for k in range(1, classes)],
         "members_ml": [[int((m == k).sum()) * voxel_ml for m in labels] for k in range(1, classes)],
         "mean_ml": [float(mean[k].sum()) * voxel_ml for k in range(1, classes)],

@@ -55,9 +55,12 @@ def neighbour_correlation(foreground: Array, region: Array, distance: int) -> fl
     centred = foreground - foreground.mean(0)
     covariance = variance = 0.0
     for axis in range(3):
-        a, b = (tuple(slice(*s) if i == axis else slice(None) for i in range(3)) for s in ((None, -distance), (distance, None)))
+        a, b = (
+            tuple(slice(*s) if i == axis else slice(None) for i in range(3))
+            for s in ((None, -distance), (distance, None))
+        )
         pairs = region[a] & region[b]
-        left, right = centred[:, *a][:, pairs], centred[:, *b][:, pairs]
+        left, right = centred[(slice(None), *a)][:, pairs], centred[(slice(None), *b)][:, pairs]
         covariance += float((left * right).sum())
         variance += float((left**2 + right**2).sum()) / 2
     return covariance / variance if variance else float("nan")
@@ -128,7 +131,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(settings))
         for name in ("segmenter", "mean", "frequency", "readings"):
             print(f"  {name:10} ECE {result[f'{name}_ece']:.4f}  MAE {result[f'{name}_mae']:.4f}")
-        pairs = [f"{d}: {result[f'correlation_{d}']:.2f} ({result[f'readings_correlation_{d}']:.2f})" for d in DISTANCES]
+        pairs = [
+            f"{d}: {result[f'correlation_{d}']:.2f} ({result[f'readings_correlation_{d}']:.2f})" for d in DISTANCES
+        ]
         print("  correlation at distance, members (readings):", ", ".join(pairs), flush=True)
 
 

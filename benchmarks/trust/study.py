@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))  # the training's own processes find the rivals below it
 
-from benchmarks.trust import measuring  # noqa: E402
+from benchmarks.trust import measuring, report  # noqa: E402
 from monai_pdddpm.data import fold_cases, labelled_cases  # noqa: E402
 
 FOLDS, FOLD = 5, 0
@@ -153,7 +153,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.work, args.bundle, args.dataset_dir = args.work.resolve(), args.bundle.resolve(), args.dataset_dir.resolve()
     variants = read_variants(args.only)
     if "train" in args.stages:
-        jobs = [(name, v, copy) for name, v in variants.items() for copy in v.get("leave_out", range(v.get("copies", 1)))]
+        jobs = [
+            (name, v, copy) for name, v in variants.items() for copy in v.get("leave_out", range(v.get("copies", 1)))
+        ]
         for name, variant, copy in tqdm(jobs, desc="training", disable=None):
             train(name, variant, copy, args)
     if "measure" in args.stages:

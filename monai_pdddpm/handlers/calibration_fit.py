@@ -64,7 +64,7 @@ class CalibrationFit:
 
     def collect(self, engine: Engine) -> None:
         """Keep what is needed of each case in the engine's output."""
-        for item in engine.state.output:
+        for item in engine.state.output:  # type: ignore[union-attr]
             truth = torch.as_tensor(np.asarray(item["label"]))[0].long()
             near = near_structure(truth, self.near_voxels)
             rows, classes = item["pred"].as_tensor()[:, near].T.cpu(), truth[near].cpu()

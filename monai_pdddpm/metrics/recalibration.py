@@ -197,7 +197,9 @@ def cross_validated(cases: Sequence[CalibrationCase]) -> dict[str, Any]:
         width as a share of the true volume}, ``dice_correlation`` of predicted and true Dice (Pearson),
         ``dice_mean_error``, ``unlike`` (share of cases called unlike the others).
     """
-    before, after, predicted, called = [], [], [], 0
+    before: list[float] = []
+    after: list[float] = []
+    predicted, called = [], 0
     covered: dict[str, list[bool]] = {label: [] for label in cases[0].true_ml}
     width: dict[str, list[float]] = {label: [] for label in cases[0].true_ml}
     for number, case in enumerate(cases):

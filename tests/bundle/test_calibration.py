@@ -18,7 +18,10 @@ FITTED = Calibration(
 
 def test_comes_back_as_it_was(tmp_path, capsys):
     save_calibration(FITTED, tmp_path / "models" / "calibration.json")
-    assert load_calibration(tmp_path / "models" / "calibration.json", settings={"members": 8, "steps": 5, "seed": 3}) == FITTED
+    assert (
+        load_calibration(tmp_path / "models" / "calibration.json", settings={"members": 8, "steps": 5, "seed": 3})
+        == FITTED
+    )
     assert capsys.readouterr().out == ""
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["calibration.json"]
 

@@ -28,7 +28,11 @@ def calibrated(command, copy_bundle, data):
 
 
 def infer(command, bundle, data, output, **options):
-    options = {"config_file": bundle / "configs" / "inference.json", "dataset_dir": data, "output_dir": output} | options
+    options = {
+        "config_file": bundle / "configs" / "inference.json",
+        "dataset_dir": data,
+        "output_dir": output,
+    } | options
     done = command("run", "inference", **SHORT | options)
     assert done.code == 0, done
     (folder,) = output.iterdir()
