@@ -1,0 +1,1 @@
+"""Scripts that stand behind what the documents claim."""

@@ -1,0 +1,1 @@
+"""Is the answer accurate, and honest about itself?"""
