@@ -1,4 +1,4 @@
-"""The phantom's true probabilities are known: do members differ as readings do, and closer to them than the segmenter?"""
+"""The phantom's true probabilities are known: do members differ as readings do?"""
 
 import pytest
 
