@@ -1,0 +1,111 @@
+"""Every variant of the study fits the bundle, and the report says what the measurements hold."""
+
+import json
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from benchmarks.trust import measuring, report, study
+from benchmarks.trust.rivals import Refiner
+from monai_pdddpm.schedulers import DDIMRule
+
+VARIANTS = study.read_variants()
+BUNDLE = study.ROOT / "bundles" / "hippocampus_mri_segmentation"
+
+
+def test_order_names_every_file_once_and_rows_have_names_of_their_own():
+    files = {path.stem for path in (study.HERE / "variants").glob("*.json")} - {"base", "order"}
+    assert set(VARIANTS) == files
+    rows = [row["name"] for _, row in study.rows_of(VARIANTS)]
+    assert len(rows) == len(set(rows))
+    assert report.BASELINE in rows
+    with pytest.raises(SystemExit, match="found magic"):
+        study.read_variants(["magic"])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_settings_exist_and_networks_can_be_built(name):
+    variant = VARIANTS[name]
+    parser = ConfigParser()
+    parser.read_config([BUNDLE / "configs" / file for file in variant["stage"]])
+    base = study.base_settings() if variant["stage"][0] == "train.json" else {}
+    for part in ("common", "train"):
+        for key, value in {**base.get(part, {}), **variant.get(part, {})}.items():
+            parent, _, last = key.rpartition("::")
+            assert not parent or parent in parser, key
+            # what no configuration knows would be passed over silently; a class checks its own arguments
+            assert key in parser or parser[parent].get("_target_"), key
+            parser[key] = value
+    parser.update({"bundle_root": str(BUNDLE), "device": "cpu"})
+    parser.get_parsed_content("network_def")
+    if name != "segmenter" and variant["stage"][0] == "train.json":
+        parser.get_parsed_content("loss")
+        assert parser.get_parsed_content("trained_steps")
+
+
+@pytest.mark.parametrize(("name", "row"), [(n, r) for n, r in study.rows_of(VARIANTS) if "infer" in r])
+def test_settings_of_every_row_make_an_inferer(name, row):
+    base = study.base_settings()
+    settings = {**base["common"], **base["infer"], **VARIANTS[name].get("common", {}), **row["infer"]}
+    parser = measuring.read_bundle(BUNDLE, settings)
+    inferer = parser.get_parsed_content("inferer")
+    assert inferer.time_steps[0] == settings["start_step"] - 1
+    assert inferer.members == settings["members"]
+    assert len(inferer.time_steps) == settings["steps"]
+    if "rule::eta" in settings:
+        assert inferer.rule == DDIMRule(settings["rule::eta"])
+
+
+def test_a_refiner_looks_at_neither_state_nor_time():
+    refiner = Refiner(torch.nn.Conv3d(1 + 3, 3, 1), num_classes=3)
+    features = refiner.encode(torch.randn(1, 1, 4, 4, 4), torch.rand(1, 3, 4, 4, 4))
+    first, second = (refiner.denoise(torch.randn(2, 3, 4, 4, 4), torch.tensor([t]), features) for t in (5, 900))
+    assert torch.equal(first, second)
+    assert first.shape == (2, 3, 4, 4, 4)
+
+
+def test_measures_by_hand():
+    label = torch.zeros(6, 6, 6, dtype=torch.long)
+    label[2:4, 2:4, 2:4] = 1
+    right = torch.nn.functional.one_hot(label, 2).movedim(-1, 0).float()
+    shifted = right.roll(1, dims=1)  # four of eight voxels stay
+    found = measuring.measure(right, torch.stack([right, shifted]), label, 0.5)
+    assert (found["dice"], found["one_dice"]) == (1, 1)
+    assert found["agreement"] == pytest.approx((1 + 0.5) / 2)
+    assert found["spread"] == pytest.approx(8 / 8)
+    assert found["expected_dice"] == pytest.approx(1)
+    assert found["volume_ml"] == [4.0]
+    assert found["members_ml"] == [[4.0, 4.0]]
+    assert found["ece"] == pytest.approx(0, abs=1e-6)
+
+
+def test_flips_are_undone():
+    parser = measuring.read_bundle(BUNDLE, {})
+    network = parser.get_parsed_content("network_def").eval()
+    network.segmenter = torch.nn.Conv3d(1, 3, 1)  # the same whichever way it is turned
+    image = torch.randn(1, 1, *parser["roi_size"])
+    with torch.no_grad():
+        mean, drawn = measuring.passes(parser, [network], measuring.all_flips(3))(image)
+        alone, _ = measuring.passes(parser, [network])(image)
+    assert len(drawn) == 8
+    torch.testing.assert_close(mean, alone, atol=1e-2, rtol=0)  # bfloat16
+
+
+def test_report(tmp_path, capsys):
+    def row(dice, ece):
+        case = {m: 0.5 for m in report.METRICS}
+        cases = {f"c{i}": case | {"dice": d, "ece": ece} for i, d in enumerate(dice)}
+        return {"seconds_per_case": 0.25, "cases": cases}
+
+    folder = tmp_path / "work" / "rows" / "fold"
+    measuring.write_json(folder / "segmenter.json", row([0.8, 0.9], 0.04))
+    measuring.write_json(folder / "better.json", row([0.82, 0.92], 0.01))
+    report.write(tmp_path / "work", "fold", ["segmenter", "better", "missing"], tmp_path)
+    (_, better) = json.loads((tmp_path / "results_fold.json").read_text())["rows"]
+    assert better["dice"]["mean"] == pytest.approx(0.87)
+    assert better["dice_difference"]["mean"] == pytest.approx(0.02)
+    assert better["ece_difference"]["mean"] == pytest.approx(-0.03)
+    assert better["cases"] == 2
+    assert "| better | 2 | 0.8700 [+0.0200, +0.0200] |" in capsys.readouterr().out
+    assert (tmp_path / "results_fold.png").stat().st_size > 5000
