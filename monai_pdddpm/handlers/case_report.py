@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import sys
@@ -30,6 +31,8 @@ try:
     import resource
 except ImportError:  # on Windows
     resource = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
 
 
 class CaseReport:
@@ -108,6 +111,8 @@ class CaseReport:
             }
             write_json(report_path(self.output_dir, case), report)
             self._written.append(case)
+            if unlike := report["result"].get("unlike_usual"):
+                logger.warning("%s: unlike the cases of the calibration (%s); look at it closely", case, "; ".join(unlike))
 
     def _draw(self, item: Mapping[str, Any], file: str, case: str, path: Path) -> None:
         seg = item["seg"]

@@ -20,6 +20,7 @@ from monai_pdddpm.handlers import CaseReport
 from monai_pdddpm.handlers.case_report import device_name, peak_memory_mib, versions, write_json
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.networks import PDDDPM
+from monai_pdddpm.metrics.recalibration import Calibration
 from monai_pdddpm.transforms import SplitOutputd, Summarised, Uncertaintyd
 
 LABELS = {"0": "background", "1": "lesion"}
@@ -57,7 +58,7 @@ def cases(tmp_path):
     return [{"image": str(tmp_path / f"{name}.nii.gz")} for name in ("one", "two")]
 
 
-def run(cases, out, settings=SETTINGS, overview=False, save=True, before=None, inferer=None):
+def run(cases, out, settings=SETTINGS, overview=False, save=True, before=None, inferer=None, calibration=None):
     """Infer as a bundle does; ``before`` is called before the report is written."""
     read = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), Orientationd("image", "RAS", labels=None)])
     maps = ["pred", "member_entropy", "variance", "preseg", "members"]
@@ -65,7 +66,7 @@ def run(cases, out, settings=SETTINGS, overview=False, save=True, before=None, i
         SplitOutputd("pred", 2),
         Invertd(maps, read, orig_keys="image", nearest_interp=False, to_tensor=True),
         Uncertaintyd("pred"),
-        Summarised("seg", LABELS),
+        Summarised("seg", LABELS, calibration=calibration),
     ]
     if save:
         options = {"output_dir": out, "resample": False, "print_log": False, "writer": GridWriter}
@@ -86,6 +87,15 @@ def run(cases, out, settings=SETTINGS, overview=False, save=True, before=None, i
 
 def report(out, case="one"):
     return json.loads((out / case / f"{case}_report.json").read_text(encoding="utf-8"))
+
+
+def test_a_case_unlike_the_usual_is_told(cases, tmp_path, caplog):
+    run(cases, tmp_path / "out", calibration=Calibration(ranges={"volume of lesion (mL)": (0.32, 1.0)}))
+    (told,) = [record.message for record in caplog.records if "unlike" in record.message]
+    # 60 and 75 voxels of 0.005 mL
+    assert told.startswith("one: unlike the cases of the calibration (volume of lesion (mL): found 0.3, 0.32 to 1 is")
+    assert report(tmp_path / "out")["result"]["unlike_usual"]
+    assert report(tmp_path / "out", "two")["result"]["unlike_usual"] == []
 
 
 def test_content(cases, tmp_path):
