@@ -37,6 +37,13 @@ from monai_pdddpm.metrics.summary import statistic  # noqa: E402
 mpl.use("agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
+# rows of the study -> how they are called here
+RIVALS = {
+    "segmenter": "segmenter (study)",
+    "deep ensemble of 8": "deep ensemble of 8 (study)",
+    "a plain refiner (SegResNet on image and proposal)": "refiner (study)",
+    "base": "ensemble (study)",
+}
 # degree 1 to 3 of each; noise in standard deviations of the scan, blur in voxels, resolution as a share
 DEGREES: dict[str, tuple[float, ...]] = {
     "Gaussian noise": (0.2, 0.4, 0.8),
@@ -80,16 +87,9 @@ def contenders(args: argparse.Namespace) -> dict[str, Any]:
     pair = measuring.pair_of(parser, args.bundle / "models" / "model.pt")
     found = {"segmenter": measuring.passes(parser, [pair]), "ensemble": measuring.members(parser, pair)}
     variants = study.read_variants()
-    for name, variant, row in (
-        ("segmenter", "segmenter", 0),
-        ("deep ensemble of 8", "segmenter", 4),
-        ("refiner", "refiner", 0),
-        ("ensemble", "ddpm", 0),
-    ):
-        chosen = variants[variant]["rows"][row]
-        copies = range(chosen.get("copies", 1))
-        if all((args.work / f"{variant}_{copy}" / "model.pt").is_file() for copy in copies):
-            found[f"{name} (study)"] = study.contender(chosen, variant, variants[variant], args)
+    for name, row in study.rows_of(variants):
+        if row["name"] in RIVALS and study.is_trained(name, row, args.work):
+            found[RIVALS[row["name"]]] = study.contender(row, name, variants[name], args)
     return found
 
 

@@ -107,6 +107,11 @@ def contender(row: Mapping[str, Any], name: str, variant: Mapping[str, Any], arg
     return measuring.passes(parser, networks, flips)
 
 
+def is_trained(name: str, row: Mapping[str, Any], work: Path) -> bool:
+    """Return whether all networks of a row are there."""
+    return all((work / f"{name}_{copy}" / "model.pt").is_file() for copy in range(row.get("copies", 1)))
+
+
 def rows_of(variants: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
     """Return (variant, row) for all rows."""
     return [(name, row) for name, variant in variants.items() for row in variant["rows"]]
@@ -128,7 +133,7 @@ def evaluate(variants: Mapping[str, Mapping[str, Any]], args: argparse.Namespace
         asked = {"row": row, "variant": {k: variants[name].get(k) for k in ("stage", "common", "train")}}
         if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["asked"] == asked:
             continue
-        if not (args.work / f"{name}_0" / "model.pt").is_file():
+        if not is_trained(name, row, args.work):
             print(f"{row['name']}: not trained yet")
             continue
         if not items:

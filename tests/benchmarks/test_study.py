@@ -32,7 +32,7 @@ def test_settings_exist_and_networks_can_be_built(name):
     base = study.base_settings() if variant["stage"][0] == "train.json" else {}
     for part in ("common", "train"):
         for key, value in {**base.get(part, {}), **variant.get(part, {})}.items():
-            parent, _, last = key.rpartition("::")
+            parent = key.rpartition("::")[0]
             assert not parent or parent in parser, key
             # what no configuration knows would be passed over silently; a class checks its own arguments
             assert key in parser or parser[parent].get("_target_"), key
@@ -94,7 +94,7 @@ def test_flips_are_undone():
 
 def test_report(tmp_path, capsys):
     def row(dice, ece):
-        case = {m: 0.5 for m in report.METRICS}
+        case = dict.fromkeys(report.METRICS, 0.5)
         cases = {f"c{i}": case | {"dice": d, "ece": ece} for i, d in enumerate(dice)}
         return {"seconds_per_case": 0.25, "cases": cases}
 
