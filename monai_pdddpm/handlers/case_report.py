@@ -112,7 +112,9 @@ class CaseReport:
             write_json(report_path(self.output_dir, case), report)
             self._written.append(case)
             if unlike := report["result"].get("unlike_usual"):
-                logger.warning("%s: unlike the cases of the calibration (%s); look at it closely", case, "; ".join(unlike))
+                logger.warning(
+                    "%s: unlike the cases of the calibration (%s); look at it closely", case, "; ".join(unlike)
+                )
 
     def _draw(self, item: Mapping[str, Any], file: str, case: str, path: Path) -> None:
         seg = item["seg"]

@@ -19,8 +19,8 @@ from monai_pdddpm.errors import UserError
 from monai_pdddpm.handlers import CaseReport
 from monai_pdddpm.handlers.case_report import device_name, peak_memory_mib, versions, write_json
 from monai_pdddpm.inferers import PDDDPMInferer
-from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.metrics.recalibration import Calibration
+from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.transforms import SplitOutputd, Summarised, Uncertaintyd
 
 LABELS = {"0": "background", "1": "lesion"}
