@@ -20,6 +20,8 @@ from monai_pdddpm.metrics.calibration import near_structure
 from monai_pdddpm.metrics.recalibration import CalibrationCase, cross_validated, fit_calibration
 from monai_pdddpm.transforms.summary import foreground_labels, voxel_volume_ml
 
+LEAST_CASES = 6  # each is left out in turn, and a fit needs five
+
 
 class CalibrationFit:
     """Collect what the cases of an evaluation say, and write the calibration when all are done.
@@ -90,10 +92,12 @@ class CalibrationFit:
 
     def write(self, engine: Engine) -> None:
         """Fit, judge by cross-validation, write and print."""
-        try:
-            calibration = fit_calibration(self.cases)
-        except ValueError as error:
-            raise UserError(f"calibration: {error}; check dataset_dir") from error
+        if len(self.cases) < LEAST_CASES:
+            raise UserError(
+                f"calibration: found {len(self.cases)} cases with a label, expected at least {LEAST_CASES}; check "
+                "dataset_dir and the list of validation cases in its dataset.json"
+            )
+        calibration = fit_calibration(self.cases)
         judged = {key: _finite(value) for key, value in cross_validated(self.cases).items()}
         fitted = {"cases": len(self.cases), "settings": self.settings, "cross_validated": judged}
         save_calibration(dataclasses.replace(calibration, fitted=fitted), self.path)

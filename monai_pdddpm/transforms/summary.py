@@ -38,8 +38,8 @@ class Summarised(MapTransform):
     """Put what a decision needs into ``data["result"]``.
 
     That is the volume of each label, with its spread over the members; how far the members agree with the answer; and,
-    with a calibration, a 90 % interval of each volume, the Dice to expect, and what is unlike the cases that the
-    calibration was fitted on. MONAI Label hands ``result`` to its client, the report keeps it.
+    with a calibration, what is unlike the cases that it was fitted on and, where nothing is, a 90 % interval of each
+    volume and the Dice to expect. MONAI Label hands ``result`` to its client, the report keeps it.
 
     Args:
         keys: the key of the label map, (1, X, Y, Z).
@@ -78,16 +78,21 @@ class Summarised(MapTransform):
             }
             inside = d[self.entropy_key][seg > 0] if self.entropy_key in d else seg.new_zeros(0)
             entropy = float(inside.float().mean()) if inside.numel() else None
-            features = _features(volumes, seg.shape[1:], affine, entropy)
+            features = _features(volumes, seg.shape[1:], affine)
             if members is not None:
                 features["agreement"] = agreement(members, seg[0], list(self.labels))
+            unlike = self.calibration.unlike(features)
+            if unlike:  # what was learnt from usual cases does not hold here
+                for volume in volumes.values():
+                    volume.pop("interval_90", None)
             d["result"] = {
                 "volume_ml": volumes,
                 "mean_entropy_inside_nats": None if entropy is None else round(entropy, 4),
                 "features": {name: round(value, 5) for name, value in features.items()},
-                "unlike_usual": self.calibration.unlike(features),
+                "unlike_usual": unlike,
             }
-            if members is not None and (dice := self.calibration.predicted_dice(features["agreement"])):
+            dice = None if members is None or unlike else self.calibration.predicted_dice(features["agreement"])
+            if dice:
                 value, low, high = (round(number, 4) for number in dice)
                 d["result"]["predicted_dice"] = {"value": value, "interval_90": [low, high]}
         return d
@@ -112,7 +117,7 @@ class Summarised(MapTransform):
 
 
 def agreement(members: torch.Tensor, answer: torch.Tensor, classes: Sequence[int]) -> float:
-    """Return the Dice of the members with the answer, averaged over members and classes; 1 where both lack a class.
+    """Return the Dice of the members with the answer, averaged over members and the classes that any of them has.
 
     Args:
         members: label maps, (N, ...).
@@ -124,15 +129,17 @@ def agreement(members: torch.Tensor, answer: torch.Tensor, classes: Sequence[int
         mine, theirs = answer == index, (members == index).flatten(1)
         both = (theirs & mine.flatten()).sum(dim=1)
         size = theirs.sum(dim=1) + mine.sum()
-        found.append(torch.where(size > 0, 2 * both / size.clamp(min=1), torch.ones_like(both, dtype=torch.float32)))
-    return float(torch.stack(found).mean())
+        if size.any():
+            found.append(
+                torch.where(size > 0, 2 * both / size.clamp(min=1), torch.ones_like(both, dtype=torch.float32))
+            )
+    return float(torch.stack(found).mean()) if found else 1.0
 
 
 def _features(
-    volumes: Mapping[str, Mapping[str, Any]], shape: Sequence[int], affine: torch.Tensor | np.ndarray, entropy: Any
+    volumes: Mapping[str, Mapping[str, Any]], shape: Sequence[int], affine: torch.Tensor | np.ndarray
 ) -> dict[str, float]:
-    """Return positive numbers that tell an unusual case: field of view, volumes, doubt."""
+    """Return positive numbers that tell an unusual case: field of view and volumes."""
     sizes = sorted(float(n * s) for n, s in zip(shape, voxel_sizes(np.asarray(affine)), strict=False))
     features = {f"field of view, side {number} (mm)": size for number, size in enumerate(sizes, start=1)}
-    features |= {f"volume of {name} (mL)": float(volume["segmentation"]) for name, volume in volumes.items()}
-    return features if entropy is None else features | {"mean entropy inside (nats)": entropy}
+    return features | {f"volume of {name} (mL)": float(volume["segmentation"]) for name, volume in volumes.items()}

@@ -1,5 +1,6 @@
 """Volumes by hand."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -77,6 +78,8 @@ def test_agreement_by_hand():
     assert agreement(members, answer, [1, 2]) == pytest.approx((1 + 2 / 3 + 1 + 0) / 4)
     nothing = torch.zeros_like(answer)
     assert agreement(nothing[None], nothing, [1, 2]) == 1
+    # a class that nobody has says nothing
+    assert agreement(members, answer, [1, 2, 3]) == agreement(members, answer, [1, 2])
 
 
 def test_a_calibration_adds_intervals_and_what_is_unusual():
@@ -84,22 +87,26 @@ def test_a_calibration_adds_intervals_and_what_is_unusual():
     calibration = Calibration(
         interval_factor={"head": 2.0},
         dice_line=(0.5, 0.4, 0.1),
-        ranges={"volume of tail (mL)": (1.0, 2.0), "volume of head (mL)": (0.01, 2.0)},
+        ranges={"volume of tail (mL)": (0.01, 2.0), "volume of head (mL)": (0.01, 2.0)},
     )
-    item = Summarised("seg", LABELS, calibration=calibration)(
-        {"seg": MetaTensor(label_map(20, 8), affine=AFFINE), "members": MetaTensor(members, affine=AFFINE)}
-    )
-    result = item["result"]
+    data = {"seg": MetaTensor(label_map(20, 8), affine=AFFINE), "members": MetaTensor(members, affine=AFFINE)}
+    result = Summarised("seg", LABELS, calibration=calibration)(data)["result"]
     # the members' 0.05 and 0.15 mL: mean 0.1, standard deviation 0.05
     assert result["volume_ml"]["head"]["interval_90"] == [0.0, 0.2]
     assert "interval_90" not in result["volume_ml"]["tail"]
-    assert result["unlike_usual"] == ["volume of tail (mL): found 0.04, 1 to 2 is usual"]
+    assert result["unlike_usual"] == []
     agreed = (2 * 10 / 30 + 2 * 20 / 50) / 4  # the tails lie elsewhere
     assert result["features"]["agreement"] == pytest.approx(agreed, abs=1e-5)
     expected = 0.5 * agreed + 0.4
     assert result["predicted_dice"]["value"] == pytest.approx(expected, abs=1e-4)
     assert result["predicted_dice"]["interval_90"] == pytest.approx([expected - 0.1, expected + 0.1], abs=1e-4)
     assert json.loads(json.dumps(result)) == result
+    narrow = dataclasses.replace(calibration, ranges={"volume of tail (mL)": (1.0, 2.0)})
+    result = Summarised("seg", LABELS, calibration=narrow)(data)["result"]
+    assert result["unlike_usual"] == ["volume of tail (mL): found 0.04, 1 to 2 is usual"]
+    # what was learnt from usual cases is not said of this one
+    assert "predicted_dice" not in result
+    assert "interval_90" not in result["volume_ml"]["head"]
 
 
 def test_one_member_has_no_spread():
