@@ -181,7 +181,7 @@ def wrong(phantom, tmp_path_factory):
         ("start_step", -1, "start_step: found -1, expected a whole number from 0 to 1000"),
         ("start_step", 1001, "start_step: found 1001, expected a whole number from 0 to 1000"),
         ("start_step", "high", "start_step: found 'high'"),
-        ("end_step", 990, "expected more than end_step, which is 990"),
+        ("end_step", 1000, "expected more than end_step, which is 1000"),
         ("end_share", 2, "end_share: found 2"),
         ("seed", -1, "seed: found -1"),
         ("device", "cuda:7", "device: 'cuda:7' cannot be used, this computer has no CUDA device"),
