@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import platform
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,6 +108,14 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
+def commit() -> str | None:
+    """Return the repository's commit, None where git does not say."""
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None
+
+
 def write(work: Path, on: str, names: Sequence[str], here: Path) -> None:
     """Print the table; keep results and figure beside the study."""
     rows = read_rows(work / "rows" / on, names)
@@ -115,7 +126,14 @@ def write(work: Path, on: str, names: Sequence[str], here: Path) -> None:
     trained = {
         p.parent.name: round(json.loads(p.read_text())["minutes"], 1) for p in sorted(work.glob("*/training.json"))
     }
-    content = {"cases": on, "minutes_of_training": trained, "rows": lines}
+    content = {
+        "cases": on,
+        "commit": commit(),
+        "seed": 0,
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+        "minutes_of_training": trained,
+        "rows": lines,
+    }
     (here / f"results_{on}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (here / f"results_{on}.md").write_text(table + "\n", encoding="utf-8")
     draw(lines, here / f"results_{on}.png")
