@@ -100,6 +100,17 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
             at = np.flatnonzero(better == good)
             errors = [(mean - low)[at], (high - mean)[at]]
             axis.errorbar(mean[at], at, xerr=errors, fmt="o", color=colour, markersize=4, linewidth=1)
+        limit = 1.2 * float(np.nanquantile(np.abs([low, high]), 0.88))  # a ruined contender would hide all others
+        for at in np.flatnonzero(np.abs(mean) > limit):
+            axis.annotate(
+                f"{mean[at]:+.2f}",
+                (np.sign(mean[at]) * limit * 0.97, at),
+                ha=("right" if mean[at] > 0 else "left"),
+                va="center",
+                fontsize=7,
+                color="tab:red",
+            )
+        axis.set_xlim(-limit, limit)
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_title(f"{TITLES[metric]}: difference from the segmenter")
         axis.grid(axis="x", alpha=0.3)
