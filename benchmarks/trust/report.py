@@ -100,7 +100,9 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
             at = np.flatnonzero(better == good)
             errors = [(mean - low)[at], (high - mean)[at]]
             axis.errorbar(mean[at], at, xerr=errors, fmt="o", color=colour, markersize=4, linewidth=1)
-        limit = 1.2 * float(np.nanquantile(np.abs([low, high]), 0.88))  # a ruined contender would hide all others
+        limit = max(
+            1e-3, 1.2 * float(np.nanquantile(np.abs([low, high]), 0.88))
+        )  # a ruined contender would hide all others
         for at in np.flatnonzero(np.abs(mean) > limit):
             axis.annotate(
                 f"{mean[at]:+.2f}",
