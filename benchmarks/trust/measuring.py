@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +15,11 @@ from tqdm import tqdm
 
 from monai_pdddpm.bundle import load_network
 from monai_pdddpm.bundle.weights import load_weights, read_weights
+from monai_pdddpm.handlers.case_report import write_json as write_json
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.metrics import calibration_metrics, near_structure
 from monai_pdddpm.networks import PDDDPM
+from monai_pdddpm.transforms.summary import agreement
 
 Draw = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -104,17 +105,6 @@ def with_segmenter(network: PDDDPM, file: Path) -> PDDDPM:
     return network
 
 
-def dice(a: torch.Tensor, b: torch.Tensor, k: int) -> float:
-    """Return the Dice of class k in two label maps, 1 where both lack it."""
-    size = int((a == k).sum() + (b == k).sum())
-    return 2 * int(((a == k) & (b == k)).sum()) / size if size else 1.0
-
-
-def mean_dice(a: torch.Tensor, b: torch.Tensor, classes: int) -> float:
-    """Return the mean Dice over the foreground classes."""
-    return float(np.mean([dice(a, b, k) for k in range(1, classes)]))
-
-
 def soft_dice(p: torch.Tensor, mask: torch.Tensor) -> float:
     """Return the Dice that probabilities p promise a mask: 2 sum(p in the mask) / (sum p + size of the mask)."""
     return float(2 * p[mask].sum() / (p.sum() + mask.sum()).clamp(min=1e-6))
@@ -141,15 +131,15 @@ def measure(mean: torch.Tensor, drawn: torch.Tensor, label: torch.Tensor, voxel_
     foreground = max(1, int((answer > 0).sum()))
     one = calibration_metrics(drawn[0], label, near)
     return {
-        "dice": mean_dice(answer, label, classes),
-        **{f"dice_{k}": dice(answer, label, k) for k in range(1, classes)},
+        "dice": agreement(answer[None], label, range(1, classes)),
+        **{f"dice_{k}": agreement(answer[None], label, [k]) for k in range(1, classes)},
         **calibration_metrics(mean, label, near),
-        "one_dice": mean_dice(labels[0], label, classes),
+        "one_dice": agreement(labels[:1], label, range(1, classes)),
         "one_nll": one["nll"],
         "spread": float(np.mean([int((labels[i] != labels[j]).sum()) for i, j in pairs])) / foreground
         if pairs
         else 0.0,
-        "agreement": float(np.mean([mean_dice(member, answer, classes) for member in labels])),
+        "agreement": agreement(labels, answer, range(1, classes)),
         "expected_dice": float(np.mean([soft_dice(mean[k], answer == k) for k in range(1, classes)])),
         "volume_ml": [int((label == k).sum()) * voxel_ml for k in range(1, classes)],
         "members_ml": [[int((m == k).sum()) * voxel_ml for m in labels] for k in range(1, classes)],
@@ -170,11 +160,3 @@ def measure_all(draw: Draw, items: Sequence[Mapping[str, Any]], name: str) -> di
         seconds += time.perf_counter() - begin
         cases[item["case"]] = measure(mean, drawn, item["label"], item["voxel_ml"])
     return {"seconds_per_case": seconds / len(items), "cases": cases}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that the file is complete or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)

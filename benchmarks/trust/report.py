@@ -100,18 +100,12 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
             at = np.flatnonzero(better == good)
             errors = [(mean - low)[at], (high - mean)[at]]
             axis.errorbar(mean[at], at, xerr=errors, fmt="o", color=colour, markersize=4, linewidth=1)
-        limit = max(
-            1e-3, 1.2 * float(np.nanquantile(np.abs([low, high]), 0.88))
-        )  # a ruined contender would hide all others
-        for at in np.flatnonzero(np.abs(mean) > limit):
-            axis.annotate(
-                f"{mean[at]:+.2f}",
-                (np.sign(mean[at]) * limit * 0.97, at),
-                ha=("right" if mean[at] > 0 else "left"),
-                va="center",
-                fontsize=7,
-                color="tab:red",
-            )
+        # a ruined contender would hide all others: it is named at the edge
+        limit = max(1e-3, 1.2 * float(np.nanquantile(np.abs([low, high]), 0.88)))
+        for row in np.flatnonzero(np.abs(mean) > limit):
+            side = float(np.sign(mean[row]))
+            place = {"ha": "right" if side > 0 else "left", "va": "center", "fontsize": 7, "color": "tab:red"}
+            axis.annotate(f"{mean[row]:+.2f}", (side * limit * 0.97, row), **place)
         axis.set_xlim(-limit, limit)
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_title(f"{TITLES[metric]}: difference from the segmenter")

@@ -73,7 +73,7 @@ def run(
             label = pad_to(item["label"][None, None].float(), parser["roi_size"])[0][0, 0].long()
             size = [min(r, n) for r, n in zip(parser["roi_size"], image.shape[2:], strict=True)]
             crop = tuple(slice(0, n) for n in size)
-            found = first_predictions(network, image[(..., *crop)], label[crop], start_step)
+            found = first_predictions(network, image[(slice(None), slice(None), *crop)], label[crop], start_step)
             near = near_structure(label[crop])
             change.append(float((found["proposal"] - found["truth"]).abs().sum(0)[near].mean()) / 2)
             for name, p in found.items():

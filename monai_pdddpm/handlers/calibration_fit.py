@@ -18,7 +18,7 @@ from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.errors import UserError
 from monai_pdddpm.metrics.calibration import near_structure
 from monai_pdddpm.metrics.recalibration import CalibrationCase, cross_validated, fit_calibration
-from monai_pdddpm.transforms.summary import foreground_labels, voxel_volume_ml
+from monai_pdddpm.transforms.summary import agreement, foreground_labels, voxel_volume_ml
 
 LEAST_CASES = 6  # each is left out in turn, and a fit needs five
 
@@ -74,7 +74,6 @@ class CalibrationFit:
             some = torch.randperm(len(rows), generator=generator)[: self.voxels]
             ml = voxel_volume_ml(item["seg"].affine)
             seg = torch.as_tensor(np.asarray(item["seg"]))[0]
-            dice = [_dice(seg == index, truth == index) for index in self.labels]
             self.cases.append(
                 CalibrationCase(
                     name=case_name(str(item["image"].meta["filename_or_obj"])),
@@ -86,7 +85,7 @@ class CalibrationFit:
                         for index, name in self.labels.items()
                     },
                     features=item["result"]["features"],
-                    dice=float(np.mean(dice)),
+                    dice=agreement(seg[None], truth, list(self.labels)),
                 )
             )
 
@@ -104,11 +103,6 @@ class CalibrationFit:
         print(f"{self.path}: temperature {calibration.temperature:.3f}, fitted on {len(self.cases)} cases")
         for name, value in judged.items():
             print(f"  left out in turn, {name}: {value}")
-
-
-def _dice(a: torch.Tensor, b: torch.Tensor) -> float:
-    size = int(a.sum() + b.sum())
-    return 2 * int((a & b).sum()) / size if size else 1.0
 
 
 def _finite(value: Any) -> Any:

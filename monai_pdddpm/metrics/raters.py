@@ -212,7 +212,6 @@ class CaseMetric(CumulativeIterationMetric):
     @abstractmethod
     def case_value(self, y_pred: torch.Tensor, y: torch.Tensor) -> float:
         """Return the number of one case, whose tensors have no batch axis."""
-        raise NotImplementedError
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         """Return the numbers of a batch, (B, 1) float32 on the device of `y_pred`."""
@@ -243,7 +242,26 @@ class CaseMetric(CumulativeIterationMetric):
         return (metric, not_nans) if self.get_not_nans else metric
 
 
-class GeneralizedEnergyDistanceMetric(CaseMetric):
+class LabelMapMetric(CaseMetric):
+    """A `CaseMetric` of sets of label maps with a known number of classes.
+
+    Args:
+        num_classes: number of classes, the background among them.
+        reduction: see `CaseMetric`.
+        get_not_nans: see `CaseMetric`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        reduction: MetricReduction | str = MetricReduction.MEAN,
+        get_not_nans: bool = False,
+    ) -> None:
+        super().__init__(reduction, get_not_nans)
+        self.num_classes = num_classes
+
+
+class GeneralizedEnergyDistanceMetric(LabelMapMetric):
     """`generalized_energy_distance` of each case: `y_pred` are the samples (B, N, ...), `y` the readings (B, M, ...).
 
     Cases with different numbers of samples or readings, or on different grids, come as lists of (N, ...) and (M, ...).
@@ -262,8 +280,7 @@ class GeneralizedEnergyDistanceMetric(CaseMetric):
         reduction: MetricReduction | str = MetricReduction.MEAN,
         get_not_nans: bool = False,
     ) -> None:
-        super().__init__(reduction, get_not_nans)
-        self.num_classes = num_classes
+        super().__init__(num_classes, reduction, get_not_nans)
         self.unbiased = unbiased
 
     def case_value(self, y_pred: torch.Tensor, y: torch.Tensor) -> float:
@@ -271,7 +288,7 @@ class GeneralizedEnergyDistanceMetric(CaseMetric):
         return generalized_energy_distance(y_pred, y, self.num_classes, self.unbiased)
 
 
-class HungarianIoUMetric(CaseMetric):
+class HungarianIoUMetric(LabelMapMetric):
     """`hungarian_iou` of each case: `y_pred` are the samples (B, N, ...), `y` the readings (B, M, ...).
 
     Cases with different numbers of samples or readings, or on different grids, come as lists of (N, ...) and (M, ...).
@@ -282,21 +299,12 @@ class HungarianIoUMetric(CaseMetric):
         get_not_nans: see `CaseMetric`.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        reduction: MetricReduction | str = MetricReduction.MEAN,
-        get_not_nans: bool = False,
-    ) -> None:
-        super().__init__(reduction, get_not_nans)
-        self.num_classes = num_classes
-
     def case_value(self, y_pred: torch.Tensor, y: torch.Tensor) -> float:
         """Return the mean IoU of the match of the samples (N, ...) and the readings (M, ...)."""
         return hungarian_iou(y_pred, y, self.num_classes)
 
 
-class DiversityMetric(CaseMetric):
+class DiversityMetric(LabelMapMetric):
     """`diversity` of each case: `y_pred` are the samples (B, N, ...); `y` may be given and is not looked at.
 
     Args:
@@ -304,15 +312,6 @@ class DiversityMetric(CaseMetric):
         reduction: see `CaseMetric`.
         get_not_nans: see `CaseMetric`.
     """
-
-    def __init__(
-        self,
-        num_classes: int,
-        reduction: MetricReduction | str = MetricReduction.MEAN,
-        get_not_nans: bool = False,
-    ) -> None:
-        super().__init__(reduction, get_not_nans)
-        self.num_classes = num_classes
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         """Return the numbers of a batch, whatever `y` is."""

@@ -72,48 +72,48 @@ class Summarised(MapTransform):
         for key in self.key_iterator(d):
             seg, members = d[key], d.get(self.members_key)
             affine = seg.affine if isinstance(seg, MetaTensor) else torch.eye(4)
-            volumes = {
-                name: self._volume(seg == index, None if members is None else members == index, affine, name)
-                for index, name in self.labels.items()
-            }
+            volumes, members_ml = _volumes(seg, members, self.labels, voxel_volume_ml(affine))
             inside = d[self.entropy_key][seg > 0] if self.entropy_key in d else seg.new_zeros(0)
             entropy = float(inside.float().mean()) if inside.numel() else None
             features = _features(volumes, seg.shape[1:], affine)
             if members is not None:
                 features["agreement"] = agreement(members, seg[0], list(self.labels))
             unlike = self.calibration.unlike(features)
-            if unlike:  # what was learnt from usual cases does not hold here
-                for volume in volumes.values():
-                    volume.pop("interval_90", None)
             d["result"] = {
                 "volume_ml": volumes,
                 "mean_entropy_inside_nats": None if entropy is None else round(entropy, 4),
                 "features": {name: round(value, 5) for name, value in features.items()},
                 "unlike_usual": unlike,
             }
-            dice = None if members is None or unlike else self.calibration.predicted_dice(features["agreement"])
-            if dice:
+            if members is None or unlike:  # what was learnt from usual cases does not hold for others
+                continue
+            for name, ml in members_ml.items():
+                if interval := self.calibration.interval(name, ml):
+                    volumes[name]["interval_90"] = [round(bound, 4) for bound in interval]
+            if dice := self.calibration.predicted_dice(features["agreement"]):
                 value, low, high = (round(number, 4) for number in dice)
                 d["result"]["predicted_dice"] = {"value": value, "interval_90": [low, high]}
         return d
 
-    def _volume(
-        self, mask: torch.Tensor, members: torch.Tensor | None, affine: torch.Tensor | np.ndarray, name: str
-    ) -> dict[str, Any]:
-        ml = voxel_volume_ml(affine)
-        volume: dict[str, Any] = {"segmentation": round(int(mask.sum()) * ml, 4)}
-        if members is None:
-            return volume
-        counts = members.flatten(1).sum(dim=1).double() * ml
-        volume |= {
-            "members_mean": round(float(counts.mean()), 4),
-            "members_sd": round(float(counts.std(correction=0)), 4),
-            "members_min": round(float(counts.min()), 4),
-            "members_max": round(float(counts.max()), 4),
-        }
-        if interval := self.calibration.interval(name, counts.tolist()):
-            volume["interval_90"] = [round(bound, 4) for bound in interval]
-        return volume
+
+def _volumes(
+    seg: torch.Tensor, members: torch.Tensor | None, labels: Mapping[int, str], voxel_ml: float
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[float]]]:
+    """Return each label's volume with its spread over the members, and each member's volume, all in mL."""
+    volumes: dict[str, dict[str, Any]] = {}
+    members_ml: dict[str, list[float]] = {}
+    for index, name in labels.items():
+        volumes[name] = {"segmentation": round(int((seg == index).sum()) * voxel_ml, 4)}
+        if members is not None:
+            ml = (members == index).flatten(1).sum(dim=1).double() * voxel_ml
+            members_ml[name] = ml.tolist()
+            volumes[name] |= {
+                "members_mean": round(float(ml.mean()), 4),
+                "members_sd": round(float(ml.std(correction=0)), 4),
+                "members_min": round(float(ml.min()), 4),
+                "members_max": round(float(ml.max()), 4),
+            }
+    return volumes, members_ml
 
 
 def agreement(members: torch.Tensor, answer: torch.Tensor, classes: Sequence[int]) -> float:
