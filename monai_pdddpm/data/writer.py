@@ -67,7 +67,8 @@ class GridWriter(NibabelWriter):
         """Take an array and put its channels last.
 
         Args:
-            data_array: (C, X, Y, Z); written as (X, Y, Z), or as (X, Y, Z, C) when C > 1.
+            data_array: (C, X, Y, Z); written as (X, Y, Z), or as (X, Y, Z, C) when C > 1. Of a time series
+                (C, X, Y, Z, T); written as (X, Y, Z, T), or as (X, Y, Z, T, C), as NIfTI wants it.
             channel_dim: axis of the channels; None when there is none.
             squeeze_end_dims: not used: spatial axes of length 1 stay, since the source has them too.
             kwargs: not used.
@@ -75,7 +76,10 @@ class GridWriter(NibabelWriter):
         if isinstance(data_array, torch.Tensor) and data_array.dtype == torch.bfloat16:
             data_array = data_array.float()  # numpy knows no bfloat16
         array = convert_data_type(data_array, np.ndarray)[0]
-        array = self.convert_to_channel_last(array, channel_dim=channel_dim, squeeze_end_dims=False, spatial_ndim=3)
+        if array.ndim == 5 and channel_dim == 0:  # MONAI's own would take the frames away
+            array = np.moveaxis(array, 0, -1)
+        else:
+            array = self.convert_to_channel_last(array, channel_dim=channel_dim, squeeze_end_dims=False, spatial_ndim=3)
         self.data_obj = array[..., 0] if array.shape[-1] == 1 else array
 
     def set_metadata(self, meta_dict: Mapping | None, resample: bool = False, **options: Any) -> None:
@@ -186,8 +190,9 @@ def _placed_as(source: nib.Nifti1Header, shape: tuple[int, ...]) -> nib.Nifti1He
     for name in _PLACE:
         header[name] = source[name]
     header["pixdim"][:4] = source["pixdim"][:4]
-    if len(shape) == 4 and len(source.get_data_shape()) == 4 and source.get_data_shape()[3] == shape[3]:
+    if len(shape) >= 4 and len(source.get_data_shape()) >= 4 and source.get_data_shape()[3] == shape[3]:
         header["pixdim"][4] = source["pixdim"][4]  # frame for frame, so the time step holds
+        header["toffset"] = source["toffset"]
     return header
 
 

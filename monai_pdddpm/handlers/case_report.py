@@ -24,6 +24,7 @@ from monai_pdddpm.data.complete import complete_file
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.data.finished import report_path
 from monai_pdddpm.engines import CaseEvaluator
+from monai_pdddpm.transforms.outputs import frames_of
 from monai_pdddpm.transforms.summary import foreground_labels
 from monai_pdddpm.visualize.overview import save_overview
 
@@ -99,6 +100,7 @@ class CaseReport:
             report = {
                 "case": case,
                 "image": file,
+                "notes": json.loads(item["image"].meta.get("notes") or "[]"),
                 "labels": {str(index): name for index, name in self.labels.items()},
                 "result": item.get("result", {}),
                 "settings": self.settings,
@@ -117,19 +119,23 @@ class CaseReport:
                 )
 
     def _draw(self, item: Mapping[str, Any], file: str, case: str, path: Path) -> None:
-        seg = item["seg"]
-        affine = np.asarray(seg.affine, dtype=float)
+        affine = np.asarray(item["seg"].affine, dtype=float)
+        maps = {key: np.asarray(item[key]) for key in ("seg", "entropy", "members") if key in item}
+        channel, frames = 0, frames_of(item)
+        if frames > 1:  # the frame that has most to look at
+            channel = int(np.argmax([maps["entropy"][..., f].sum() for f in range(frames)]))
+            maps = {key: volume[..., channel] for key, volume in maps.items()}
         save_overview(
             path,
             # the item's image is the preprocessed one, on the network's grid
-            image=np.asarray(LoadImage(ensure_channel_first=True)(file))[0],
-            label_map=np.asarray(seg)[0].astype(np.uint8),
-            uncertainty=np.asarray(item["entropy"])[0],
+            image=np.asarray(LoadImage(ensure_channel_first=True)(file))[channel],
+            label_map=maps["seg"][0].astype(np.uint8),
+            uncertainty=maps["entropy"][0],
             labels=self.labels,
             spacing=voxel_sizes(affine),
             affine=affine,
-            title=case,
-            members=np.asarray(item["members"]).astype(np.uint8) if "members" in item else None,
+            title=case if frames == 1 else f"{case}, frame {channel} of 0 to {frames - 1}",
+            members=maps["members"].astype(np.uint8) if "members" in maps else None,
         )
 
 

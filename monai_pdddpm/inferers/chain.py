@@ -1,15 +1,20 @@
-"""The reverse chain in one window, for a batch of members."""
+"""The reverse chain: one prediction, and all steps of it for a batch of members."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from monai_pdddpm.schedulers import DDPMProcess
+from monai_pdddpm.errors import UserError
+from monai_pdddpm.schedulers import AncestralRule, DDIMRule, DDPMProcess
+
+logger = logging.getLogger(__name__)
 
 
 class Stopwatch:
@@ -36,16 +41,71 @@ class Stopwatch:
         return time.perf_counter()
 
 
+@dataclass(frozen=True)
+class Chain:
+    """What a reverse chain is made of, but for the network.
+
+    Args:
+        time_steps: descending indices, not empty where the chain is run.
+        rule: reverse step on a pair of times.
+        process: forward process that the network was trained with.
+        solver: the ODE blocks' solver, the network's own when empty.
+        solver_steps: its steps, the network's own when 0.
+    """
+
+    time_steps: Sequence[int]
+    rule: DDIMRule | AncestralRule
+    process: DDPMProcess
+    solver: str = ""
+    solver_steps: int = 0
+
+    @property
+    def draws(self) -> int:
+        """Noise fields that a member needs: one for the start and, with a stochastic rule, one for each step."""
+        return len(self.time_steps) if self.rule.stochastic else 1
+
+    def predict(self, network: Any, x_t: torch.Tensor, i: int, features: list[torch.Tensor]) -> torch.Tensor:
+        """Return the x_0 predicted from the state at the i-th time, both (B, K, ...), the features' batch B or 1.
+
+        Where the device has not enough memory for all members, the halves follow each other.
+
+        Raises:
+            UserError: when there is not enough for one.
+        """
+        t = self.time_steps[i]
+        try:
+            time_index = torch.full((1,), t, device=x_t.device)
+            output = network.denoise(x_t, time_index, features, self.solver, self.solver_steps)
+            return network.x0(output, x_t, t)
+        except torch.OutOfMemoryError as error:
+            if len(x_t) == 1:
+                raise UserError(
+                    f"roi_size: found {list(x_t.shape[2:])}, for which the memory of {x_t.device} does not suffice, "
+                    "even for one member; give a smaller --roi_size, or --device cpu"
+                ) from error
+        logger.warning(
+            "the memory of %s does not suffice for %d members at once, taking half of them", x_t.device, len(x_t)
+        )
+        if x_t.device.type == "cuda":
+            torch.cuda.empty_cache()
+        halves = x_t.split((len(x_t) + 1) // 2)
+        return torch.cat([self.predict(network, half, i, features) for half in halves])
+
+    def advance(
+        self, network: Any, x_t: torch.Tensor, x_0: torch.Tensor, x_pre: torch.Tensor, i: int, noise: Sequence[Any]
+    ) -> torch.Tensor:
+        """Return the state at the time after the i-th, by the reverse rule, (B, K, ...)."""
+        abar_t, abar_prev = network.abar[self.time_steps[i]], network.abar[self.time_steps[i + 1]]
+        step_noise = noise[i + 1] if len(noise) > 1 else None
+        return self.process.step(self.rule, x_t, x_0, x_pre, abar_t, abar_prev, step_noise)
+
+
 def reverse_chain(
     network: Any,
     proposal: torch.Tensor,
     features: list[torch.Tensor],
     noise: Sequence[torch.Tensor],
-    time_steps: Sequence[int],
-    rule: Callable[..., torch.Tensor],
-    process: DDPMProcess,
-    solver: str = "",
-    solver_steps: int = 0,
+    chain: Chain,
 ) -> torch.Tensor:
     """Go from the noised proposal back to segmentations.
 
@@ -54,23 +114,15 @@ def reverse_chain(
         proposal: (B, K, ...) or (1, K, ...), probabilities or one-hot.
         features: of the condition, of batch size B or 1.
         noise: the start's field, (B, K, ...), and for a stochastic rule one more per reverse step.
-        time_steps: descending indices, not empty.
-        rule: reverse step on a pair of times.
-        process: forward process that the network was trained with.
-        solver: the ODE blocks' solver, the network's own when empty.
-        solver_steps: its steps, the network's own when 0.
+        chain: times, rule and process.
 
     Returns:
         (B, K, ...) float32 probabilities, the prediction at the last time step.
     """
-    x_t = network.start(proposal, noise[0], time_steps[0])
+    x_t = network.start(proposal, noise[0], chain.time_steps[0])
     x_pre = network.state(proposal)
-    x_0 = x_t
-    for i, t in enumerate(time_steps):
-        output = network.denoise(x_t, torch.full((1,), t, device=x_t.device), features, solver, solver_steps)
-        x_0 = network.x0(output, x_t, t)
-        if i + 1 < len(time_steps):
-            step_noise = noise[i + 1] if len(noise) > 1 else None
-            abar_t, abar_prev = network.abar[t], network.abar[time_steps[i + 1]]
-            x_t = process.step(rule, x_t, x_0, x_pre, abar_t, abar_prev, step_noise)
+    x_0 = chain.predict(network, x_t, 0, features)
+    for i in range(1, len(chain.time_steps)):
+        x_t = chain.advance(network, x_t, x_0, x_pre, i - 1, noise)
+        x_0 = chain.predict(network, x_t, i, features)
     return network.probabilities(x_0)

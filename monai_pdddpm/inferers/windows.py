@@ -73,11 +73,53 @@ class WindowPlan:
 
     def add(self, accumulator: torch.Tensor, window: tuple[slice, ...], values: torch.Tensor) -> None:
         """Add a window's values, weighted, to an accumulator of the volume's size."""
-        self.cut(accumulator, window).add_(self.weight * values)
+        self.cut(accumulator, window).add_(self.weight * values.to(accumulator.device))
 
     def finish(self, accumulator: torch.Tensor) -> torch.Tensor:
         """Turn the weighted sum into the mean, in place."""
         return accumulator.div_(self.total)
+
+
+class Region:
+    """The bounding box of some windows of a plan, and sums over it; what no window covers is known otherwise.
+
+    Args:
+        plan: all windows.
+        windows: some of them, at least one.
+    """
+
+    def __init__(self, plan: WindowPlan, windows: Sequence[tuple[slice, ...]]) -> None:
+        corner = [min(w[axis].start for w in windows) for axis in range(len(plan.size))]
+        end = [max(w[axis].stop for w in windows) for axis in range(len(plan.size))]
+        self.box = tuple(slice(a, b) for a, b in zip(corner, end, strict=True))
+        self.size = tuple(b - a for a, b in zip(corner, end, strict=True))
+        self.windows = [
+            (window, tuple(slice(s.start - a, s.stop - a) for s, a in zip(window, corner, strict=True)))
+            for window in windows
+        ]
+        self._plan = plan
+        self._total = plan.cut(plan.total, self.box)
+        covered = torch.zeros(self.size, device=plan.total.device)
+        for _, inside in self.windows:
+            covered[inside] += plan.weight
+        self._uncovered = 1 - covered / self._total
+
+    def cut(self, volume: torch.Tensor) -> torch.Tensor:
+        """Return the view of a volume of the plan's size, (..., X, Y[, Z]), in the box."""
+        return self._plan.cut(volume, self.box)
+
+    def add(self, accumulator: torch.Tensor, inside: tuple[slice, ...], values: torch.Tensor) -> None:
+        """Add a window's values, weighted, to an accumulator of the box's size."""
+        self._plan.add(accumulator, inside, values)
+
+    def finish(self, accumulator: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
+        """Turn the weighted sum into the mean over all windows of the plan, in place.
+
+        Args:
+            accumulator: sum over these windows, (..., box).
+            otherwise: what the other windows would say, of the same shape or one that broadcasts.
+        """
+        return accumulator.div_(self._total).addcmul_(otherwise, self._uncovered)
 
 
 def pad_to(volume: torch.Tensor, roi_size: Sequence[int]) -> tuple[torch.Tensor, tuple[slice, ...]]:

@@ -2,8 +2,9 @@
 
 from .corruption import ProposalCorruption
 from .cross_fitting import CrossFittedProposald
+from .dicom_seg import SaveDicomSegd
 from .evaluate import Evaluated
-from .outputs import SplitOutputd, Uncertaintyd
+from .outputs import InvertMembersd, SplitOutputd, Uncertaintyd
 from .readings import RandReadingd
 from .spacing import Spacingd
 from .summary import Summarised
@@ -11,8 +12,10 @@ from .summary import Summarised
 __all__ = [
     "CrossFittedProposald",
     "Evaluated",
+    "InvertMembersd",
     "ProposalCorruption",
     "RandReadingd",
+    "SaveDicomSegd",
     "Spacingd",
     "SplitOutputd",
     "Summarised",

@@ -15,6 +15,7 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 
 from monai_pdddpm.metrics.calibration import calibration_metrics, near_structure
+from monai_pdddpm.metrics.lesions import check_min_voxels, lesion_metrics
 from monai_pdddpm.metrics.segmentation import Labels, class_names, segmentation_metrics
 
 
@@ -45,9 +46,10 @@ def largest_shift(affine: torch.Tensor, other: torch.Tensor, shape: Sequence[int
 class Evaluated(MapTransform):
     """Write into `data["metrics"]` how well each method's probabilities fit the truth of the case.
 
-    The result is {method: {"labels": {name: `segmentation_metrics`}, "near structure": `calibration_metrics`}}, numbers
-    as plain floats: the label map is the argmax of the probabilities, the calibration is taken over the true
-    foreground dilated by `near_voxels` voxels. Run it once the probabilities lie on the truth's grid.
+    The result is {method: {"labels": {name: `segmentation_metrics`}, "near structure": `calibration_metrics`}}, plain
+    numbers: the label map is the argmax of the probabilities, the calibration is taken over the true
+    foreground dilated by `near_voxels` voxels. With `lesions` each label has its `lesion_metrics` too. Run it once the
+    probabilities lie on the truth's grid.
 
     Args:
         keys: entries with probabilities (K, X, Y, Z) or (K, X, Y), background first.
@@ -56,9 +58,12 @@ class Evaluated(MapTransform):
         methods: name of the method behind each key.
         near_voxels: reach of the region of the calibration, see `near_structure`.
         bins: number of confidence bins, see `calibration_metrics`.
+        lesions: compare lesion by lesion as well, for labels that are many separate things.
+        min_lesion_voxels: least size of a lesion, see `lesion_metrics`.
         allow_missing_keys: leave out a method whose key is missing.
 
     Raises:
+        UserError: at construction, where `min_lesion_voxels` is no whole number from 1 up.
         ValueError: at construction, where keys and methods are not of one number or a method is named twice; at a call,
             naming the file, where truth and probabilities do not fit or their grid has no size in mm.
     """
@@ -72,6 +77,8 @@ class Evaluated(MapTransform):
         methods: Sequence[str] = ("segmenter", "ensemble"),
         near_voxels: int = 3,
         bins: int = 15,
+        lesions: bool = False,
+        min_lesion_voxels: int = 1,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -82,6 +89,8 @@ class Evaluated(MapTransform):
         self.methods = tuple(methods)
         self.near_voxels = near_voxels
         self.bins = bins
+        self.lesions = lesions
+        self.min_lesion_voxels = check_min_voxels(min_lesion_voxels)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Evaluate one case; `data` itself is not changed."""
@@ -142,7 +151,12 @@ class Evaluated(MapTransform):
             )
         plain = convert_to_tensor(probability, track_meta=False)
         spacing = [float(size) for size in affine_to_spacing(placed[0], r=truth.ndim)]
+        label_map = plain.argmax(0)
+        labels = segmentation_metrics(label_map, truth, self.labels, spacing)
+        if self.lesions:
+            more = lesion_metrics(label_map, truth, self.labels, self.min_lesion_voxels)
+            labels = {name: found | more[name] for name, found in labels.items()}
         return {
-            "labels": segmentation_metrics(plain.argmax(0), truth, self.labels, spacing),
+            "labels": labels,
             "near structure": calibration_metrics(plain, truth, near, self.bins),
         }

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import Invertd, MapTransform
 
 from monai_pdddpm.errors import UserError
+from monai_pdddpm.inferers.scratch import scratch_tensor
 from monai_pdddpm.metrics.recalibration import tempered
 from monai_pdddpm.metrics.uncertainty import mutual_information, predictive_entropy
 
@@ -21,9 +22,9 @@ class SplitOutputd(MapTransform):
     """Cut the output of :class:`monai_pdddpm.inferers.PDDDPMInferer` into ``pred`` and its companions.
 
     ``pred`` keeps the mean probabilities; ``member_entropy``, ``variance``, ``preseg`` and, when there are any,
-    ``members`` get the other channels, with the same metadata, so that they can be inverted together. What the inferer
-    said of its run goes to ``data["inference"]``. A pre-segmentation that is not a number (a network that shows none)
-    is left out.
+    ``members`` get the other channels, with the same metadata, so that they can be inverted. Of a time series each
+    holds the channels of all frames, frame after frame. What the inferer said of its run goes to
+    ``data["inference"]``. A pre-segmentation that is not a number (a network that shows none) is left out.
 
     Args:
         keys: the key of the output.
@@ -42,18 +43,24 @@ class SplitOutputd(MapTransform):
         d = dict(data)
         k = self.num_classes
         for key in self.key_iterator(d):
-            output = d[key]
-            if output.shape[0] < 3 * k or output.shape[0] % k:
-                raise UserError(
-                    f"{key}: found {output.shape[0]} channels, expected 3 x {k} classes and {k} more for each member; "
-                    "mend num_classes or 'labels', or use PDDDPMInferer"
-                )
-            parts = [output[:k], output[k : k + 1], output[k + 1 : 2 * k], output[2 * k : 3 * k], output[3 * k :]]
+            output, meta, frames = d[key], {}, 1
             if isinstance(output, MetaTensor):
-                meta = dict(output.meta)
+                meta, output = dict(output.meta), output.as_tensor()
                 said = meta.pop("inference", "{}")
                 d["inference"] = json.loads(said[0] if isinstance(said, list) else said)
-                parts = [MetaTensor(part.as_tensor(), meta=dict(meta)) for part in parts]
+                frames = frames_of(d)
+            found = output.shape[0] // frames
+            if found < 3 * k or found % k or output.shape[0] % frames:
+                raise UserError(
+                    f"{key}: found {output.shape[0]} channels, expected 3 x {k} classes and {k} more for each member, "
+                    f"{frames} times; mend num_classes or 'labels', or use PDDDPMInferer"
+                )
+            parts = [
+                part.flatten(0, 1)
+                for part in output.unflatten(0, (frames, -1)).split([k, 1, k - 1, k, found - 3 * k], dim=1)
+            ]
+            if isinstance(d[key], MetaTensor):
+                parts = [MetaTensor(part, meta=dict(meta)) for part in parts]
             d[key] = parts[0]
             for name, part in zip(MAPS, parts[1:], strict=True):
                 if part.shape[0] and not torch.isnan(part).all():
@@ -61,40 +68,86 @@ class SplitOutputd(MapTransform):
         return d
 
 
+class InvertMembersd(MapTransform):
+    """Bring the members back to the scan's grid one after the other, and make label maps of them.
+
+    Each member's probabilities are inverted as MONAI's ``Invertd`` does and the likeliest class is taken after that, so
+    that only one member is held in full; the label maps of many large members lie in a temporary file.
+
+    Args:
+        keys: the key of the members' probabilities, (T x members x K, ...) for T frames.
+        num_classes: K.
+        transform: the preprocessing.
+        orig_keys: the scan that it was applied to.
+        allow_missing_keys: do nothing when there are no members.
+
+    The result is (members, ...), or (members, ..., T) of a time series, in the smallest unsigned type.
+    """
+
+    def __init__(
+        self,
+        keys: Any = "members",
+        num_classes: int = 2,
+        transform: Any = None,
+        orig_keys: str = "image",
+        allow_missing_keys: bool = True,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.num_classes = num_classes
+        self.orig_keys = orig_keys
+        self.invert = Invertd("member", transform, orig_keys, nearest_interp=False, to_tensor=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with the members as label maps."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            members = d[key]
+            meta = dict(members.meta)
+            frames = frames_of(d)
+            each = members.as_tensor().unflatten(0, (frames, -1, self.num_classes))
+            maps: torch.Tensor | None = None
+            inverted: Any = None
+            for number in range(each.shape[1]):
+                member = MetaTensor(each[:, number].flatten(0, 1), meta=dict(meta))
+                inverted = self.invert({self.orig_keys: d[self.orig_keys], "member": member})["member"]
+                labels = frames_last(inverted.as_tensor(), frames).argmax(dim=0)
+                if maps is None:
+                    kind = torch.uint8 if self.num_classes <= 256 else torch.int16
+                    maps = scratch_tensor((each.shape[1], *labels.shape), labels.device, kind)
+                maps[number] = labels
+            assert maps is not None  # SplitOutputd leaves out the key of no members
+            d[key] = MetaTensor(maps, meta=inverted.meta)
+        return d
+
+
 class Uncertaintyd(MapTransform):
     """Add the maps that follow from probabilities: ``entropy``, ``mutual_information`` and ``seg``.
 
     To be used after the inverse transforms: the entropy or the argmax of interpolated probabilities is not the
-    interpolated entropy or argmax.
+    interpolated entropy or argmax. The maps of a time series get their frames as the last axis, (..., X, Y, Z, T).
 
     Args:
-        keys: the key of the mean probabilities, (K, ...).
-        members_key: of the members' probabilities (members x K, ...); replaced by label maps (members, ...).
+        keys: the key of the mean probabilities, (T x K, ...) for T frames.
         preseg_key: of the pre-segmentation's probabilities; its label map becomes ``preseg_seg``.
         temperature: of the mean probabilities (see :func:`monai_pdddpm.metrics.recalibration.tempered`). The mutual
             information is of the probabilities before, as the members' entropies are.
     """
 
-    def __init__(
-        self,
-        keys: Any = "pred",
-        members_key: str = "members",
-        preseg_key: str = "preseg",
-        temperature: float = 1.0,
-    ) -> None:
+    def __init__(self, keys: Any = "pred", preseg_key: str = "preseg", temperature: float = 1.0) -> None:
         super().__init__(keys)
         self.temperature = temperature
-        self.members_key = members_key
         self.preseg_key = preseg_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with the maps added."""
         d = dict(data)
+        frames = frames_of(d)
         for key in self.key_iterator(d):
-            p = d[key]
-            classes = p.shape[0]
+            for name in (key, "member_entropy", "variance", self.preseg_key):
+                if name in d:
+                    d[name] = frames_last(d[name], frames)
             # interpolation on the way back may leave sums a little off 1, at the volume's rim even at 0
-            p = normalised(p, dim=0)
+            p = normalised(d[key], dim=0)
             if "member_entropy" in d:
                 d["mutual_information"] = mutual_information(p, d["member_entropy"][0], dim=0)[None]
             p = d[key] = tempered(p, self.temperature, dim=0)
@@ -103,10 +156,17 @@ class Uncertaintyd(MapTransform):
             if self.preseg_key in d:
                 d[self.preseg_key] = normalised(d[self.preseg_key], dim=0)
                 d["preseg_seg"] = d[self.preseg_key].argmax(dim=0, keepdim=True)
-            if self.members_key in d:
-                members = d[self.members_key]
-                d[self.members_key] = members.unflatten(0, (-1, classes)).argmax(dim=1)
         return d
+
+
+def frames_of(data: Mapping[Any, Any]) -> int:
+    """Return the number of frames of a case, 1 without a time axis."""
+    return int(data.get("inference", {}).get("frames", 1))
+
+
+def frames_last(x: torch.Tensor, frames: int) -> torch.Tensor:
+    """Return (T x C, X, Y[, Z]) as (C, X, Y[, Z], T); as it is when T is 1."""
+    return x if frames == 1 else x.unflatten(0, (frames, -1)).movedim(0, -1)
 
 
 def normalised(p: torch.Tensor, dim: int) -> torch.Tensor:

@@ -13,6 +13,7 @@ from nibabel.affines import voxel_sizes
 
 from monai_pdddpm.errors import UserError
 from monai_pdddpm.metrics.recalibration import Calibration
+from monai_pdddpm.transforms.outputs import frames_of
 
 
 def voxel_volume_ml(affine: torch.Tensor | np.ndarray) -> float:
@@ -39,13 +40,14 @@ class Summarised(MapTransform):
 
     That is the volume of each label, with its spread over the members; how far the members agree with the answer; and,
     with a calibration, what is unlike the cases that it was fitted on and, where nothing is, a 90 % interval of each
-    volume and the Dice to expect. MONAI Label hands ``result`` to its client, the report keeps it.
+    volume and the Dice to expect. Of a time series it is a list, ``frames``. MONAI Label hands ``result`` to its
+    client, the report keeps it.
 
     Args:
-        keys: the key of the label map, (1, X, Y, Z).
+        keys: the key of the label map, (1, X, Y, Z), or (1, X, Y, Z, T) with frames.
         labels: channel index -> name, the background (0) included.
-        members_key: of the members' label maps, (members, X, Y, Z).
-        entropy_key: of the entropy map, (1, X, Y, Z).
+        members_key: of the members' label maps, (members, X, Y, Z[, T]).
+        entropy_key: of the entropy map, (1, X, Y, Z[, T]).
         calibration: of the bundle.
 
     Raises:
@@ -69,31 +71,45 @@ class Summarised(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with ``result`` added."""
         d = dict(data)
+        frames = frames_of(d)
         for key in self.key_iterator(d):
-            seg, members = d[key], d.get(self.members_key)
+            seg, members, entropy = d[key], d.get(self.members_key), d.get(self.entropy_key)
             affine = seg.affine if isinstance(seg, MetaTensor) else torch.eye(4)
-            volumes, members_ml = _volumes(seg, members, self.labels, voxel_volume_ml(affine))
-            inside = d[self.entropy_key][seg > 0] if self.entropy_key in d else seg.new_zeros(0)
-            entropy = float(inside.float().mean()) if inside.numel() else None
-            features = _features(volumes, seg.shape[1:], affine)
-            if members is not None:
-                features["agreement"] = agreement(members, seg[0], list(self.labels))
-            unlike = self.calibration.unlike(features)
-            d["result"] = {
-                "volume_ml": volumes,
-                "mean_entropy_inside_nats": None if entropy is None else round(entropy, 4),
-                "features": {name: round(value, 5) for name, value in features.items()},
-                "unlike_usual": unlike,
-            }
-            if members is None or unlike:  # what was learnt from usual cases does not hold for others
+            if frames == 1:
+                d["result"] = self._summary(seg, members, entropy, affine=affine)
                 continue
-            for name, ml in members_ml.items():
-                if interval := self.calibration.interval(name, ml):
-                    volumes[name]["interval_90"] = [round(bound, 4) for bound in interval]
-            if dice := self.calibration.predicted_dice(features["agreement"]):
-                value, low, high = (round(number, 4) for number in dice)
-                d["result"]["predicted_dice"] = {"value": value, "interval_90": [low, high]}
+            series = [
+                self._summary(*(x if x is None else x[..., f] for x in (seg, members, entropy)), affine=affine)
+                for f in range(frames)
+            ]
+            unlike = [f"frame {f}: {text}" for f, one in enumerate(series) for text in one["unlike_usual"]]
+            d["result"] = {"frames": series, "unlike_usual": unlike}
         return d
+
+    def _summary(self, *maps: Any, affine: torch.Tensor) -> dict[str, Any]:
+        """Return the numbers of one frame: label map (1, X, Y, Z), members (N, X, Y, Z), entropy (1, X, Y, Z)."""
+        seg, members, entropy = maps
+        volumes, members_ml = _volumes(seg, members, self.labels, voxel_volume_ml(affine))
+        inside = seg.new_zeros(0) if entropy is None else entropy[seg > 0]
+        features = _features(volumes, seg.shape[1:], affine)
+        if members is not None:
+            features["agreement"] = agreement(members, seg[0], list(self.labels))
+        unlike = self.calibration.unlike(features)
+        result: dict[str, Any] = {
+            "volume_ml": volumes,
+            "mean_entropy_inside_nats": round(float(inside.float().mean()), 4) if inside.numel() else None,
+            "features": {name: round(value, 5) for name, value in features.items()},
+            "unlike_usual": unlike,
+        }
+        if members is None or unlike:  # what was learnt from usual cases does not hold for others
+            return result
+        for name, ml in members_ml.items():
+            if interval := self.calibration.interval(name, ml):
+                volumes[name]["interval_90"] = [round(bound, 4) for bound in interval]
+        if dice := self.calibration.predicted_dice(features["agreement"]):
+            value, low, high = (round(number, 4) for number in dice)
+            result["predicted_dice"] = {"value": value, "interval_90": [low, high]}
+        return result
 
 
 def _volumes(

@@ -50,11 +50,11 @@ def test_settings_of_every_row_make_an_inferer(name, row):
     settings = {**base["common"], **base["infer"], **VARIANTS[name].get("common", {}), **row["infer"]}
     parser = measuring.read_bundle(BUNDLE, settings)
     inferer = parser.get_parsed_content("inferer")
-    assert inferer.time_steps[0] == settings["start_step"] - 1
+    assert inferer.chain.time_steps[0] == settings["start_step"] - 1
     assert inferer.members == settings["members"]
-    assert len(inferer.time_steps) == settings["steps"]
+    assert len(inferer.chain.time_steps) == settings["steps"]
     if "rule::eta" in settings:
-        assert inferer.rule == DDIMRule(settings["rule::eta"])
+        assert inferer.chain.rule == DDIMRule(settings["rule::eta"])
 
 
 def test_a_refiner_looks_at_neither_state_nor_time():

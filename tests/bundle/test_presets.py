@@ -24,8 +24,8 @@ def read(bundle, template, preset):
 def test_pd_ddpm_2022_is_the_papers(bundle):
     parser = read(bundle, "inference.json", PRESET / "inference.json")
     inferer, network = parser.get_parsed_content("inferer"), parser.get_parsed_content("network_def")
-    assert inferer.time_steps == list(range(299, -1, -1))
-    assert inferer.rule == AncestralRule("fixed_large")
+    assert inferer.chain.time_steps == list(range(299, -1, -1))
+    assert inferer.chain.rule == AncestralRule("fixed_large")
     assert inferer.members == 5
     assert inferer.segmenter_share == 0
     assert (network.low, network.high, network.prediction, network.hard) == (0, 1, "eps", True)
@@ -33,7 +33,7 @@ def test_pd_ddpm_2022_is_the_papers(bundle):
     # cosine schedule: what is left of a mask at the start
     assert network.abar[299].item() == pytest.approx(0.787, abs=1e-3)
     # the denoiser does not see the proposal
-    image, size = torch.randn(1, 1, 16, 16, 16), (1, network.denoiser.num_classes, 16, 16, 16)
+    image, size = torch.randn(1, parser["channels"], 16, 16, 16), (1, network.denoiser.num_classes, 16, 16, 16)
     features = [network.encode(image, proposal) for proposal in (torch.zeros(size), torch.ones(size))]
     assert all(torch.equal(a, b) for a, b in zip(*features, strict=True))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from monai_pdddpm.inferers.chain import Stopwatch, reverse_chain
+from monai_pdddpm.inferers.chain import Chain, Stopwatch, reverse_chain
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.schedulers import AncestralRule, DDIMRule, forward_process
 
@@ -52,9 +52,8 @@ def run(network, given, rule=None, process="ddpm", steps=STEPS, members=slice(No
     image, proposal, noise = given
     noise = [field[members] for field in noise]
     features = network.encode(image, proposal)
-    return reverse_chain(
-        network, proposal, features, noise, steps, rule or DDIMRule(), forward_process(process), **options
-    )
+    chain = Chain(steps, rule or DDIMRule(), forward_process(process), **options)
+    return reverse_chain(network, proposal, features, noise, chain)
 
 
 def by_hand(network, given, process, eta):

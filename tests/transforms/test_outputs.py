@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd
 
 from monai_pdddpm.errors import UserError
-from monai_pdddpm.transforms import Spacingd, SplitOutputd, Uncertaintyd
+from monai_pdddpm.transforms import InvertMembersd, Spacingd, SplitOutputd, Uncertaintyd
 from monai_pdddpm.transforms.outputs import normalised
 
 K = 3
@@ -127,29 +127,22 @@ class TestUncertainty:
 
     def test_label_maps(self):
         p = torch.tensor([[0.1, 0.6], [0.8, 0.3], [0.1, 0.1]]).view(3, 2, 1, 1)
-        members = torch.cat([p, p.flip(1), p.flip(0)])
-        item = Uncertaintyd("pred")({"pred": p, "members": members, "preseg": p.flip(1)})
+        item = Uncertaintyd("pred")({"pred": p, "preseg": p.flip(1)})
         assert item["seg"].flatten().tolist() == [1, 0]
-        assert item["members"].shape == (3, 2, 1, 1)
-        assert item["members"].flatten(1).tolist() == [[1, 0], [0, 1], [1, 2]]
         assert item["preseg_seg"].flatten().tolist() == [0, 1]
         assert item["preseg_seg"].shape == (1, 2, 1, 1)
         assert torch.equal(item["preseg"], p.flip(1))
 
     def test_other_keys_are_left_alone(self):
         p = torch.ones(K, 1, 1, 1) / K
-        item = Uncertaintyd("pred", members_key="m", preseg_key="s")({"pred": p, "members": 1, "preseg": 2, "x": 3})
+        item = Uncertaintyd("pred", preseg_key="s")({"pred": p, "members": 1, "preseg": 2, "x": 3})
         assert (item["members"], item["preseg"], item["x"]) == (1, 2, 3)
 
     def test_metadata_stay(self):
         affine = torch.diag(torch.tensor([1.0, 2, 3, 1], dtype=torch.float64))
-        p, members = (
-            MetaTensor(torch.rand(n, *SIZE), affine=affine, meta={"filename_or_obj": "a"}) for n in (K, 2 * K)
-        )
-        item = Uncertaintyd("pred")(
-            {"pred": p, "members": members, "preseg": p.clone(), "member_entropy": p[:1].clone()}
-        )
-        for key in ("pred", "seg", "entropy", "mutual_information", "preseg", "preseg_seg", "members"):
+        p = MetaTensor(torch.rand(K, *SIZE), affine=affine, meta={"filename_or_obj": "a"})
+        item = Uncertaintyd("pred")({"pred": p, "preseg": p.clone(), "member_entropy": p[:1].clone()})
+        for key in ("pred", "seg", "entropy", "mutual_information", "preseg", "preseg_seg"):
             assert torch.equal(item[key].affine, affine), key
             assert item[key].meta["filename_or_obj"] == "a", key
 
@@ -186,3 +179,65 @@ class TestNormalised:
         p = torch.rand(2, 3, 4)
         assert torch.allclose(normalised(p, 1), p / p.sum(1, keepdim=True))
         assert normalised(0 * p, 2)[..., 0].eq(1).all()
+
+
+class TestInvertMembers:
+    def preprocessing(self, spacing):
+        return Compose(
+            [
+                EnsureChannelFirstd("image", channel_dim="no_channel"),
+                Orientationd("image", axcodes="RAS", labels=None),
+                Spacingd("image", pixdim=spacing, mode="bilinear"),
+            ]
+        )
+
+    def scan(self, size):
+        affine = torch.diag(torch.tensor([-1.0, 2, 1, 1], dtype=torch.float64))  # left, and oblong voxels
+        return MetaTensor(torch.zeros(size), affine=affine, meta={"filename_or_obj": "a.nii"})
+
+    def test_each_is_turned_back_and_then_labelled(self):
+        steps = self.preprocessing([1.0, 2.0, 1.0])
+        item = steps({"image": self.scan((4, 3, 2))})
+        labels = torch.randint(0, K, (5, 4, 3, 2), generator=torch.Generator().manual_seed(0))
+        one_hot = torch.nn.functional.one_hot(labels, K).movedim(-1, 1).float()
+        turned = one_hot.flatten(0, 1).flip(1)  # as the network sees them, from left to right
+        item["members"] = MetaTensor(turned, meta=dict(item["image"].meta))
+        found = InvertMembersd("members", K, steps)(item)["members"]
+        assert found.dtype == torch.uint8
+        assert torch.equal(found.as_tensor(), labels.to(torch.uint8))
+        assert torch.equal(found.affine, self.scan((1, 1, 1)).affine)
+
+    def test_the_likeliest_class_is_taken_after_interpolation(self):
+        steps = self.preprocessing([2.0, 2.0, 2.0])
+        item = steps({"image": self.scan((9, 5, 9))})
+        p = torch.rand(2 * K, *item["image"].shape[1:], generator=torch.Generator().manual_seed(1))
+        item["members"] = MetaTensor(p, meta=dict(item["image"].meta))
+        found = InvertMembersd("members", K, steps)(item)["members"]
+        item["member"] = item["members"][K:]
+        one = Invertd("member", steps, "image", nearest_interp=False, to_tensor=True)(item)["member"]
+        assert torch.equal(found[1].as_tensor().long(), one.as_tensor().argmax(0))
+
+    def test_frames_come_last(self):
+        steps = self.preprocessing([1.0, 2.0, 1.0])
+        item = steps({"image": self.scan((4, 3, 2))}) | {"inference": {"frames": 3}}
+        labels = torch.randint(0, K, (3, 2, 4, 3, 2), generator=torch.Generator().manual_seed(0))  # frames, members
+        one_hot = torch.nn.functional.one_hot(labels, K).movedim(-1, 2).float()
+        item["members"] = MetaTensor(one_hot.flatten(0, 2).flip(1), meta=dict(item["image"].meta))
+        found = InvertMembersd("members", K, steps)(item)["members"]
+        assert found.shape == (2, 4, 3, 2, 3)
+        for frame in range(3):
+            assert torch.equal(found[..., frame].as_tensor().long(), labels[frame])
+
+    def test_no_members(self):
+        assert InvertMembersd("members", K, self.preprocessing([1.0, 1, 1]))({"image": 1}) == {"image": 1}
+
+
+def test_maps_of_frames_are_those_of_each_frame():
+    generator = torch.Generator().manual_seed(0)
+    frames = [torch.rand(3 * K, *SIZE, generator=generator) for _ in range(4)]
+    series = MetaTensor(torch.cat(frames), meta={"inference": json.dumps({"frames": 4})})
+    together = Uncertaintyd("pred")(SplitOutputd("pred", K)({"pred": series}))
+    for number, frame in enumerate(frames):
+        alone = Uncertaintyd("pred")(SplitOutputd("pred", K)({"pred": frame}))
+        for key in ("pred", "seg", "entropy", "mutual_information", "variance", "preseg_seg"):
+            assert torch.equal(together[key][..., number].as_tensor(), alone[key]), key

@@ -1,0 +1,186 @@
+"""Members of one volume: which windows are run, in which order, and what is kept meanwhile."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from monai_pdddpm.schedulers.schedule import start_state
+
+from .autocast import autocast
+from .chain import Chain, Stopwatch, reverse_chain
+from .noise import member_noise
+from .windows import Region, WindowPlan
+
+logger = logging.getLogger(__name__)
+
+FUSIONS = ("window", "step")
+MIB = 2**20
+
+
+class FeatureStore:
+    """A condition's features per window, kept as far as the memory for them goes.
+
+    Args:
+        encode: window -> features.
+        room: bytes.
+    """
+
+    def __init__(self, encode: Any, room: int) -> None:
+        self._encode = encode
+        self._room = room
+        self._kept: dict[Any, list[torch.Tensor]] = {}
+
+    def __call__(self, window: tuple[slice, ...]) -> list[torch.Tensor]:
+        """Return a window's features."""
+        key = tuple(s.start for s in window)
+        if key in self._kept:
+            return self._kept[key]
+        features = self._encode(window)
+        size = sum(f.numel() * f.element_size() for f in features)
+        if size <= self._room:
+            self._room -= size
+            self._kept[key] = features
+        return features
+
+
+class MemberDrawer:
+    """Draws members of one volume behind one proposal.
+
+    ``fusion="window"`` runs the whole chain in a window before the next: the condition is encoded once and its features
+    are dropped. ``fusion="step"`` predicts x_0 in all windows, blends it on the volume and takes one reverse step for
+    the whole volume; features are kept between steps as far as ``memory`` goes, and encoded anew beyond.
+
+    Volumes lie where ``image`` does, windows are computed on ``device``.
+
+    Args:
+        network: with the parts of :class:`monai_pdddpm.networks.PDDDPM`.
+        chain: times, rule and process.
+        plan: all windows of the volume.
+        windows: those to run, at least one; elsewhere the members are the pre-segmentation.
+        image: (1, C, ...).
+        preseg: probabilities that are proposed, (1, K, ...).
+        seed: of the members' noise.
+        fusion: ``"window"`` or ``"step"``.
+        precision: of the networks' arithmetic.
+        device: of the windows.
+        member_batch: most members at once.
+        memory: bytes for the volumes of the members at once; as much again for features.
+        watch: takes the seconds.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        chain: Chain,
+        plan: WindowPlan,
+        windows: list[tuple[slice, ...]],
+        image: torch.Tensor,
+        preseg: torch.Tensor,
+        seed: int,
+        fusion: str,
+        precision: str,
+        device: torch.device,
+        member_batch: int,
+        memory: int,
+        watch: Stopwatch,
+    ) -> None:
+        self.network, self.chain, self.plan = network, chain, plan
+        self.region = Region(plan, windows)
+        self.image = image
+        self.preseg = preseg
+        self.proposal = network.propose(preseg)
+        self.seed = seed
+        self.fusion = fusion
+        self.precision = precision
+        self.device = device
+        self.watch = watch
+        voxels = self.region.cut(preseg).numel()
+        self.at_once = max(1, min(member_batch, memory // (4 * voxels * (chain.draws + 2))))
+        self._room = memory
+
+    def draw(self, members: int, bar: tqdm) -> Any:
+        """Yield each member's probabilities in the region, (K, box), in their order."""
+        again = self.fusion == "step" or self.at_once < members
+        features = FeatureStore(self._encode, self._room if again else 0)
+        for first in range(0, members, self.at_once):
+            numbers = range(first, min(first + self.at_once, members))
+            with self.watch("noise"):
+                noise = [self._noise(numbers, draw) for draw in range(self.chain.draws)]
+            run = self._by_window if self.fusion == "window" else self._by_step
+            yield from run(noise, features, bar)
+
+    def _by_window(self, noise: list[torch.Tensor], features: FeatureStore, bar: tqdm) -> torch.Tensor:
+        region, blended = self.region, torch.zeros_like(noise[0])
+        for window, inside in region.windows:
+            with autocast(self.device, self.precision):
+                with self.watch("encode"):
+                    condition = features(window)
+                with self.watch("chain"):
+                    proposal = self._to_device(self.plan.cut(self.proposal, window))
+                    fields = [self._to_device(self.plan.cut(field, inside)) for field in noise]
+                    drawn = reverse_chain(self.network, proposal, condition, fields, self.chain)
+            with self.watch("blend"):
+                region.add(blended, inside, drawn)
+            bar.update(len(drawn) * len(self.chain.time_steps))
+        return region.finish(blended, region.cut(self.preseg))
+
+    def _by_step(self, noise: list[torch.Tensor], features: FeatureStore, bar: tqdm) -> torch.Tensor:
+        region, chain = self.region, self.chain
+        x_pre, otherwise = (self.network.state(region.cut(p)) for p in (self.proposal, self.preseg))
+        x_t = start_state(x_pre, noise[0], self.network.abar[chain.time_steps[0]].to(x_pre.device))
+        x_0 = torch.zeros_like(x_t)
+        for i in range(len(chain.time_steps)):
+            x_0.zero_()
+            for window, inside in region.windows:
+                with autocast(self.device, self.precision):
+                    with self.watch("encode"):
+                        condition = features(window)
+                    with self.watch("chain"):
+                        state = self._to_device(self.plan.cut(x_t, inside))
+                        predicted = chain.predict(self.network, state, i, condition)
+                with self.watch("blend"):
+                    region.add(x_0, inside, predicted)
+                bar.update(len(predicted))
+            x_0 = region.finish(x_0, otherwise)
+            if i + 1 < len(chain.time_steps):
+                with self.watch("blend"):
+                    x_t = chain.advance(self.network, x_t, x_0, x_pre, i, noise)
+        return self.network.probabilities(x_0)
+
+    def _encode(self, window: tuple[slice, ...]) -> list[torch.Tensor]:
+        image, proposal = (self._to_device(self.plan.cut(volume, window)) for volume in (self.image, self.proposal))
+        return self.network.encode(image, proposal)
+
+    def _noise(self, numbers: range, draw: int) -> torch.Tensor:
+        shape = self.preseg.shape[1:]  # the field is the whole volume's, whatever part of it is run
+        noise = self.preseg.new_empty(len(numbers), shape[0], *self.region.size)
+        for i, member in enumerate(numbers):
+            noise[i] = self.region.cut(member_noise(self.seed, member, draw, shape))
+        return noise
+
+    def _to_device(self, part: torch.Tensor) -> torch.Tensor:
+        return part.to(self.device)
+
+
+def working_memory(mib: int, device: torch.device) -> int:
+    """Return the bytes that members in work may take: as asked, or 256 MiB, or an eighth of what a GPU has free."""
+    if mib:
+        return mib * MIB
+    return torch.cuda.mem_get_info(device)[0] // 8 if device.type == "cuda" else 256 * MIB
+
+
+def home_of_volumes(size: int, device: torch.device) -> torch.device:
+    """Return where a case's volumes are kept: the device when they take at most half of its free memory, else the CPU.
+
+    Args:
+        size: bytes of the volumes.
+        device: of the windows.
+    """
+    if device.type != "cuda" or size <= torch.cuda.mem_get_info(device)[0] // 2:
+        return device
+    logger.warning("the volumes of this case take %d MiB, more than half of %s: kept on the CPU", size // MIB, device)
+    return torch.device("cpu")

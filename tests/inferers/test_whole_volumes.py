@@ -1,0 +1,274 @@
+"""Two orders of work, active windows, memory and frames: each changes the cost, and what it must not change stays."""
+
+import json
+import logging
+
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from monai_pdddpm.errors import UserError
+from monai_pdddpm.inferers import PDDDPMInferer, members, scratch
+from monai_pdddpm.inferers.active import active_voxels
+from monai_pdddpm.inferers.frames import smoothed_over_frames
+from monai_pdddpm.inferers.members import home_of_volumes, working_memory
+from monai_pdddpm.inferers.scratch import scratch_tensor
+from monai_pdddpm.inferers.windows import Region, WindowPlan
+from monai_pdddpm.schedulers import AncestralRule, DDIMRule
+
+from .test_pdddpm_inferer import STEPS, K, Segmenter, formula_pair, image, real_pair
+
+
+def inferer(roi=(8, 8), **options):
+    options = {"members": 3, "precision": "float32", "progress": False, "return_members": True} | options
+    return PDDDPMInferer(roi, STEPS, **options)
+
+
+def ran(settings, network, x):
+    return json.loads(settings(MetaTensor(x), network).meta["inference"][0])
+
+
+class TestActiveVoxels:
+    def test_by_hand(self):
+        p = torch.zeros(2, 3, 12)
+        p[0], p[:, :, 9:] = 1.0, torch.tensor([0.0, 1.0]).view(2, 1, 1)  # a border between columns 8 and 9
+        p[:, 0, 1] = torch.tensor([0.9, 0.1])  # a doubtful voxel in a corner
+        picture = ["##......##..", "........##..", "........##.."]
+        grown = ["###....####.", "###....####.", ".......####."]
+        as_text = lambda found: ["".join("#" if v else "." for v in row) for row in found.tolist()]  # noqa: E731
+        picture[0] = ".#......##.."
+        assert as_text(active_voxels(p, 0.05, 0)) == picture
+        assert as_text(active_voxels(p, 0.05, 1)) == grown
+        assert as_text(active_voxels(p, 0.2, 0)) == ["........##.."] * 3
+
+    def test_diagonal_neighbours_make_a_border(self):
+        p = torch.zeros(2, 5, 5, 5)
+        p[0] = 1
+        p[:, 2, 2, 2] = torch.tensor([0.0, 1.0])
+        found = active_voxels(p, 0.5, 0)
+        assert int(found.sum()) == 27
+        assert found[1:4, 1:4, 1:4].all()
+
+
+class TestRegion:
+    def test_all_windows_are_the_plan_itself(self):
+        plan = WindowPlan((11, 13), (4, 6), 0.5)
+        region = Region(plan, plan.windows)
+        values = [torch.rand(2, 4, 6) for _ in plan.windows]
+        ours, theirs = torch.zeros(2, 11, 13), torch.zeros(2, 11, 13)
+        for (window, inside), v in zip(region.windows, values, strict=True):
+            region.add(ours, inside, v)
+            plan.add(theirs, window, v)
+        assert torch.equal(region.finish(ours, torch.full((2, 11, 13), 1e6)), plan.finish(theirs))
+
+    def test_windows_left_out_are_filled_with_what_they_would_say(self):
+        plan = WindowPlan((20, 20), (8, 8), 0.5)
+        known = torch.rand(1, 20, 20)
+        some = [w for w in plan.windows if w[0].start >= 6 and w[1].start <= 6]
+        region = Region(plan, some)
+        assert region.box == (slice(min(w[0].start for w in some), 20), slice(0, max(w[1].stop for w in some)))
+        total = torch.zeros(1, *region.size)
+        for window, inside in region.windows:
+            region.add(total, inside, plan.cut(known, window))
+        assert torch.allclose(region.finish(total, region.cut(known)), region.cut(known), atol=1e-6)
+
+
+class TestOrders:
+    @pytest.mark.parametrize("rule", [DDIMRule(), DDIMRule(0.7), AncestralRule()])
+    @pytest.mark.parametrize("process", ["ddpm", "residual"])
+    def test_both_are_the_untiled_answer_where_a_voxel_needs_no_neighbour(self, rule, process):
+        x, network = image(21, 19), formula_pair()
+        options = {"rule": rule, "training_process": process, "active": "all"}
+        untiled = inferer((24, 24), **options)
+        # the untiled volume is padded, and with it the noise: the field must be the same
+        x = image(24, 24)
+        expected = untiled(x, network)
+        for fusion in ("window", "step"):
+            assert torch.allclose(inferer((8, 8), fusion=fusion, **options)(x, network), expected, atol=2e-5), fusion
+
+    def test_they_differ_where_a_voxel_does(self):
+        x, network = image(24, 24), real_pair()
+        window, step = (inferer(fusion=fusion, active="all")(x, network) for fusion in ("window", "step"))
+        assert torch.equal(window[:, 2 * K : 3 * K], step[:, 2 * K : 3 * K])
+        assert not torch.allclose(window[:, :K], step[:, :K], atol=1e-4)
+        assert torch.allclose(step[:, :K].sum(1), torch.ones(()), atol=1e-5)
+
+    @pytest.mark.parametrize("fusion", ["window", "step"])
+    def test_a_member_is_the_same_however_many_there_are_and_how_little_memory(self, fusion, monkeypatch):
+        x, network = image(24, 24), real_pair()
+        expected = inferer(fusion=fusion, members=5)(x, network)
+        monkeypatch.setattr(members, "MIB", 1)  # one byte: one member at a time, no features kept
+        assert torch.allclose(inferer(fusion=fusion, members=5, memory=1)(x, network), expected, atol=1e-5)
+        two = inferer(fusion=fusion, members=2, memory=1)(x, network)
+        assert torch.allclose(two[:, 3 * K :], expected[:, 3 * K : 5 * K], atol=1e-5)
+
+    @pytest.mark.parametrize(("fusion", "memory", "expected"), [("window", 0, 1), ("step", 0, 1), ("step", 1, 9)])
+    def test_how_often_a_condition_is_encoded(self, fusion, memory, expected, monkeypatch):
+        network, windows = formula_pair(), 9
+        if memory:
+            monkeypatch.setattr(members, "MIB", 1)
+        inferer(fusion=fusion, memory=memory, active="all")(image(16, 16), network)
+        assert network.denoiser.encoded == windows * expected  # 3 members x 3 steps, when nothing is kept
+
+
+def certain_outside(x_t, features):
+    """Logits of the state where the image is near 0, of the proposal elsewhere."""
+    here = (features[0].abs() < 0.5).float()
+    return here * (2 * x_t + features[1]) + (1 - here) * 60 * features[1]
+
+
+class Certain(Segmenter):
+    """Doubts where the image is near 0, is certain elsewhere."""
+
+    def forward(self, image):
+        return super().forward(image) * torch.where(image.abs() < 0.5, 1.0, 60.0)
+
+
+class TestActiveWindows:
+    def scan(self):
+        x = torch.full((1, 1, 40, 32), 3.0)
+        x[..., 5:9, 6:12] = torch.linspace(-0.4, 0.4, 24).view(4, 6)
+        return x
+
+    @pytest.mark.parametrize("fusion", ["window", "step"])
+    @pytest.mark.parametrize("share", [0.0, 0.3])
+    def test_they_are_all_windows_where_the_proposal_is_certain_outside(self, fusion, share):
+        network = formula_pair(certain_outside, Certain())
+        few = inferer(fusion=fusion, segmenter_share=share)
+        everything = inferer(fusion=fusion, segmenter_share=share, active="all")
+        assert torch.allclose(few(self.scan(), network), everything(self.scan(), network), atol=1e-5)
+        counted = ran(few, network, self.scan())
+        assert 0 < counted["windows_run"] < counted["windows_skipped"]
+        assert (
+            counted["windows_run"] + counted["windows_skipped"] == ran(everything, network, self.scan())["windows_run"]
+        )
+        assert counted["denoiser_evaluations"] == 3 * len(STEPS) * counted["windows_run"]
+        assert few(self.scan(), network)[0, K + 1].max() > 0.01  # and there was something to decide
+
+    def test_nothing_active_is_the_pre_segmentation_in_all_channels(self):
+        network, x = formula_pair(certain_outside, Certain()), torch.full((1, 1, 20, 20), 3.0)
+        output = inferer()(x, network)[0]
+        preseg = output[2 * K : 3 * K]
+        assert torch.equal(output[:K], preseg)
+        assert torch.equal(output[3 * K :], preseg.repeat(3, 1, 1))
+        assert output[K].max() < 1e-6
+        assert torch.equal(output[K + 1 : 2 * K], torch.zeros(K - 1, 20, 20))
+        assert ran(inferer(), network, x)["windows_run"] == 0
+        assert network.denoiser.denoised == 0
+
+    def test_margin_and_doubt_add_windows(self):
+        network, x = formula_pair(certain_outside, Certain()), self.scan()
+        runs = [ran(inferer(margin=margin), network, x)["windows_run"] for margin in (0, 4, 40)]
+        assert runs == sorted(set(runs))
+        doubting = real_pair()
+        runs = [ran(inferer(doubt=doubt), doubting, image(40, 40))["windows_run"] for doubt in (0.0, 0.5)]
+        assert runs[0] >= runs[1]
+
+
+class TestMemory:
+    def test_when_the_device_is_full_the_members_follow_each_other(self, caplog):
+        network, x = formula_pair(), image(16, 16)
+        expected = inferer(members=5)(x, network)
+        formula = network.denoiser.formula
+
+        def small(x_t, features):
+            if len(x_t) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return formula(x_t, features)
+
+        network.denoiser.formula = small
+        with caplog.at_level(logging.WARNING):
+            assert torch.allclose(inferer(members=5)(x, network), expected, atol=1e-6)
+        assert "does not suffice for 5 members at once, taking half of them" in caplog.text
+
+    def test_when_one_member_is_too_much_the_error_says_what_to_do(self):
+        def full(x_t, features):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        with pytest.raises(UserError, match=r"roi_size: found \[8, 8\].*smaller --roi_size, or --device cpu"):
+            inferer()(image(16, 16), formula_pair(full))
+
+    def test_volumes_go_to_the_cpu_when_they_would_fill_the_device(self, monkeypatch, caplog):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (800 * 2**20, 2**30))
+        gpu = torch.device("cuda", 0)
+        assert home_of_volumes(400 * 2**20, gpu) == gpu
+        assert working_memory(0, gpu) == 100 * 2**20
+        with caplog.at_level(logging.WARNING):
+            assert home_of_volumes(401 * 2**20, gpu) == torch.device("cpu")
+        assert caplog.text.count("\n") == 1
+        assert "401 MiB" in caplog.text
+        assert working_memory(3, gpu) == 3 * 2**20
+        assert working_memory(0, torch.device("cpu")) == 256 * 2**20
+
+    def test_large_results_lie_in_a_file_and_are_the_same(self, monkeypatch, tmp_path):
+        x, network = image(16, 16), formula_pair()
+        expected = inferer()(x, network)
+        monkeypatch.setattr(scratch, "IN_MEMORY", 0)
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        monkeypatch.setattr(scratch.tempfile, "tempdir", None)
+        assert torch.equal(inferer()(x, network), expected)
+        assert list(tmp_path.iterdir()) == []  # nothing is left, not even while the tensor lives
+
+    def test_full_disk(self, monkeypatch):
+        def full(*args):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(scratch, "IN_MEMORY", 0)
+        monkeypatch.setattr(scratch.os, "posix_fallocate", full)
+        with pytest.raises(UserError, match=r"no room for 4 MiB of members \(No space left on device\); give fewer"):
+            scratch_tensor((1024, 1024), torch.device("cpu"))
+
+
+class TestFrames:
+    @pytest.mark.parametrize("fusion", ["window", "step"])
+    def test_a_series_is_its_frames_one_by_one_with_the_same_noise(self, fusion):
+        series, network = torch.cat([image(20, 12, seed=s) for s in range(4)], dim=1), real_pair()
+        settings = inferer(fusion=fusion, fourth_dimension="time")
+        together = settings(series, network)
+        assert together.shape == (1, 4 * 6 * K, 20, 12)
+        for f, part in enumerate(together[0].unflatten(0, (4, -1))):
+            assert torch.equal(part, inferer(fusion=fusion)(series[:, f : f + 1], network)[0])
+        assert ran(settings, network, series)["frames"] == 4
+
+    def test_still_frames_do_not_flicker(self):
+        series = image(20, 12).expand(1, 5, 20, 12)
+        frames = inferer(fourth_dimension="time")(series, real_pair())[0].unflatten(0, (5, -1))
+        assert torch.equal(frames, frames[:1].expand_as(frames))
+
+    def test_one_frame_is_an_image(self):
+        x, network = image(12, 12), real_pair()
+        assert torch.equal(inferer(fourth_dimension="time")(x, network), inferer()(x, network))
+
+    def test_smoothing_by_hand(self):
+        frames = torch.zeros(7, 2)
+        frames[3] = 1
+        weights = torch.exp(-0.5 * (torch.arange(-3.0, 4.0)) ** 2)
+        expected = (weights / weights.sum()).view(7, 1).expand(7, 2)
+        assert torch.allclose(smoothed_over_frames(frames, 1.0), expected, atol=1e-6)
+        still = torch.rand(1, 3).expand(5, 3)
+        assert torch.allclose(smoothed_over_frames(still, 2.0), still, atol=1e-6)
+        assert smoothed_over_frames(frames, 0) is frames
+
+    def test_proposals_are_smoothed_and_the_pre_segmentation_is_not(self):
+        series, network = torch.cat([image(8, 8, seed=s) for s in range(4)], dim=1), real_pair()
+        plain = inferer(fourth_dimension="time")(series, network)[0].unflatten(0, (4, -1))
+        smooth = inferer(fourth_dimension="time", proposal_smoothing=1.0)(series, network)[0].unflatten(0, (4, -1))
+        assert torch.equal(plain[:, 2 * K : 3 * K], smooth[:, 2 * K : 3 * K])
+        assert not torch.allclose(plain[:, :K], smooth[:, :K], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("fusion", "both"),
+        ("active", "none"),
+        ("fourth_dimension", "space"),
+        ("doubt", 1.0),
+        ("margin", -1),
+        ("memory", -1),
+        ("proposal_smoothing", -0.5),
+    ],
+)
+def test_out_of_range_names_the_key(key, value):
+    with pytest.raises(UserError, match=rf"{key}: found .*, expected .*; mend --{key}"):
+        inferer(**{key: value})
