@@ -123,22 +123,32 @@ def commit() -> str | None:
     return done.stdout.strip() or None
 
 
+def read_results(path: Path) -> dict[str, Any]:
+    """Return the results that are kept beside the study, empty when there are none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": [], "minutes_of_training": {}}
+
+
 def write(work: Path, on: str, names: Sequence[str], here: Path) -> None:
-    """Print the table; keep results and figure beside the study."""
+    """Print the table; keep results and figure beside the study.
+
+    A row whose measurements are no longer in ``work`` stays as it was measured, with the commit of then.
+    """
     rows = read_rows(work / "rows" / on, names)
     if BASELINE not in rows:
         raise SystemExit(f"{work / 'rows' / on}: the segmenter was not measured yet")
-    lines = summary(rows)
+    before = read_results(here / f"results_{on}.json")
+    known = {line["name"]: {"commit": before.get("commit")} | line for line in before["rows"]}
+    known |= {line["name"]: {"commit": commit()} | line for line in summary(rows)}
+    lines = [known[name] for name in names if name in known]
     table = as_markdown(lines)
     trained = {
         p.parent.name: round(json.loads(p.read_text())["minutes"], 1) for p in sorted(work.glob("*/training.json"))
     }
     content = {
         "cases": on,
-        "commit": commit(),
         "seed": 0,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
-        "minutes_of_training": trained,
+        "minutes_of_training": before["minutes_of_training"] | trained,
         "rows": lines,
     }
     (here / f"results_{on}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

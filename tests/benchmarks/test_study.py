@@ -109,3 +109,14 @@ def test_report(tmp_path, capsys):
     assert better["cases"] == 2
     assert "| better | 2 | 0.8700 [+0.0200, +0.0200] |" in capsys.readouterr().out
     assert (tmp_path / "results_fold.png").stat().st_size > 5000
+
+    # rows whose measurements are gone stay, measured ones replace them, names that left the study go
+    (folder / "better.json").unlink()
+    measuring.write_json(folder / "missing.json", row([0.7, 0.8], 0.05))
+    report.write(tmp_path / "work", "fold", ["segmenter", "better", "missing"], tmp_path)
+    rows = {line["name"]: line for line in json.loads((tmp_path / "results_fold.json").read_text())["rows"]}
+    assert list(rows) == ["segmenter", "better", "missing"]
+    assert rows["better"] == better
+    assert rows["missing"]["dice"]["mean"] == pytest.approx(0.75)
+    report.write(tmp_path / "work", "fold", ["segmenter", "missing"], tmp_path)
+    assert len(json.loads((tmp_path / "results_fold.json").read_text())["rows"]) == 2
