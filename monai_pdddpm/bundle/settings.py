@@ -28,7 +28,7 @@ _LOWEST = {
     "fold": -1,
 }
 _SHARES = ("overlap", "segmenter_share")
-_SWITCHES = ("overwrite", "write_members", "calibrated", "resume")
+_SWITCHES = ("overwrite", "write_members", "write_dicom_seg", "calibrated", "resume")
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -3,11 +3,13 @@
 from typing import Any
 
 from .cache import CachedDataset
-from .checks import CheckImaged, check_file, check_output_dir, check_range, check_scan, check_voxels
+from .checks import CheckImaged, check_file, check_output_dir, check_range, check_voxels
 from .datalist import case_name, inference_cases, labelled_cases
 from .dataset import CaseDataset, CaseFailure, case_collate
 from .finished import report_path, unfinished_cases
-from .folds import fold_cases, with_readings
+from .folds import fold_cases, training_cases, with_readings
+from .loading import LoadScan, LoadScand
+from .scans import check_scan
 from .writer import GridWriter
 
 __all__ = [
@@ -16,6 +18,8 @@ __all__ = [
     "CaseFailure",
     "CheckImaged",
     "GridWriter",
+    "LoadScan",
+    "LoadScand",
     "case_collate",
     "case_name",
     "check_file",
@@ -28,6 +32,7 @@ __all__ = [
     "inference_cases",
     "labelled_cases",
     "report_path",
+    "training_cases",
     "unfinished_cases",
     "with_readings",
     "write_phantom",

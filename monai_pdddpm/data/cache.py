@@ -7,6 +7,7 @@ from typing import Any
 
 from monai.data import CacheDataset
 
+from monai_pdddpm.data.datalist import case_file
 from monai_pdddpm.data.dataset import explain_failure
 from monai_pdddpm.errors import UserError
 
@@ -32,6 +33,7 @@ class CachedDataset(CacheDataset):
             return self._load_cache_item(index)
         except Exception as error:
             case = self.data[index]
-            files = " with ".join(str(case[key]) for key in ("image", "label") if key in case)
+            image = case_file(case["image"])
+            files = " with ".join([image, *(str(case[key]) for key in ("label",) if key in case)])
             reason = explain_failure(error, files)
-            raise UserError(reason if str(case["image"]) in reason else f"{files}: {reason}") from error
+            raise UserError(reason if image in reason else f"{files}: {reason}") from error

@@ -1,20 +1,16 @@
-"""Checks at the door: a scan, an output folder, a number or a file that cannot work is told before any computing."""
+"""Checks at the door: voxels, an output folder, a setting or a file that cannot work is told before any computing."""
 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import math
 import operator
 import os
-import struct
 import uuid
-import zlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
@@ -23,106 +19,18 @@ from monai.transforms import MapTransform
 
 from monai_pdddpm.errors import UserError
 
-__all__ = ["CheckImaged", "check_file", "check_output_dir", "check_range", "check_scan", "check_voxels"]
+__all__ = [
+    "FOURTH_DIMENSIONS",
+    "CheckImaged",
+    "check_choice",
+    "check_file",
+    "check_fourth_dimension",
+    "check_output_dir",
+    "check_range",
+    "check_voxels",
+]
 
-_GZIP_MAGIC = b"\x1f\x8b"
-_CHUNK = 1 << 20
-_CIFTI_INTENTS = range(3000, 3100)
-
-
-def check_scan(path: str | os.PathLike, spatial_dims: int = 3, channels: int | None = 1) -> None:
-    """Check that a file is a scan which can be read, by its header and its length.
-
-    Only NIfTI files are looked into; of others it is checked that they exist. Voxel values are not looked at, see
-    `check_voxels`.
-
-    Args:
-        path: scan file.
-        spatial_dims: number of spatial axes expected.
-        channels: number of volumes expected on a fourth axis; 1 also stands for no fourth axis; None takes any
-            number.
-
-    Raises:
-        UserError: when the file is missing, no image, cut short, has other axes, or no usable affine.
-    """
-    path = Path(path)
-    check_file(path, "scan", "check dataset_dir")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: empty file, expected a scan; export or copy it again")
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        return
-    image = _load_nifti(path)
-    _check_shape(path, image.shape, spatial_dims, channels)
-    kind = image.get_data_dtype()
-    if kind.kind not in "iufb":
-        raise UserError(f"{path}: voxels of type {kind}, expected whole or real numbers; convert to a grey-scale scan")
-    affine = image.affine
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise UserError(
-            f"{path}: its affine cannot be inverted, expected an sform or qform with three independent axes; "
-            "mend the header, for example with nibabel or fslorient"
-        )
-    _check_length(path, image)
-
-
-def _load_nifti(path: Path) -> nib.Nifti1Image:
-    with path.open("rb") as file:
-        packed = file.read(2) == _GZIP_MAGIC
-    if packed != path.name.lower().endswith(".gz"):
-        found, right = ("compressed", ".nii.gz") if packed else ("not compressed", ".nii")
-        raise UserError(f"{path}: the file is {found}, expected what its name says; if it is a scan, name it {right}")
-    try:
-        image = nib.load(path)
-    except Exception as error:  # nibabel raises many kinds for what is no image
-        raise UserError(f"{path}: not a readable NIfTI image ({_brief(error)}); export or convert it again") from error
-    if not isinstance(image, nib.Nifti1Image):  # NIfTI-2 images are of this class too, CIFTI files are not
-        raise UserError(f"{path}: found a {type(image).__name__}, expected a NIfTI image; take the volume it came from")
-    if int(image.header["intent_code"]) in _CIFTI_INTENTS:  # nibabel knows them by the end of their name only
-        raise UserError(f"{path}: found a CIFTI file, expected a NIfTI image; take the volume it came from")
-    return image
-
-
-def _check_shape(path: Path, shape: tuple[int, ...], spatial_dims: int, channels: int | None) -> None:
-    # MONAI takes the first three axes for space, and reads none but a fourth one as channels
-    count = shape[3] if len(shape) > 3 else 1
-    if min(len(shape), 3) == spatial_dims and len(shape) <= 4 and channels in (None, count) and 0 not in shape:
-        return
-    expected = f"{spatial_dims} spatial axes" + ("" if channels is None else f" and {_volumes(channels)}")
-    raise UserError(
-        f"{path}: found shape {' x '.join(map(str, shape)) or '()'}, expected {expected}; give the scan that this "
-        "bundle was made for, or extract or stack volumes or drop spare axes, for example with nibabel"
-    )
-
-
-def _volumes(count: int) -> str:
-    return "1 volume" if count == 1 else f"{count} volumes"
-
-
-def _check_length(path: Path, image: nib.Nifti1Image) -> None:
-    offset = int(image.dataobj.offset)  # type: ignore[attr-defined]
-    expected = offset + math.prod(image.shape) * image.get_data_dtype().itemsize
-    if not path.name.lower().endswith(".gz"):
-        found = path.stat().st_size
-    else:
-        with path.open("rb") as file:
-            file.seek(-4, os.SEEK_END)
-            # gzip ends with the length modulo 2**32: only when that is off is there a need to unpack everything
-            if struct.unpack("<I", file.read(4))[0] == expected % 2**32:
-                return
-        found = _unpacked_length(path, expected)
-    if found < expected:
-        raise UserError(
-            f"{path}: cut short, found {found} bytes of data and expected {expected}; copy or download it again"
-        )
-
-
-def _unpacked_length(path: Path, enough: int) -> int:
-    length = 0
-    # what could be read before one of these counts
-    with contextlib.suppress(EOFError, OSError, zlib.error), gzip.open(path) as file:
-        while length < enough and (chunk := file.read(_CHUNK)):
-            length += len(chunk)
-    return length
+FOURTH_DIMENSIONS = ("channel", "time")
 
 
 def check_voxels(array: np.ndarray | torch.Tensor, path: str | os.PathLike) -> None:
@@ -152,16 +60,18 @@ def check_voxels(array: np.ndarray | torch.Tensor, path: str | os.PathLike) -> N
 
 
 class CheckImaged(MapTransform):
-    """Check loaded scans, right after ``EnsureChannelFirstd``: axes, number of channels and voxel values.
+    """Check loaded scans, right after `LoadScand`: axes, number of channels and voxel values.
 
     Args:
         keys: entries to check, each of shape (channels, spatial axes...).
         channels: channels expected; None takes any number.
         spatial_dims: spatial axes expected.
         allow_missing_keys: pass over keys that are not there.
+        fourth_dimension: "channel", or "time" for (frames, spatial axes...), of which there may be any number.
 
     Raises:
-        UserError: when called on a scan that is not what was expected; the message names the scan's file.
+        UserError: when ``channels`` and ``fourth_dimension`` do not fit, or when called on a scan that is not what was
+            expected; the message names the scan's file.
     """
 
     def __init__(
@@ -170,10 +80,13 @@ class CheckImaged(MapTransform):
         channels: int | None = 1,
         spatial_dims: int = 3,
         allow_missing_keys: bool = False,
+        fourth_dimension: str = "channel",
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.channels = channels
+        check_fourth_dimension(fourth_dimension, channels)
+        self.channels = None if fourth_dimension == "time" else channels
         self.spatial_dims = spatial_dims
+        self.fourth_dimension = fourth_dimension
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data unchanged, or raise `UserError`."""
@@ -185,8 +98,9 @@ class CheckImaged(MapTransform):
             found, *spatial = image.shape
             if len(spatial) != self.spatial_dims or self.channels not in (None, found):
                 expected = "any number of" if self.channels is None else self.channels
+                what = "frames" if self.fourth_dimension == "time" else "channels"
                 raise UserError(
-                    f"{path}: loaded with {found} channels and {len(spatial)} spatial axes, expected {expected} and "
+                    f"{path}: loaded with {found} {what} and {len(spatial)} spatial axes, expected {expected} and "
                     f"{self.spatial_dims}; give the scan that this bundle was made for"
                 )
             check_voxels(image, path)
@@ -267,7 +181,35 @@ def check_range(name: str, value: object, low: int, high: int | None = None) -> 
         raise UserError(f"{name}: found {value!r}, expected a whole number {expected}; set {name} to one")
 
 
-def _brief(error: BaseException, limit: int = 200) -> str:
-    """Put an exception's message on one line of at most ``limit`` characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else f"{text[:limit]}..."
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Check that a setting is one of a few words.
+
+    Args:
+        name: key of the configuration.
+        value: what it was set to.
+        choices: what it may be.
+
+    Raises:
+        UserError: when it is not.
+    """
+    if not isinstance(value, str) or value not in choices:
+        expected = " or ".join(repr(choice) for choice in choices)
+        raise UserError(f"{name}: found {value!r}, expected {expected}; set {name} to one")
+
+
+def check_fourth_dimension(value: object, channels: int | None) -> None:
+    """Check what the fourth axis of a scan stands for, and that the number of channels goes with it.
+
+    Args:
+        value: "channel" or "time".
+        channels: of the network; each frame of a time series has one.
+
+    Raises:
+        UserError: when it is something else, or frames are to have several channels.
+    """
+    check_choice("fourth_dimension", value, FOURTH_DIMENSIONS)
+    if value == "time" and channels not in (None, 1):
+        raise UserError(
+            f"fourth_dimension: found 'time' with {channels} channels, expected frames of one channel; set "
+            "fourth_dimension to 'channel', or give a bundle made for one channel"
+        )

@@ -6,10 +6,12 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
+from monai_pdddpm.data.dicom import has_series, require_one_series
 from monai_pdddpm.errors import UserError
 
-__all__ = ["SCAN_EXTENSIONS", "case_name", "inference_cases", "labelled_cases"]
+__all__ = ["SCAN_EXTENSIONS", "case_file", "case_name", "inference_cases", "labelled_cases", "present_files"]
 
 SCAN_EXTENSIONS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 SECTIONS = ("test", "validation", "training")
@@ -17,28 +19,64 @@ _LISTED = ", ".join(SCAN_EXTENSIONS)
 _HOLDOUT = 0.2
 
 
-def case_name(path: str | os.PathLike) -> str:
-    """Name a case after its file: the file's name without its extension, as MONAI's ``SaveImage`` names the output."""
+def present_files(image: Sequence[str | os.PathLike | None]) -> list[str | None]:
+    """Tell which files of a list, one for each channel, are there.
+
+    Args:
+        image: paths; None and "" stand for a channel without a file.
+
+    Returns:
+        The paths, with None in the place of those that are not there.
+    """
+    files = [str(Path(entry).expanduser()) if entry else None for entry in image]
+    return [file if file is not None and os.path.exists(file) else None for file in files]
+
+
+def case_file(image: str | os.PathLike | Sequence[str | os.PathLike | None]) -> str:
+    """Return the file that a case is named after: of a list the first that is there, else the first that is named.
+
+    Args:
+        image: path, or list of paths, one for each channel.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return str(image)
+    return next((str(file) for file in (*present_files(image), *image) if file), "unnamed")
+
+
+def case_name(image: str | os.PathLike | Sequence[str | os.PathLike | None]) -> str:
+    """Name a case after its file, as MONAI's ``SaveImage`` names the output.
+
+    Args:
+        image: path, or list of paths, one for each channel.
+
+    Returns:
+        The file's name without its extension; the whole name of a folder, dots included.
+    """
+    path = case_file(image)
+    if os.path.isdir(path):
+        return os.path.basename(os.path.abspath(path))
     stem, extension = os.path.splitext(os.path.basename(path))
     return os.path.splitext(stem)[0] if extension == ".gz" else stem
 
 
-def inference_cases(dataset_dir: str | os.PathLike, section: str = "test") -> list[dict[str, str]]:
+def inference_cases(dataset_dir: str | os.PathLike, section: str = "test") -> list[dict[str, Any]]:
     """List the scans to segment.
 
     Args:
         dataset_dir: one scan file; a folder of scans (subfolders are not searched); a folder with a ``dataset.json``
-            in the Decathlon's layout; or a folder with scans in ``imagesTs`` or ``imagesTr``.
+            in the Decathlon's layout; a folder with one DICOM series; a folder with scans in ``imagesTs`` or
+            ``imagesTr``; or a folder with subfolders of one DICOM series each.
         section: list to take from a ``dataset.json``: ``test``, ``validation`` or ``training``. When it lists
             nothing, the next of these three is taken, and a printed line says so.
 
     Returns:
         For each case ``{"image": path}``, and ``"label"`` where there is one; files in alphabetical order, those of
-        a ``dataset.json`` in its order.
+        a ``dataset.json`` in its order. There ``image`` may be a list with one path or null for each channel.
 
     Raises:
-        UserError: when nothing is there, every file is missing, one lies outside of the folder, or two cases would
-            write to the same output. A file that is missing among others stays in the list, for the run to report.
+        UserError: when nothing is there, every file is missing, one lies outside of the folder, two cases would
+            write to the same output, or several DICOM series lie in one folder. A file that is missing among others
+            stays in the list, for the run to report.
     """
     root = Path(dataset_dir).expanduser()
     wanted = _sections_from(section)
@@ -53,21 +91,24 @@ def inference_cases(dataset_dir: str | os.PathLike, section: str = "test") -> li
         cases = _from_json(root, wanted)
     elif scans := _scans_in(root):
         cases = [{"image": str(scan)} for scan in scans]
+    elif has_series(root):
+        require_one_series(root)
+        cases = [{"image": os.path.abspath(root)}]  # "." has no name
     else:
         folders = ("Ts", "Tr") if wanted[0] == "test" else ("Tr",)
-        cases = next((found for suffix in folders if (found := _from_folders(root, suffix))), [])
+        cases = next((found for suffix in folders if (found := _from_folders(root, suffix))), _from_series(root))
     if not cases:
         raise UserError(
-            f"{root}: no scan found, expected files named {_LISTED}, or imagesTs, imagesTr or a dataset.json; "
-            "check dataset_dir, and convert DICOM series first, for example with dcm2niix"
+            f"{root}: no scan found, expected files named {_LISTED}, DICOM series in folders of their own, or "
+            "imagesTs, imagesTr or a dataset.json; check dataset_dir"
         )
     _require_distinct_names(cases)
-    if not any(os.path.isfile(case["image"]) for case in cases):
+    if not any(os.path.exists(case_file(case["image"])) for case in cases):
         _require_files({"image": case["image"]} for case in cases)
     return cases
 
 
-def labelled_cases(dataset_dir: str | os.PathLike, section: str) -> list[dict[str, str]]:
+def labelled_cases(dataset_dir: str | os.PathLike, section: str) -> list[dict[str, Any]]:
     """List pairs of image and label for training or validation.
 
     Without a list for validation in ``dataset.json``, the last fifth of the training list (at least one case) is
@@ -78,10 +119,12 @@ def labelled_cases(dataset_dir: str | os.PathLike, section: str) -> list[dict[st
         section: ``training`` or ``validation``.
 
     Returns:
-        For each case ``{"image": path, "label": path}``.
+        For each case ``{"image": path, "label": path}``. Of a ``dataset.json``, ``image`` may be a list with one path
+        or null for each channel.
 
     Raises:
-        UserError: when the folder, the list, a label or a file is missing, or one case alone is to be split.
+        UserError: when the folder, the list, a label or a file is missing, or one case alone is to be split. A file
+            that is missing in a list with others is left for the loader, which knows what stands for it.
     """
     if section not in ("training", "validation"):
         raise UserError(f"section: found {section!r}, expected 'training' or 'validation'; mend the configuration")
@@ -103,7 +146,7 @@ def labelled_cases(dataset_dir: str | os.PathLike, section: str) -> list[dict[st
         training, validation = _hold_out(root, training)
 
     cases = training if section == "training" else validation
-    unlabelled = [case["image"] for case in cases if "label" not in case]
+    unlabelled = [case_file(case["image"]) for case in cases if "label" not in case]
     if unlabelled:
         raise UserError(
             f"{root}: {_some(unlabelled)} without a label; expected 'label' for each {section} case; add it"
@@ -132,7 +175,12 @@ def _scans_in(folder: Path) -> list[Path]:
     return [path for path in found if _is_scan(path) and not path.is_dir()]
 
 
-def _from_folders(root: Path, suffix: str, require_label: bool = False) -> list[dict[str, str]]:
+def _from_series(root: Path) -> list[dict[str, Any]]:
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [{"image": str(folder)} for folder in folders if has_series(folder)]
+
+
+def _from_folders(root: Path, suffix: str, require_label: bool = False) -> list[dict[str, Any]]:
     images, labels = root / f"images{suffix}", root / f"labels{suffix}"
     cases = []
     for scan in _scans_in(images) if images.is_dir() else []:
@@ -143,7 +191,7 @@ def _from_folders(root: Path, suffix: str, require_label: bool = False) -> list[
     return cases
 
 
-def _from_json(root: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
+def _from_json(root: Path, wanted: Sequence[str]) -> list[dict[str, Any]]:
     path = root / "dataset.json"
     content = _read_json(path)
     for name in wanted:
@@ -169,8 +217,8 @@ def _read_json(path: Path) -> dict:
     return content
 
 
-def _entries(root: Path, content: dict, name: str) -> list[dict[str, str]]:
-    """Read one list of a ``dataset.json``: entries are image paths, or objects with ``image`` and maybe ``label``."""
+def _entries(root: Path, content: dict, name: str) -> list[dict[str, Any]]:
+    """Read one list of a ``dataset.json``: entries are images, or objects with ``image`` and maybe ``label``."""
     path = root / "dataset.json"
     listed = content.get(name) or []
     if not isinstance(listed, list):
@@ -178,10 +226,17 @@ def _entries(root: Path, content: dict, name: str) -> list[dict[str, str]]:
     cases = []
     for number, entry in enumerate(listed):
         files = entry if isinstance(entry, dict) else {"image": entry}
-        case = {}
-        for key in ("image", "label"):
-            if key == "image" or files.get(key) is not None:
-                case[key] = str(root / _inside(path, f"{name}[{number}]", key, files.get(key)))
+        where = f"{name}[{number}]"
+        image = files.get("image")
+        case: dict[str, Any] = {}
+        if isinstance(image, list):
+            if not any(image):
+                raise UserError(f"{path}: image of {where} lists no file, expected at least one path; mend it")
+            case["image"] = [str(root / _inside(path, where, "image", file)) if file else None for file in image]
+        else:
+            case["image"] = str(root / _inside(path, where, "image", image))
+        if files.get("label") is not None:
+            case["label"] = str(root / _inside(path, where, "label", files["label"]))
         cases.append(case)
     return cases
 
@@ -199,7 +254,7 @@ def _inside(path: Path, entry: str, key: str, value: object) -> str:
     return value
 
 
-def _hold_out(root: Path, training: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+def _hold_out(root: Path, training: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     if len(training) < 2:
         raise UserError(f"{root}: one training case and none for validation, expected at least two; add a case")
     held = max(1, int(len(training) * _HOLDOUT))
@@ -207,8 +262,13 @@ def _hold_out(root: Path, training: list[dict[str, str]]) -> tuple[list[dict[str
     return training[:-held], training[-held:]
 
 
-def _require_files(cases: Iterable[dict[str, str]]) -> None:
-    missing = [path for case in cases for path in case.values() if not os.path.isfile(path)]
+def _require_files(cases: Iterable[dict[str, Any]]) -> None:
+    missing = []
+    for case in cases:
+        if not os.path.exists(case_file(case["image"])):  # of a list one file is enough here
+            missing.append(case_file(case["image"]))
+        if "label" in case and not os.path.isfile(case["label"]):
+            missing.append(case["label"])
     if missing:
         raise UserError(f"{_some(missing)} missing; expected every listed file to exist; restore or unlist them")
 
@@ -220,13 +280,13 @@ def _some(paths: Sequence[str]) -> str:
     return f"{', '.join(paths[:3])}{', ...' if len(paths) > 3 else ''}: {len(paths)} files"
 
 
-def _require_distinct_names(cases: Iterable[dict[str, str]]) -> None:
+def _require_distinct_names(cases: Iterable[dict[str, Any]]) -> None:
     seen: dict[str, str] = {}
     for case in cases:
-        name = case_name(case["image"])
+        name, file = case_name(case["image"]), case_file(case["image"])
         if name in seen:
             raise UserError(
-                f"{seen[name]} and {case['image']}: both would be written as {name!r}, expected a name of its own for "
-                "each case; rename or remove one"
+                f"{seen[name]} and {file}: both would be written as {name!r}, expected a name of its own for each "
+                "case; rename or remove one"
             )
-        seen[name] = case["image"]
+        seen[name] = file

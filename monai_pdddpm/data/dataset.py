@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from monai.data import Dataset, list_data_collate
 from monai.transforms import LoadImage
 
-from monai_pdddpm.data.checks import check_scan
-from monai_pdddpm.data.datalist import case_name
+from monai_pdddpm.data.checks import check_choice, check_fourth_dimension
+from monai_pdddpm.data.datalist import case_file, case_name
+from monai_pdddpm.data.headers import unreadable
+from monai_pdddpm.data.scans import MISSING, check_scan
 from monai_pdddpm.errors import UserError, user_message
 
 __all__ = ["CaseDataset", "CaseFailure", "case_collate", "explain_failure"]
@@ -35,10 +37,16 @@ class CaseDataset(Dataset):
     anything was raised on the way, ``{"failure": CaseFailure}``.
 
     Args:
-        data: cases, each a dictionary with the path of a scan under ``image``.
+        data: cases, each a dictionary with the path of a scan, or a list with one for each channel, under ``image``.
         transform: transform or transforms that read and preprocess a case; they return one dictionary.
         spatial_dims: spatial axes that a scan must have; None leaves files unchecked before they are loaded.
         channels: volumes that a scan must have; None takes any number.
+        fourth_dimension: "channel", or "time" when a fourth axis holds frames.
+        missing: "error", or "zero" when a channel of a list may be missing.
+        channel_names: what the channels are, by their number, for messages.
+
+    Raises:
+        UserError: when an option is none of these.
     """
 
     def __init__(
@@ -47,21 +55,32 @@ class CaseDataset(Dataset):
         transform: Sequence[Callable] | Callable | None = None,
         spatial_dims: int | None = None,
         channels: int | None = None,
+        fourth_dimension: str = "channel",
+        missing: str = "error",
+        channel_names: Mapping[str, str] | None = None,
     ) -> None:
+        check_fourth_dimension(fourth_dimension, channels)
+        check_choice("missing_channels", missing, MISSING)
         super().__init__(data, transform)
         self.spatial_dims = spatial_dims
         self.channels = channels
+        self.fourth_dimension = fourth_dimension
+        self.missing = missing
+        self.channel_names = channel_names
 
     def _transform(self, index: int) -> dict[str, Any]:
-        path = str(self.data[index]["image"])
+        image = self.data[index]["image"]
+        path = case_file(image)
         start = time.perf_counter()
         try:
             if self.spatial_dims is not None:
-                check_scan(path, self.spatial_dims, self.channels)
+                check_scan(
+                    image, self.spatial_dims, self.channels, self.fourth_dimension, self.missing, self.channel_names
+                )
             item = dict(super()._transform(index))
         except Exception as error:
             logger.debug("%s could not be read", path, exc_info=error)
-            return {"failure": CaseFailure(case=case_name(path), file=path, error=explain_failure(error, path))}
+            return {"failure": CaseFailure(case=case_name(image), file=path, error=explain_failure(error, path))}
         item["seconds"] = {"read and preprocess": time.perf_counter() - start}
         return item
 
@@ -76,10 +95,7 @@ def explain_failure(error: BaseException, path: str) -> str:
     text = " ".join(str(error).split())
     frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
     if LoadImage.__call__.__code__ in frames:
-        return (
-            f"{path}: cannot be read as an image ({type(error).__name__}: {text[:300]}), expected an intact scan; "
-            "export or copy it again"
-        )
+        return unreadable(path, error)
     return f"unexpected {type(error).__name__}: {text}"
 
 

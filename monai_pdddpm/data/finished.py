@@ -22,7 +22,7 @@ def unfinished_cases(
     """Leave out the cases whose outputs are complete and were made with the same settings.
 
     Args:
-        cases: each with the path of a scan under ``image``.
+        cases: each with the path of a scan, or a list of paths, under ``image``.
         output_dir: where the outputs go, one folder a case.
         settings: what the run was asked for (seed, members, ...), as the reports keep it.
         overwrite: make all cases anew.

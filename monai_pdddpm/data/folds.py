@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from monai_pdddpm.data.datalist import labelled_cases
 from monai_pdddpm.errors import UserError
+
+
+def training_cases(dataset_dir: str | os.PathLike, sections: Sequence[str] = ("training",)) -> list[dict[str, Any]]:
+    """List the labelled cases of some sections of a data set, see :func:`monai_pdddpm.data.labelled_cases`.
+
+    Args:
+        dataset_dir: folder of the data set.
+        sections: ``training``, or with ``validation`` for a last training on all there is, which no case is left to
+            measure.
+
+    Raises:
+        UserError: when a section is another one or named twice, or its cases cannot be used.
+    """
+    if not sections or len(set(sections)) != len(sections):
+        raise UserError(f"train_sections: found {sections!r}, expected ['training'] or ['training', 'validation']")
+    return [case for section in sections for case in labelled_cases(dataset_dir, section)]
 
 
 def fold_cases(cases: Sequence[dict[str, Any]], folds: int = 0, leave_out: int = -1) -> list[dict[str, Any]]:

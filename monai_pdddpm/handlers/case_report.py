@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
-from monai.transforms import LoadImage
 from nibabel.affines import voxel_sizes
 
 from monai_pdddpm.data.complete import complete_file
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.data.finished import report_path
+from monai_pdddpm.data.loading import LoadScan
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.transforms.outputs import frames_of
 from monai_pdddpm.transforms.summary import foreground_labels
@@ -86,8 +86,9 @@ class CaseReport:
     def __call__(self, engine: CaseEvaluator) -> None:
         """Write picture and report of each item of the engine's output."""
         for item in engine.state.output:
-            file = str(item["image"].meta["filename_or_obj"])
-            case = case_name(file)
+            meta = item["image"].meta
+            case = case_name(str(meta["filename_or_obj"]))
+            files = json.loads(meta.get("files") or "[]") or [str(meta["filename_or_obj"])]
             folder = self.output_dir / case
             folder.mkdir(parents=True, exist_ok=True)
             inference = dict(item.get("inference", {}))
@@ -95,12 +96,12 @@ class CaseReport:
             seconds["inverse and write"] = time.perf_counter() - self._inferred_at
             if self.overview:
                 begin = time.perf_counter()
-                self._draw(item, file, case, folder / f"{case}_overview.png")
+                self._draw(item, [file for file in files if file], case, folder / f"{case}_overview.png")
                 seconds["overview"] = time.perf_counter() - begin
             report = {
                 "case": case,
-                "image": file,
-                "notes": json.loads(item["image"].meta.get("notes") or "[]"),
+                "image": files[0] if len(files) == 1 else files,
+                "notes": json.loads(meta.get("notes") or "[]"),
                 "labels": {str(index): name for index, name in self.labels.items()},
                 "result": item.get("result", {}),
                 "settings": self.settings,
@@ -118,7 +119,7 @@ class CaseReport:
                     "%s: unlike the cases of the calibration (%s); look at it closely", case, "; ".join(unlike)
                 )
 
-    def _draw(self, item: Mapping[str, Any], file: str, case: str, path: Path) -> None:
+    def _draw(self, item: Mapping[str, Any], files: Sequence[str], case: str, path: Path) -> None:
         affine = np.asarray(item["seg"].affine, dtype=float)
         maps = {key: np.asarray(item[key]) for key in ("seg", "entropy", "members") if key in item}
         channel, frames = 0, frames_of(item)
@@ -128,13 +129,13 @@ class CaseReport:
         save_overview(
             path,
             # the item's image is the preprocessed one, on the network's grid
-            image=np.asarray(LoadImage(ensure_channel_first=True)(file))[channel],
+            image=np.asarray(LoadScan(channels=None)(files[0]))[channel],
             label_map=maps["seg"][0].astype(np.uint8),
             uncertainty=maps["entropy"][0],
             labels=self.labels,
             spacing=voxel_sizes(affine),
             affine=affine,
-            title=case if frames == 1 else f"{case}, frame {channel} of 0 to {frames - 1}",
+            title=case if frames == 1 else f"{case}, frame {channel} (0 to {frames - 1})",
             members=maps["members"].astype(np.uint8) if "members" in maps else None,
         )
 

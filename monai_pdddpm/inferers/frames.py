@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from monai.networks.layers import gaussian_1d
 
-FOURTH_DIMENSIONS = ("channel", "time")
-
 
 def smoothed_over_frames(frames: torch.Tensor, sigma: float) -> torch.Tensor:
     """Return frames averaged with their neighbours by a Gaussian; the first and the last stand for those beyond.

@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from tqdm import tqdm
 
+from monai_pdddpm.data.checks import FOURTH_DIMENSIONS
 from monai_pdddpm.errors import UserError
 from monai_pdddpm.metrics.uncertainty import predictive_entropy
 from monai_pdddpm.schedulers import AncestralRule, DDIMRule, check_steps, forward_process
@@ -22,7 +23,7 @@ from monai_pdddpm.schedulers import AncestralRule, DDIMRule, check_steps, forwar
 from .active import active_voxels
 from .autocast import autocast, check_precision
 from .chain import Chain, Stopwatch
-from .frames import FOURTH_DIMENSIONS, smoothed_over_frames
+from .frames import smoothed_over_frames
 from .members import FUSIONS, MemberDrawer, home_of_volumes, working_memory
 from .noise import member_seed
 from .scratch import scratch_tensor

@@ -1,6 +1,7 @@
 """Metrics of a probabilistic segmentation: mask, probabilities, samples, ranking, and the summary over cases."""
 
 from monai_pdddpm.metrics.calibration import calibration_metrics, near_structure
+from monai_pdddpm.metrics.lesions import lesion_metrics
 from monai_pdddpm.metrics.ranking import (
     AreaUnderRiskCoverageMetric,
     NormalizedCrossCorrelationMetric,
@@ -38,6 +39,7 @@ __all__ = [
     "excess_aurc",
     "generalized_energy_distance",
     "hungarian_iou",
+    "lesion_metrics",
     "mutual_information",
     "near_structure",
     "normalized_cross_correlation",

@@ -47,6 +47,28 @@ def class_names(labels: Labels) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
+def plain_pair(label_map: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both label maps without their metadata and on one device.
+
+    Args:
+        label_map: (X, Y, Z) or (X, Y).
+        truth: of the same shape.
+
+    Returns:
+        The two as plain tensors, on the device of the first.
+
+    Raises:
+        ValueError: where they are not of one shape of 2 or 3 axes.
+    """
+    label_map, truth = (convert_to_tensor(tensor, track_meta=False) for tensor in (label_map, truth))
+    if label_map.shape != truth.shape or label_map.ndim not in (2, 3):
+        raise ValueError(
+            f"label map and truth need one shape of 2 or 3 axes, found {tuple(label_map.shape)} and "
+            f"{tuple(truth.shape)}"
+        )
+    return label_map, truth.to(label_map.device)
+
+
 def union_box(first: torch.Tensor, second: torch.Tensor, margin: int = 1) -> tuple[slice, ...]:
     """Bounding box of two masks of the same shape together, `margin` voxels wider where the image allows it.
 
@@ -128,16 +150,10 @@ def segmentation_metrics(
 
     Source: surface Dice after Nikolov et al. 2018 (arXiv:1809.04430), counted in voxels as MONAI does.
     """
-    label_map, truth = (convert_to_tensor(tensor, track_meta=False) for tensor in (label_map, truth))
-    if label_map.shape != truth.shape or label_map.ndim not in (2, 3):
-        raise ValueError(
-            f"label map and truth need one shape of 2 or 3 axes, found {tuple(label_map.shape)} and "
-            f"{tuple(truth.shape)}"
-        )
+    label_map, truth = plain_pair(label_map, truth)
     spacing = tuple(float(size) for size in spacing)
     if len(spacing) != label_map.ndim or not all(math.isfinite(size) and size > 0 for size in spacing):
         raise ValueError(f"spacing needs a positive number of mm for each of {label_map.ndim} axes, found {spacing}")
-    truth = truth.to(label_map.device)
     return {
         name: mask_metrics(label_map == index, truth == index, spacing) for index, name in class_names(labels).items()
     }

@@ -176,7 +176,7 @@ def as_table(summary: Mapping[str, Any]) -> str:
     ]
     for label, metrics in summary["paired_difference"].items():
         for metric, difference in metrics.items():
-            if metric == "true_volume_ml":  # the same for every method
+            if metric in ("true_volume_ml", "true_lesions"):  # the same for every method
                 continue
             both = [_cell(summary["methods"][method][label][metric], ".4g") for method in (baseline, candidate)]
             left_out = f" ({difference['left_out']} left out)" if difference["left_out"] else ""

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Code = tuple[str, str, str]
-# SNOMED CT codes so wide that they are right for any label
+# so wide that they are right for any label; the category is 3D Slicer's, DICOM's own list now has 91723000 for it
 DEFAULT_CODES: Mapping[str, Code] = {
     "category": ("123037004", "SCT", "Anatomical Structure"),
     "type": ("85756007", "SCT", "Tissue"),
 }
-TOLERANCE_VOXELS = 0.01
+TOLERANCE_VOXELS = 0.1
 _NAME = "monai_pdddpm"
 _LONGEST = 64  # of a DICOM Long String
 _LONGEST_SHORT = 16  # of a DICOM Short String
@@ -170,7 +170,7 @@ def cut_to_slices(
         (slices, rows, columns), a frame for each slice.
 
     Raises:
-        UserError: where slices and pixels are not as many as the map's voxels, or one lies more than 1/100 of a voxel
+        UserError: where slices and pixels are not as many as the map's voxels, or one lies more than 1/10 of a voxel
             beside its own.
     """
     # the map's axes as seen along a row of pixels, along a column, and along the slices' normal

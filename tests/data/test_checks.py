@@ -1,9 +1,5 @@
 """What cannot work is refused with the file, what was found and what was expected; what can work passes."""
 
-import gzip
-import os
-import re
-
 import nibabel as nib
 import numpy as np
 import pytest
@@ -11,7 +7,15 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
-from monai_pdddpm.data.checks import CheckImaged, check_file, check_output_dir, check_range, check_scan, check_voxels
+from monai_pdddpm.data.checks import (
+    CheckImaged,
+    check_choice,
+    check_file,
+    check_fourth_dimension,
+    check_output_dir,
+    check_range,
+    check_voxels,
+)
 from monai_pdddpm.errors import UserError, user_message
 
 VOXELS = np.random.default_rng(0).integers(0, 1000, (6, 7, 5)).astype(np.int16)
@@ -26,143 +30,6 @@ def load(path, **options):
     return Compose([LoadImaged("image"), EnsureChannelFirstd("image"), CheckImaged("image", **options)])(
         {"image": str(path)}
     )
-
-
-def refused(path, *words, **options):
-    with pytest.raises(UserError, match=re.escape(str(path))) as caught:
-        check_scan(path, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message
-
-
-class TestScan:
-    @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "A.NII"])
-    @pytest.mark.parametrize("image_class", [nib.Nifti1Image, nib.Nifti2Image])
-    def test_scan_passes(self, tmp_path, name, image_class):
-        check_scan(save(tmp_path / name, image_class=image_class))
-
-    def test_big_endian_and_slope_pass(self, tmp_path):
-        image = nib.Nifti1Image(VOXELS, np.eye(4), nib.Nifti1Header(endianness=">"))
-        image.header.set_slope_inter(0.5, 3)
-        nib.save(image, tmp_path / "a.nii.gz")
-        check_scan(tmp_path / "a.nii.gz")
-
-    @pytest.mark.parametrize(
-        ("shape", "channels", "fits"),
-        [
-            ((6, 7, 5), 1, True),
-            ((6, 7, 5, 1), 1, True),
-            ((6, 7, 5, 1, 1), 1, False),
-            ((6, 7, 1), 1, True),
-            ((6, 7, 5, 4), 4, True),
-            ((6, 7, 5, 4, 1), 4, False),
-            ((6, 7, 5, 1, 4), 4, False),
-            ((6, 7, 5, 9), None, True),
-            ((6, 7, 5), None, True),
-            ((6, 7, 5, 4), 1, False),
-            ((6, 7, 5), 4, False),
-            ((6, 7, 5, 3), 4, False),
-            ((6, 7), 1, False),
-            ((6, 7, 5, 2, 2), 2, False),
-            ((6, 7, 5, 2, 2), None, False),
-            ((6, 0, 5), 1, False),
-        ],
-    )
-    def test_axes(self, tmp_path, shape, channels, fits):
-        path = save(tmp_path / "a.nii", np.arange(np.prod(shape)).reshape(shape).astype(np.float32))
-        if fits:
-            check_scan(path, 3, channels)
-            load(path, channels=channels)  # what is let in can be loaded
-        else:
-            with pytest.raises(RuntimeError):
-                load(path, channels=channels)
-            refused(path, "found shape " + " x ".join(map(str, shape)), "expected 3 spatial axes", channels=channels)
-
-    def test_two_dimensions(self, tmp_path):
-        path = save(tmp_path / "a.nii", VOXELS[..., 0])
-        check_scan(path, spatial_dims=2)
-        assert load(path, spatial_dims=2)["image"].shape == (1, 6, 7)
-        refused(path, "6 x 7", "3 spatial axes and 1 volume")
-        refused(save(tmp_path / "b.nii", VOXELS[..., :1]), "6 x 7 x 1", "2 spatial axes", spatial_dims=2)
-
-    def test_volumes_are_named(self, tmp_path):
-        refused(save(tmp_path / "a.nii"), "6 x 7 x 5", "3 spatial axes and 4 volumes", channels=4)
-
-    def test_missing_folder_empty(self, tmp_path):
-        refused(tmp_path / "a.nii", "does not exist")
-        (tmp_path / "b.nii").mkdir()
-        refused(tmp_path / "b.nii", "is a folder")
-        for name in ("c.nii", "c.nii.gz", "c.mha"):
-            (tmp_path / name).touch()
-            refused(tmp_path / name, "empty file")
-
-    @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
-    def test_unreadable(self, tmp_path):
-        save(tmp_path / "a.nii").chmod(0)
-        refused(tmp_path / "a.nii", "permission denied")
-
-    def test_text(self, tmp_path):
-        (tmp_path / "a.nii").write_text("no scan at all\n" * 100)
-        refused(tmp_path / "a.nii", "not a readable NIfTI image")
-        with gzip.open(tmp_path / "b.nii.gz", "wt") as file:
-            file.write("no scan at all\n" * 100)
-        refused(tmp_path / "b.nii.gz", "not a readable NIfTI image")
-
-    def test_names_that_lie(self, tmp_path):
-        save(tmp_path / "a.nii").rename(tmp_path / "a.nii.gz")
-        refused(tmp_path / "a.nii.gz", "not compressed", "name it .nii")
-        save(tmp_path / "b.nii.gz").rename(tmp_path / "b.nii")
-        refused(tmp_path / "b.nii", "compressed", "name it .nii.gz")
-
-    def test_cifti(self, tmp_path):
-        axes = (nib.cifti2.ScalarAxis(["a"]), nib.cifti2.BrainModelAxis.from_mask(np.ones((3, 3, 3)), affine=np.eye(4)))
-        nib.save(nib.Cifti2Image(np.zeros((1, 27)), axes), tmp_path / "a.dscalar.nii")
-        refused(tmp_path / "a.dscalar.nii", "Cifti2Image", "NIfTI image")
-
-    @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-    @pytest.mark.parametrize("left", [0.3, 0.7, 0.999])
-    def test_cut_short(self, tmp_path, name, left):
-        path = save(tmp_path / name)
-        content = path.read_bytes()
-        path.write_bytes(content[: int(len(content) * left)])
-        refused(path)
-
-    @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-    def test_cut_short_is_said(self, tmp_path, name):
-        path = save(tmp_path / name, np.random.default_rng(0).integers(0, 1000, (40, 40, 40)).astype(np.int16))
-        content = path.read_bytes()
-        path.write_bytes(content[: len(content) // 2])
-        refused(path, "cut short", "expected 128352")
-
-    def test_whole_header_without_voxels_in_a_sound_gzip(self, tmp_path):
-        content = save(tmp_path / "a.nii").read_bytes()
-        (tmp_path / "b.nii.gz").write_bytes(gzip.compress(content[:400]))
-        refused(tmp_path / "b.nii.gz", "cut short", "found 400 bytes")
-
-    def test_gzip_in_several_parts_passes(self, tmp_path):
-        content = save(tmp_path / "a.nii").read_bytes()
-        parts = gzip.compress(content[:500]) + gzip.compress(content[500:])
-        (tmp_path / "b.nii.gz").write_bytes(parts)
-        check_scan(tmp_path / "b.nii.gz")
-        assert np.array_equal(nib.load(tmp_path / "b.nii.gz").get_fdata(), VOXELS)
-
-    @pytest.mark.parametrize("value", [0.0, np.nan])
-    def test_affine_of_no_use(self, tmp_path, value):
-        image = nib.Nifti1Image(VOXELS, np.eye(4))
-        image.header["srow_x"] = value
-        with (tmp_path / "a.nii").open("wb") as file:
-            nib.Nifti1Image(VOXELS, None, image.header).to_stream(file)
-        refused(tmp_path / "a.nii", "affine cannot be inverted")
-
-    @pytest.mark.parametrize("dtype", ["complex64", [("R", "u1"), ("G", "u1"), ("B", "u1")]])
-    def test_voxels_of_no_use(self, tmp_path, dtype):
-        refused(save(tmp_path / "a.nii", np.zeros((3, 3, 3), dtype)), "voxels of type")
-
-    def test_other_formats_are_left_to_the_loader(self, tmp_path):
-        (tmp_path / "a.mha").write_bytes(b"anything")
-        check_scan(tmp_path / "a.mha")
 
 
 class TestVoxels:
@@ -214,6 +81,17 @@ class TestCheckImaged:
             load(path, **options)
         assert str(path) in user_message(caught.value)
         assert message in user_message(caught.value)
+
+    @pytest.mark.parametrize("frames", [1, 2, 30])
+    def test_any_number_of_frames(self, frames):
+        image = torch.arange(float(frames * 27)).reshape(frames, 3, 3, 3)
+        assert CheckImaged("image", channels=1, fourth_dimension="time")({"image": image})["image"] is image
+        with pytest.raises(UserError, match="frames and 4 spatial axes, expected any number of and 3"):
+            CheckImaged("image", fourth_dimension="time")({"image": image[None]})
+
+    def test_frames_of_several_channels_are_refused(self):
+        with pytest.raises(UserError, match="fourth_dimension: found 'time' with 2 channels"):
+            CheckImaged("image", channels=2, fourth_dimension="time")
 
     def test_tensor_without_a_file(self):
         with pytest.raises(UserError, match="the entry 'image': every voxel is 0"):
@@ -270,3 +148,20 @@ def test_range_without_an_end():
     check_range("seed", 10**30, 0)
     with pytest.raises(UserError, match="of at least 0"):
         check_range("seed", -1, 0)
+
+
+def test_choice():
+    check_choice("missing_channels", "zero", ("error", "zero"))
+    for value in ("zeros", 0, None, ["zero"]):
+        with pytest.raises(UserError, match=r"missing_channels: found .*, expected 'error' or 'zero'; set missing_cha"):
+            check_choice("missing_channels", value, ("error", "zero"))
+
+
+def test_fourth_dimension():
+    for channels in (None, 1):
+        check_fourth_dimension("time", channels)
+    check_fourth_dimension("channel", 4)
+    with pytest.raises(UserError, match="fourth_dimension: found 'frames', expected 'channel' or 'time'"):
+        check_fourth_dimension("frames", 1)
+    with pytest.raises(UserError, match="fourth_dimension: found 'time' with 4 channels"):
+        check_fourth_dimension("time", 4)

@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from monai.data.utils import create_file_basename
 
-from monai_pdddpm.data.datalist import case_name, inference_cases, labelled_cases
+from monai_pdddpm.data.datalist import case_file, case_name, inference_cases, labelled_cases, present_files
 from monai_pdddpm.errors import UserError
 
 
@@ -41,6 +42,78 @@ def names(cases: list[dict[str, str]]) -> list[str]:
 def test_case_name_is_the_one_that_monai_saves_under(path, name):
     assert case_name(path) == name
     assert create_file_basename("", path, "", separate_folder=False, makedirs=False) == name
+
+
+class TestNames:
+    def test_folder_keeps_its_dots(self, tmp_path, monkeypatch):
+        (tmp_path / "1.2.840.7").mkdir()
+        assert case_name(tmp_path / "1.2.840.7") == "1.2.840.7"
+        assert case_name(f"{tmp_path}/1.2.840.7/") == "1.2.840.7"
+        monkeypatch.chdir(tmp_path / "1.2.840.7")
+        assert case_name(".") == "1.2.840.7"
+
+    @pytest.mark.parametrize(
+        ("image", "name"),
+        [
+            (["t1.nii.gz", "t2.nii.gz"], "t1"),
+            ([None, "", "t2.nii.gz"], "t2"),
+            (["gone.nii.gz", "t2.nii.gz"], "t2"),
+            (["gone.nii.gz", None, "lost.nii.gz"], "gone"),
+            ([None], "unnamed"),
+        ],
+    )
+    def test_list_has_the_name_of_the_first_file_that_is_there(self, tmp_path, image, name):
+        touch(tmp_path, "t1.nii.gz", "t2.nii.gz")
+        image = [str(tmp_path / file) if file else file for file in image]
+        assert case_name(image) == name
+        assert case_name(case_file(image)) == name
+
+    def test_present_files(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        touch(tmp_path, "a.nii")
+        assert present_files(["~/a.nii", None, "", "gone.nii"]) == [str(tmp_path / "a.nii"), None, None, None]
+
+
+class TestDicom:
+    @pytest.fixture
+    def series(self, write_series):
+        return lambda folder, **options: write_series(
+            folder, np.arange(60, dtype=np.int16).reshape(5, 4, 3), np.eye(4), **options
+        )
+
+    @pytest.mark.parametrize("names", ["IM{}", "{}.dcm"])
+    def test_one_series(self, tmp_path, series, names, monkeypatch):
+        series(tmp_path / "head.1", names=names)
+        expected = [{"image": str(tmp_path / "head.1")}]
+        assert inference_cases(tmp_path / "head.1") == expected
+        monkeypatch.chdir(tmp_path / "head.1")
+        assert inference_cases(".") == expected
+
+    def test_one_series_in_each_subfolder(self, tmp_path, series):
+        for name in ("b", "a.1"):
+            series(tmp_path / name)
+        touch(tmp_path, "notes/readme.txt", ".hidden/IM1", "DICOMDIR")
+        assert names(inference_cases(tmp_path)) == ["a.1", "b"]
+
+    def test_series_named_in_a_dataset_json(self, tmp_path, series):
+        series(tmp_path / "images" / "ct.1")
+        touch(tmp_path, "labels/ct.1.nii.gz")
+        entry = {"image": "images/ct.1", "label": "labels/ct.1.nii.gz"}
+        decathlon(tmp_path, test=[entry], training=[entry, entry], validation=[entry])
+        expected = {key: str(tmp_path / path) for key, path in entry.items()}
+        assert inference_cases(tmp_path) == [expected]
+        assert labelled_cases(tmp_path, "training") == [expected] * 2
+
+    def test_several_series_in_one_folder(self, tmp_path, series):
+        for number in range(4):
+            series(tmp_path, uid=f"1.2.{number}", names=f"{number}-{{}}")
+        with pytest.raises(UserError, match=r"found 4 DICOM series \(1\.2\.0, 1\.2\.1, 1\.2\.2, \.\.\.\).*of its own"):
+            inference_cases(tmp_path)
+
+    def test_scans_come_before_slices(self, tmp_path, series):
+        series(tmp_path)
+        touch(tmp_path, "a.nii")
+        assert names(inference_cases(tmp_path)) == ["a"]
 
 
 class TestFolders:
@@ -79,7 +152,7 @@ class TestFolders:
 
     def test_empty_folder(self, tmp_path):
         touch(tmp_path, "series/1.dcm")
-        with pytest.raises(UserError, match=r"no scan found.*dcm2niix"):
+        with pytest.raises(UserError, match=r"no scan found.*DICOM series in folders of their own"):
             inference_cases(tmp_path)
 
     def test_file_that_is_no_scan(self, tmp_path):
@@ -145,7 +218,10 @@ class TestDatasetJson:
             (b'{"test": "a.nii"}', "'test' is a str"),
             (b'{"test": [3]}', r"image of test\[0\] is 3"),
             (b'{"test": [{"label": "a.nii"}]}', r"image of test\[0\] is None"),
-            (b'{"test": [{"image": ["a.nii", "b.nii"]}]}', r"image of test\[0\]"),
+            (b'{"test": [{"image": ["a.nii", 3]}]}', r"image of test\[0\] is 3"),
+            (b'{"test": [{"image": [null, ""]}]}', r"image of test\[0\] lists no file"),
+            (b'{"test": [{"image": []}]}', r"image of test\[0\] lists no file"),
+            (b'{"test": [{"image": "a.nii", "label": ["b.nii"]}]}', r"label of test\[0\]"),
         ],
     )
     def test_unreadable(self, tmp_path, content, message):
@@ -162,6 +238,34 @@ class TestDatasetJson:
         decathlon(tmp_path / "set", test=[{"image": "imagesTr/a.nii", key: path}])
         with pytest.raises(UserError, match=rf"{key} of test\[0\] leaves the folder"):
             inference_cases(tmp_path / "set")
+
+    @pytest.mark.parametrize("path", ["/etc/a.nii", "../a.nii", "C:\\a.nii"])
+    def test_list_that_leaves_the_folder(self, tmp_path, path):
+        decathlon(tmp_path, test=[{"image": ["a.nii", None, path]}])
+        with pytest.raises(UserError, match=r"image of test\[0\] leaves the folder"):
+            inference_cases(tmp_path)
+
+    def test_one_file_for_each_channel(self, tmp_path):
+        touch(tmp_path, "x/a_t1.nii.gz", "x/b_t1.nii.gz")
+        listed = [
+            {"image": ["x/a_t1.nii.gz", None]},
+            ["", "x/b_t1.nii.gz"],
+            {"image": ["x/c_t1.nii.gz", "x/c_t2.nii.gz"]},
+        ]
+        decathlon(tmp_path, test=listed)
+        cases = inference_cases(tmp_path)
+        assert [case["image"] for case in cases] == [
+            [str(tmp_path / "x/a_t1.nii.gz"), None],
+            [None, str(tmp_path / "x/b_t1.nii.gz")],
+            [str(tmp_path / "x/c_t1.nii.gz"), str(tmp_path / "x/c_t2.nii.gz")],
+        ]
+        assert names(cases) == ["a_t1", "b_t1", "c_t1"]
+
+    def test_two_lists_of_one_name(self, tmp_path):
+        touch(tmp_path, "x/t1.nii.gz", "y/t1.nii.gz")
+        decathlon(tmp_path, test=[["x/t1.nii.gz", None], ["y/t1.nii.gz"]])
+        with pytest.raises(UserError, match=r"x/t1\.nii\.gz and .*y/t1\.nii\.gz.*'t1'"):
+            inference_cases(tmp_path)
 
     def test_all_files_missing(self, tmp_path):
         decathlon(tmp_path, test=pairs("a", "b", "c", "d"))
@@ -216,6 +320,16 @@ class TestLabelled:
         touch_pairs(tmp_path, "c")
         decathlon(tmp_path, training=pairs("a", "b", "c"), validation=pairs("c"))
         with pytest.raises(UserError, match=r"a\.nii\.gz.*a\.nii\.gz.*b\.nii\.gz, \.\.\.: 4 files missing"):
+            labelled_cases(tmp_path, "training")
+
+    def test_file_missing_in_a_list_is_left_for_the_loader(self, tmp_path):
+        touch(tmp_path, "a_t1.nii", "a_seg.nii")
+        pair = {"image": ["a_t1.nii", "gone.nii"], "label": "a_seg.nii"}
+        decathlon(tmp_path, training=[pair], validation=[pair])
+        (case,) = labelled_cases(tmp_path, "training")
+        assert case["image"] == [str(tmp_path / "a_t1.nii"), str(tmp_path / "gone.nii")]
+        decathlon(tmp_path, training=[{**pair, "image": ["gone.nii", "lost.nii"]}], validation=[pair])
+        with pytest.raises(UserError, match=r"gone\.nii: 1 file missing"):
             labelled_cases(tmp_path, "training")
 
     def test_label_is_required(self, tmp_path):

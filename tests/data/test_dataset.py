@@ -7,15 +7,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose, EnsureChannelFirstd, Lambdad, LoadImaged
+from monai.transforms import Compose, Lambdad
 from torch.utils.data import DataLoader, Subset
 
 from monai_pdddpm.data.checks import CheckImaged
 from monai_pdddpm.data.dataset import CaseDataset, case_collate
+from monai_pdddpm.data.loading import LoadScand
 from monai_pdddpm.errors import UserError
 
 VOXELS = np.random.default_rng(0).integers(0, 1000, (6, 7, 5)).astype(np.int16)
-READ = [LoadImaged("image"), EnsureChannelFirstd("image")]
+READ = [LoadScand("image", channels=None)]
 
 
 def scale(image, power):
@@ -76,6 +77,38 @@ def test_damage_inside_a_gzip_is_found_on_loading(tmp_path):
     path.write_bytes(content)
     error = CaseDataset([{"image": str(path)}], READ, spatial_dims=3)[0]["failure"]["error"]
     assert error.startswith(f"{path}: cannot be read as an image (")
+
+
+def test_series_and_its_frames(tmp_path):
+    series = np.random.default_rng(0).random((6, 7, 5, 4), np.float32)
+    nib.save(nib.Nifti1Image(series, np.eye(4)), tmp_path / "a.nii")
+    options = {"spatial_dims": 3, "channels": 1, "fourth_dimension": "time"}
+    item = CaseDataset([{"image": str(tmp_path / "a.nii")}], LoadScand("image", **options), **options)[0]
+    assert np.array_equal(item["image"].numpy(), np.moveaxis(series, -1, 0))
+
+
+@pytest.mark.parametrize("missing", ["error", "zero"])
+def test_channel_that_is_missing(scan, tmp_path, missing):
+    options = {"spatial_dims": 3, "channels": 2, "missing": missing, "channel_names": {"0": "FLAIR", "1": "T1"}}
+    cases = [{"image": [str(tmp_path / "gone.nii"), str(scan)]}]
+    item = CaseDataset(cases, LoadScand("image", **options), **options)[0]
+    if missing == "zero":
+        assert np.array_equal(item["image"].numpy(), np.stack([0 * VOXELS, VOXELS]))
+    else:
+        assert (item["failure"]["case"], item["failure"]["file"]) == ("good", str(scan))
+        assert "channel 0 (FLAIR) is missing" in item["failure"]["error"]
+
+
+def test_list_without_any_file_is_a_failure(tmp_path):
+    failure = CaseDataset([{"image": [str(tmp_path / "gone.nii"), None]}], READ, spatial_dims=3)[0]["failure"]
+    assert failure["case"] == "gone"
+    assert "none of the files of a case is there" in failure["error"]
+
+
+@pytest.mark.parametrize("options", [{"fourth_dimension": "frames"}, {"missing": "skip"}])
+def test_unknown_option(options):
+    with pytest.raises(UserError, match=r": found '(frames|skip)', expected"):
+        CaseDataset([], READ, **options)
 
 
 def test_interrupt_passes(scan):

@@ -83,3 +83,11 @@ def test_a_file_that_is_no_report(tmp_path, content):
     with pytest.raises(UserError, match=r"found no report of this program, .* give another --output_dir") as caught:
         unfinished_cases(CASES, tmp_path, SETTINGS)
     assert str(caught.value).startswith(str(path))
+
+
+def test_list_of_files_is_finished_under_the_name_of_the_first_that_is_there(tmp_path):
+    (tmp_path / "t1.nii.gz").touch()
+    case = {"image": [None, "gone.nii.gz", str(tmp_path / "t1.nii.gz")]}
+    assert unfinished_cases([case], tmp_path, SETTINGS) == [case]
+    finish(tmp_path, "t1")
+    assert unfinished_cases([case], tmp_path, SETTINGS) == []

@@ -69,6 +69,31 @@ def test_files_and_table(tmp_path, capsys):
     assert "| lesion | dice | 0.4167 [" in capsys.readouterr().out
 
 
+def test_lesions_are_written_and_compared_as_the_others(tmp_path, capsys):
+    def case(name, found):
+        truth = torch.zeros(1, 8, 8, 8)
+        truth[:, 0, 0, 0] = truth[:, 4, 4, 4] = 1
+        answers = {"preseg": torch.zeros_like(truth), "pred": truth.clone()}
+        answers["preseg"][:, 0, 0, 0] = found
+        data = {key: MetaTensor(torch.cat([1 - mask, mask])) for key, mask in answers.items()}
+        label = MetaTensor(truth, meta={"filename_or_obj": name})
+        return Evaluated(labels=["lesion"], lesions=True)({**data, "label": label, "image": label})
+
+    run(EvaluationReport(tmp_path), [[case("a.nii", found=1)], [case("b.nii", found=0)]])
+    rows = {(row["case"], row["method"]): row for row in cases(tmp_path) if row["label"] == "lesion"}
+    assert [rows[case, "segmenter"]["lesion_recall"] for case in "ab"] == ["0.5", "0.0"]
+    assert [rows[case, "segmenter"]["lesion_precision"] for case in "ab"] == ["1.0", "nan"]
+    assert [rows[case, "segmenter"]["missed_lesions"] for case in "ab"] == ["1", "2"]
+    summary = json.loads((tmp_path / "evaluation_summary.json").read_text())
+    difference = summary["paired_difference"]["lesion"]
+    assert difference["lesion_recall"]["mean"] == 0.75
+    assert (difference["lesion_precision"]["n"], difference["lesion_precision"]["left_out"]) == (1, 1)
+    assert difference["volume_difference_percent"]["mean"] == -75
+    table = capsys.readouterr().out
+    assert "| lesion | lesion_recall | 0.25 [" in table
+    assert "| lesion | lesion_precision | 1 [1, 1] | 1 [1, 1] | +0 [+0, +0] | 1 (1 left out) |" in table
+
+
 def test_a_second_run_starts_anew(tmp_path):
     report = EvaluationReport(tmp_path)
     run(report, [[item("a.nii.gz")], [item("b.nii.gz")]])

@@ -5,6 +5,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from monai_pdddpm.errors import UserError
 from monai_pdddpm.metrics.calibration import calibration_metrics, near_structure
 from monai_pdddpm.transforms.evaluate import Evaluated, largest_shift
 
@@ -61,6 +62,28 @@ def test_the_reach_is_passed_on(data):
         found = Evaluated("preseg", labels=LABELS, methods=["segmenter"], near_voxels=voxels)(data)["metrics"]
         expected = calibration_metrics(data["preseg"], truth, near_structure(truth, voxels))
         assert found["segmenter"]["near structure"] == expected
+
+
+def test_lesions_are_compared_when_asked_for(data):
+    plain = Evaluated(labels=LABELS)(data)["metrics"]
+    spotted = data["label"].as_tensor()[0].clone()
+    spotted[11, 11, 11] = 1
+    data["preseg"] = probability_of(spotted)
+    data["pred"] = probability_of(torch.where(spotted == 2, 0, spotted))
+    metrics = Evaluated(labels=LABELS, lesions=True)(data)["metrics"]
+    front, back = metrics["segmenter"]["labels"]["front"], metrics["ensemble"]["labels"]["back"]
+    assert set(plain["segmenter"]["labels"]["front"]) < set(front)
+    assert (front["lesion_recall"], front["lesion_precision"], front["false_lesions"]) == (1, 0.5, 1)
+    assert front["lesion_f1"] == pytest.approx(2 / 3)
+    assert front["volume_difference_percent"] == pytest.approx(100 / 64)
+    assert (back["lesion_recall"], back["lesion_f1"], back["volume_difference_percent"]) == (0, 0, 100)
+    larger = Evaluated(labels=LABELS, lesions=True, min_lesion_voxels=2)(data)["metrics"]
+    assert larger["segmenter"]["labels"]["front"]["lesion_precision"] == 1
+
+
+def test_a_least_size_is_checked_at_construction():
+    with pytest.raises(UserError, match="min_lesion_voxels: found 0"):
+        Evaluated(labels=LABELS, min_lesion_voxels=0)
 
 
 def test_plain_probabilities_take_the_size_of_a_voxel_from_the_truth(data):

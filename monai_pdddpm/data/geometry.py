@@ -1,0 +1,89 @@
+"""Where a grid of voxels lies in space, and whether that makes sense."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from nibabel.affines import voxel_sizes
+
+from monai_pdddpm.errors import UserError
+
+__all__ = ["check_affine", "coverage", "is_sheared", "largest_shift"]
+
+_SMALLEST, _LARGEST = 0.001, 100.0  # mm
+_SAMPLES = 17  # per axis: enough to tell how much of a grid another one covers
+
+
+def check_affine(path: str | os.PathLike, affine: np.ndarray) -> None:
+    """Check that an affine places voxels somewhere, and that they have the size of something in a scanner.
+
+    Args:
+        path: file that it came from, for the message.
+        affine: (4, 4), voxel to mm.
+
+    Raises:
+        UserError: when it is not finite, cannot be inverted, or a voxel has an edge below 0.001 mm or above 100 mm.
+    """
+    mend = "mend the header, for example with nibabel or fslorient"
+    finite = bool(np.isfinite(affine).all())
+    sizes = voxel_sizes(affine) if finite else np.ones(3)
+    if not ((sizes >= _SMALLEST) & (sizes <= _LARGEST)).all():
+        found = " x ".join(f"{size:g}" for size in sizes)
+        raise UserError(
+            f"{path}: found voxels of {found} mm in its affine, expected {_SMALLEST:g} to {_LARGEST:g} mm along each "
+            f"axis; {mend}"
+        )
+    # the determinant of unit axes is the volume that they span: 1 when orthogonal, 0 when they lie in a plane
+    if not finite or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-4:
+        raise UserError(
+            f"{path}: its affine cannot be inverted, expected finite numbers and three independent axes; {mend}"
+        )
+
+
+def is_sheared(affine: np.ndarray, tolerance: float = 0.01) -> bool:
+    """Tell whether the axes of a grid are not at right angles.
+
+    Args:
+        affine: (4, 4), voxel to mm.
+        tolerance: cosine of the angle between two axes up to which they count as orthogonal.
+    """
+    axes = affine[:3, :3] / voxel_sizes(affine)
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > tolerance)
+
+
+def largest_shift(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
+    """Return how far two affines place the corners of one grid apart, in voxels of the first.
+
+    Args:
+        affine: (4, 4), voxel to mm.
+        other: likewise.
+        shape: voxels along each of three axes.
+
+    Returns:
+        The largest distance in mm over the shortest edge of a voxel; infinite when ``other`` is not finite.
+    """
+    if not np.isfinite(other).all():
+        return float("inf")
+    corners = np.array([(*corner, 1.0) for corner in itertools.product(*((0, size - 1) for size in shape))])
+    distance = np.linalg.norm(((affine - other) @ corners.T)[:3], axis=0).max()
+    return float(distance / voxel_sizes(affine).min())
+
+
+def coverage(affine: np.ndarray, shape: Sequence[int], other: np.ndarray, other_shape: Sequence[int]) -> float:
+    """Return the share of a grid's voxels that lie within another grid, from 0 to 1.
+
+    Args:
+        affine: (4, 4) of the grid, voxel to mm.
+        shape: its voxels along each of three axes.
+        other: (4, 4) of the other grid.
+        other_shape: its voxels along each of three axes.
+    """
+    axes = (np.linspace(0, size - 1, min(size, _SAMPLES)) for size in shape)
+    points = np.array([(*point, 1.0) for point in itertools.product(*axes)])
+    index = (np.linalg.solve(other, affine) @ points.T)[:3].T
+    # voxels reach half of their edge beyond their centre; the rest is for rounding
+    inside = (index >= -0.501) & (index <= np.array(other_shape) - 0.499)
+    return float(inside.all(axis=1).mean())

@@ -1,0 +1,191 @@
+"""Loading a scan from whatever it is stored in."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import os
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import ImageReader, ITKReader, MetaTensor, NibabelReader
+from monai.transforms import EnsureChannelFirst, LoadImage, LoadImaged, SpatialResample, Transform
+
+from monai_pdddpm.data.checks import check_choice, check_fourth_dimension
+from monai_pdddpm.data.datalist import case_name
+from monai_pdddpm.data.dicom import SeriesReader
+from monai_pdddpm.data.headers import NIFTI_EXTENSIONS, ScanHeader, unreadable
+from monai_pdddpm.data.scans import MISSING, Image, ScanPlan, plan_scan
+from monai_pdddpm.errors import UserError
+
+__all__ = ["LoadScan", "LoadScand"]
+
+logger = logging.getLogger(__name__)
+
+
+class LoadScan(Transform):
+    """Load a scan as MONAI's ``LoadImage`` and ``EnsureChannelFirst`` do, and what they do not take.
+
+    A scan is a file or a folder with one DICOM series, or a list with one for each channel; see
+    :func:`monai_pdddpm.data.scans.plan_scan` for what may be in it. Axes of length 1 beside the spatial ones are of
+    no account. Where MONAI would place the voxels elsewhere than the file says, the file is right: see
+    :func:`monai_pdddpm.data.headers.read_header` and :func:`monai_pdddpm.data.dicom.read_series`.
+
+    Of a list the first file that is there gives the grid and the metadata; files on another grid are resampled to it
+    (bilinear, zeros outside). The metadata are MONAI's, and besides as JSON texts, which MONAI's collating leaves
+    whole: ``notes``, a list of sentences on what a reader of the results should know, and ``files``, the list of files
+    that were read, null for a channel of zeros. ``filename_or_obj`` is the path that names the case; a folder with a
+    dot in its name gets ``.dcm`` after it, since MONAI's ``SaveImage`` would cut the name at the dot.
+
+    Args:
+        channels: number of channels expected; None takes any number.
+        spatial_dims: number of spatial axes expected.
+        fourth_dimension: "channel", or "time" when a fourth axis holds frames, of which there may be any number.
+        channel_names: what the channels are, by their number, such as ``{"0": "FLAIR", "1": "T1"}``, for messages.
+        missing: "error", or "zero" to put zeros in the place of a channel of a list that is missing.
+
+    Raises:
+        UserError: when an option is none of these.
+    """
+
+    def __init__(
+        self,
+        channels: int | None = 1,
+        spatial_dims: int = 3,
+        fourth_dimension: str = "channel",
+        channel_names: Mapping[str, str] | None = None,
+        missing: str = "error",
+    ) -> None:
+        check_fourth_dimension(fourth_dimension, channels)
+        check_choice("missing_channels", missing, MISSING)
+        self.channels = channels
+        self.spatial_dims = spatial_dims
+        self.fourth_dimension = fourth_dimension
+        self.channel_names = channel_names
+        self.missing = missing
+        self.image_only = True  # MONAI Label sets it to False, and then wants the metadata beside the image
+        self._load = LoadImage()
+
+    def __call__(self, filename: Image, reader: ImageReader | None = None) -> Any:
+        """Load a scan.
+
+        Args:
+            filename: path, or list of paths.
+            reader: not used.
+
+        Returns:
+            MetaTensor (channels or frames, spatial axes...), float32; beside its metadata when ``image_only`` is false.
+
+        Raises:
+            UserError: when the scan cannot be read or is not what was expected.
+        """
+        plan = plan_scan(
+            filename, self.spatial_dims, self.channels, self.fourth_dimension, self.missing, self.channel_names
+        )
+        image = self._stacked(plan)
+        case = next(file for file in plan.files if file is not None)
+        if os.path.isdir(case) and "." in case_name(case):
+            case = f"{case}.dcm"
+        image.meta |= {
+            "filename_or_obj": case,
+            "notes": json.dumps(plan.notes, ensure_ascii=False),
+            "files": json.dumps(plan.files, ensure_ascii=False),
+        }
+        return image if self.image_only else (image, image.meta)
+
+    def _stacked(self, plan: ScanPlan) -> MetaTensor:
+        first: Any = None
+        parts: list[torch.Tensor | None] = []
+        for i, (file, header) in enumerate(zip(plan.files, plan.headers, strict=True)):
+            if file is None or header is None:
+                parts.append(None)
+                continue
+            image = self._read(file, header)
+            if first is None:
+                first = image
+            elif i in plan.other_grids:
+                to_first = SpatialResample(mode="bilinear", padding_mode="zeros")
+                image = to_first(image, dst_affine=first.affine, spatial_size=first.shape[1:])
+            parts.append(image.as_tensor())
+        if len(parts) == 1:
+            return first
+        zeros = torch.zeros_like(first.as_tensor())
+        return MetaTensor(torch.cat([zeros if part is None else part for part in parts]), meta=first.meta)
+
+    def _read(self, file: str, header: ScanHeader) -> Any:
+        reader: ImageReader = ITKReader()
+        if header.series is not None:
+            reader = SeriesReader(header.series)
+        elif file.lower().endswith(NIFTI_EXTENSIONS):
+            reader = _NiftiReader()
+        try:
+            image = self._load(file, reader)
+        except Exception as error:
+            raise UserError(unreadable(file, error)) from error
+        if image.ndim > self.spatial_dims + 1:  # all axes but one have length 1 there
+            image = image.reshape(*image.shape[: self.spatial_dims], -1)
+        return EnsureChannelFirst()(image)
+
+
+class LoadScand(LoadImaged):
+    """`LoadScan` for entries of a dictionary, in the place of MONAI's ``LoadImaged`` and ``EnsureChannelFirstd``.
+
+    It is a ``LoadImaged``, since MONAI Label looks for one.
+
+    Args:
+        keys: entries, each a path or a list of paths.
+        channels: as `LoadScan`.
+        spatial_dims: likewise.
+        fourth_dimension: likewise.
+        channel_names: likewise.
+        missing: likewise.
+        allow_missing_keys: pass over keys that are not there.
+
+    Raises:
+        UserError: when an option is none of these, and on a call as `LoadScan`.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        channels: int | None = 1,
+        spatial_dims: int = 3,
+        fourth_dimension: str = "channel",
+        channel_names: Mapping[str, str] | None = None,
+        missing: str = "error",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys=allow_missing_keys)
+        self._loader: Any = LoadScan(channels, spatial_dims, fourth_dimension, channel_names, missing)
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
+        """Return the data with the scans loaded; a warning is logged for each note."""
+        d = super().__call__(data, reader)
+        for key in self.key_iterator(d):
+            for note in json.loads(d[key].meta["notes"]):
+                logger.warning("%s: %s", d[key].meta["filename_or_obj"], note)
+        return d
+
+
+class _NiftiReader(NibabelReader):
+    """MONAI's ``NibabelReader``, which leaves the header as it is, and notices damage in a compressed file.
+
+    See `read_header` for the header. nibabel stops reading before the checksum at the end of a ``.nii.gz``, so that
+    changed voxels go unnoticed.
+    """
+
+    def read(self, data: Any, **kwargs: Any) -> Any:
+        self.filenames = data
+        image: Any = nib.load(data[0])
+        if not data[0].lower().endswith(".gz"):
+            return image
+        return type(image).from_bytes(gzip.decompress(Path(data[0]).read_bytes()))
+
+    def _get_affine(self, img: Any) -> np.ndarray:
+        return np.array(img.affine, dtype=np.float64)

@@ -1,0 +1,137 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from monai_pdddpm.errors import UserError
+from monai_pdddpm.metrics.lesions import f1_score, lesion_metrics, numbered_lesions
+
+LESION = {1: "lesion"}
+
+
+def map_of(*boxes, shape=(12, 12, 12), value=1):
+    """A label map with boxes, each given by its slices."""
+    label_map = torch.zeros(shape, dtype=torch.long)
+    for box in boxes:
+        label_map[box] = value
+    return label_map
+
+
+def block(start, size, axes=3):
+    return (slice(start, start + size),) * axes
+
+
+def found_in(label_map, truth, **options):
+    return lesion_metrics(label_map, truth, LESION, **options)["lesion"]
+
+
+def test_one_found_two_missed_one_false_by_hand():
+    # the truth: a cube of 27, a voxel and a pair; the answer: a corner of the cube, the pair's neighbour, a false cube
+    truth = map_of(block(0, 3), (0, 6, 0), (slice(4, 6), 9, 9))
+    answer = map_of((2, 2, 2), (4, 9, 11), block(9, 2))
+    assert found_in(answer, truth) == {
+        "lesion_recall": pytest.approx(1 / 3),
+        "lesion_precision": pytest.approx(1 / 3),
+        "lesion_f1": pytest.approx(1 / 3),
+        "true_lesions": 3,
+        "found_lesions": 3,
+        "missed_lesions": 2,
+        "false_lesions": 2,
+        "volume_difference_percent": pytest.approx(100 * (30 - 10) / 30),
+    }
+
+
+def test_one_answer_over_two_lesions_finds_both_and_pieces_are_each_right():
+    two, one = map_of((0, 0, 0), (4, 0, 0)), map_of((slice(0, 5), 0, 0))
+    over = found_in(one, two)
+    assert (over["lesion_recall"], over["lesion_precision"], over["found_lesions"]) == (1, 1, 1)
+    pieces = found_in(two, one)
+    assert (pieces["lesion_recall"], pieces["lesion_precision"], pieces["found_lesions"]) == (1, 1, 2)
+    assert (over["volume_difference_percent"], pieces["volume_difference_percent"]) == (150, 60)
+
+
+def test_recall_and_precision_apart():
+    truth = map_of((0, 0, 0), (3, 0, 0), (6, 0, 0), (9, 0, 0))
+    found = found_in(map_of((0, 0, 0), (3, 0, 0), (0, 6, 6)), truth)
+    assert (found["lesion_recall"], found["lesion_precision"]) == (2 / 4, pytest.approx(2 / 3))
+    assert found["lesion_f1"] == pytest.approx(4 / 7)  # 2 * (1/2 * 2/3) / (1/2 + 2/3)
+
+
+@pytest.mark.parametrize(("axes", "second"), [(3, (1, 1, 1)), (3, (0, 1, 1)), (2, (1, 1)), (2, (1, 0))])
+def test_voxels_that_share_a_corner_are_one_lesion(axes, second):
+    shape = (6,) * axes
+    assert numbered_lesions(map_of((0,) * axes, second, shape=shape).bool().numpy())[1] == 1
+    apart = tuple(2 * index for index in second)
+    assert numbered_lesions(map_of((0,) * axes, apart, shape=shape).bool().numpy())[1] == 2
+
+
+def test_numbers_stay_without_gap_where_small_ones_go():
+    mask = map_of((0, 0), (slice(2, 4), 0), (5, 0), (7, slice(0, 3)), shape=(9, 3)).bool().numpy()
+    numbers, count = numbered_lesions(mask, 2)
+    assert count == 2
+    assert np.unique(numbers).tolist() == [0, 1, 2]
+    assert [numbers[place] for place in ((0, 0), (2, 0), (5, 0), (7, 2))] == [0, 1, 0, 2]
+
+
+def test_small_ones_of_either_map_are_ignored_but_for_the_volume():
+    truth = map_of(block(0, 2), (6, 0, 0), (9, 0, slice(0, 3)))
+    answer = map_of(block(1, 2), (0, 9, 9), (6, slice(0, 3), 0))
+    found = found_in(answer, truth, min_voxels=3)
+    # left: the cube and the row of three; the answer's row touches nothing but the lost voxel
+    assert [found[name] for name in ("true_lesions", "found_lesions", "missed_lesions", "false_lesions")] == [
+        2,
+        2,
+        1,
+        1,
+    ]
+    assert (found["lesion_recall"], found["lesion_precision"]) == (0.5, 0.5)
+    assert found["volume_difference_percent"] == 0  # 12 voxels each
+    everything = found_in(answer, truth)
+    assert (everything["true_lesions"], everything["missed_lesions"], everything["false_lesions"]) == (3, 1, 1)
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth", "expected"),
+    [
+        (False, False, (NAN, NAN, NAN, 0, 0, 0, 0, NAN)),
+        (True, False, (NAN, 0, 0, 0, 1, 0, 1, NAN)),
+        (False, True, (0, NAN, 0, 1, 0, 1, 0, 100)),
+    ],
+)
+def test_empty_maps(answer, truth, expected):
+    empty, full = map_of(), map_of(block(3, 4))
+    found = found_in(full if answer else empty, full if truth else empty)
+    assert tuple(found.values()) == pytest.approx(expected, nan_ok=True)
+
+
+def test_nothing_right_is_an_f1_of_zero():
+    assert found_in(map_of(block(0, 2)), map_of(block(6, 2)))["lesion_f1"] == 0
+    assert f1_score(0.5, 1.0) == pytest.approx(2 / 3)
+
+
+def test_labels_are_judged_apart_and_plain_numbers_come_back():
+    truth = map_of(block(0, 2)) + map_of(block(6, 2), value=2)
+    found = lesion_metrics(MetaTensor(map_of(block(0, 2), block(6, 2))), truth.float(), {"1": "a", "2": "b"})
+    assert (found["a"]["lesion_recall"], found["a"]["lesion_precision"]) == (1, 0.5)
+    assert (found["b"]["lesion_recall"], found["b"]["found_lesions"]) == (0, 0)
+    assert all(type(value) in (int, float) for metrics in found.values() for value in metrics.values())
+
+
+def test_two_dimensions():
+    truth = map_of(block(0, 2, 2), block(6, 2, 2), shape=(9, 9))
+    assert found_in(map_of((1, 1), shape=(9, 9)), truth)["lesion_recall"] == 0.5
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="one shape"):
+        found_in(map_of(shape=(12, 12, 11)), map_of())
+    with pytest.raises(ValueError, match="one shape"):
+        found_in(map_of(shape=(4, 4, 4, 4)), map_of(shape=(4, 4, 4, 4)))
+    for wrong in (0, 1.5, "2", True):
+        with pytest.raises(UserError, match=r"min_lesion_voxels: found .*, expected .* from 1 up; mend"):
+            found_in(map_of(), map_of(), min_voxels=wrong)
