@@ -1,7 +1,7 @@
 """What do whole volumes cost, can their windows be seen in the answer, and what does leaving windows out change?
 
-``python benchmarks/volume/volume.py`` measures, each part in one run: ``cost`` times active windows against all windows,
-``memory`` weighs ensembles of different sizes, ``seams`` looks for the borders of windows in the answer. ``case`` asks a
+``python benchmarks/volume/volume.py`` measures, each part in one run: ``cost`` times active windows against all
+windows, ``memory`` weighs ensembles of different sizes, ``seams`` looks for the windows in the answer. ``case`` asks a
 bundle about labelled scans, with windows left out more and less boldly; it needs ``--dataset_dir``.
 """
 
@@ -134,7 +134,7 @@ def make_volume(size: Sequence[int], seed: int = SEED) -> Volume:
 
 
 def window_borders(plan: WindowPlan) -> list[list[int]]:
-    """Return along each axis the planes inside the volume where a window begins or ends; plane i lies before voxel i."""
+    """Return along each axis the inner planes where a window begins or ends; plane i lies before voxel i."""
     ends = [{end for w in plan.windows for end in (w[axis].start, w[axis].stop)} for axis in range(len(plan.size))]
     return [sorted(found - {0, n}) for found, n in zip(ends, plan.size, strict=True)]
 
@@ -185,6 +185,34 @@ def near_borders(size: Sequence[int], borders: Sequence[Sequence[int]], reach: i
             first, last = max(0, p - reach), min(size[axis], p + reach)
             near.narrow(axis, first, last - first).fill_(True)
     return near
+
+
+def shares_squared(plan: WindowPlan) -> torch.Tensor:
+    """Return the sum over windows of their squared shares in a voxel: 1 of one window, 1/n of n that count alike."""
+    squares = torch.zeros_like(plan.total)
+    for window in plan.windows:
+        squares[window] += plan.weight**2
+    return squares / plan.total**2
+
+
+def spread_kept(variance: torch.Tensor, known: torch.Tensor, plan: WindowPlan, region: torch.Tensor) -> float:
+    """Compare the variance where windows share a voxel with that where one counts most.
+
+    Args:
+        variance: (X, Y, Z).
+        known: (X, Y, Z) what it would be in proportion to.
+        plan: the windows.
+        region: (X, Y, Z) bool.
+
+    Returns:
+        variance per known variance in the half of the region that is shared most, divided by that in the other half; 1
+        where windows leave no trace, less where they average the members' differences away.
+    """
+    shares = shares_squared(plan)
+    shared = shares <= shares[region].median()
+    halves = [region & chosen for chosen in (shared, ~shared)]
+    meeting, apart = (float(variance[half].sum() / known[half].sum()) for half in halves)
+    return meeting / apart if apart else float("nan")
 
 
 def with_own_noise(
@@ -372,21 +400,19 @@ def memory(
             first = first or line
             line["growth_percent"] = 100 * (line["peak"] / first["peak"] - 1)
             lines.append(line)
-    head = [
-        "fusion",
-        "members",
-        "returned",
-        "before MiB",
-        "peak MiB",
-        "growth %",
-        "of it in files MiB",
-        "output MiB",
-        "s",
-    ]
+    head = ["fusion", "members", "returned", "before MiB", "peak MiB", "growth %", "of it files MiB", "output MiB", "s"]
     rows = [
-        [x["fusion"], x["members"], "yes" if x["return_members"] else "no", f"{x['before']:.0f}", f"{x['peak']:.0f}"]
-        + [f"{x['growth_percent']:+.1f}", "-" if x["in_file"] is None else f"{x['in_file']:.0f}"]
-        + [f"{x['output']:.0f}", f"{x['seconds']:.1f}"]
+        [
+            x["fusion"],
+            x["members"],
+            "yes" if x["return_members"] else "no",
+            f"{x['before']:.0f}",
+            f"{x['peak']:.0f}",
+            f"{x['growth_percent']:+.1f}",
+            "-" if x["in_file"] is None else f"{x['in_file']:.0f}",
+            f"{x['output']:.0f}",
+            f"{x['seconds']:.1f}",
+        ]
         for x in lines
     ]
     text = table(head, rows)
@@ -398,46 +424,60 @@ def memory(
 def seams(
     size: Sequence[int] = SEAM_SIZE, overrides: Mapping[str, Any] | None = None, folder: Path = HERE
 ) -> list[dict[str, Any]]:
-    """Look for borders of windows in both orders of work, in windows with noise of their own, and in the law itself."""
+    """Look for the windows in both orders of work, and in answers that must and that cannot show them."""
     scan = make_phantom_scan(size, seed=SEED)
     image = torch.as_tensor((scan.image - scan.image.mean()) / scan.image.std())[None, None].float()
     known = torch.as_tensor(scan.probability)
-    label, classes = known.argmax(0), len(known)
-    network, region = phantom_pair(), near_structure(known.argmax(0))
+    label, classes, law = known.argmax(0), len(known), (known * (1 - known))[1:]
+    network, region = phantom_pair(), near_structure(label)
     settings = {**(overrides or {}), "write_members": False, "active": "all"}
     answers: dict[str, tuple[torch.Tensor, torch.Tensor, float | None]] = {}
     preseg = known
-    for fusion in ("window", "step"):
-        inferer = inferer_of(PHANTOM, **settings, fusion=fusion)
+    for name, changes in (
+        ("one window", {"roi_size": list(size)}),
+        ("step", {"fusion": "step"}),
+        ("window", {"fusion": "window"}),
+    ):
+        inferer = inferer_of(PHANTOM, **{**settings, **changes})
         output, ran = ask(inferer, network, image)
-        answers[fusion] = (output[:classes], output[classes + 1 : 2 * classes], ran["total"])
+        answers[name] = (output[:classes], output[classes + 1 : 2 * classes], ran["total"])
         preseg = output[2 * classes : 3 * classes]
-    begin = time.perf_counter()
-    own = with_own_noise(inferer, network, image, preseg)
-    answers["own noise"] = (*own, time.perf_counter() - begin)
-    answers["the law"] = (known, (known * (1 - known))[1:], None)  # what no window has touched
-    borders = window_borders(WindowPlan(size, inferer.roi_size, inferer.overlap, inferer.mode))
+    for name, mode in (("own noise", inferer.mode), ("own noise, constant", "constant")):
+        inferer.mode = mode
+        begin = time.perf_counter()
+        own = with_own_noise(inferer, network, image, preseg)
+        answers[name] = (*own, time.perf_counter() - begin)
+    answers["the law"] = (known, law, None)
+    inferer = inferer_of(PHANTOM, **settings)
+    plan = WindowPlan(size, inferer.roi_size, inferer.overlap, inferer.mode)
+    borders = window_borders(plan)
     rim = near_borders(size, borders)
     lines = []
-    for name, (mean, variance, seconds) in answers.items():
+    for name in ("window", "step", "own noise", "own noise, constant", "one window", "the law"):
+        mean, variance, seconds = answers[name]
         answer = mean.argmax(0)
         lines.append(
             {
                 "name": name,
                 "variance": seam_energy(variance.sum(0), borders, region),
                 "mean": seam_energy(mean, borders, region),
+                "spread_kept": spread_kept(variance.sum(0), law.sum(0), plan, region),
                 "dice_near_borders": agreement(answer[rim][None], label[rim], range(1, classes)),
                 "dice_elsewhere": agreement(answer[~rim][None], label[~rim], range(1, classes)),
                 "seconds": seconds,
             }
         )
     kinds = ("overall", *AXES)
-    head = ["noise and order", *(f"{what} {kind}" for what in ("variance", "mean") for kind in kinds)]
+    head = ["answer", *(f"{what} {kind}" for what in ("variance", "mean") for kind in kinds), "spread kept"]
     rows = [
-        [x["name"]]
-        + [f"{x[what][kind]:.3f}" for what in ("variance", "mean") for kind in kinds]
-        + [f"{x['dice_near_borders']:.4f}", f"{x['dice_elsewhere']:.4f}"]
-        + ["-" if x["seconds"] is None else f"{x['seconds']:.1f}"]
+        [
+            x["name"],
+            *(f"{x[what][kind]:.3f}" for what in ("variance", "mean") for kind in kinds),
+            f"{x['spread_kept']:.3f}",
+            f"{x['dice_near_borders']:.4f}",
+            f"{x['dice_elsewhere']:.4f}",
+            "-" if x["seconds"] is None else f"{x['seconds']:.1f}",
+        ]
         for x in lines
     ]
     text = table([*head, "Dice near borders", "Dice elsewhere", "s"], rows)
@@ -447,7 +487,7 @@ def seams(
     )
     content = {"size": list(size), "members": inferer.members, "time_steps": list(inferer.chain.time_steps)}
     write("seams", content | {"borders": borders, "rows": lines}, text, folder)
-    shown = {name: variance.sum(0) for name, (_, variance, _) in answers.items() if name != "the law"}
+    shown = {name: answers[name][1].sum(0) for name in ("window", "step", "own noise")}
     draw_slices(shown, borders, folder / "results_seams.png")
     return lines
 
@@ -486,8 +526,8 @@ def case(
     for item in items:
         if item["image"].shape[1] > 1 and parser["fourth_dimension"] == "time":
             raise UserError(
-                f"{item['case']}: found a series of {item['image'].shape[1]} frames, expected one; labels of frames are "
-                "not compared here, give a --dataset_dir of single scans"
+                f"{item['case']}: found a series of {item['image'].shape[1]} frames, expected one, since "
+                "labels of frames are not compared; give a --dataset_dir of single scans"
             )
     lines = []
     for settings in CASE_SETTINGS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import threading
@@ -228,7 +227,8 @@ class PDDDPMInferer(Inferer):
     def _infer(self, image: torch.Tensor, network: Any, watch: Stopwatch) -> tuple[torch.Tensor, dict[str, Any]]:
         """Return the output channels of one image, (C, ...) -> (T x (3K [+ members K]), ...), and what was run."""
         frames = image[:, None] if self.fourth_dimension == "time" else image[None]
-        home = home_of_volumes(4 * self._output_values(network) * frames[:, 0].numel(), image.device)
+        classes = getattr(getattr(network, "denoiser", None), "num_classes", 2)
+        home = home_of_volumes(4 * self._channels(classes) * frames[:, 0].numel(), image.device)
         padded, inner = pad_to(frames.to(home), self.roi_size)
         plan = WindowPlan(padded.shape[2:], self.roi_size, self.overlap, self.mode, home)
         ran = {"frames": len(frames), "windows_run": 0, "windows_skipped": 0, "denoiser_evaluations": 0}
@@ -236,25 +236,26 @@ class PDDDPMInferer(Inferer):
         with tqdm(total=0, desc="members", disable=not self.progress or None) as bar:
             run = _Run(network, plan, inner, image.device, watch, bar, ran)
             for f, (preseg, proposed) in enumerate(self._proposals(run, padded)):
-                box, drawn = self._members(run, padded[f : f + 1], proposed)
-                first = next(drawn, None)
-                classes = len(preseg[0] if first is None else first)
+                frame = padded[f : f + 1]
                 if output is None:
-                    channels = classes * (3 + self.return_members * self.members)
+                    classes = self._classes(run, frame) if preseg is None else preseg.shape[1]
                     size = [s.stop - s.start for s in inner]
-                    output = scratch_tensor((len(frames), channels, *size), home)
-                if preseg is not None:
-                    self._fill(output[f], run.plan.cut(preseg[0], inner), run.plan.cut(proposed[0], inner))
-                else:
-                    output[f] = torch.nan
-                self._gather(run, output[f], proposed, box, [] if first is None else itertools.chain([first], drawn))
+                    output = scratch_tensor((len(frames), self._channels(classes), *size), home)
+                self._fill(output[f], run, preseg, proposed)
+                box, drawn = self._members(run, frame, proposed)
+                self._gather(output[f], run, proposed, box, drawn)
         assert output is not None  # an image has at least one frame
         return output.flatten(0, 1), ran
 
-    def _output_values(self, network: Any) -> int:
-        """Return how many numbers a voxel of the output has, about, before the network was asked."""
-        classes = getattr(getattr(network, "denoiser", None), "num_classes", 2)
+    def _channels(self, classes: int) -> int:
+        """Return how many channels a frame's output has."""
         return classes * (3 + self.return_members * self.members)
+
+    def _classes(self, run: _Run, frame: torch.Tensor) -> int:
+        """Return the number of classes of a network that only shows it in its answer."""
+        part = run.plan.cut(frame, run.plan.windows[0]).to(run.device)
+        with autocast(run.device, self.precision):
+            return _seeded(run.network, part, self.seed).shape[1]
 
     def _proposals(self, run: _Run, frames: torch.Tensor) -> Iterator[tuple[Any, Any]]:
         """Yield each frame's pre-segmentation and what is proposed, (1, K, ...); None of a network without parts."""
@@ -308,20 +309,24 @@ class PDDDPMInferer(Inferer):
         voxels = active_voxels(preseg, self.doubt, self.margin)
         return [window for window in plan.windows if voxels[window].any()]
 
-    def _fill(self, output: torch.Tensor, preseg: torch.Tensor, proposed: torch.Tensor) -> None:
-        """Fill a frame's output, (3K [+ members K], ...), as if all members were what is proposed, (K, ...)."""
-        classes = len(preseg)
-        output[:classes] = proposed
-        output[classes] = predictive_entropy(proposed, dim=0)
+    def _fill(self, output: torch.Tensor, run: _Run, preseg: Any, proposed: Any) -> None:
+        """Fill a frame's output, (3K [+ members K], ...), as if all members were what is proposed, (1, K, ...)."""
+        if preseg is None:
+            output[:] = torch.nan
+            return
+        classes = preseg.shape[1]
+        inside = run.plan.cut(proposed[0], run.inner)
+        output[:classes] = inside
+        output[classes] = predictive_entropy(inside, dim=0)
         output[classes + 1 : 2 * classes] = 0
-        output[2 * classes : 3 * classes] = preseg
+        output[2 * classes : 3 * classes] = run.plan.cut(preseg[0], run.inner)
         if self.return_members:
-            output[3 * classes :].unflatten(0, (self.members, classes))[:] = proposed
+            output[3 * classes :].unflatten(0, (self.members, classes))[:] = inside
 
     def _gather(
         self,
-        run: _Run,
         output: torch.Tensor,
+        run: _Run,
         proposed: torch.Tensor | None,
         box: tuple[slice, ...],
         drawn: Iterable[torch.Tensor],
