@@ -57,6 +57,7 @@ THRESHOLD_SD = 40.0  # doubt of the thresholds, in the image's units: the noise 
 ENSEMBLES = ((1, False), (8, False), (64, False), (8, True))  # members, and whether they are returned
 STAGES = ("segment", "noise", "encode", "chain", "blend", "statistics")
 AXES = "xyz"
+HANDOVER_REACH = 2  # planes on both sides of the middle between two windows, over which the Gaussians change places
 BORDER_REACH = 3  # voxels on both sides of a window's border
 CASE_SETTINGS: tuple[dict[str, Any], ...] = (
     {"active": "all"},
@@ -137,6 +138,22 @@ def window_borders(plan: WindowPlan) -> list[list[int]]:
     """Return along each axis the inner planes where a window begins or ends; plane i lies before voxel i."""
     ends = [{end for w in plan.windows for end in (w[axis].start, w[axis].stop)} for axis in range(len(plan.size))]
     return [sorted(found - {0, n}) for found, n in zip(ends, plan.size, strict=True)]
+
+
+def handover_planes(plan: WindowPlan, reach: int = HANDOVER_REACH) -> list[list[int]]:
+    """Return along each axis the planes about half-way between neighbouring windows, where a Gaussian blend goes over.
+
+    Args:
+        plan: the windows.
+        reach: planes on both sides of the middle that count as well.
+    """
+    found = []
+    for axis, (n, width) in enumerate(zip(plan.size, plan.roi_size, strict=True)):
+        starts = sorted({w[axis].start for w in plan.windows})
+        middles = [(a + b + width) // 2 for a, b in zip(starts, starts[1:], strict=False)]
+        planes = {m + offset for m in middles for offset in range(-reach, reach + 1)}
+        found.append(sorted(planes & set(range(1, n))))
+    return found
 
 
 def seam_energy(volume: torch.Tensor, borders: Sequence[Sequence[int]], region: torch.Tensor) -> dict[str, float]:
@@ -451,8 +468,8 @@ def seams(
     inferer = inferer_of(PHANTOM, **settings)
     plan = WindowPlan(size, inferer.roi_size, inferer.overlap, inferer.mode)
     borders = window_borders(plan)
-    rim = near_borders(size, borders)
-    lines = []
+    handover, rim = handover_planes(plan), near_borders(size, borders)
+    lines: list[dict[str, Any]] = []
     for name in ("window", "step", "own noise", "own noise, constant", "one window", "the law"):
         mean, variance, seconds = answers[name]
         answer = mean.argmax(0)
@@ -461,6 +478,8 @@ def seams(
                 "name": name,
                 "variance": seam_energy(variance.sum(0), borders, region),
                 "mean": seam_energy(mean, borders, region),
+                "variance_handover": seam_energy(variance.sum(0), handover, region),
+                "mean_handover": seam_energy(mean, handover, region),
                 "spread_kept": spread_kept(variance.sum(0), law.sum(0), plan, region),
                 "dice_near_borders": agreement(answer[rim][None], label[rim], range(1, classes)),
                 "dice_elsewhere": agreement(answer[~rim][None], label[~rim], range(1, classes)),
@@ -468,11 +487,13 @@ def seams(
             }
         )
     kinds = ("overall", *AXES)
-    head = ["answer", *(f"{what} {kind}" for what in ("variance", "mean") for kind in kinds), "spread kept"]
+    head = ["answer", *(f"{what} {kind}" for what in ("variance", "mean") for kind in kinds)]
+    head += ["variance handover", "mean handover", "spread kept"]
     rows = [
         [
             x["name"],
             *(f"{x[what][kind]:.3f}" for what in ("variance", "mean") for kind in kinds),
+            *(f"{x[f'{what}_handover']['overall']:.3f}" for what in ("variance", "mean")),
             f"{x['spread_kept']:.3f}",
             f"{x['dice_near_borders']:.4f}",
             f"{x['dice_elsewhere']:.4f}",
@@ -486,7 +507,7 @@ def seams(
         f"borders at {', '.join(f'{axis} {planes}' for axis, planes in zip(AXES, borders, strict=True))}."
     )
     content = {"size": list(size), "members": inferer.members, "time_steps": list(inferer.chain.time_steps)}
-    write("seams", content | {"borders": borders, "rows": lines}, text, folder)
+    write("seams", content | {"borders": borders, "handover": handover, "rows": lines}, text, folder)
     shown = {name: answers[name][1].sum(0) for name in ("window", "step", "own noise")}
     draw_slices(shown, borders, folder / "results_seams.png")
     return lines
@@ -529,7 +550,7 @@ def case(
                 f"{item['case']}: found a series of {item['image'].shape[1]} frames, expected one, since "
                 "labels of frames are not compared; give a --dataset_dir of single scans"
             )
-    lines = []
+    lines: list[dict[str, Any]] = []
     for settings in CASE_SETTINGS:
         inferer = inferer_of(bundle, **{**(overrides or {}), "write_members": True, "fusion": "window", **settings})
         found = {}

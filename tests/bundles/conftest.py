@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
@@ -163,3 +165,24 @@ def phantom(tmp_path_factory):
     target = tmp_path_factory.mktemp("phantom") / "data"
     few = {"train": 4, "validation": 2, "test": 2, "series": 0, "readings": 1}
     return write_phantom(target, **few, size=(24, 24, 24), spacing=(1.5, 1.5, 1.5), seed=5, progress=False)
+
+
+@pytest.fixture(scope="session")
+def data_for(phantom, tmp_path_factory):
+    """The phantoms as scans of so many channels, all alike, with labels 0 and 1."""
+
+    def make(channels):
+        if channels == 1:
+            return phantom
+        target = tmp_path_factory.mktemp("channels") / "data"
+        shutil.copytree(phantom, target)
+        for path in target.glob("images*/*.nii.gz"):
+            image = nib.load(path)
+            volumes = np.repeat(np.asanyarray(image.dataobj)[..., None], channels, axis=-1)
+            nib.save(nib.Nifti1Image(volumes, image.affine), path)
+        for path in target.glob("labels*/*.nii.gz"):
+            image = nib.load(path)
+            nib.save(nib.Nifti1Image((np.asanyarray(image.dataobj) > 0).astype(np.uint8), image.affine), path)
+        return target
+
+    return make

@@ -97,14 +97,14 @@ def test_verify_metadata(command, copied, tmp_path):
     ("file", "kind"),
     [("train", "train"), ("train_segmenter", "train"), ("inference", "infer"), ("evaluate", "infer")],
 )
-def test_properties(copied, phantom, tmp_path, monkeypatch, file, kind):
+def test_properties(copied, metadata, data_for, tmp_path, monkeypatch, file, kind):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # put back what initialize changes
     workflow = ConfigWorkflow(
         config_file=str(copied / "configs" / f"{file}.json"),
         meta_file=str(copied / "configs" / "metadata.json"),
         workflow_type=kind,
         bundle_root=str(copied),
-        dataset_dir=str(phantom),
+        dataset_dir=str(data_for(metadata["network_data_format"]["inputs"]["image"]["num_channels"])),
         output_dir=str(tmp_path),
         device="cpu",
     )
@@ -133,10 +133,11 @@ def test_exported_torchscript_gives_the_eager_result(command, copied, metadata, 
     network = read_inference(copied).get_parsed_content("network_def")
     network.load_state_dict(torch.load(copied / "models" / "model.pt", weights_only=True)["model"])
     generator = torch.Generator().manual_seed(1)
-    classes = metadata["network_data_format"]["outputs"]["pred"]["num_channels"]
+    formats = metadata["network_data_format"]
+    channels, classes = formats["inputs"]["image"]["num_channels"], formats["outputs"]["pred"]["num_channels"]
     # other sizes than the one that MONAI checked with
     for size in ((24, 24, 24), (32, 24, 16)):
-        image, noise = (torch.randn(1, n, *size, generator=generator) for n in (1, classes))
+        image, noise = (torch.randn(1, n, *size, generator=generator) for n in (channels, classes))
         with torch.no_grad():
             eager, scripted = network.eval()(image, noise), exported(image, noise)
         assert eager.shape == (1, classes, *size)
