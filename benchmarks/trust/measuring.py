@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from monai.transforms import ResampleToMatch
 from tqdm import tqdm
 
 from monai_pdddpm.bundle import load_network
 from monai_pdddpm.bundle.weights import load_weights, read_weights
+from monai_pdddpm.data import case_name
 from monai_pdddpm.handlers.case_report import write_json as write_json
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.metrics import calibration_metrics, near_structure
@@ -35,15 +37,17 @@ def read_bundle(bundle: Path, overrides: Mapping[str, Any]) -> ConfigParser:
 def load_cases(parser: ConfigParser, cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Read and preprocess cases as the bundle does: ``image`` (1, C, ...), ``label`` (...), ``case``, ``voxel_ml``."""
     preprocessing = parser.get_parsed_content("preprocessing")
+    to_image = ResampleToMatch(mode="nearest", padding_mode="zeros")
     items = []
     for case in tqdm(cases, desc="reading", disable=None):
         item = preprocessing(dict(case))
         image = item["image"]
+        label = to_image(item["label"], img_dst=image)  # it came on the scan's grid
         items.append(
             {
-                "case": Path(case["image"]).name.split(".")[0],
+                "case": case_name(case["image"]),
                 "image": image.as_tensor()[None].float(),
-                "label": torch.as_tensor(np.asarray(item["label"]))[0].long(),
+                "label": torch.as_tensor(np.asarray(label))[0].round().long(),
                 "voxel_ml": float(np.abs(np.linalg.det(np.asarray(image.affine)[:3, :3]))) / 1000,
             }
         )

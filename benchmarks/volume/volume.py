@@ -8,6 +8,7 @@ bundle about labelled scans, with windows left out more and less boldly; it need
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -150,7 +151,7 @@ def handover_planes(plan: WindowPlan, reach: int = HANDOVER_REACH) -> list[list[
     found = []
     for axis, (n, width) in enumerate(zip(plan.size, plan.roi_size, strict=True)):
         starts = sorted({w[axis].start for w in plan.windows})
-        middles = [(a + b + width) // 2 for a, b in zip(starts, starts[1:], strict=False)]
+        middles = [(a + b + width) // 2 for a, b in itertools.pairwise(starts)]
         planes = {m + offset for m in middles for offset in range(-reach, reach + 1)}
         found.append(sorted(planes & set(range(1, n))))
     return found
