@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import os
+import warnings
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class LoadScan(Transform):
         self.channel_names = channel_names
         self.missing = missing
         self.image_only = True  # MONAI Label sets it to False, and then wants the metadata beside the image
-        self._load = LoadImage()
+        self._load = _quietly(LoadImage)
 
     def __call__(self, filename: Image, reader: ImageReader | None = None) -> Any:
         """Load a scan.
@@ -161,7 +162,7 @@ class LoadScand(LoadImaged):
         missing: str = "error",
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys=allow_missing_keys)
+        _quietly(lambda: LoadImaged.__init__(self, keys, allow_missing_keys=allow_missing_keys))
         self._loader: Any = LoadScan(channels, spatial_dims, fourth_dimension, channel_names, missing)
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
@@ -171,6 +172,13 @@ class LoadScand(LoadImaged):
             for note in json.loads(d[key].meta["notes"]):
                 logger.warning("%s: %s", d[key].meta["filename_or_obj"], note)
         return d
+
+
+def _quietly(make: Callable[[], Any]) -> Any:
+    """Return ``make()`` without MONAI's word that DICOM is not decoded on a GPU."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+        return make()
 
 
 class _NiftiReader(NibabelReader):
