@@ -55,7 +55,7 @@ def require_highdicom() -> None:
     except ImportError as error:
         raise UserError(
             f"DICOM SEG: found no usable highdicom and pydicom ({error}), expected both; "
-            "pip install monai_pdddpm[dicom]"
+            "pip install highdicom pydicom"
         ) from error
 
 
@@ -211,7 +211,7 @@ class SaveDicomSegd(MapTransform):
     were not read from a DICOM series get a warning and no file. The file appears complete or not at all. It is a new
     instance of a new series every time, as DICOM asks.
 
-    It needs highdicom and pydicom: ``pip install monai_pdddpm[dicom]``. In JSON::
+    It needs highdicom and pydicom: ``pip install highdicom pydicom``. In JSON::
 
         {"_target_": "monai_pdddpm.transforms.SaveDicomSegd", "write": "@write_dicom_seg", "keys": "seg",
          "output_dir": "@output_dir", "labels": "@labels", "codes": "@codes"}

@@ -434,7 +434,7 @@ def test_a_missing_package_is_told_at_construction(tmp_path, monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UserError, match=r"No module named 'highdicom'.*; pip install monai_pdddpm\[dicom\]$"):
+    with pytest.raises(UserError, match=r"No module named 'highdicom'.*; pip install highdicom pydicom$"):
         SaveDicomSegd(output_dir=tmp_path, labels=LABELS)
     data = {"seg": 1}
     assert SaveDicomSegd(output_dir=tmp_path, labels=LABELS, write=False)(data) == data
