@@ -69,11 +69,16 @@ def summary(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table: means, and in brackets the 95 % interval of the paired difference from the segmenter."""
+    """Return the table: means, and in brackets the 95 % interval of the paired difference from the segmenter.
+
+    Rows that were measured at another commit than the segmenter's have a star: they stand behind an earlier training
+    of it, with which their differences were taken.
+    """
+    now = next(line.get("commit") for line in lines if line["name"] == BASELINE)
     head = ["contender", "cases", *(TITLES[m] for m in METRICS), "s a case"]
     text = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for line in lines:
-        cells = [str(line["name"]), str(line["cases"])]
+        cells = [f"{line['name']}{'' if line.get('commit') == now else ' *'}", str(line["cases"])]
         for metric in METRICS:
             mean, difference = line[metric]["mean"], line[f"{metric}_difference"]
             cell = "-" if mean is None else format(mean, FORM.get(metric, ".3f"))
