@@ -54,8 +54,7 @@ def require_highdicom() -> None:
         import highdicom  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"DICOM SEG: found no usable highdicom and pydicom ({error}), expected both; "
-            "pip install highdicom pydicom"
+            f"DICOM SEG: found no usable highdicom and pydicom ({error}), expected both; pip install highdicom pydicom"
         ) from error
 
 
