@@ -17,6 +17,7 @@ from monai.utils import convert_data_type, get_equivalent_dtype
 
 from monai_pdddpm import __version__
 from monai_pdddpm.data.complete import complete_file
+from monai_pdddpm.data.geometry import largest_shift
 from monai_pdddpm.errors import UserError
 
 __all__ = ["GridWriter"]
@@ -154,9 +155,7 @@ def _same_place(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -
     """Tell whether two affines place every voxel of a grid within a hundredth of a voxel of each other."""
     if first.shape != (4, 4) or second.shape != (4, 4):
         return False
-    corners = np.stack([*np.meshgrid(*((0, size - 1) for size in shape), indexing="ij"), np.ones((2, 2, 2))])
-    distance = np.abs(np.tensordot(first - second, corners, axes=1)).max()
-    return bool(distance <= 0.01 * np.linalg.norm(second[:3, :3], axis=0).min())
+    return largest_shift(second, first, shape) <= 0.01
 
 
 def _header_on_disk(meta: Mapping) -> nib.Nifti1Header | None:

@@ -63,7 +63,7 @@ class SplitOutputd(MapTransform):
                 parts = [MetaTensor(part, meta=dict(meta)) for part in parts]
             d[key] = parts[0]
             for name, part in zip(MAPS, parts[1:], strict=True):
-                if part.shape[0] and not torch.isnan(part).all():
+                if part.shape[0] and not (name == "preseg" and torch.isnan(part).all()):
                     d[name] = part
         return d
 
@@ -81,7 +81,7 @@ class InvertMembersd(MapTransform):
         orig_keys: the scan that it was applied to.
         allow_missing_keys: do nothing when there are no members.
 
-    The result is (members, ...), or (members, ..., T) of a time series, in the smallest unsigned type.
+    The result is (members, ...), or (members, ..., T) of a time series, in uint8, or int16 of more than 256 classes.
     """
 
     def __init__(
