@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
@@ -11,40 +12,62 @@ from tqdm import tqdm
 from monai_pdddpm.schedulers.schedule import start_state
 
 from .autocast import autocast
-from .chain import Chain, Stopwatch, reverse_chain
+from .chain import Stopwatch, reverse_chain
 from .noise import member_noise
-from .windows import Region, WindowPlan
+from .scratch import FiledTensor, ScratchFile
+from .windows import Region, Window, WindowPlan
+
+if TYPE_CHECKING:
+    from .pdddpm import PDDDPMInferer
 
 logger = logging.getLogger(__name__)
 
 FUSIONS = ("window", "step")
+WORKING_VOLUMES = {"window": 1, "step": 6}  # float32 volumes in work for a member, beside its noise
+CPU_MEMORY = 32 * 2**20  # bytes; more at once is hardly faster on a CPU
 MIB = 2**20
+Features = Callable[[Window], list[torch.Tensor]]
 
 
 class FeatureStore:
-    """A condition's features per window, kept as far as the memory for them goes.
+    """A condition's features per window: in memory as far as that goes, beyond it on the CPU in a temporary file.
+
+    On a GPU, and when the disk is full, what does not fit is encoded anew each time.
 
     Args:
         encode: window -> features.
-        room: bytes.
+        room: bytes in memory.
     """
 
-    def __init__(self, encode: Any, room: int) -> None:
+    def __init__(self, encode: Features, room: int) -> None:
         self._encode = encode
         self._room = room
-        self._kept: dict[Any, list[torch.Tensor]] = {}
+        self._kept: dict[tuple[int, ...], list[torch.Tensor]] = {}
+        self._filed: dict[tuple[int, ...], list[FiledTensor]] = {}
+        self._file: ScratchFile | None = None
 
-    def __call__(self, window: tuple[slice, ...]) -> list[torch.Tensor]:
+    def __call__(self, window: Window) -> list[torch.Tensor]:
         """Return a window's features."""
         key = tuple(s.start for s in window)
         if key in self._kept:
             return self._kept[key]
+        if key in self._filed:
+            return [filed.read() for filed in self._filed[key]]
         features = self._encode(window)
         size = sum(f.numel() * f.element_size() for f in features)
         if size <= self._room:
             self._room -= size
             self._kept[key] = features
+        elif features[0].device.type == "cpu":
+            self._put_away(key, features)
         return features
+
+    def _put_away(self, key: tuple[int, ...], features: list[torch.Tensor]) -> None:
+        try:
+            self._file = self._file or ScratchFile()
+            self._filed[key] = [self._file.write(f) for f in features]
+        except OSError as error:
+            logger.debug("features are encoded anew: no room for them in a temporary file (%s)", error)
 
 
 class MemberDrawer:
@@ -57,66 +80,56 @@ class MemberDrawer:
     Volumes lie where ``image`` does, windows are computed on ``device``.
 
     Args:
+        settings: what the user chose.
         network: with the parts of :class:`monai_pdddpm.networks.PDDDPM`.
-        chain: times, rule and process.
         plan: all windows of the volume.
         windows: those to run, at least one; elsewhere the members are the pre-segmentation.
         image: (1, C, ...).
         preseg: probabilities that are proposed, (1, K, ...).
-        seed: of the members' noise.
-        fusion: ``"window"`` or ``"step"``.
-        precision: of the networks' arithmetic.
         device: of the windows.
-        member_batch: most members at once.
-        memory: bytes for the volumes of the members at once; as much again for features.
         watch: takes the seconds.
     """
 
     def __init__(
         self,
+        settings: PDDDPMInferer,
         network: Any,
-        chain: Chain,
         plan: WindowPlan,
-        windows: list[tuple[slice, ...]],
+        windows: list[Window],
         image: torch.Tensor,
         preseg: torch.Tensor,
-        seed: int,
-        fusion: str,
-        precision: str,
         device: torch.device,
-        member_batch: int,
-        memory: int,
         watch: Stopwatch,
     ) -> None:
-        self.network, self.chain, self.plan = network, chain, plan
+        self.settings, self.chain = settings, settings.chain
+        self.network, self.plan = network, plan
         self.region = Region(plan, windows)
         self.image = image
         self.preseg = preseg
         self.proposal = network.propose(preseg)
-        self.seed = seed
-        self.fusion = fusion
-        self.precision = precision
         self.device = device
         self.watch = watch
-        voxels = self.region.cut(preseg).numel()
-        self.at_once = max(1, min(member_batch, memory // (4 * voxels * (chain.draws + 2))))
-        self._room = memory
+        self._room = working_memory(settings.memory, device)
+        volumes = self.chain.draws + WORKING_VOLUMES[settings.fusion]
+        size = 4 * volumes * self.region.cut(preseg).numel()
+        self.at_once = max(1, min(settings.member_batch, self._room // size))
 
-    def draw(self, members: int, bar: tqdm) -> Any:
+    def draw(self, bar: tqdm) -> Iterator[torch.Tensor]:
         """Yield each member's probabilities in the region, (K, box), in their order."""
-        again = self.fusion == "step" or self.at_once < members
-        features = FeatureStore(self._encode, self._room if again else 0)
+        members, by_window = self.settings.members, self.settings.fusion == "window"
+        features: Features = self._encode
+        if self.at_once < members or not by_window:  # else each window is visited once
+            features = FeatureStore(self._encode, self._room)
         for first in range(0, members, self.at_once):
             numbers = range(first, min(first + self.at_once, members))
             with self.watch("noise"):
                 noise = [self._noise(numbers, draw) for draw in range(self.chain.draws)]
-            run = self._by_window if self.fusion == "window" else self._by_step
-            yield from run(noise, features, bar)
+            yield from (self._by_window if by_window else self._by_step)(noise, features, bar)
 
-    def _by_window(self, noise: list[torch.Tensor], features: FeatureStore, bar: tqdm) -> torch.Tensor:
+    def _by_window(self, noise: list[torch.Tensor], features: Features, bar: tqdm) -> torch.Tensor:
         region, blended = self.region, torch.zeros_like(noise[0])
         for window, inside in region.windows:
-            with autocast(self.device, self.precision):
+            with autocast(self.device, self.settings.precision):
                 with self.watch("encode"):
                     condition = features(window)
                 with self.watch("chain"):
@@ -128,7 +141,7 @@ class MemberDrawer:
             bar.update(len(drawn) * len(self.chain.time_steps))
         return region.finish(blended, region.cut(self.preseg))
 
-    def _by_step(self, noise: list[torch.Tensor], features: FeatureStore, bar: tqdm) -> torch.Tensor:
+    def _by_step(self, noise: list[torch.Tensor], features: Features, bar: tqdm) -> torch.Tensor:
         region, chain = self.region, self.chain
         x_pre, otherwise = (self.network.state(region.cut(p)) for p in (self.proposal, self.preseg))
         x_t = start_state(x_pre, noise[0], self.network.abar[chain.time_steps[0]].to(x_pre.device))
@@ -136,7 +149,7 @@ class MemberDrawer:
         for i in range(len(chain.time_steps)):
             x_0.zero_()
             for window, inside in region.windows:
-                with autocast(self.device, self.precision):
+                with autocast(self.device, self.settings.precision):
                     with self.watch("encode"):
                         condition = features(window)
                     with self.watch("chain"):
@@ -151,15 +164,15 @@ class MemberDrawer:
                     x_t = chain.advance(self.network, x_t, x_0, x_pre, i, noise)
         return self.network.probabilities(x_0)
 
-    def _encode(self, window: tuple[slice, ...]) -> list[torch.Tensor]:
+    def _encode(self, window: Window) -> list[torch.Tensor]:
         image, proposal = (self._to_device(self.plan.cut(volume, window)) for volume in (self.image, self.proposal))
         return self.network.encode(image, proposal)
 
     def _noise(self, numbers: range, draw: int) -> torch.Tensor:
-        shape = self.preseg.shape[1:]  # the field is the whole volume's, whatever part of it is run
+        shape, box = self.preseg.shape[1:], self.region.box
         noise = self.preseg.new_empty(len(numbers), shape[0], *self.region.size)
         for i, member in enumerate(numbers):
-            noise[i] = self.region.cut(member_noise(self.seed, member, draw, shape))
+            noise[i] = member_noise(self.settings.seed, member, draw, shape, box)
         return noise
 
     def _to_device(self, part: torch.Tensor) -> torch.Tensor:
@@ -167,10 +180,10 @@ class MemberDrawer:
 
 
 def working_memory(mib: int, device: torch.device) -> int:
-    """Return the bytes that members in work may take: as asked, or 256 MiB, or an eighth of what a GPU has free."""
+    """Return the bytes that members in work may take: as asked, or 32 MiB, or an eighth of what a GPU has free."""
     if mib:
         return mib * MIB
-    return torch.cuda.mem_get_info(device)[0] // 8 if device.type == "cuda" else 256 * MIB
+    return torch.cuda.mem_get_info(device)[0] // 8 if device.type == "cuda" else CPU_MEMORY
 
 
 def home_of_volumes(size: int, device: torch.device) -> torch.device:

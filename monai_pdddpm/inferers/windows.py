@@ -11,6 +11,8 @@ import torch
 from monai.data.utils import compute_importance_map
 from torch.nn import functional as F
 
+Window = tuple[slice, ...]
+
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
     """Return the first index of each window along one axis: from end to end, evenly spread, as few as may be.
@@ -66,12 +68,12 @@ class WindowPlan:
     def __len__(self) -> int:
         return len(self.windows)
 
-    def cut(self, volume: torch.Tensor, window: tuple[slice, ...]) -> torch.Tensor:
+    def cut(self, volume: torch.Tensor, window: Window) -> torch.Tensor:
         """Return the view of (..., X, Y[, Z]) in a window."""
         index: Any = (..., *window)
         return volume[index]
 
-    def add(self, accumulator: torch.Tensor, window: tuple[slice, ...], values: torch.Tensor) -> None:
+    def add(self, accumulator: torch.Tensor, window: Window, values: torch.Tensor) -> None:
         """Add a window's values, weighted, to an accumulator of the volume's size."""
         self.cut(accumulator, window).add_(self.weight * values.to(accumulator.device))
 
@@ -88,7 +90,7 @@ class Region:
         windows: some of them, at least one.
     """
 
-    def __init__(self, plan: WindowPlan, windows: Sequence[tuple[slice, ...]]) -> None:
+    def __init__(self, plan: WindowPlan, windows: Sequence[Window]) -> None:
         corner = [min(w[axis].start for w in windows) for axis in range(len(plan.size))]
         end = [max(w[axis].stop for w in windows) for axis in range(len(plan.size))]
         self.box = tuple(slice(a, b) for a, b in zip(corner, end, strict=True))
@@ -108,7 +110,7 @@ class Region:
         """Return the view of a volume of the plan's size, (..., X, Y[, Z]), in the box."""
         return self._plan.cut(volume, self.box)
 
-    def add(self, accumulator: torch.Tensor, inside: tuple[slice, ...], values: torch.Tensor) -> None:
+    def add(self, accumulator: torch.Tensor, inside: Window, values: torch.Tensor) -> None:
         """Add a window's values, weighted, to an accumulator of the box's size."""
         self._plan.add(accumulator, inside, values)
 
@@ -122,7 +124,7 @@ class Region:
         return accumulator.div_(self._total).addcmul_(otherwise, self._uncovered)
 
 
-def pad_to(volume: torch.Tensor, roi_size: Sequence[int]) -> tuple[torch.Tensor, tuple[slice, ...]]:
+def pad_to(volume: torch.Tensor, roi_size: Sequence[int]) -> tuple[torch.Tensor, Window]:
     """Pad (..., X, Y[, Z]) with zeros on both sides to at least a window.
 
     Returns:

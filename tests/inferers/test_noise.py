@@ -58,3 +58,13 @@ def test_numbers_of_this_version_stay():
     # a change here changes every published result
     assert member_seed(0, 0, 0) == 7896617691693857887
     assert torch.allclose(member_noise(0, 0, 0, (1, 3)), torch.tensor([[0.9956191, 0.2642377, 1.5361660]]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 37, 11, 7), (2, 16, 1, 1), (2, 17, 1, 1), (1, 33, 3, 1), (2, 35, 9), (1, 3), (4, 5, 3)]
+)
+def test_part_of_a_field_is_cut_from_it(shape):
+    box = [slice(n // 3, n // 3 + (n + 1) // 2) for n in shape[1:]]
+    whole = torch.randn(*shape, generator=torch.Generator().manual_seed(member_seed(1, 2, 3)))
+    assert torch.equal(member_noise(1, 2, 3, shape), whole)
+    assert torch.equal(member_noise(1, 2, 3, shape, box), whole[(slice(None), *box)])

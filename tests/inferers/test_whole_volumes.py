@@ -11,7 +11,7 @@ from monai_pdddpm.errors import UserError
 from monai_pdddpm.inferers import PDDDPMInferer, members, scratch
 from monai_pdddpm.inferers.active import active_voxels
 from monai_pdddpm.inferers.frames import smoothed_over_frames
-from monai_pdddpm.inferers.members import home_of_volumes, working_memory
+from monai_pdddpm.inferers.members import FeatureStore, home_of_volumes, working_memory
 from monai_pdddpm.inferers.scratch import scratch_tensor
 from monai_pdddpm.inferers.windows import Region, WindowPlan
 from monai_pdddpm.schedulers import AncestralRule, DDIMRule
@@ -102,13 +102,34 @@ class TestOrders:
         two = inferer(fusion=fusion, members=2, memory=1)(x, network)
         assert torch.allclose(two[:, 3 * K :], expected[:, 3 * K : 5 * K], atol=1e-5)
 
-    @pytest.mark.parametrize(("fusion", "memory", "expected"), [("window", 0, 1), ("step", 0, 1), ("step", 1, 9)])
-    def test_how_often_a_condition_is_encoded(self, fusion, memory, expected, monkeypatch):
+    @pytest.mark.parametrize(
+        ("fusion", "memory", "full", "expected"),
+        [("window", 0, False, 1), ("step", 0, False, 1), ("step", 1, False, 1), ("step", 1, True, 9)],
+    )
+    def test_how_often_a_condition_is_encoded(self, fusion, memory, full, expected, monkeypatch):
         network, windows = formula_pair(), 9
         if memory:
             monkeypatch.setattr(members, "MIB", 1)
+        if full:
+            monkeypatch.setattr(members, "ScratchFile", full_disk)
         inferer(fusion=fusion, memory=memory, active="all")(image(16, 16), network)
         assert network.denoiser.encoded == windows * expected  # 3 members x 3 steps, when nothing is kept
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+    def test_features_in_a_file_are_what_was_encoded(self, dtype):
+        made = {
+            start: [torch.randn(1, 2, 3, dtype=dtype).transpose(1, 2), torch.randn(4).to(dtype)] for start in (0, 5)
+        }
+        store = FeatureStore(lambda window: made.pop(window[0].start), room=0)
+        first = {start: store((slice(start, start + 3),)) for start in (0, 5)}
+        for start in (5, 0, 5):
+            again = store((slice(start, start + 3),))
+            assert all(torch.equal(a, b) and a.dtype == dtype for a, b in zip(again, first[start], strict=True))
+
+
+def full_disk():
+    """Stand in for a temporary file where there is no room."""
+    raise OSError(28, "No space left on device")
 
 
 def certain_outside(x_t, features):
@@ -198,7 +219,7 @@ class TestMemory:
         assert caplog.text.count("\n") == 1
         assert "401 MiB" in caplog.text
         assert working_memory(3, gpu) == 3 * 2**20
-        assert working_memory(0, torch.device("cpu")) == 256 * 2**20
+        assert working_memory(0, torch.device("cpu")) == 32 * 2**20
 
     def test_large_results_lie_in_a_file_and_are_the_same(self, monkeypatch, tmp_path):
         x, network = image(16, 16), formula_pair()
