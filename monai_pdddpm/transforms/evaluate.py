@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from monai.data.utils import affine_to_spacing
 from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 
+from monai_pdddpm.data.geometry import largest_shift
 from monai_pdddpm.metrics.calibration import calibration_metrics, near_structure
 from monai_pdddpm.metrics.lesions import check_min_voxels, lesion_metrics
 from monai_pdddpm.metrics.segmentation import Labels, class_names, segmentation_metrics
@@ -23,24 +23,6 @@ def file_name(*tensors: Any) -> str:
     """Path of the first of the tensors that knows the file it was read from, else "an unnamed case"."""
     found = [tensor.meta.get("filename_or_obj") for tensor in tensors if isinstance(tensor, MetaTensor)]
     return next((str(name) for name in found if name), "an unnamed case")
-
-
-def largest_shift(affine: torch.Tensor, other: torch.Tensor, shape: Sequence[int]) -> float:
-    """How far the corners of a grid move under another affine, in voxels: 0 where both describe one place.
-
-    Args:
-        affine: (4, 4) of the first grid, voxel to mm.
-        other: (4, 4) of the second grid.
-        shape: voxels along each of up to three axes.
-
-    Returns:
-        The largest distance, along one axis, between a corner's place in the first grid and its own index.
-    """
-    sizes = [*shape, *[1] * (3 - len(shape))]
-    corners = torch.tensor(list(itertools.product(*((0.0, size - 1.0) for size in sizes))), dtype=torch.float64)
-    homogeneous = torch.cat([corners, torch.ones(len(corners), 1, dtype=torch.float64)], dim=1).T
-    moved = torch.linalg.solve(affine.cpu().double(), other.cpu().double() @ homogeneous)
-    return float((moved - homogeneous).abs().max())
 
 
 class Evaluated(MapTransform):
@@ -140,10 +122,11 @@ class Evaluated(MapTransform):
                 f"{len(probability)} channels, expected one for the background and for each class up to "
                 f"{max(self.labels)}: give softmax probabilities of all classes"
             )
-        placed = [tensor.affine for tensor in (probability, label) if isinstance(tensor, MetaTensor)]
+        placed = [tensor.affine.cpu() for tensor in (probability, label) if isinstance(tensor, MetaTensor)]
         if not placed:
             raise ValueError("neither probabilities nor truth know the voxel size: load them with LoadImaged")
-        if len(placed) == 2 and (shift := largest_shift(placed[0], placed[1], truth.shape)) > 0.5:
+        shape = (*truth.shape, 1)[:3]
+        if len(placed) == 2 and (shift := largest_shift(*(each.numpy() for each in placed), shape)) > 0.5:
             warnings.warn(
                 f"{file_name(label, probability)}: truth and probabilities lie up to {shift:.1f} voxels apart by their "
                 "affines; they are compared voxel by voxel all the same",
