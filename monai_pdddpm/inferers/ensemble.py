@@ -19,7 +19,7 @@ from .members import MemberDrawer, home_of_volumes
 from .noise import member_seed
 from .scratch import scratch_tensor
 from .statistics import EnsembleStatistics
-from .windows import Window, WindowPlan, pad_to
+from .windows import Region, Window, WindowPlan, covering_windows, pad_to, rim_of
 
 if TYPE_CHECKING:
     from .pdddpm import PDDDPMInferer
@@ -113,21 +113,28 @@ class EnsembleRun:
         if proposed is None:
             self._count(len(self.plan), None, bar)
             return everywhere, self._call_forward(frame)
-        windows = self._active_windows(proposed[0])
-        self._count(len(windows), self.settings.members * len(windows) * len(self.settings.chain.time_steps), bar)
-        if not windows:
+        region = self._active_region(proposed[0])
+        windows = len(region.windows) if region else 0
+        self._count(windows, self.settings.members * windows * len(self.settings.chain.time_steps), bar)
+        if region is None:
             return everywhere, ()
-        drawer = MemberDrawer(self.settings, self.network, self.plan, windows, frame, proposed, self.device, self.watch)
-        return drawer.region.box, drawer.draw(bar)
+        drawer = MemberDrawer(self.settings, self.network, self.plan, region, frame, proposed, self.device, self.watch)
+        return region.box, drawer.draw(bar)
 
-    def _active_windows(self, proposed: torch.Tensor) -> list[Window]:
-        settings = self.settings
+    def _active_region(self, proposed: torch.Tensor) -> Region | None:
+        """Return the windows to run, None for none: even ones, or fewer that are placed around the active voxels."""
+        settings, plan = self.settings, self.plan
         if not settings.chain.time_steps:
-            return []
+            return None
         if settings.active == "all":
-            return self.plan.windows
+            return Region(plan, plan.windows)
         voxels = active_voxels(proposed, settings.doubt, settings.margin)
-        return [window for window in self.plan.windows if voxels[window].any()]
+        even = [window for window in plan.windows if voxels[window].any()]
+        rim = rim_of(plan.roi_size, settings.overlap)
+        placed = covering_windows(voxels, plan.roi_size, rim)
+        if len(placed) < len(even):
+            return Region(plan, placed, rim)
+        return Region(plan, even) if even else None
 
     def _call_forward(self, frame: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield the members of a network that only has ``forward``, (K, ...)."""

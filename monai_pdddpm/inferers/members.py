@@ -83,7 +83,7 @@ class MemberDrawer:
         settings: what the user chose.
         network: with the parts of :class:`monai_pdddpm.networks.PDDDPM`.
         plan: all windows of the volume.
-        windows: those to run, at least one; elsewhere the members are the pre-segmentation.
+        region: the windows to run; elsewhere the members are the pre-segmentation.
         image: (1, C, ...).
         preseg: probabilities that are proposed, (1, K, ...).
         device: of the windows.
@@ -95,7 +95,7 @@ class MemberDrawer:
         settings: PDDDPMInferer,
         network: Any,
         plan: WindowPlan,
-        windows: list[Window],
+        region: Region,
         image: torch.Tensor,
         preseg: torch.Tensor,
         device: torch.device,
@@ -103,7 +103,7 @@ class MemberDrawer:
     ) -> None:
         self.settings, self.chain = settings, settings.chain
         self.network, self.plan = network, plan
-        self.region = Region(plan, windows)
+        self.region = region
         self.image = image
         self.preseg = preseg
         self.proposal = network.propose(preseg)

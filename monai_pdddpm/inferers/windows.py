@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -82,15 +83,53 @@ class WindowPlan:
         return accumulator.div_(self.total)
 
 
-class Region:
-    """The bounding box of some windows of a plan, and sums over it; what no window covers is known otherwise.
+def rim_of(roi_size: Sequence[int], overlap: float) -> tuple[int, ...]:
+    """Return how far from a window's border, along each axis, evenly spread windows have every voxel in one of them."""
+    return tuple(min(math.floor(r * overlap / 2 + 1e-6), (r - 1) // 2) for r in roi_size)
+
+
+def covering_windows(active: torch.Tensor, roi_size: Sequence[int], rim: Sequence[int]) -> list[Window]:
+    """Place few windows so that each active voxel lies in one, and not in its rim unless that is the volume's border.
+
+    Active voxels are cut into slabs along the first axis, each slab into columns along the second, and so on: the
+    fewest that there may be along each axis, with what is active in their middle.
 
     Args:
-        plan: all windows.
-        windows: some of them, at least one.
+        active: (X, Y[, Z]), boolean.
+        roi_size: of a window, at most the volume's size along each axis.
+        rim: voxels along each axis, below half of a window.
     """
 
-    def __init__(self, plan: WindowPlan, windows: Sequence[Window]) -> None:
+    def cover(places: torch.Tensor, axis: int) -> list[Window]:
+        if axis == active.dim():
+            return [()]
+        size, roi = active.shape[axis], roi_size[axis]
+        found: list[Window] = []
+        while len(places):
+            along = places[:, axis]
+            low = int(along.min())
+            start = min(max(low - rim[axis], 0), size - roi)
+            here = along < (size if start + roi == size else start + roi - rim[axis])
+            middle = (low + int(along[here].max()) + 1 - roi) // 2
+            span = slice(*(min(max(middle, 0), size - roi) + n for n in (0, roi)))
+            found += [(span, *others) for others in cover(places[here], axis + 1)]
+            places = places[~here]
+        return found
+
+    return cover(active.nonzero(), 0)
+
+
+class Region:
+    """The bounding box of some windows, and means over it: what they do not cover, or only in part, is known otherwise.
+
+    Args:
+        plan: all windows, evenly spread.
+        windows: at least one.
+        rim: of windows that are not the plan's, the voxels along each axis over which their say goes down to nothing.
+            Of some of the plan's windows none: there the weight of the others stands for what is known otherwise.
+    """
+
+    def __init__(self, plan: WindowPlan, windows: Sequence[Window], rim: Sequence[int] = ()) -> None:
         corner = [min(w[axis].start for w in windows) for axis in range(len(plan.size))]
         end = [max(w[axis].stop for w in windows) for axis in range(len(plan.size))]
         self.box = tuple(slice(a, b) for a, b in zip(corner, end, strict=True))
@@ -100,11 +139,18 @@ class Region:
             for window in windows
         ]
         self._plan = plan
-        self._total = plan.cut(plan.total, self.box)
-        covered = torch.zeros(self.size, device=plan.total.device)
-        for _, inside in self.windows:
-            covered[inside] += plan.weight
-        self._uncovered = 1 - covered / self._total
+        weight = torch.zeros(self.size, device=plan.total.device)
+        silence = torch.ones_like(weight)
+        for window, inside in self.windows:
+            weight[inside] += plan.weight
+            if rim:
+                silence[inside] *= 1 - _say(window, plan.size, rim, weight.device)
+        if rim:
+            self._otherwise = silence
+            self._total = torch.where(weight > 0, weight / (1 - silence), 1)
+        else:
+            self._total = plan.cut(plan.total, self.box)
+            self._otherwise = 1 - weight / self._total
 
     def cut(self, volume: torch.Tensor) -> torch.Tensor:
         """Return the view of a volume of the plan's size, (..., X, Y[, Z]), in the box."""
@@ -115,13 +161,27 @@ class Region:
         self._plan.add(accumulator, inside, values)
 
     def finish(self, accumulator: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
-        """Turn the weighted sum into the mean over all windows of the plan, in place.
+        """Turn the weighted sum into the mean, in place.
 
         Args:
             accumulator: sum over these windows, (..., box).
-            otherwise: what the other windows would say, of the same shape or one that broadcasts.
+            otherwise: what is known otherwise, of the same shape or one that broadcasts.
         """
-        return accumulator.div_(self._total).addcmul_(otherwise, self._uncovered)
+        return accumulator.div_(self._total).addcmul_(otherwise, self._otherwise)
+
+
+def _say(window: Window, size: Sequence[int], rim: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Return a ramp over a window, from near 0 at its border to 1 behind the rim; 1 at the volume's border."""
+    ramps = []
+    for span, n, width in zip(window, size, rim, strict=True):
+        ramp = torch.ones(span.stop - span.start, device=device)
+        rise = torch.arange(1, width + 1, device=device) / (width + 1)
+        if span.start > 0:
+            ramp[:width] = rise
+        if span.stop < n:
+            ramp[len(ramp) - width :] = rise.flip(0)
+        ramps.append(ramp)
+    return functools.reduce(lambda a, b: a[..., None] * b, ramps)
 
 
 def pad_to(volume: torch.Tensor, roi_size: Sequence[int]) -> tuple[torch.Tensor, Window]:

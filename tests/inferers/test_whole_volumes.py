@@ -72,6 +72,26 @@ class TestRegion:
             region.add(total, inside, plan.cut(known, window))
         assert torch.allclose(region.finish(total, region.cut(known)), region.cut(known), atol=1e-6)
 
+    def test_a_window_of_its_own_place_fades_into_what_is_known_otherwise(self):
+        plan = WindowPlan((12, 6), (6, 6), 0)
+        region = Region(plan, [(slice(4, 10), slice(0, 6))], rim=(2, 2))
+        total = torch.zeros(1, *region.size)
+        for _, inside in region.windows:
+            region.add(total, inside, torch.ones(1, 6, 6))
+        # along y the window's border is the volume's
+        expected = torch.tensor([1, 2, 3, 3, 2, 1]) / 3
+        assert torch.allclose(region.finish(total, torch.zeros(1, 6, 6))[0], expected[:, None].expand(6, 6), atol=1e-6)
+
+    def test_where_two_such_windows_meet_they_have_the_whole_say(self):
+        plan = WindowPlan((10, 6), (6, 6), 0, mode="constant")
+        region = Region(plan, [(slice(0, 6), slice(0, 6)), (slice(4, 10), slice(0, 6))], rim=(1, 1))
+        total = torch.zeros(1, *region.size)
+        for (_, inside), value in zip(region.windows, (1.0, 3.0), strict=True):
+            region.add(total, inside, torch.full((1, 6, 6), value))
+        column = region.finish(total, torch.full((1, 10, 6), 5.0))[0, :, 0]
+        # in rows 4 and 5 both are asked; in the rim of one of them, row 5 or 4, the other one is not silent
+        assert torch.allclose(column, torch.tensor([1.0, 1, 1, 1, 2, 2, 3, 3, 3, 3]))
+
 
 class TestOrders:
     @pytest.mark.parametrize("rule", [DDIMRule(), DDIMRule(0.7), AncestralRule()])
@@ -165,6 +185,17 @@ class TestActiveWindows:
         )
         assert counted["denoiser_evaluations"] == 3 * len(STEPS) * counted["windows_run"]
         assert few(self.scan(), network)[0, K + 1].max() > 0.01  # and there was something to decide
+
+    @pytest.mark.parametrize("fusion", ["window", "step"])
+    def test_scattered_things_have_windows_of_their_own(self, fusion):
+        x, options = torch.full((1, 1, 80, 64), 3.0), {"roi": (16, 16), "fusion": fusion, "overlap": 0.25}
+        for row, column in ((19, 30), (50, 13)):  # astride of even windows
+            x[..., row : row + 4, column : column + 3] = torch.linspace(-0.4, 0.4, 12).view(4, 3)
+        network = formula_pair(certain_outside, Certain())
+        few, everything = inferer(**options), inferer(**options, active="all")
+        assert torch.allclose(few(x, network), everything(x, network), atol=1e-5)
+        assert ran(few, network, x)["windows_run"] == 2
+        assert few(x, network)[0, K + 1].max() > 0.01
 
     def test_nothing_active_is_the_pre_segmentation_in_all_channels(self):
         network, x = formula_pair(certain_outside, Certain()), torch.full((1, 1, 20, 20), 3.0)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from monai_pdddpm.inferers.windows import WindowPlan, pad_to, window_starts
+from monai_pdddpm.inferers.windows import WindowPlan, covering_windows, pad_to, rim_of, window_starts
 
 
 @pytest.mark.parametrize(
@@ -158,3 +158,44 @@ def test_a_volume_smaller_than_the_window_has_one_window():
     assert padded.shape == (1, 1, 8, 10)
     assert inner == (slice(2, 5), slice(0, 10))
     assert len(plan) == 4
+
+
+class TestCoveringWindows:
+    def test_hand_drawn(self):
+        # two rows of windows; the first has one column, the second two
+        active = torch.zeros(20, 20, dtype=torch.bool)
+        active[2, 9] = active[4, 11] = True
+        active[12, 1] = active[15, 17] = True
+        spans = [(w[0].start, w[1].start) for w in covering_windows(active, (8, 8), (1, 1))]
+        # rows 2 to 4 lie in the middle of 0:8, columns 9 to 11 in that of 6:14; the last column is at the border
+        assert spans == [(0, 6), (10, 0), (10, 12)]
+
+    def test_nothing_active_needs_no_window(self):
+        assert covering_windows(torch.zeros(9, 9, dtype=torch.bool), (4, 4), (1, 1)) == []
+
+    @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.9])
+    @pytest.mark.parametrize("share", [0.001, 0.02, 0.5])
+    def test_each_active_voxel_is_inside_or_at_the_volume_s_border(self, overlap, share):
+        size, roi = (40, 33, 9), (12, 10, 9)
+        active = torch.rand(size, generator=torch.Generator().manual_seed(3)) < share
+        active[-1, -1, -1] = active[0, 17, 4] = True
+        rim, inside = rim_of(roi, overlap), torch.zeros(size, dtype=torch.bool)
+        for window in covering_windows(active, roi, rim):
+            assert all(
+                s.start >= 0 and s.stop <= n and s.stop - s.start == r
+                for s, n, r in zip(window, size, roi, strict=True)
+            )
+            inside[
+                tuple(
+                    slice(s.start + (r if s.start else 0), s.stop - (r if s.stop < n else 0))
+                    for s, n, r in zip(window, size, rim, strict=True)
+                )
+            ] = True
+        assert inside[active].all()
+
+    @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.75])
+    def test_even_windows_have_every_voxel_behind_the_same_rim(self, overlap):
+        (width,), covered = rim_of((16,), overlap), torch.zeros(77, dtype=torch.bool)
+        for start in window_starts(77, 16, overlap):
+            covered[start + (width if start else 0) : start + 16 - (width if start + 16 < 77 else 0)] = True
+        assert covered.all()
