@@ -1,0 +1,1 @@
+"""What every way to a segmentation with uncertainty costs, measured on the same cases in one run."""

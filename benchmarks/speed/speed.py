@@ -1,0 +1,324 @@
+"""What does a segmentation with uncertainty cost, by our way and by everyone else's?
+
+``python benchmarks/speed/speed.py --dataset_dir <data>`` asks every contender about the same cases, each in a process
+of its own, and prints one table. What was measured with the same settings is not measured again. ``--profile``,
+``--layout``, ``--threads`` and ``--member_batch`` look at ours alone, each with a table of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.speed import closeups, report  # noqa: E402
+from benchmarks.speed.contenders import CONTENDERS, Task  # noqa: E402
+from benchmarks.speed.measure import measure  # noqa: E402
+from benchmarks.trust import measuring  # noqa: E402
+from benchmarks.trust.report import commit  # noqa: E402
+from benchmarks.volume.volume import table  # noqa: E402
+from monai_pdddpm.bundle import pick_device  # noqa: E402
+from monai_pdddpm.data import labelled_cases, write_phantom  # noqa: E402
+from monai_pdddpm.errors import UserError, friendly_errors  # noqa: E402
+
+BUNDLES = ROOT / "bundles"
+STAGES_OF_OURS = ("segment", "encode", "chain", "networks", "total")
+
+
+def cases_of(dataset_dir: Path | None, number: int, work: Path) -> list[dict[str, Any]]:
+    """Return the first validation cases; without data those of a phantom that is made in ``work``."""
+    if dataset_dir is None:
+        dataset_dir = work / f"phantom_{number}"
+        if not dataset_dir.exists():
+            write_phantom(dataset_dir, train=1, validation=number, test=0, series=0, readings=1, progress=False)
+    return labelled_cases(dataset_dir, "validation")[:number]
+
+
+def parse_weights(given: Sequence[str]) -> dict[str, Path]:
+    """Return ``contender=path`` pairs as a dictionary.
+
+    Raises:
+        UserError: when a contender is unknown or a file is missing.
+    """
+    found = {}
+    for text in given:
+        name, _, path = text.partition("=")
+        if name not in CONTENDERS or not Path(path).is_file():
+            raise UserError(
+                f"weights: found '{text}', expected contender=file with a contender of {', '.join(CONTENDERS)} and a "
+                "file that exists; mend --weights"
+            )
+        found[name] = Path(path).resolve()
+    return found
+
+
+def machine(device: str, threads: int = 0) -> dict[str, Any]:
+    """Return what a measurement depends on beside its settings; threads are this process's unless given."""
+    chosen = torch.device(device)
+    return {
+        "device": torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else "CPU",
+        "processor": f"{processor()}, {os.cpu_count()} cores",
+        "threads": threads or torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def processor() -> str:
+    """Return the processor's name as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, None) or platform.processor() or platform.machine()
+
+
+def measured(name: str, job: Mapping[str, Any], args: argparse.Namespace, threads: int = 0) -> dict[str, Any]:
+    """Return what a contender costs: measured in a process of its own, or as it was with the same settings.
+
+    Args:
+        name: of the file below ``args.work``.
+        job: arguments of :func:`run_job`.
+        args: of the command line.
+        threads: of the process, 0 for as many as this one has.
+    """
+    asked = {**job, "machine": machine(args.device, threads)}
+    path = args.work / "measured" / f"{name}.json"
+    if path.is_file() and not args.again:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before["asked"] == asked:
+            return before
+    environment = dict(os.environ)
+    if threads:
+        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    command = [sys.executable, str(HERE / "speed.py"), "--job", json.dumps(job), "--job_file", str(part)]
+    done = subprocess.run(command, env=environment, check=False)
+    if done.returncode:
+        raise UserError(f"{name}: its process ended with {done.returncode}; what was measured before it is kept")
+    found = json.loads(part.read_text(encoding="utf-8"))
+    part.unlink()
+    when = {"at": time.strftime("%Y-%m-%d %H:%M"), "commit": commit()}
+    measuring.write_json(path, {"asked": asked, **when, **found})
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def job_of(contender: str, cases: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of :func:`run_job` for a contender."""
+    weights = args.weights.get(contender)
+    return {
+        "contender": contender,
+        "bundle": str(args.bundle),
+        "device": args.device,
+        "members": args.members,
+        "weights": None if weights is None else str(weights),
+        "overrides": args.overrides,
+        "cases": [dict(case) for case in cases],
+        "repeats": args.repeats,
+        "seconds": args.seconds,
+        "steps": args.timed_steps,
+    }
+
+
+def run_job(
+    contender: str,
+    bundle: str,
+    device: str,
+    members: int | None,
+    weights: str | None,
+    overrides: Mapping[str, Any],
+    **settings: Any,
+) -> dict[str, Any]:
+    """Measure a contender in this process."""
+    task = Task(Path(bundle), device, members, None if weights is None else Path(weights), overrides)
+    return measure(contender, task, **settings)
+
+
+def contenders(cases: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> dict[str, Any]:
+    """Measure the contenders that are asked for, and write the table of all that are there."""
+    only = set(args.only or CONTENDERS)
+    rows = {}
+    for name in tqdm([n for n in CONTENDERS if n in only], desc="contenders", disable=None):
+        measured(name, job_of(name, cases, args), args)
+    for name in CONTENDERS:  # with those of an earlier command, if its settings were the same
+        path = args.work / "measured" / f"{name}.json"
+        expected = {**job_of(name, cases, args), "machine": machine(args.device)}
+        if path.is_file():
+            row = json.loads(path.read_text(encoding="utf-8"))
+            if row["asked"] == expected:
+                rows[name] = row
+    for row in rows.values():
+        row["times_ours"] = report.ratios(row, rows.get(report.OURS))
+    text = report.contenders_table(rows) + "\n\n" + note(cases, args, rows)
+    text += " " + report.steadiness(rows)
+    part = f"contenders_{torch.device(args.device).type}"
+    content = {"bundle": args.bundle.name, "machine": machine(args.device)}
+    report.write(part, content | {"cases": len(cases), "rows": rows}, text, args.output_dir)
+    report.draw(rows, args.output_dir / f"results_{part}.png")
+    return rows
+
+
+def note(cases: Sequence[Any], args: argparse.Namespace, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the sentences below a table: what was measured on what."""
+    times = sorted(row["at"] for row in rows.values())
+    scaled = [
+        f"{row['title']}: {row['timed_steps']} of {row['steps']} steps"
+        for row in rows.values()
+        if row["timed_steps"] != row["steps"]
+    ]
+    text = (
+        f"{args.bundle.name}, {len(cases)} cases; {machine_line(args)} Measured from {times[0]} to {times[-1]}, "
+        "networks in bfloat16. Seconds a case: medians over cases and rounds, in brackets the quartiles; warm-up apart."
+    )
+    if scaled:
+        text += f" Scaled: the chain was timed over its first steps in each case ({'; '.join(scaled)})."
+    return text
+
+
+def variations(
+    key: str, values: Sequence[int], cases: Sequence[Mapping[str, Any]], args: argparse.Namespace
+) -> dict[int, dict[str, Any]]:
+    """Measure ours with several numbers of threads, or members in a batch, and write the table."""
+    rows: dict[int, dict[str, Any]] = {}
+    for value in values:
+        job, threads = job_of(report.OURS, cases, args), value if key == "threads" else 0
+        if key == "member_batch":
+            job["member_batch"] = value
+        rows[value] = measured(f"{report.OURS}_{key}_{value}", job, args, threads)
+    first = rows[values[0]]
+    head = [key.replace("_", " "), *(f"{stage} s" for stage in STAGES_OF_OURS), "times the first", "peak MiB"]
+    lines = [
+        [
+            value,
+            *(report.with_spread(row["seconds"][stage]) for stage in STAGES_OF_OURS),
+            report.number(report.ratios(row, first)["networks"] or 0),
+            report.memory(row),
+        ]
+        for value, row in rows.items()
+    ]
+    text = table(head, lines) + "\n\n" + note(cases, args, {str(v): row for v, row in rows.items()})
+    text += " Times the first: of the networks' stages. " + report.steadiness({str(v): r for v, r in rows.items()})
+    part = f"{key}_{torch.device(args.device).type}"
+    report.write(part, {"bundle": args.bundle.name, "rows": list(rows.values())}, text, args.output_dir)
+    return rows
+
+
+def profile(task: Task, args: argparse.Namespace) -> dict[str, Any]:
+    """Profile our chain and write the table of its operations."""
+    found = closeups.profile_chain(task)
+    text = (
+        f"The chain of {args.bundle.name} in one window, {found['members']} members, {found['steps']} steps: "
+        f"{found['seconds']:.3g} s without the profiler. Convolutions take {100 * found['convolutions']:.0f} % of the "
+        f"operations' own time.\n\n```\n{found['table'].strip()}\n```\n\n{machine_line(args)}"
+    )
+    report.write(f"profile_{torch.device(args.device).type}", found, text, args.output_dir)
+    return found
+
+
+def layout(task: Task, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Time both memory layouts and write the table."""
+    lines = closeups.layouts(task, args.repeats)
+    head = ["network", "contiguous s", "channels_last_3d s", "ratio"]
+    rows = [
+        [f"{CONTENDERS[line['contender']].title}: {line['network']}"]
+        + [report.with_spread(line["seconds"][name]) for name in closeups.LAYOUTS]
+        + [f"{line['ratio']:.2f}"]
+        for line in lines
+    ]
+    text = table(head, rows) + f"\n\n{args.bundle.name}, one window, {args.repeats} runs in turns. {machine_line(args)}"
+    report.write(f"layout_{torch.device(args.device).type}", {"rows": lines}, text, args.output_dir)
+    return lines
+
+
+def machine_line(args: argparse.Namespace) -> str:
+    """Return a sentence on the machine."""
+    here = machine(args.device)
+    return f"{here['device']}, {here['processor']}, {here['threads']} threads, torch {here['torch']}."
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options, checked.
+
+    Raises:
+        UserError: when one does not fit.
+    """
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--dataset_dir", type=Path, help="labelled scans of the bundle; a phantom is made without")
+    options.add_argument("--bundle", type=Path, help="hippocampus with --dataset_dir, else phantom")
+    options.add_argument("--cases", type=int, default=5, help="take the first n of the validation cases")
+    options.add_argument("--only", nargs="+", choices=CONTENDERS, help="contenders, all by default")
+    options.add_argument("--device", default=str(pick_device()), help="a GPU when there is one")
+    options.add_argument("--members", type=int, help="of every ensemble, the bundle's own number by default")
+    options.add_argument("--repeats", type=int, default=3, help="rounds over the cases")
+    options.add_argument("--seconds", type=float, default=30, help="after which a contender begins no new round")
+    options.add_argument("--timed_steps", type=int, help="of long chains, over all cases; 0 runs them whole")
+    options.add_argument("--weights", nargs="+", default=[], help="contender=file, so that it gets a Dice")
+    options.add_argument("--overrides", default="{}", help="changes of inference.json for all, as JSON")
+    options.add_argument("--work", type=Path, default=ROOT / "runs" / "speed", help="what was measured, per contender")
+    options.add_argument("--output_dir", type=Path, default=HERE, help="for tables and figure")
+    options.add_argument("--again", action="store_true", help="measure anew what was measured before")
+    options.add_argument("--profile", action="store_true", help="of our chain, instead of the contenders")
+    options.add_argument("--layout", action="store_true", help="memory layouts, instead of the contenders")
+    options.add_argument("--threads", type=int, nargs="+", help="ours with so many, instead of the contenders")
+    options.add_argument("--member_batch", type=int, nargs="+", help="members at once, instead of the contenders")
+    options.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)  # a contender's own process
+    options.add_argument("--job_file", type=Path, help=argparse.SUPPRESS)
+    args = options.parse_args(argv)
+    for name in ("cases", "repeats", "members"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f"{name}: found {getattr(args, name)}, expected 1 or more; mend --{name}")
+    for name in ("threads", "member_batch"):
+        if min(getattr(args, name) or [1]) < 1:
+            raise UserError(f"{name}: found {getattr(args, name)}, expected numbers of 1 or more; mend --{name}")
+    default = "hippocampus_mri_segmentation" if args.dataset_dir else "phantom_segmentation"
+    args.bundle = (args.bundle or BUNDLES / default).resolve()
+    args.dataset_dir = args.dataset_dir and args.dataset_dir.resolve()
+    args.work, args.output_dir = args.work.resolve(), args.output_dir.resolve()
+    args.weights = parse_weights(args.weights)
+    try:
+        args.overrides = json.loads(args.overrides)
+    except ValueError as error:
+        raise UserError(f"overrides: found {args.overrides!r}, expected JSON ({error}); mend --overrides") from error
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure what is asked for."""
+    friendly_errors()
+    args = parse(argv)
+    if args.job:
+        measuring.write_json(args.job_file, run_job(**args.job))
+        return
+    task = Task(args.bundle, args.device, args.members, overrides=args.overrides)
+    if args.profile:
+        profile(task, args)
+    if args.layout:
+        layout(task, args)
+    closer = {"threads": args.threads, "member_batch": args.member_batch}
+    if (args.profile or args.layout) and not any(closer.values()):
+        return
+    cases = cases_of(args.dataset_dir, args.cases, args.work)
+    for key, values in closer.items():
+        if values:
+            variations(key, values, cases, args)
+    if not any(closer.values()):
+        contenders(cases, args)
+
+
+if __name__ == "__main__":
+    main()
