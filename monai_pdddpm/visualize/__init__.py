@@ -1,10 +1,11 @@
-"""Pictures: a case at a glance, and how a training went."""
+"""What people look at: a case or a folder of cases at a glance, files for viewers, and how a training went."""
 
 from typing import Any
 
 from .overview import overview_figure, save_overview
+from .report import write_report
 
-__all__ = ["curves_figure", "overview_figure", "read_series", "save_overview"]
+__all__ = ["curves_figure", "overview_figure", "read_series", "save_overview", "write_report"]
 
 
 def __getattr__(name: str) -> Any:

@@ -85,10 +85,16 @@ class Case:
         """Take a part of every volume."""
         return self._each(lambda volume: volume[box], self.spacing)
 
-    def view(self, plane: Plane, index: int, name: str) -> View:
-        """Cut every volume of a case that is RAS; see `cut`."""
+    def view(self, plane: Plane, index: int, name: str, at: Sequence[int] | None = None) -> View:
+        """Cut every volume of a case that is RAS; see `cut`. ``at`` is where the planes cut, along each axis."""
         cuts: dict[str, Any] = {key: cut(volume, plane, index) for key, volume in self.volumes().items()}
-        return View(**cuts, plane=plane, name=name, steps=(self.spacing[plane.up], self.spacing[plane.across]))
+        steps = (self.spacing[plane.up], self.spacing[plane.across])
+        others = None
+        if at is not None:
+            axes = (plane.across, plane.up)
+            across, down = ((self.image.shape[axis] - at[axis] - 0.5) * self.spacing[axis] for axis in axes)
+            others = (across, down)
+        return View(**cuts, plane=plane, name=name, steps=steps, others=others)
 
     def _each(self, change: Callable[[Array], Array], spacing: tuple[float, ...]) -> Case:
         changed: dict[str, Any] = {name: change(volume) for name, volume in self.volumes().items()}
@@ -108,6 +114,7 @@ class View:
         uncertainty: entropy in nats.
         members: label maps, the member last.
         truth: reference.
+        others: where the two other planes cut this one, in mm from its left and from its top.
     """
 
     plane: Plane
@@ -118,6 +125,7 @@ class View:
     uncertainty: Array
     members: Array | None = None
     truth: Array | None = None
+    others: tuple[float, float] | None = None
 
     @property
     def size(self) -> tuple[float, float]:

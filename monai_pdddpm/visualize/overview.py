@@ -19,7 +19,7 @@ from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import Normal, Stroke, withStroke
+from matplotlib.patheffects import AbstractPathEffect, Normal, Stroke, withStroke
 
 from monai_pdddpm.errors import UserError
 from monai_pdddpm.visualize.cuts import (
@@ -44,6 +44,8 @@ _ON_SCAN: dict[str, Any] = {
     "fontsize": 7,
     "path_effects": [withStroke(linewidth=1.2, foreground="black")],
 }
+# so that members are seen on white
+_UNDER_MEMBERS: list[AbstractPathEffect] = [withStroke(linewidth=1.0, foreground="black", alpha=0.45)]
 _BELOW_BAR = "#595959"  # as the grey of the scan is below the map
 
 _WINDOW = (1.0, 99.0)  # percentiles
@@ -51,10 +53,14 @@ _OPAQUE = 0.3  # share of the highest entropy from which on the map hides the sc
 
 # inches, on a page of two columns
 _WIDTH, _HEIGHT, _LEAST_ROW, _LEAST_COLUMN = 7.2, 8.4, 0.55, 1.1
-_LEFT, _GAP, _LINE, _NOTE_LINE, _LETTER = 0.34, 0.04, 0.15, 0.11, 0.042
+_LEFT, _GAP, _LINE, _NOTE_LINE, _LETTER = 0.34, 0.04, 0.15, 0.11, 0.044
+_MARK = 0.05  # of a cut's longer side
 _DPI = 250
 
-_NOTE = "Radiological convention: patient's right at the left. i, j, k: voxel index in the file, from 0."
+_NOTE = (
+    "Radiological convention: patient's right at the left. i, j, k: voxel index in the file, from 0. "
+    "Marks at the edges: where the other planes cut."
+)
 
 _Paint = Callable[[Axes, View], None]
 
@@ -72,7 +78,8 @@ def overview_figure(
 ) -> Figure:
     """Draw a case in three planes: the scan, the segmentation, its members, and the entropy.
 
-    The slices are those of `pick_slices`, the part of the volume that of `crop_box`. Axial and coronal pictures follow
+    The slices are those of `pick_slices`, the part of the volume that of `crop_box`; marks at the edges of the second
+    column tell where the two other planes cut. Axial and coronal pictures follow
     the radiological convention, the patient's right at the left; sagittal ones have anterior at the left. All pictures
     have one scale.
 
@@ -110,11 +117,13 @@ def overview_figure(
     slices = pick_slices(case.label_map, case.uncertainty, highest)
     box = crop_box(case, highest, slices)
     part = case.cropped(box)
+    at = [index - side.start for index, side in zip(slices, box, strict=True)]
     views = [
         part.view(
             plane,
-            slices[plane.axis] - box[plane.axis].start,
+            at[plane.axis],
             index_in_file(plane.axis, slices[plane.axis], case.image.shape, orientation),
+            at,
         )
         for plane in planes_of(part.image.shape)
     ]
@@ -250,6 +259,8 @@ def _draw(views: Sequence[View], labels: Sequence[_Label], highest: float, title
                 _ends(axes, view.plane.ends)
                 if row == 0:
                     _scale_bar(axes, layout)
+            elif column == 1 and len(views) > 1:  # where no letters are in their way
+                _marks(axes, view)
         middle = layout.lower(row) + layout.rows[row] / 2
         turned = {"rotation": 90, "ha": "center", "va": "center"}
         layout.text(figure, 0.09, middle, view.plane.name, weight="bold", **turned)
@@ -286,7 +297,8 @@ def _columns(first: View, labels: Sequence[_Label], highest: float) -> list[tupl
     def members(axes: Axes, view: View) -> None:
         assert view.members is not None
         for member in np.moveaxis(view.members, -1, 0):
-            _contours(axes, member, view.steps, colours, linewidths=0.4, alpha=0.9)
+            for lines in _contours(axes, member, view.steps, colours, linewidths=0.6):
+                lines.set_path_effects(_UNDER_MEMBERS)
 
     def entropy(axes: Axes, view: View) -> None:
         # linear between voxels, so that no colour is shown that lies beyond those of the voxels
@@ -389,6 +401,19 @@ def _ends(axes: Axes, ends: str) -> None:
     places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.5, 0.02, "center", "bottom"))
     for end, (x, y, ha, va) in zip(ends, (*places, (0.5, 0.98, "center", "top")), strict=True):
         axes.text(x, y, end, ha=ha, va=va, transform=axes.transAxes, **_ON_SCAN)
+
+
+def _marks(axes: Axes, view: View) -> None:
+    """Mark at the edges of a cut where the two other planes lie."""
+    assert view.others is not None  # overview_figure gives them
+    (width, height), (across, down) = view.size, view.others
+    length = _MARK * max(width, height)
+    seen = [withStroke(linewidth=2, foreground="black")]
+    for x, y, right, lower in (
+        *((across, edge, 0.0, sign * length) for edge, sign in ((0.0, 1), (height, -1))),
+        *((edge, down, sign * length, 0.0) for edge, sign in ((0.0, 1), (width, -1))),
+    ):
+        axes.plot([x, x + right], [y, y + lower], color="white", linewidth=0.8, path_effects=seen)
 
 
 def _scale_bar(axes: Axes, layout: _Layout) -> None:

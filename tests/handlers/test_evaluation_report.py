@@ -151,7 +151,7 @@ def test_csv_has_every_metric_once():
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_first_of_several_processes_writes_the_cases_of_all(tmp_path, monkeypatch, rank):
-    def gather(parts, mine):
+    def gather(parts, mine, group=None):
         parts[rank] = mine
         parts[1 - rank] = [("elsewhere.nii.gz", item("")["metrics"])]
 

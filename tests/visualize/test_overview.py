@@ -120,6 +120,23 @@ def test_entropy_has_one_scale_for_all_cases():
     assert overlay.cmap(0.5)[3] == 1
 
 
+def test_marks_tell_where_the_other_planes_cut():
+    image, label_map, uncertainty = volumes()
+    figure = draw(image, label_map, uncertainty, spacing=(0.5, 1.0, 2.0))
+    assert {"i = 20", "j = 30", "k = 15"} <= set(texts(figure))
+
+    panels = figure.axes[1:9:3]  # axial, coronal, sagittal
+    marks = [{tuple(point) for line in panel.lines for point in line.get_xydata()} for panel in panels]
+
+    # right at the left, anterior and superior up: from the middle of a voxel to the far end of its axis
+    right, front, top = 0.5 * (40 - 20.5), 1.0 * (50 - 30.5), 2.0 * (30 - 15.5)
+    across_and_down = [(right, front, 20.0, 50.0), (right, top, 20.0, 60.0), (front, top, 50.0, 60.0)]
+    for seen, (across, down, width, height) in zip(marks, across_and_down, strict=True):
+        assert {(across, 0.0), (across, height), (0.0, down), (width, down)} <= seen
+        assert len(seen) == 8
+    assert not figure.axes[2].lines  # nor anywhere else
+
+
 def test_label_without_voxels_is_named_as_such():
     image, label_map, uncertainty = volumes()
     written = texts(draw(image, np.where(label_map == 2, 0, label_map), uncertainty))

@@ -1,0 +1,86 @@
+"""A run leaves a page over all its cases, and a note of each that failed until it is done."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from monai.engines.utils import IterationEvents
+
+from monai_pdddpm.data import report_path
+from monai_pdddpm.engines import CaseEvaluator
+from monai_pdddpm.errors import UserError
+from monai_pdddpm.handlers import FolderReport
+from monai_pdddpm.handlers.case_report import write_json
+
+
+class Reporting:
+    """Write the least that a report holds, as the last of the other handlers does."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def attach(self, engine):
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
+
+    def __call__(self, engine):
+        for item in engine.state.output:
+            case = item["image"].meta["filename_or_obj"].removesuffix(".nii.gz")
+            write_json(report_path(self.folder, case), {"case": case, "result": {}})
+
+
+def run(folder, good, bad=(), **options):
+    """Go over cases, of which the bad ones could not be read."""
+    images = [SimpleNamespace(meta={"filename_or_obj": f"{name}.nii.gz"}) for name in good]
+    failures = [{"failure": {"case": name, "file": f"{name}.nii.gz", "error": f"{name} is <bad>"}} for name in bad]
+
+    class Evaluator(CaseEvaluator):
+        def _iteration(self, engine, batchdata):
+            if "failure" in batchdata:
+                return self._fail(engine, batchdata["failure"])
+            engine.state.output = [batchdata]
+            engine.fire_event(IterationEvents.MODEL_COMPLETED)
+            return engine.state.output
+
+    Evaluator(
+        device=torch.device("cpu"),
+        val_data_loader=[*failures, *({"image": image} for image in images)],
+        network=torch.nn.Identity(),
+        decollate=False,
+        val_handlers=[Reporting(folder), FolderReport(folder, **options)],
+    ).run()
+
+
+def test_page_and_notes(tmp_path, capsys):
+    with pytest.raises(UserError, match="1 of 3 cases failed"):
+        run(tmp_path, ["a", "b"], ["c"])
+
+    assert json.loads((tmp_path / "failures" / "c.json").read_text())["error"] == "c is <bad>"
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "c is &lt;bad&gt;" in page
+    assert "2 cases finished" in page
+    assert f"all cases at a glance: {tmp_path / 'index.html'}" in capsys.readouterr().out
+
+
+def test_a_note_goes_when_its_case_is_done_and_others_stay(tmp_path):
+    with pytest.raises(UserError):
+        run(tmp_path, [], ["c", "d"])
+    run(tmp_path, ["c"])
+    assert [path.name for path in (tmp_path / "failures").iterdir()] == ["d.json"]
+    assert "d is &lt;bad&gt;" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    run(tmp_path, ["d"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "d", "index.html"]
+    assert "none failed" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_page_of_someone_else_is_left_alone_with_a_warning(tmp_path, caplog):
+    (tmp_path / "index.html").write_text("mine")
+    run(tmp_path, ["a"])
+    assert (tmp_path / "index.html").read_text() == "mine"
+    assert "no index.html written" in caplog.text
+
+
+def test_it_can_be_turned_off(tmp_path):
+    with pytest.raises(UserError):
+        run(tmp_path, ["a"], ["b"], write=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -1,0 +1,104 @@
+"""Files for viewers: which there are of which case, and that they fit each other."""
+
+import json
+from types import SimpleNamespace
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from monai.data import MetaTensor
+
+from monai_pdddpm.errors import UserError
+from monai_pdddpm.handlers import ViewerFiles
+
+LABELS = {"0": "background", "1": "lung", "2": "heart"}
+AFFINE = np.array([[-2.0, 0, 0, 10], [0, 1.5, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]])
+SHAPE = (4, 5, 6)
+
+
+@pytest.fixture
+def scan(tmp_path):
+    path = tmp_path / "scans" / "case.nii.gz"
+    path.parent.mkdir()
+    nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.float32), AFFINE), path)
+    return path
+
+
+def item(scan, frames=1, channels=1, files=None):
+    seg = torch.zeros(1, *SHAPE) if frames == 1 else torch.zeros(1, *SHAPE, frames)
+    seg[0, 1, 2, 3] = 2 if frames == 1 else torch.arange(frames) % 3
+    meta = {"filename_or_obj": str(scan), "files": json.dumps(files or [str(scan)])}
+    image = MetaTensor(torch.zeros(channels, *SHAPE), meta=meta)
+    seg = MetaTensor(seg, affine=torch.as_tensor(AFFINE))
+    return {"image": image, "seg": seg, "inference": {"frames": frames}}
+
+
+def write(folder, *items, **options):
+    for name in ("entropy", "mutual-information"):  # which are there before
+        (folder / "case").mkdir(parents=True, exist_ok=True)
+        (folder / "case" / f"case_{name}.nii.gz").write_bytes(b"")
+    handler = ViewerFiles(folder, LABELS, **options)
+    handler(SimpleNamespace(state=SimpleNamespace(output=list(items))))
+    names = {path.name for path in (folder / "case").iterdir()}
+    return names - {"case_entropy.nii.gz", "case_mutual-information.nii.gz"}
+
+
+def scene_files(folder):
+    root = ElementTree.parse(folder / "case" / "case_scene.mrml").getroot()
+    return [unquote(node.get("fileName")) for node in root if node.get("fileName")]
+
+
+TABLES = {"case_seg.ctbl", "case_seg_itksnap.txt", "case_scene.mrml"}
+MAPS = ["case_entropy.nii.gz", "case_mutual-information.nii.gz"]
+
+
+def test_tables_and_scene_by_default(tmp_path, scan):
+    assert write(tmp_path / "out", item(scan)) == TABLES
+    assert scene_files(tmp_path / "out") == ["../../scans/case.nii.gz", *MAPS, "case_seg.ctbl", "case_seg.nii.gz"]
+    assert (tmp_path / "out" / "case" / "../../scans/case.nii.gz").resolve() == scan
+
+
+def test_segmentation_when_asked_for_is_what_the_scene_shows(tmp_path, scan):
+    assert write(tmp_path / "out", item(scan), seg_nrrd=True) == TABLES | {"case_seg.seg.nrrd"}
+    assert scene_files(tmp_path / "out") == ["../../scans/case.nii.gz", *MAPS, "case_seg.seg.nrrd"]
+    image = sitk.ReadImage(str(tmp_path / "out" / "case" / "case_seg.seg.nrrd"))
+    assert image[1, 2, 3] == 2
+    assert sitk.GetArrayFromImage(image).sum() == 2
+    left, posterior, superior = image.TransformIndexToPhysicalPoint((1, 2, 3))
+    np.testing.assert_allclose((-left, -posterior, superior), nib.affines.apply_affine(AFFINE, (1, 2, 3)))
+
+
+def test_nothing_when_turned_off(tmp_path, scan):
+    assert write(tmp_path / "out", item(scan), tables=False) == set()
+
+
+def test_time_series_has_a_segmentation_for_each_frame_and_no_scene(tmp_path, scan):
+    frames = 11
+    names = write(tmp_path / "out", item(scan, frames=frames, channels=frames), seg_nrrd=True)
+    each = [f"case_seg_frame-{t:02d}.seg.nrrd" for t in range(frames)]
+    assert names == TABLES - {"case_scene.mrml"} | set(each)
+    values = [sitk.ReadImage(str(tmp_path / "out" / "case" / name))[1, 2, 3] for name in each]
+    assert values == [t % 3 for t in range(frames)]
+
+
+def test_scene_leaves_out_a_4d_scan_and_takes_the_first_file_of_a_list(tmp_path, scan):
+    write(tmp_path / "four", item(scan, channels=2))
+    assert scene_files(tmp_path / "four")[:2] == MAPS
+    write(tmp_path / "list", item(scan, channels=2, files=[None, str(scan)]))
+    assert scene_files(tmp_path / "list")[0] == "../../scans/case.nii.gz"
+
+
+def test_scene_leaves_out_a_dicom_series(tmp_path):
+    series = tmp_path / "case"
+    series.mkdir()
+    write(tmp_path / "out", item(series))
+    assert scene_files(tmp_path / "out")[:2] == MAPS
+
+
+def test_codes_that_fit_no_label_are_refused_before_any_work(tmp_path):
+    with pytest.raises(UserError, match="codes: found '7'"):
+        ViewerFiles(tmp_path, LABELS, codes={"7": {}})

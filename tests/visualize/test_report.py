@@ -1,0 +1,264 @@
+"""The page over a folder of cases: what it says, that it sorts in a real browser, and that it needs nothing else."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from monai_pdddpm.errors import UserError
+from monai_pdddpm.visualize.report import write_report
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+ODD = "ä <b> 'c' & \"d\" 100%"
+
+
+class Page(HTMLParser):
+    """The parts of a page that the tests ask for."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.pictures, self.rows, self.heads, self.scripts = [], [], [], [], []
+        self._inside = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self._inside.append(tag)
+        if tag == "a":
+            self.links.append(attributes["href"])
+        elif tag == "img":
+            self.pictures.append(attributes["src"])
+            self._inside.pop()
+        elif tag == "script":
+            self.scripts.append(attributes)
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append({"text": "", "value": attributes.get("data-value")})
+
+    def handle_endtag(self, tag):
+        if tag in self._inside:
+            while self._inside.pop() != tag:
+                pass
+
+    def handle_data(self, data):
+        if {"td", "th"} & set(self._inside):
+            self.rows[-1][-1]["text"] += data
+
+
+def report(ml, dice=None, entropy=0.25, unlike=(), **more):
+    result = {
+        "volume_ml": {"lung": {"segmentation": ml, "members_min": ml - 1, "members_max": ml + 1, **more}},
+        "mean_entropy_inside_nats": entropy,
+        "unlike_usual": list(unlike),
+    }
+    if dice:
+        result["predicted_dice"] = {"value": dice, "interval_90": [dice - 0.1, dice + 0.05]}
+    return {
+        "result": result,
+        "notes": [],
+        "seconds": {"chain": 10.0 * ml, "segment": 1.5},
+        "settings": {"members": 8, "seed": 0},
+        "versions": {"monai_pdddpm": "0.1.0"},
+    }
+
+
+def write(folder, case, content):
+    (folder / case).mkdir(parents=True)
+    (folder / case / f"{case}_report.json").write_text(json.dumps(content), encoding="utf-8")
+    (folder / case / f"{case}_seg.nii.gz").write_bytes(b"")
+    matplotlib.image.imsave(folder / case / f"{case}_overview.png", np.zeros((20, 30)))
+
+
+def fail(folder, case, error):
+    (folder / "failures").mkdir(exist_ok=True)
+    (folder / "failures" / f"{case}.json").write_text(json.dumps({"case": case, "error": error}))
+
+
+@pytest.fixture
+def cases(tmp_path):
+    """Four cases, of which one is odd by name, one unlike the others, and one has failed."""
+    folder = tmp_path / "results"
+    write(folder, "case_2", report(9.0, dice=0.8, interval_90=[8.5, 9.75]))
+    write(folder, "case_10", report(10.5, unlike=["volume of lung <big>"]))
+    write(folder, ODD, report(2.0, dice=0.9, entropy=None))
+    fail(folder, "gone", "gone.nii.gz: <cut short>")
+    return folder
+
+
+def parsed(folder):
+    return Page(write_report(folder).read_text(encoding="utf-8"))
+
+
+def row(page, case):
+    return next(found for found in page.rows if len(found) > 1 and found[1]["text"] == case)
+
+
+def test_every_case_has_a_row_with_its_numbers(cases):
+    page = parsed(cases)
+
+    heads = [cell["text"] for cell in page.rows[0]]
+    assert heads[1:] == ["Case", "State", "lung (mL)", "Predicted Dice", "Mean entropy (nats)", "Seconds", "Files"]
+    assert [found[1]["text"] for found in page.rows[1:]] == sorted(["case_10", "case_2", "gone", ODD])
+    texts = [cell["text"] for cell in row(page, "case_2")]
+    assert texts[2:7] == ["finished", "9.0008.500 to 9.750", "0.8000.700 to 0.850", "0.250", "91.5"]
+    assert row(page, "case_10")[3]["text"] == "10.5009.500 to 11.500"  # the members' range
+    assert row(page, "case_10")[4]["text"] == ""
+    assert row(page, ODD)[5]["text"] == ""
+    assert [float(row(page, case)[3]["value"]) for case in ("case_2", "case_10", ODD)] == [9.0, 10.5, 2.0]
+
+
+def test_failures_and_warnings_are_told_and_summed_up(cases):
+    text = write_report(cases).read_text(encoding="utf-8")
+    page = Page(text)
+
+    assert "gone.nii.gz: <cut short>" in row(page, "gone")[2]["text"]
+    assert "volume of lung <big>" in row(page, "case_10")[2]["text"]
+    plain = re.sub("<[^>]+>", "", text)
+    assert "3 cases finished, 1 failed, 1 to look at closely." in plain
+    assert "91.5 s a case (median), 220 s together." in plain
+    assert "Made with: members 8, seed 0." in plain
+
+
+def test_a_case_that_failed_when_done_again_says_so(cases):
+    fail(cases, "case_2", "no memory")
+    state = row(parsed(cases), "case_2")[2]["text"]
+    assert "failed when tried again" in state
+    assert "no memory" in state
+
+
+def test_links_lead_to_files_within_the_folder(cases):
+    page = parsed(cases)
+
+    assert len(page.pictures) == 3
+    for link in (*page.links, *page.pictures):
+        assert not re.match("[a-z]+:|/", link)
+        assert (cases / unquote(link)).is_file()
+        assert cases in (cases / unquote(link)).resolve().parents
+
+
+def test_names_are_text_and_never_code(cases):
+    write(cases, "x<script>alert(1)<", report(1.0) | {"notes": ["<img src=http://a onerror=alert(2)>"]})
+    text = write_report(cases).read_text(encoding="utf-8")
+    page = Page(text)
+
+    assert page.scripts == [{}]
+    assert len(page.pictures) == 4
+    assert "<b>" not in text
+    assert "<img src=http" not in text
+
+
+def test_page_asks_for_nothing_from_elsewhere(cases):
+    text = write_report(cases).read_text(encoding="utf-8")
+
+    assert not re.search(r"https?://|@import|url\(|<link|<iframe", text)
+    assert "default-src 'none'" in text
+
+
+def test_time_series_shows_the_span_of_its_frames(tmp_path):
+    series = report(1.0)
+    frames = [report(ml, dice=dice, entropy=ml / 10)["result"] for ml, dice in ((1.0, 0.9), (3.0, 0.7), (2.0, 0.8))]
+    series["result"] = {"frames": frames, "unlike_usual": ["frame 1: odd"]}
+    write(tmp_path, "cine", series)
+
+    cells = row(parsed(tmp_path), "cine")
+
+    assert cells[3] == {"text": "1.000 to 3.000", "value": "2"}
+    assert cells[4] == {"text": "0.700 to 0.900", "value": "0.7"}
+    assert cells[5] == {"text": "0.100 to 0.300", "value": "0.3"}
+    assert "frame 1: odd" in cells[2]["text"]
+
+
+def test_same_folder_gives_the_same_page_which_is_left_alone(cases):
+    path = write_report(cases)
+    before = path.stat().st_mtime_ns, path.read_bytes()
+    assert write_report(cases) == path
+    assert (path.stat().st_mtime_ns, path.read_bytes()) == before
+    assert sorted(file.name for file in cases.iterdir()) == sorted(["case_2", "case_10", ODD, "failures", "index.html"])
+
+    write(cases, "new", report(5.0))
+    write_report(cases)
+    assert b">new<" in path.read_bytes()
+
+
+def test_a_page_of_someone_else_is_left_alone(cases):
+    (cases / "index.html").write_text("<p>mine</p>")
+    with pytest.raises(UserError, match=r"index\.html: is there and was not written by this program"):
+        write_report(cases)
+    assert (cases / "index.html").read_text() == "<p>mine</p>"
+    assert "case_2" in write_report(cases, overwrite=True).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"result": []}', '{"result": {"volume_ml": {"a": 1}}}', '{"notes": 1}'])
+def test_a_report_that_cannot_be_read_is_told_in_its_row(cases, content):
+    (cases / "case_2" / "case_2_report.json").write_text(content)
+    assert "case_2_report.json cannot be read" in row(parsed(cases), "case_2")[2]["text"]
+
+
+def test_a_failure_that_names_a_path_is_passed_over(cases):
+    fail(cases, "x", "y")
+    (cases / "failures" / "x.json").write_text('{"case": "../../etc", "error": ""}')
+    assert "etc" not in write_report(cases).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "message"), [("nowhere", "no such folder"), ("empty", "found no case")])
+def test_no_cases_is_an_error_in_one_line(tmp_path, name, message):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=message):
+        write_report(tmp_path / name)
+    assert not list((tmp_path / "empty").iterdir())
+
+
+# clicks on a column's name, and writes down what is seen then
+CLICKS = """
+<script>
+const refused = [];
+document.addEventListener("securitypolicyviolation", event => refused.push(event.violatedDirective));
+addEventListener("load", () => {
+  const names = () => [...document.querySelectorAll("tbody tr")].map(row => row.cells[1].textContent);
+  const button = text => [...document.querySelectorAll("th button")].find(each => each.textContent === text);
+  const click = text => { button(text).click(); return names(); };
+  const seen = {first: names(), name: click("Case"), back: click("Case"), volume: click("lung (mL)")};
+  seen.less = click("lung (mL)");
+  seen.sorted = [...document.querySelectorAll("th[aria-sort]")].map(head => head.getAttribute("aria-sort"));
+  seen.loaded = [...document.images].filter(image => image.complete && image.naturalWidth === 30).length;
+  seen.refused = refused;
+  document.body.textContent = "SEEN" + JSON.stringify(seen) + "SEEN";
+});
+</script>
+</body>"""
+
+
+@pytest.mark.slow
+def test_a_browser_shows_and_sorts_the_page(cases, tmp_path):
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip("no Chromium on this computer")
+    page = write_report(cases).read_text(encoding="utf-8")
+    (cases / "clicked.html").write_text(page.replace("</body>", CLICKS), encoding="utf-8")
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    address = (cases / "clicked.html").as_uri()
+
+    done = subprocess.run(
+        [browser, *quiet, "--virtual-time-budget=3000", "--dump-dom", address],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+
+    seen = json.loads(done.stdout.split("SEEN")[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    assert seen["first"] == sorted(["case_10", "case_2", "gone", ODD])
+    assert seen["name"] == [ODD, "case_2", "case_10", "gone"]  # numbers within names by their value
+    assert seen["back"] == seen["name"][::-1]
+    assert seen["volume"] == [ODD, "case_2", "case_10", "gone"]
+    assert seen["less"] == ["case_10", "case_2", ODD, "gone"]  # without a value last, either way
+    assert seen["sorted"] == ["descending"]
+    assert seen["loaded"] == 3
+    assert seen["refused"] == []
