@@ -1,7 +1,20 @@
 """Segmentation of 3D and 4D medical scans, with a map of where not to trust it."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
 
-from . import bundle, data, errors  # what the bundles' configurations call by name
+from . import errors
+
+if TYPE_CHECKING:
+    from . import bundle, data
 
 __all__ = ["__version__", "bundle", "data", "errors"]
+
+
+def __getattr__(name: str) -> Any:
+    # what the bundles' configurations call by name; late, since both import torch and `info` does without
+    if name in ("bundle", "data"):
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,7 +24,7 @@ _PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 
 def render_bundle(configs: Path, name: str) -> dict[str, Any]:
-    """Render all configurations of one bundle.
+    """Render all configurations of one bundle of ``configs/tasks``.
 
     Args:
         configs: folder of the templates.
@@ -36,7 +36,24 @@ def render_bundle(configs: Path, name: str) -> dict[str, Any]:
     Raises:
         UserError: when a template asks for a key that the task lacks, or an override meets no configuration.
     """
-    task = json.loads((configs / "tasks" / f"{name}.json").read_text(encoding="utf-8")) | {"name": name}
+    return render_task(configs, json.loads((configs / "tasks" / f"{name}.json").read_text(encoding="utf-8")), name)
+
+
+def render_task(configs: Path, task: dict[str, Any], name: str) -> dict[str, Any]:
+    """Render all configurations of a task, wherever it comes from.
+
+    Args:
+        configs: folder of the templates.
+        task: what a file of ``configs/tasks`` holds.
+        name: the bundle's name.
+
+    Returns:
+        file name -> content, a JSON value.
+
+    Raises:
+        UserError: when a template asks for a key that the task lacks, or an override meets no configuration.
+    """
+    task = task | {"name": name}
     overrides = task.pop("overrides", {})
     rendered = {}
     for template in sorted(configs.glob("*.json")):

@@ -8,7 +8,9 @@ from .datalist import case_name, inference_cases, labelled_cases
 from .dataset import CaseDataset, CaseFailure, case_collate
 from .finished import report_path, unfinished_cases
 from .folds import fold_cases, training_cases, with_readings
+from .label_values import LabelValueWriter
 from .loading import LoadScan, LoadScand
+from .ranks import RankSampler, cases_of_rank, is_first_rank
 from .scans import check_scan
 from .writer import GridWriter
 
@@ -18,10 +20,13 @@ __all__ = [
     "CaseFailure",
     "CheckImaged",
     "GridWriter",
+    "LabelValueWriter",
     "LoadScan",
     "LoadScand",
+    "RankSampler",
     "case_collate",
     "case_name",
+    "cases_of_rank",
     "check_file",
     "check_output_dir",
     "check_range",
@@ -30,6 +35,7 @@ __all__ = [
     "ensure_phantom",
     "fold_cases",
     "inference_cases",
+    "is_first_rank",
     "labelled_cases",
     "report_path",
     "training_cases",

@@ -4,6 +4,7 @@ from .corruption import ProposalCorruption
 from .cross_fitting import CrossFittedProposald
 from .dicom_seg import SaveDicomSegd
 from .evaluate import Evaluated
+from .label_values import LabelValuesd
 from .outputs import InvertMembersd, SplitOutputd, Uncertaintyd
 from .readings import RandReadingd
 from .spacing import Spacingd
@@ -13,6 +14,7 @@ __all__ = [
     "CrossFittedProposald",
     "Evaluated",
     "InvertMembersd",
+    "LabelValuesd",
     "ProposalCorruption",
     "RandReadingd",
     "SaveDicomSegd",

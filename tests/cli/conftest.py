@@ -1,0 +1,90 @@
+"""Small data sets in the three forms, whose content is known."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+SHAPE = (20, 24, 16)
+
+
+def write_scan(path, array, spacing=(1.0, 1.0, 1.0), affine=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, np.diag([*spacing, 1.0]) if affine is None else affine), path)
+    return path
+
+
+def a_label(values=(0, 1), shape=SHAPE, number=0):
+    """A box for each value, one beside the other; it moves a little with the number of the case."""
+    label = np.zeros(shape, dtype=np.uint8)
+    for index, value in enumerate(values[1:]):
+        label[2 + 6 * index : 7 + 6 * index, 4 + number % 3 : 14, 4:12] = value
+    return label
+
+
+def an_image(label, number=0, channels=1):
+    """Noise, brighter inside the label."""
+    noise = np.random.default_rng(number).normal(100, 5, (*label.shape, channels))
+    image = (noise + 50 * label[..., None]).astype(np.float32)
+    return image[..., 0] if channels == 1 else image
+
+
+@pytest.fixture
+def decathlon(tmp_path):
+    """Make a data set in the Decathlon's form; return its folder."""
+
+    def make(folder="decathlon", cases=4, values=(0, 1), channels=("MRI",), names=None, spacing=(1, 1, 1), **more):
+        root = tmp_path / folder
+        training = []
+        for number in range(cases):
+            label = a_label(values, number=number)
+            name = f"case {number} é.nii.gz" if number == 0 else f"case_{number}.nii.gz"
+            write_scan(root / "imagesTr" / name, an_image(label, number, len(channels)), spacing)
+            write_scan(root / "labelsTr" / name, label, spacing)
+            training.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
+        labels = {str(value): name for value, name in zip(values, names or ["background", "a", "b", "c"], strict=False)}
+        content = {"name": "Boxes", "licence": "CC0", "modality": {str(i): name for i, name in enumerate(channels)}}
+        content |= {"labels": labels, "training": training} | more
+        (root / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+        return root
+
+    return make
+
+
+@pytest.fixture
+def nnunet(tmp_path):
+    """Make a data set in nnU-Net's form with two channels; return its folder."""
+
+    def make(folder="Dataset001_Boxes", cases=4, labels=None):
+        root = tmp_path / folder
+        for number in range(cases):
+            label = a_label(number=number)
+            for channel in range(2):
+                write_scan(
+                    root / "imagesTr" / f"box_{number:03d}_{channel:04d}.nii.gz", an_image(label, number + channel)
+                )
+            write_scan(root / "labelsTr" / f"box_{number:03d}.nii.gz", label)
+        write_scan(root / "imagesTs" / "box_100_0000.nii.gz", an_image(a_label(), 100))
+        write_scan(root / "imagesTs" / "box_100_0001.nii.gz", an_image(a_label(), 101))
+        content = {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": labels or {"background": 0, "box": 1}}
+        content |= {"numTraining": cases, "file_ending": ".nii.gz"}
+        (root / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+        return root
+
+    return make
+
+
+@pytest.fixture
+def bids(tmp_path):
+    """Make a BIDS data set of three labelled subjects, the second with two sessions, and one without a label."""
+    root = tmp_path / "bids"
+    (root / "derivatives" / "manual").mkdir(parents=True)
+    (root / "dataset_description.json").write_text('{"Name": "Boxes", "BIDSVersion": "1.9.0"}')
+    (root / "derivatives" / "manual" / "dseg.tsv").write_text("index\tname\n0\tbackground\n1\tbox\n")
+    for number, stem in enumerate(("sub-01", "sub-02/ses-1", "sub-02/ses-2", "sub-03", "sub-04")):
+        folder, name = f"{stem}/anat", stem.replace("/", "_")
+        write_scan(root / folder / f"{name}_T1w.nii.gz", an_image(a_label(number=number), number))
+        if stem != "sub-04":
+            write_scan(root / "derivatives/manual" / folder / f"{name}_desc-a_dseg.nii.gz", a_label(number=number))
+    return root

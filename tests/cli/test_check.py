@@ -1,0 +1,95 @@
+"""What is wrong with a data set is found, one line each; what is unusual but right passes."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from monai_pdddpm.__main__ import main
+
+
+def findings(capsys, *words):
+    code = main(["check", *map(str, words), "--json"])
+    found = json.loads(capsys.readouterr().out)["findings"]
+    assert code == bool(found)
+    return {(finding["kind"], finding["where"]) for finding in found}
+
+
+def test_nothing_wrong(decathlon, nnunet, bids, capsys):
+    for root in (decathlon(), nnunet(), bids):
+        assert main(["check", str(root)]) == 0
+        assert "nothing found" in capsys.readouterr().out
+
+
+def test_each_kind(decathlon, capsys):
+    root = decathlon(cases=8, values=(0, 1, 2))
+
+    def replace(name, array):
+        nib.save(nib.Nifti1Image(array, np.eye(4)), root / name)
+
+    (root / "labelsTr" / "case_1.nii.gz").unlink()
+    (root / "imagesTr" / "case_2.nii.gz").write_bytes(b"no scan")
+    replace("labelsTr/case_3.nii.gz", np.ones((20, 24, 15), np.uint8))
+    replace("labelsTr/case_4.nii.gz", np.full((20, 24, 16), 7, np.uint8))
+    replace("labelsTr/case_5.nii.gz", np.zeros((20, 24, 16), np.uint8))
+    shutil.copy(root / "imagesTr" / "case_7.nii.gz", root / "imagesTr" / "case_6.nii.gz")
+    assert findings(capsys, root) == {
+        ("missing-file", str(root / "labelsTr" / "case_1.nii.gz")),
+        ("unreadable", "case_2"),
+        ("grid", "case_3"),
+        ("label-value", "case_4"),
+        ("label-empty", "case_5"),
+        ("duplicate", "case_7"),
+    }
+
+
+def test_label_that_never_occurs_and_missing_modality(decathlon, nnunet, capsys):
+    root = decathlon(values=(0, 1))
+    content = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+    content["labels"]["4"] = "ghost"
+    (root / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    assert findings(capsys, root) == {("label-unused", "label 4 (ghost)")}
+    other = nnunet()
+    (other / "imagesTr" / "box_001_0001.nii.gz").unlink()
+    assert findings(capsys, other) == {("missing-modality", "box_001_0000")}
+
+
+def test_duplicates_across_the_split(decathlon, capsys):
+    root = decathlon()
+    content = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+    content["validation"] = [content["training"].pop()]
+    (root / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    shutil.copy(root / "imagesTr" / "case_2.nii.gz", root / "imagesTr" / "case_3.nii.gz")
+    assert main(["check", str(root)]) == 1
+    assert "one for training and one for validation" in capsys.readouterr().out
+
+
+def test_quiet(decathlon, capsys):
+    root = decathlon()
+    assert main(["check", str(root), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    (root / "labelsTr" / "case_1.nii.gz").unlink()
+    assert main(["check", str(root), "--quiet"]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("missing-file: ")
+    assert len(out.splitlines()) == 1
+    assert not err
+
+
+@pytest.mark.parametrize("words", [["check"], ["check", "/nowhere"], ["chekc", "x"], [], ["info", "/nowhere"]])
+def test_misuse(words, capsys):
+    try:
+        code = main(words)
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert "error: " in err
+
+
+def test_no_data_set(tmp_path, capsys):
+    assert main(["check", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("error: ")

@@ -1,0 +1,265 @@
+"""A bundle made from a data set is whole, says why, and runs without a file being edited."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from monai.bundle import ConfigWorkflow
+from monai.networks.nets import SegResNet
+
+from monai_pdddpm.__main__ import main
+from monai_pdddpm.cli.create import create_bundle
+from monai_pdddpm.cli.foreign import read_segmenter
+from monai_pdddpm.errors import UserError
+
+SCHEMA = Path(__file__).parents[1] / "bundles" / "meta_schema_20240725.json"
+QUICK = {"device": "cpu", "precision": "float32"}
+FEW = {"train::dataloader::sampler::num_samples": 4}
+
+
+def run(folder, name, kind="train", **more):
+    workflow = ConfigWorkflow(
+        str(folder / "configs" / f"{name}.json"), workflow_type=kind, bundle_root=str(folder), **QUICK, **more
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def config(folder, name="inference"):
+    return json.loads((folder / "configs" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def made(decathlon, tmp_path):
+    """Make a bundle of a Decathlon's set of boxes; keywords go to the set."""
+
+    def make(name="boxes_segmentation", options=None, **more):
+        return create_bundle(name, decathlon(**more), tmp_path / "bundles", progress=False, memory=8, **(options or {}))
+
+    return make
+
+
+class TestBundle:
+    def test_whole(self, made):
+        created = made(values=(0, 2, 5))
+        folder = created.folder
+        there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+        assert {"LICENSE", "docs/README.md", "docs/data_license.txt", "docs/fingerprint.json"} <= there
+        assert {f"configs/{name}.json" for name in ("train", "train_segmenter", "inference", "metadata")} <= there
+        assert not any("{{" in (folder / file).read_text(encoding="utf-8") for file in there)
+        assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # nothing half-written
+        page = (folder / "docs" / "README.md").read_text(encoding="utf-8")
+        assert all(choice.reason in page for choice in created.choices)
+        headings = [line[2:] for line in page.splitlines() if line.startswith("# ")]
+        assert headings[:3] == ["Model Overview", "Data", "Preprocessing"]
+        assert headings[-2:] == ["References", "License"]
+        assert (folder / "docs" / "data_license.txt").read_text() == "Data: CC0\n"
+
+    def test_metadata_fits_the_schema(self, made):
+        jsonschema = pytest.importorskip("jsonschema")
+        metadata = config(made(channels=("CT",)).folder, "metadata")
+        jsonschema.validate(metadata, json.loads(SCHEMA.read_text(encoding="utf-8")))
+        assert metadata["network_data_format"]["inputs"]["image"]["modality"] == "CT"
+
+    def test_values(self, made):
+        folder = made(values=(0, 2, 5), spacing=(1, 1, 2)).folder
+        found = config(folder)
+        assert found["spacing"] == [1, 1, 2]
+        assert found["roi_size"] == [24, 24, 16]  # 20 x 24 x 16 in multiples of 8
+        assert found["labels"] == {"0": "background", "1": "a", "2": "b"}
+        assert found["writer"]["values"] == [0, 2, 5]
+        assert found["dataset_dir"] == str(folder.parents[1] / "decathlon")
+        last = config(folder, "train")["train"]["deterministic_transforms"][-1]
+        assert last["values"] == [0, 2, 5]
+
+    def test_other_forms(self, nnunet, bids, tmp_path):
+        root = nnunet()
+        (root / "imagesTr" / "box_001_0001.nii.gz").unlink()
+        created = create_bundle("n", root, tmp_path, progress=False)
+        assert config(created.folder)["missing_channels"] == "zero"
+        assert any("FLAIR in 1 of the cases" in str(choice) for choice in created.choices)
+        listed = json.loads((created.folder / "data" / "dataset.json").read_text(encoding="utf-8"))
+        assert [len(listed[name]) for name in ("training", "validation", "test")] == [3, 1, 1]
+        created = create_bundle("b", bids, tmp_path, progress=False)
+        assert config(created.folder)["labels"] == {"0": "background", "1": "box"}
+        assert config(created.folder)["dataset_dir"] == "$@bundle_root + '/data'"
+
+
+class TestCommand:
+    def test_says_each_choice(self, decathlon, tmp_path, capsys):
+        words = ["create-bundle", "boxes", "--dataset", str(decathlon()), "--output_dir", str(tmp_path / "b")]
+        assert main([*words, "--memory", "4", "--json", "--spacing", "2", "2", "2"]) == 0
+        out, err = capsys.readouterr()
+        found = json.loads(out)
+        assert {"what": "spacing", "value": [2, 2, 2], "words": "2 x 2 x 2 mm", "reason": "as asked for"} in found[
+            "choices"
+        ]
+        assert all(choice["reason"] for choice in found["choices"])
+        assert "looking at the scans" in err
+        assert main([*words]) == 1  # there already
+        assert "is not overwritten" in capsys.readouterr().err
+
+    def test_quiet(self, decathlon, tmp_path, capsys):
+        words = ["create-bundle", "boxes", "--dataset", str(decathlon()), "--output_dir", str(tmp_path / "b")]
+        assert main([*words, "--quiet"]) == 0
+        assert capsys.readouterr() == ("", "")
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"name": "my-task'); x"}, "name: found"),
+            ({"spacing": [1, 1, 0]}, "three sizes"),
+            ({"memory": 0}, "--memory"),
+            ({"cases": 1}, "one training case"),
+        ],
+    )
+    def test_settings(self, decathlon, tmp_path, options, message):
+        root = decathlon(cases=options.pop("cases", 4))
+        options = {"name": "boxes"} | options
+        with pytest.raises(UserError, match=message):
+            create_bundle(dataset=root, output_dir=tmp_path / "b", progress=False, **options)
+        assert not (tmp_path / "b").exists()
+
+    def test_one_broken_pair(self, decathlon, tmp_path):
+        root = decathlon()
+        nib.save(nib.Nifti1Image(np.ones((20, 24, 15), np.uint8), np.eye(4)), root / "labelsTr" / "case_2.nii.gz")
+        with pytest.raises(UserError, match=r"grid: case_2: .* monai_pdddpm check .* lists all"):
+            create_bundle("boxes", root, tmp_path / "b", progress=False)
+        assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.slow
+def test_both_stages_evaluation_and_inference(made):
+    folder = made(values=(0, 2, 5), test=["imagesTr/case 0 é.nii.gz"]).folder
+    run(folder, "train_segmenter", max_epochs=1, **FEW)
+    run(folder, "train", max_epochs=1, **FEW)
+    run(folder, "evaluate", "infer", members=1, steps=1)
+    assert (folder / "eval").is_dir()
+    run(folder, "inference", "infer", members=1, steps=1, write_seg_nrrd=True)
+    case = folder / "output" / "case 0 é"
+
+    def voxels(kind):
+        return np.asanyarray(nib.load(case / f"{case.name}_{kind}.nii.gz").dataobj)
+
+    expected = np.array([0, 2, 5])[voxels("prob").argmax(axis=-1)]
+    assert (voxels("seg") == expected).all()
+    assert (nib.load(case / f"{case.name}_seg.nii.gz").affine == np.eye(4)).all()
+    shown = sitk.GetArrayFromImage(sitk.ReadImage(case / f"{case.name}_seg.seg.nrrd"))
+    assert (expected == shown.T).all()
+    rows = [line.split()[:2] for line in (case / f"{case.name}_seg.ctbl").read_text().splitlines() if line[0] != "#"]
+    assert [row for row in rows if row[0] != "0"] == [["2", "a"], ["5", "b"]]
+
+
+class TestForeignSegmenter:
+    @pytest.fixture
+    def foreign(self, tmp_path):
+        """A bundle as the model zoo has them, with references; keywords change its inference.json."""
+
+        def make(classes=2, **changes):
+            folder = tmp_path / "zoo_segmentation"
+            (folder / "configs").mkdir(parents=True)
+            (folder / "models").mkdir()
+            content = {
+                "imports": ["$import glob"],
+                "bundle_root": ".",
+                "filters": 8,
+                "network_def": {
+                    "_target_": "SegResNet",
+                    "blocks_down": [1, 1],
+                    "blocks_up": [1],
+                    "init_filters": "@filters",
+                    "in_channels": 1,
+                    "out_channels": classes,
+                },
+                "network": "$@network_def.to('cpu')",
+                "preprocessing": {
+                    "_target_": "Compose",
+                    "transforms": [
+                        {"_target_": "LoadImaged", "keys": "image"},
+                        {"_target_": "EnsureChannelFirstd", "keys": "image"},
+                        {"_target_": "Orientationd", "keys": "image", "axcodes": "LPS"},
+                        {"_target_": "Spacingd", "keys": "image", "pixdim": [1.5, 1.5, 2.0], "mode": "bilinear"},
+                        {"_target_": "CropForegroundd", "keys": "image", "source_key": "image"},
+                        {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 0, "a_max": 200}
+                        | {"b_min": 0.0, "b_max": 1.0, "clip": True},
+                    ],
+                },
+                "inferer": {"_target_": "SlidingWindowInferer", "roi_size": [16, 16, 16], "overlap": 0.5},
+            }
+            (folder / "configs" / "inference.json").write_text(json.dumps(content | changes), encoding="utf-8")
+            torch.manual_seed(0)
+            network = SegResNet(3, 8, 1, classes, blocks_down=[1, 1], blocks_up=[1])
+            torch.save(network.state_dict(), folder / "models" / "model.pt")
+            return folder
+
+        return make
+
+    def test_its_ways_are_taken_over(self, made, foreign):
+        created = made(options={"segmenter": foreign()})
+        content = config(created.folder)
+        assert content["segmenter_def"]["init_filters"] == 8
+        assert content["spacing"] == [1.5, 1.5, 2.0]
+        assert content["roi_size"] == [16, 16, 16]
+        transforms = content["preprocessing"]["transforms"]
+        assert [each["axcodes"] for each in transforms if each["_target_"] == "Orientationd"] == ["LPS"]
+        assert transforms[-1] == {
+            **{"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 0, "a_max": 200},
+            **{"b_min": 0.0, "b_max": 1.0, "clip": True},
+        }
+        assert any("CropForegroundd" in note for note in created.notes)
+        assert not (created.folder / "configs" / "train_segmenter.json").exists()
+        assert not any("train_segmenter" in command for command in created.commands)
+
+    def test_without_orientation_and_spacing(self, made, foreign):
+        content = config(made(options={"segmenter": foreign(preprocessing={"transforms": []})}).folder)
+        kinds = [each["_target_"] for each in content["preprocessing"]["transforms"]]
+        assert kinds[2:] == ["Identityd", "Identityd"]
+
+    @pytest.mark.slow
+    def test_the_denoiser_is_trained_behind_it(self, made, foreign):
+        bundle = foreign()
+        folder = made(options={"segmenter": bundle}, test=["imagesTr/case_3.nii.gz"]).folder
+        run(folder, "train", max_epochs=1, **FEW)
+        given = torch.load(bundle / "models" / "model.pt", weights_only=True)
+        pair = torch.load(folder / "models" / "model.pt", weights_only=True)["model"]
+        own = {name.removeprefix("segmenter."): w for name, w in pair.items() if name.startswith("segmenter.")}
+        assert own.keys() == given.keys()
+        assert all(torch.equal(own[name], given[name]) for name in given)
+        run(folder, "inference", "infer", members=1, steps=1)
+        assert (folder / "output" / "case_3" / "case_3_preseg.nii.gz").is_file()
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            (
+                {"network_def": {"_target_": "SegResNet", "init_filters": "$__import__('os').system('x')"}},
+                "not executed",
+            ),
+            ({"network_def": {"_target_": "os.system", "command": "x"}}, "is no network class"),
+            ({"network_def": {"_target_": "subprocess.Popen", "args": "x"}}, "is no network class"),
+            ({"network_def": {"_target_": "scripts.Net"}}, "own scripts cannot be taken along"),
+            ({"network_def": {"_target_": "SegResNet", "in_channels": "@gone"}}, "refers to nothing"),
+            (
+                {"preprocessing": {"transforms": [{"_target_": "RandFlipd", "keys": "image"}]}},
+                "RandFlipd' is not known",
+            ),
+            ({"network_def": {"_target_": "SegResNet", "init_filters": 16}}, "weights of another network"),
+        ],
+    )
+    def test_what_cannot_be_taken(self, foreign, changes, message):
+        with pytest.raises(UserError, match=message):
+            read_segmenter(foreign(**changes), 1, 2)
+
+    def test_other_classes_and_channels(self, foreign):
+        folder = foreign(classes=4)
+        with pytest.raises(UserError, match="gives 4 channels for a scan of 1, expected 2"):
+            read_segmenter(folder, 1, 2)
+        with pytest.raises(UserError, match="does not take a scan of 3 channels"):
+            read_segmenter(folder, 3, 4)

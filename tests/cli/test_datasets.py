@@ -1,0 +1,154 @@
+"""Three forms of data sets are read into one, and written as the one that the pipeline reads."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from monai_pdddpm.cli.datasets import as_decathlon, check_name, read_dataset
+from monai_pdddpm.data import inference_cases, labelled_cases
+from monai_pdddpm.errors import UserError
+
+
+def kinds(dataset):
+    return [finding.kind for finding in dataset.findings]
+
+
+def change(root, **more):
+    content = json.loads((root / "dataset.json").read_text(encoding="utf-8")) | more
+    (root / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def listed(dataset, folder):
+    folder.mkdir()
+    (folder / "dataset.json").write_text(json.dumps(as_decathlon(dataset)), encoding="utf-8")
+    return folder
+
+
+class TestDecathlon:
+    @pytest.mark.parametrize("entry", ["", "dataset.json"])
+    def test_read(self, decathlon, entry):
+        root = decathlon(values=(0, 2, 5), test=["imagesTr/case_1.nii.gz"])
+        found = read_dataset(root / entry)
+        assert (found.form, found.channels) == ("decathlon", ("MRI",))
+        assert found.labels == {0: "background", 2: "a", 5: "b"}
+        assert [case.section for case in found.cases] == ["training"] * 4 + ["test"]
+        assert found.about == {"title": "Boxes", "licence": "CC0"}
+        assert found.cases[0].name == "case 0 é"
+
+    def test_missing_files_and_lists(self, decathlon):
+        root = decathlon()
+        (root / "labelsTr" / "case_2.nii.gz").unlink()
+        (root / "imagesTr" / "case_3.nii.gz").unlink()
+        assert kinds(read_dataset(root)) == ["missing-file", "missing-file"]
+        change(root, training=[{"image": "../x.nii.gz", "label": "y.nii.gz"}, {"image": "imagesTr/case_1.nii.gz"}])
+        assert kinds(read_dataset(root)) == ["missing-file", "no-label"]
+
+    @pytest.mark.parametrize(
+        ("more", "message"),
+        [
+            ({"labels": {"1": "$__import__('os').system('x')"}}, "does not begin with"),
+            ({"labels": {"1": " @device"}}, "does not begin with"),
+            ({"modality": {"0": "%x"}}, "does not begin with"),
+            ({"labels": {"1.5": "a"}}, "one whole number"),
+            ({"labels": {"0": "background"}}, "no label above 0"),
+            ({"labels": {"1": "a", "2": "ignore"}}, "voxels to ignore"),
+            ({"modality": {"1": "MRI"}}, "by number"),
+            ({"labels": None}, "names by value"),
+        ],
+    )
+    def test_what_cannot_be_used(self, decathlon, more, message):
+        root = decathlon()
+        change(root, **more)
+        with pytest.raises(UserError, match=message):
+            read_dataset(root)
+
+    def test_names_that_clash(self, decathlon):
+        root = decathlon()
+        case = {"image": "imagesTr/case_1.nii.gz", "label": "labelsTr/case_1.nii.gz"}
+        change(root, training=[case, case])
+        assert kinds(read_dataset(root)) == ["name-clash"]
+
+
+class TestNnunet:
+    def test_read(self, nnunet):
+        found = read_dataset(nnunet())
+        assert (found.form, found.channels, found.labels) == ("nnunet", ("T1", "FLAIR"), {0: "background", 1: "box"})
+        assert [case.subject for case in found.cases] == ["box_000", "box_001", "box_002", "box_003", "box_100"]
+        assert [Path(file).name for file in found.cases[1].image] == ["box_001_0000.nii.gz", "box_001_0001.nii.gz"]
+        assert len(found.labelled) == 4
+        assert not found.findings
+
+    def test_broken_pairs(self, nnunet):
+        root = nnunet()
+        (root / "labelsTr" / "box_000.nii.gz").rename(root / "labelsTr" / "box_009.nii.gz")
+        (root / "imagesTr" / "box_001_0001.nii.gz").unlink()
+        found = read_dataset(root).findings
+        assert [finding.kind for finding in found] == ["missing-file", "missing-modality", "missing-file"]
+        assert "no FLAIR" in found[1].text
+        assert "box_009_0000.nii.gz" in found[2].text
+
+    def test_regions_are_refused(self, nnunet):
+        with pytest.raises(UserError, match="regions"):
+            read_dataset(nnunet(labels={"background": 0, "whole": [1, 2]}))
+
+    def test_list_for_the_pipeline(self, nnunet, tmp_path):
+        dataset = read_dataset(nnunet())
+        folder = listed(dataset, tmp_path / "elsewhere")
+        training, validation = (labelled_cases(folder, section) for section in ("training", "validation"))
+        assert [Path(case["label"]).name for case in training] == ["box_000.nii.gz", "box_001.nii.gz", "box_002.nii.gz"]
+        assert [Path(case["label"]).name for case in validation] == ["box_003.nii.gz"]
+        assert inference_cases(folder) == [{"image": list(dataset.cases[-1].image)}]
+
+
+class TestBids:
+    def test_read(self, bids):
+        found = read_dataset(bids)
+        assert (found.form, found.channels, found.labels) == ("bids", ("T1w",), {0: "background", 1: "box"})
+        assert [case.name for case in found.labelled] == [f"sub-0{n}_T1w" for n in ("1", "2_ses-1", "2_ses-2", "3")]
+        assert [Path(case.label).name[:12] for case in found.labelled][1:3] == ["sub-02_ses-1", "sub-02_ses-2"]
+        assert [case.name for case in found.cases if case.section == "test"] == ["sub-04_T1w"]
+        assert not found.findings
+
+    def test_subjects_stay_together(self, bids, tmp_path):
+        for file in sorted(bids.rglob("sub-03*.nii.gz")):
+            file.unlink()
+        folder = listed(read_dataset(bids), tmp_path / "elsewhere")
+        names = [Path(case["image"]).name for case in labelled_cases(folder, "validation")]
+        assert names == ["sub-02_ses-1_T1w.nii.gz", "sub-02_ses-2_T1w.nii.gz"]
+
+    def test_several_derivatives(self, bids):
+        other = bids / "derivatives" / "other" / "sub-01" / "anat"
+        other.mkdir(parents=True)
+        (other / "sub-01_dseg.nii.gz").write_bytes(
+            (bids / "derivatives/manual/sub-01/anat/sub-01_desc-a_dseg.nii.gz").read_bytes()
+        )
+        (finding,) = read_dataset(bids).findings
+        assert finding.kind == "no-label"
+        assert "--derivative" in finding.text
+        assert len(read_dataset(bids, derivative="manual").labelled) == 4
+
+    def test_masks_without_names(self, bids):
+        (bids / "derivatives" / "manual" / "dseg.tsv").unlink()
+        for file in bids.rglob("*dseg.nii.gz"):
+            file.rename(file.with_name(file.name.replace("dseg", "mask")))
+        found = read_dataset(bids)
+        assert found.labels == {}
+        assert len(found.labelled) == 4
+
+
+def test_no_data_set(tmp_path):
+    with pytest.raises(UserError, match="neither a dataset"):
+        read_dataset(tmp_path)
+    with pytest.raises(UserError, match="does not exist"):
+        read_dataset(tmp_path / "dataset.json")
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(UserError, match="mend it"):
+        read_dataset(tmp_path)
+
+
+def test_names():
+    assert check_name(" Größe 1 ", "x") == "Größe 1"
+    for bad in ("", "$1", "\t@x", "%a", "a\nb", 3, None):
+        with pytest.raises(UserError, match="rename it"):
+            check_name(bad, "x")

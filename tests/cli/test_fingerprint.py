@@ -1,0 +1,110 @@
+"""A case is seen as it was made, and what is wrong with it is told."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from monai_pdddpm.cli.datasets import read_dataset
+from monai_pdddpm.cli.fingerprint import Reader, fingerprint, look
+from monai_pdddpm.errors import UserError
+
+
+def save(path, array, affine=None):
+    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+
+
+def seen(root, index=0):
+    data = read_dataset(root)
+    facts, findings = look(data.labelled[index], data, Reader(data))
+    return facts, [finding.kind for finding in findings]
+
+
+def test_facts(decathlon):
+    root = decathlon(spacing=(1, 2, 3))
+    image, label = np.zeros((20, 24, 16), np.float32), np.zeros((20, 24, 16), np.uint8)
+    label[:2, :3, :4] = 1
+    image[label > 0] = np.arange(24)
+    image[5, 5, 5] = 1000  # outside of the foreground
+    # stored as left, inferior, anterior: the facts are along right, anterior, superior
+    affine = np.array([[-1, 0, 0, 0], [0, 0, 2, 0], [0, -3, 0, 0], [0, 0, 0, 1]], dtype=float)
+    for folder, array in (("imagesTr", image), ("labelsTr", label)):
+        save(root / folder / "case_1.nii.gz", array, affine)
+    facts, findings = seen(root, 1)
+    assert not findings
+    assert (facts.shape, facts.spacing) == ((20, 16, 24), (1, 2, 3))
+    assert facts.labels == {0: 20 * 24 * 16 - 24, 1: 24}
+    assert sorted(facts.samples[0]) == list(range(24))
+    assert facts.nonzero[0] == pytest.approx(24 / (20 * 24 * 16))
+
+
+@pytest.mark.parametrize(
+    ("label", "kind"),
+    [
+        (np.zeros((20, 24, 16), np.uint8), "label-empty"),
+        (np.full((20, 24, 16), 3, np.uint8), "label-value"),
+        (np.full((20, 24, 16), 0.5, np.float32), "label-fraction"),
+        (np.ones((20, 24, 15), np.uint8), "grid"),
+    ],
+)
+def test_labels_that_surprise(decathlon, label, kind):
+    root = decathlon()
+    save(root / "labelsTr" / "case_1.nii.gz", label)
+    findings = seen(root, 1)[1]
+    assert kind in findings
+    assert set(findings) <= {kind, "label-empty"}  # a half is no label above 0
+
+
+def test_grid_that_is_off(decathlon):
+    root = decathlon()
+    label = nib.load(root / "labelsTr" / "case_1.nii.gz")
+    for shift, findings in ((0.05, []), (0.5, ["grid"])):
+        affine = np.eye(4)
+        affine[0, 3] = shift
+        save(root / "labelsTr" / "case_1.nii.gz", np.asanyarray(label.dataobj), affine)
+        assert seen(root, 1)[1] == findings
+
+
+def test_unreadable(decathlon):
+    root = decathlon()
+    for file in ("imagesTr/case_1.nii.gz", "labelsTr/case_2.nii.gz"):
+        path = root / file
+        path.write_bytes(path.read_bytes()[:60])
+    assert [seen(root, index) for index in (1, 2)] == [(None, ["unreadable"])] * 2
+    save(root / "imagesTr" / "case_3.nii.gz", np.full((20, 24, 16), np.nan, np.float32))
+    assert seen(root, 3) == (None, ["unreadable"])
+
+
+def test_missing_channel(nnunet):
+    root = nnunet()
+    (root / "imagesTr" / "box_001_0001.nii.gz").unlink()
+    facts, findings = seen(root, 1)
+    assert not findings
+    assert np.isfinite(facts.samples[0]).all()
+    assert np.isnan(facts.samples[1]).all()
+
+
+def test_sum(decathlon):
+    root = decathlon(values=(0, 2), cases=2, spacing=(1, 1, 2))
+    data = read_dataset(root)
+    reader = Reader(data)
+    found = fingerprint(data, [look(case, data, reader)[0] for case in data.labelled])
+    json.dumps(found)
+    assert "case" not in json.dumps(found["each"])
+    assert found["spacing_mm"]["median"] == [1, 1, 2]
+    assert found["shape"]["max"] == [20, 24, 16]
+    # boxes of 5 x 10 x 8 and 5 x 9 x 8 voxels of 2 mm3
+    assert found["labels"] == {
+        "0": {"name": "background", "cases": 2, "median_ml": pytest.approx(14.6, abs=0.1)},
+        "2": {"name": "a", "cases": 2, "median_ml": pytest.approx(0.76)},
+    }
+    (channel,) = found["channels"]
+    assert channel["mean"] == pytest.approx(200, abs=1)  # 100 and twice 50
+    assert channel["nonzero_share"] == 1
+
+
+def test_nothing_labelled(decathlon):
+    data = read_dataset(decathlon(cases=1))
+    with pytest.raises(UserError, match="no case with a labelled voxel"):
+        fingerprint(data, [])
