@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Iterator
 from types import TracebackType
 
-__all__ = ["TRACEBACK_VARIABLE", "UserError", "friendly_errors", "user_message"]
+__all__ = ["TRACEBACK_VARIABLE", "UserError", "friendly_errors", "printable", "user_message"]
 
 TRACEBACK_VARIABLE = "MONAI_PDDDPM_TRACEBACK"
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control codes, bytes that are no text, and what breaks a line
 
 
 class UserError(ValueError):
@@ -35,6 +37,11 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         current = None if hidden else current.__cause__ or current.__context__
 
 
+def printable(text: str) -> str:
+    """Return a text, a file's name for example, with escapes for what would break a line or steer a terminal."""
+    return "".join(ascii(letter)[1:-1] if unicodedata.category(letter) in _UNPRINTABLE else letter for letter in text)
+
+
 def user_message(error: BaseException) -> str | None:
     """Find the message for the user in an exception, however deeply MONAI or PyTorch wrapped it.
 
@@ -48,9 +55,9 @@ def user_message(error: BaseException) -> str | None:
     for link in _chain(error):
         quoted = _IN_TEXT.findall(str(link))
         if quoted:
-            return quoted[-1].strip()
+            return printable(quoted[-1].strip())
         if isinstance(link, UserError):
-            return " ".join(str(link).splitlines())
+            return printable(" ".join(str(link).splitlines()))
     return None
 
 

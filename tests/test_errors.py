@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_pdddpm.errors import UserError, user_message
+from monai_pdddpm.errors import UserError, printable, user_message
 
 ROOT = Path(__file__).parents[1]
 LINE = "scan.nii: found a text, expected a scan; export it again"
@@ -102,3 +102,17 @@ def test_circle_of_causes_ends():
     first, second = KeyError("a"), KeyError("b")
     first.__cause__, second.__cause__ = second, first
     assert user_message(first) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Größe 脳 a\u202fb.nii", None),
+        ("a\x1b[2J", "a\\x1b[2J"),
+        ("a\nb\tc\0", "a\\nb\\tc\\x00"),
+        ("\udcff", "\\udcff"),
+    ],
+)
+def test_what_would_break_a_line_is_escaped(text, shown):
+    assert printable(text) == (text if shown is None else shown)
+    assert "\x1b" not in user_message(UserError(f"{text}: found nothing"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +47,12 @@ def load_calibration(
         )
         if not 0.01 <= calibration.temperature <= 100:
             raise ValueError(f"temperature is {calibration.temperature}, 0.01 to 100 is expected")
-    except (OSError, ValueError, TypeError, IndexError, AttributeError) as error:
+        if not isinstance(calibration.fitted.get("settings", {}), dict):
+            raise ValueError("an object of settings is expected in fitted")
+        numbers = [*calibration.interval_factor.values(), *(calibration.dice_line or ())]
+        if not all(map(math.isfinite, (*numbers, *(bound for pair in calibration.ranges.values() for bound in pair)))):
+            raise ValueError("finite numbers are expected")
+    except (OSError, ValueError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not a calibration ({error}); {remedy}") from error
     fitted_with = calibration.fitted.get("settings", {})
     differing = [key for key, value in (settings or {}).items() if key in fitted_with and fitted_with[key] != value]

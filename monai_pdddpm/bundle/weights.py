@@ -62,7 +62,7 @@ def read_weights(file: str | os.PathLike) -> Mapping[str, torch.Tensor]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
         content = content.get("model", content)
-        if not content or not all(isinstance(v, torch.Tensor) for v in content.values()):
+        if not content or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items()):
             raise TypeError("it holds no state dict")
     except Exception as error:  # torch raises many kinds for a file that is not a checkpoint
         raise UserError(
@@ -76,7 +76,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], file: 
     """Load a state dict that must fit exactly.
 
     Raises:
-        UserError: naming the first entries that do not fit.
+        UserError: naming the first entries that do not fit, or are not finite.
     """
     own = network.state_dict()
     wrong = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
@@ -86,5 +86,11 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], file: 
         raise UserError(
             f"model_file: {file} holds weights of another network: {len(wrong)} entries do not fit "
             f"({'; '.join(found)}); use the weights of this bundle or the network_def that they were trained with"
+        )
+    broken = [k for k, v in weights.items() if v.is_complex() or not torch.isfinite(v).all()]
+    if broken:
+        raise UserError(
+            f"model_file: {file} holds weights that are not finite real numbers ({', '.join(broken[:3])}), expected "
+            "none; train the bundle again, or put its own model.pt there"
         )
     network.load_state_dict(weights)

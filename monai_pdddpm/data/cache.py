@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from monai.data import CacheDataset
+from monai.data.utils import set_rnd
 
 from monai_pdddpm.data.datalist import case_file
 from monai_pdddpm.data.dataset import explain_failure
@@ -21,9 +23,28 @@ class CachedDataset(CacheDataset):
     ones while Python ends, and now and then that aborts the process ("terminate called without an active exception",
     exit code 134) after the error was told. Arguments are MONAI's; ``num_workers`` has no use.
 
+    After :meth:`seed_epoch` what a case goes through in an epoch depends on that seed and its place in the list alone:
+    not on the cases before it, the workers that read it, or the process. Each item then carries a ``"seed"`` of its
+    own for what is random later on.
+
     Raises:
         UserError: when a case cannot be read; the message names its file.
     """
+
+    _epoch_seed: int | None = None
+
+    def seed_epoch(self, seed: int) -> None:
+        """Set the seed, 0 or more, that each case's own seeds are made from."""
+        self._epoch_seed = seed
+
+    def _transform(self, index: int) -> Any:
+        if self._epoch_seed is None:
+            return super()._transform(index)
+        set_rnd(self.transform, case_seed(self._epoch_seed, index))
+        item = super()._transform(index)
+        crops = item if isinstance(item, list) else [item]
+        seeded = [{**crop, "seed": case_seed(self._epoch_seed, index, i + 1)} for i, crop in enumerate(crops)]
+        return seeded if isinstance(item, list) else seeded[0]
 
     def _fill_cache(self, indices: Sequence[int] | None = None) -> list[Any]:
         return [self._read(index) for index in (range(self.cache_num) if indices is None else indices)]
@@ -37,3 +58,8 @@ class CachedDataset(CacheDataset):
             files = " with ".join([image, *(str(case[key]) for key in ("label",) if key in case)])
             reason = explain_failure(error, files)
             raise UserError(reason if image in reason else f"{files}: {reason}") from error
+
+
+def case_seed(seed: int, index: int, draw: int = 0) -> int:
+    """Return the seed of one draw of a case: a hash of the arguments, below 2^63."""
+    return int(np.random.SeedSequence([seed, index, draw]).generate_state(1, np.uint64)[0]) >> 1

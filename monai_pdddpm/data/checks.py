@@ -17,20 +17,25 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from monai_pdddpm.data.geometry import largest_shift
 from monai_pdddpm.errors import UserError
 
 __all__ = [
     "FOURTH_DIMENSIONS",
     "CheckImaged",
+    "CheckLabeld",
     "check_choice",
     "check_file",
     "check_fourth_dimension",
+    "check_memory",
     "check_output_dir",
     "check_range",
     "check_voxels",
 ]
 
 FOURTH_DIMENSIONS = ("channel", "time")
+_SAME_PLACE = 0.1  # voxels
+_NARROWEST, _WIDEST = 1e-15, 1e15  # of grey values: their variance has to be a number in float32
 
 
 def check_voxels(array: np.ndarray | torch.Tensor, path: str | os.PathLike) -> None:
@@ -41,7 +46,8 @@ def check_voxels(array: np.ndarray | torch.Tensor, path: str | os.PathLike) -> N
         path: file that they came from, for the message.
 
     Raises:
-        UserError: when there are no voxels, any that is not finite, or all have the same value.
+        UserError: when there are no voxels, any that is not finite, all have the same value, or values lie so far
+            apart or close together that float32 has no variance for them.
     """
     voxels = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
     if voxels.size == 0:
@@ -57,6 +63,12 @@ def check_voxels(array: np.ndarray | torch.Tensor, path: str | os.PathLike) -> N
         )
     if low == high:
         raise UserError(f"{path}: every voxel is {low:g}, expected a scan with contrast; check how it was exported")
+    span = float(high) - float(low)
+    if not _NARROWEST < span < _WIDEST:
+        raise UserError(
+            f"{path}: its voxels span {span:g}, expected a span from {_NARROWEST:g} to {_WIDEST:g}; check how it was "
+            "scaled (scl_slope in a NIfTI header)"
+        )
 
 
 class CheckImaged(MapTransform):
@@ -107,6 +119,80 @@ class CheckImaged(MapTransform):
         return d
 
 
+class CheckLabeld(MapTransform):
+    """Check label maps beside their scan, right after both were loaded: the grid, and that values are classes.
+
+    A label map that lies elsewhere, or a value that is no class, would be learnt from or counted as it is.
+
+    Args:
+        keys: entries to check, each of shape (any, spatial axes...).
+        num_classes: the values 0 to ``num_classes`` - 1 are expected.
+        image_key: the scan.
+        allow_missing_keys: pass over keys that are not there.
+
+    Raises:
+        UserError: when called on a label map that is not so; the message names its file.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, num_classes: int, image_key: str = "image", allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.num_classes = num_classes
+        self.image_key = image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data unchanged, or raise `UserError`."""
+        d = dict(data)
+        image = d[self.image_key]
+        for key in self.key_iterator(d):
+            label = d[key]
+            path = label.meta.get("filename_or_obj", f"the entry {key!r}")
+            shape, expected = tuple(label.shape[1:]), tuple(image.shape[1:])
+            if shape != expected:
+                found, wanted = (" x ".join(map(str, axes)) for axes in (shape, expected))
+                raise UserError(
+                    f"{path}: found labels of {found} voxels, expected the {wanted} of their scan; put both on one grid"
+                )
+            shift = largest_shift(np.asarray(image.affine), np.asarray(label.affine), (*shape, 1, 1)[:3])
+            if shift > _SAME_PLACE:
+                raise UserError(
+                    f"{path}: found labels {shift:.3g} voxels away from their scan, expected one grid; mend the header "
+                    "of either, or put both on one grid"
+                )
+            values = torch.unique(torch.as_tensor(label))
+            strange = [f"{float(v):g}" for v in values if not (v == v.round() and 0 <= v < self.num_classes)]
+            if strange:
+                raise UserError(
+                    f"{path}: found the label values {', '.join(strange[:5])}{', ...' if len(strange) > 5 else ''}, "
+                    f"expected whole numbers from 0 to {self.num_classes - 1}; mend the label map, or give the bundle "
+                    "that it belongs to"
+                )
+        return d
+
+
+def check_memory(path: str | os.PathLike, shape: Sequence[int]) -> None:
+    """Check that a scan's voxels, as float32, are fewer bytes than this computer has memory.
+
+    Args:
+        path: file that the shape came from, for the message.
+        shape: lengths of all axes.
+
+    Raises:
+        UserError: when they are not.
+    """
+    try:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # nobody knows, as on Windows
+        return
+    needed = 4 * math.prod(shape)
+    if needed > there:
+        raise UserError(
+            f"{path}: found shape {' x '.join(map(str, shape))}, which takes {needed / 2**30:.0f} GiB of memory, "
+            f"expected at most the {there / 2**30:.0f} GiB of this computer; check the header, or crop the scan"
+        )
+
+
 def check_output_dir(path: str | os.PathLike) -> None:
     """Check that files can be written to an output folder; one that is not there yet is tried and removed again.
 
@@ -154,6 +240,8 @@ def check_file(path: str | os.PathLike, what: str, remedy: str) -> None:
         found = "cannot be read (permission denied)"
     else:
         found = "is a folder" if os.path.isdir(path) else "does not exist"
+        if os.path.exists(path) and not os.path.isdir(path):
+            found = "is a pipe, a socket or a device"
     raise UserError(f"{path}: {found}, expected a {what} file; {remedy}")
 
 

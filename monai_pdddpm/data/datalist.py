@@ -9,14 +9,23 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from monai_pdddpm.data.dicom import has_series, require_one_series
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.errors import UserError, printable
 
-__all__ = ["SCAN_EXTENSIONS", "case_file", "case_name", "inference_cases", "labelled_cases", "present_files"]
+__all__ = [
+    "SCAN_EXTENSIONS",
+    "case_file",
+    "case_name",
+    "check_case_name",
+    "inference_cases",
+    "labelled_cases",
+    "present_files",
+]
 
 SCAN_EXTENSIONS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 SECTIONS = ("test", "validation", "training")
 _LISTED = ", ".join(SCAN_EXTENSIONS)
 _HOLDOUT = 0.2
+_LONGEST_NAME = 200  # bytes; file systems take 255, and outputs have more after it
 
 
 def present_files(image: Sequence[str | os.PathLike | None]) -> list[str | None]:
@@ -57,6 +66,31 @@ def case_name(image: str | os.PathLike | Sequence[str | os.PathLike | None]) -> 
         return os.path.basename(os.path.abspath(path))
     stem, extension = os.path.splitext(os.path.basename(path))
     return os.path.splitext(stem)[0] if extension == ".gz" else stem
+
+
+def check_case_name(image: str | os.PathLike | Sequence[str | os.PathLike | None]) -> None:
+    """Check that outputs can be named after a case: each is a file ``<case>/<case>_<what>`` in the output folder.
+
+    Args:
+        image: path, or list of paths, one for each channel.
+
+    Raises:
+        UserError: when the name is too long, is not text that can be printed, or names a folder.
+    """
+    name, file = case_name(image), case_file(image)
+    length = len(os.fsencode(name))
+    if printable(name) != name:
+        found = "a name with control codes or bytes that are no text"
+    elif name in ("", ".", "..") or os.path.basename(name) != name:
+        found = f"a scan that would be written as {name!r}"
+    elif length > _LONGEST_NAME:
+        found = f"a name of {length} bytes"
+    else:
+        return
+    raise UserError(
+        f"{file}: found {found}, expected a name that results can be written under, of at most {_LONGEST_NAME} bytes; "
+        "rename the scan"
+    )
 
 
 def inference_cases(dataset_dir: str | os.PathLike, section: str = "test") -> list[dict[str, Any]]:
@@ -207,19 +241,28 @@ def _from_json(root: Path, wanted: Sequence[str]) -> list[dict[str, Any]]:
 
 def _read_json(path: Path) -> dict:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_doubles)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    except ValueError as error:  # also when the text is not UTF-8
+    except (ValueError, RecursionError) as error:  # also when the text is not UTF-8, or nested without end
         raise UserError(f"{path}: not valid JSON ({error}); mend it") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: found a {type(content).__name__}, expected an object with lists of cases; mend it")
     return content
 
 
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its keys and values; Python itself would take the last of a key that is there twice."""
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    return dict(pairs)
+
+
 def _entries(root: Path, content: dict, name: str) -> list[dict[str, Any]]:
     """Read one list of a ``dataset.json``: entries are images, or objects with ``image`` and maybe ``label``."""
     path = root / "dataset.json"
+    root = root / _data_root(path, content)
     listed = content.get(name) or []
     if not isinstance(listed, list):
         raise UserError(f"{path}: {name!r} is a {type(listed).__name__}, expected a list of cases; mend it")
@@ -241,12 +284,21 @@ def _entries(root: Path, content: dict, name: str) -> list[dict[str, Any]]:
     return cases
 
 
+def _data_root(path: Path, content: dict) -> Path:
+    """Return the folder that paths are relative to: ``root``, for a list that lies elsewhere than its scans."""
+    value = content.get("root", ".")
+    if not isinstance(value, str) or not os.path.isdir(path.parent / value):
+        raise UserError(f"{path}: root is {value!r}, expected the folder that the scans lie in; mend it")
+    return Path(value)
+
+
 def _inside(path: Path, entry: str, key: str, value: object) -> str:
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or "\0" in value:
         raise UserError(f"{path}: {key} of {entry} is {value!r}, expected one path inside the folder; mend it")
     # both kinds of path, since the file may have been written elsewhere
     parts = (*PurePosixPath(value).parts, *PureWindowsPath(value).parts)
-    if PurePosixPath(value).is_absolute() or PureWindowsPath(value).anchor or ".." in parts:
+    home = PurePosixPath(value).parts[:1] and PurePosixPath(value).parts[0].startswith("~")
+    if PurePosixPath(value).is_absolute() or PureWindowsPath(value).anchor or ".." in parts or home:
         raise UserError(
             f"{path}: {key} of {entry} leaves the folder ({value!r}), expected a path relative to {path.parent}; "
             "move or link the file there"

@@ -12,10 +12,10 @@ from monai.data import Dataset, list_data_collate
 from monai.transforms import LoadImage
 
 from monai_pdddpm.data.checks import check_choice, check_fourth_dimension
-from monai_pdddpm.data.datalist import case_file, case_name
+from monai_pdddpm.data.datalist import case_file, case_name, check_case_name
 from monai_pdddpm.data.headers import unreadable
 from monai_pdddpm.data.scans import MISSING, check_scan
-from monai_pdddpm.errors import UserError, user_message
+from monai_pdddpm.errors import UserError, printable, user_message
 
 __all__ = ["CaseDataset", "CaseFailure", "case_collate", "explain_failure"]
 
@@ -73,6 +73,7 @@ class CaseDataset(Dataset):
         path = case_file(image)
         start = time.perf_counter()
         try:
+            check_case_name(image)
             if self.spatial_dims is not None:
                 check_scan(
                     image, self.spatial_dims, self.channels, self.fourth_dimension, self.missing, self.channel_names
@@ -80,7 +81,8 @@ class CaseDataset(Dataset):
             item = dict(super()._transform(index))
         except Exception as error:
             logger.debug("%s could not be read", path, exc_info=error)
-            return {"failure": CaseFailure(case=case_name(image), file=path, error=explain_failure(error, path))}
+            reason = explain_failure(error, path)
+            return {"failure": CaseFailure(case=printable(case_name(image)), file=printable(path), error=reason)}
         item["seconds"] = {"read and preprocess": time.perf_counter() - start}
         return item
 
@@ -96,7 +98,7 @@ def explain_failure(error: BaseException, path: str) -> str:
     frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
     if LoadImage.__call__.__code__ in frames:
         return unreadable(path, error)
-    return f"unexpected {type(error).__name__}: {text}"
+    return printable(f"unexpected {type(error).__name__}: {text}")
 
 
 def case_collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:

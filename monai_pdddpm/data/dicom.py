@@ -17,6 +17,7 @@ from monai_pdddpm.errors import UserError
 __all__ = ["Series", "SeriesReader", "has_series", "read_series", "require_one_series"]
 
 _MAGIC, _MAGIC_AT = b"DICM", 128
+_SUFFIX = ".dcm"
 _NO_SLICES = ("DICOMDIR",)  # the table of contents of a disk is DICOM too
 _UID, _POSITION, _ORIENTATION, _PIXEL_SPACING = "0020|000e", "0020|0032", "0020|0037", "0028|0030"
 _NEEDED = {_POSITION: "position", _ORIENTATION: "orientation", _PIXEL_SPACING: "pixel spacing"}
@@ -127,7 +128,26 @@ def _slices_in(folder: Path) -> list[_Slice]:
     slices = [_read_slice(file) for file in _files_in(folder) if _is_dicom(file)]
     if not slices:
         raise UserError(f"{folder}: a folder without DICOM files, expected a scan or a DICOM series; check dataset_dir")
+    _require_whole(folder)
     return slices
+
+
+def _require_whole(folder: Path) -> None:
+    """Check for what was a slice once: without it a stack that lacks its first or last slices looks whole."""
+    for file in folder.iterdir():
+        if file.name.startswith(".") or file.name in _NO_SLICES or file.is_dir():
+            continue
+        if file.is_symlink() and not os.path.exists(file):
+            found = "a link to nowhere"
+        elif not file.is_file():
+            continue
+        elif file.stat().st_size == 0:
+            found = "an empty file"
+        elif file.suffix.lower() == _SUFFIX and not _is_dicom(file):
+            found = "no DICOM file, whatever its name says"
+        else:
+            continue
+        raise UserError(f"{file}: {found}, expected a slice; copy the series again, or remove the file")
 
 
 def _read_slice(file: Path) -> _Slice:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_pdddpm.data.datalist import case_name
+from monai_pdddpm.data.ranks import is_first_rank
 from monai_pdddpm.errors import UserError
 
 
@@ -56,7 +57,7 @@ def unfinished_cases(
                 f"{report.parent}: outputs made with {key}={made_with.get(key)} are there, {key}={settings[key]} is "
                 f"asked for; give another --output_dir, or replace them with --overwrite True"
             )
-    if len(todo) < len(cases):
+    if len(todo) < len(cases) and is_first_rank():
         print(
             f"{len(cases) - len(todo)} of {len(cases)} cases are finished in {output_dir}; --overwrite True redoes them"
         )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import logging
 import os
 import warnings
 from collections.abc import Callable, Hashable, Mapping
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -21,7 +19,7 @@ from monai.transforms import EnsureChannelFirst, LoadImage, LoadImaged, SpatialR
 from monai_pdddpm.data.checks import check_choice, check_fourth_dimension
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.data.dicom import SeriesReader
-from monai_pdddpm.data.headers import NIFTI_EXTENSIONS, ScanHeader, unreadable
+from monai_pdddpm.data.headers import NIFTI_EXTENSIONS, ScanHeader, unpacked_nifti, unreadable
 from monai_pdddpm.data.scans import MISSING, Image, ScanPlan, plan_scan
 from monai_pdddpm.errors import UserError
 
@@ -127,6 +125,8 @@ class LoadScan(Transform):
             reader = _NiftiReader()
         try:
             image = self._load(file, reader)
+        except UserError:
+            raise
         except Exception as error:
             raise UserError(unreadable(file, error)) from error
         if image.ndim > self.spatial_dims + 1:  # all axes but one have length 1 there
@@ -184,16 +184,12 @@ def _quietly(make: Callable[[], Any]) -> Any:
 class _NiftiReader(NibabelReader):
     """MONAI's ``NibabelReader``, which leaves the header as it is, and notices damage in a compressed file.
 
-    See `read_header` for the header. nibabel stops reading before the checksum at the end of a ``.nii.gz``, so that
-    changed voxels go unnoticed.
+    See `read_header` for the header, `unpacked_nifti` for the damage.
     """
 
     def read(self, data: Any, **kwargs: Any) -> Any:
         self.filenames = data
-        image: Any = nib.load(data[0])
-        if not data[0].lower().endswith(".gz"):
-            return image
-        return type(image).from_bytes(gzip.decompress(Path(data[0]).read_bytes()))
+        return unpacked_nifti(data[0]) if data[0].lower().endswith(".gz") else nib.load(data[0])
 
     def _get_affine(self, img: Any) -> np.ndarray:
         return np.array(img.affine, dtype=np.float64)

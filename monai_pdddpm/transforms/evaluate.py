@@ -125,8 +125,8 @@ class Evaluated(MapTransform):
         placed = [tensor.affine.cpu() for tensor in (probability, label) if isinstance(tensor, MetaTensor)]
         if not placed:
             raise ValueError("neither probabilities nor truth know the voxel size: load them with LoadImaged")
-        shape = (*truth.shape, 1)[:3]
-        if len(placed) == 2 and (shift := largest_shift(*(each.numpy() for each in placed), shape)) > 0.5:
+        first, last = placed[0].numpy(), placed[-1].numpy()
+        if (shift := largest_shift(first, last, (*truth.shape, 1)[:3])) > 0.5:
             warnings.warn(
                 f"{file_name(label, probability)}: truth and probabilities lie up to {shift:.1f} voxels apart by their "
                 "affines; they are compared voxel by voxel all the same",

@@ -71,6 +71,17 @@ class TestNetwork:
         with pytest.raises(UserError, match=r"2 .*denoiser.conv.bias missing; extra \(2,\)"):
             load_weights(pair(), state, "model.pt")
 
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1j])
+    def test_weights_that_are_no_numbers(self, bad):
+        state = pair().state_dict()
+        state["denoiser.conv.bias"] = torch.full_like(
+            state["denoiser.conv.bias"], bad, dtype=torch.complex64 if bad == 1j else None
+        )
+        network = pair(1)
+        with pytest.raises(UserError, match=r"not finite real .*denoiser\.conv\.bias"):
+            load_weights(network, state, "model.pt")
+        assert equal(network, pair(1))
+
 
 class TestSegmenter:
     def save(self, path, network):
@@ -140,7 +151,9 @@ class TestFiles:
         (tmp_path / "model.pt").write_bytes(content)
         self.refused(tmp_path / "model.pt")
 
-    @pytest.mark.parametrize("content", [{}, [1], {"model": {}}, {"model": 3}, {"a": 1.0}, torch.zeros(3)])
+    @pytest.mark.parametrize(
+        "content", [{}, [1], {"model": {}}, {"model": 3}, {"a": 1.0}, {1: torch.zeros(3)}, torch.zeros(3)]
+    )
     def test_something_else(self, tmp_path, content):
         torch.save(content, tmp_path / "model.pt")
         self.refused(tmp_path / "model.pt")

@@ -56,3 +56,40 @@ def test_nothing_is_at_work_after_a_case_that_cannot_be_read():
     assert read[0] == "0"
     assert not {"2", "3"} & set(read)
     assert threading.active_count() == before
+
+
+class Draw(Randomizable, Transform):
+    """Says what it drew."""
+
+    def __call__(self, case):
+        return case | {"drawn": self.R.random()}
+
+
+class Two(Randomizable, Transform):
+    """Two crops of a case."""
+
+    def __call__(self, case):
+        return [case, case]
+
+
+def seeded(transforms, seed=3):
+    data = CachedDataset([{"name": name} for name in "abc"], Compose(transforms))
+    data.seed_epoch(seed)
+    return data
+
+
+def test_a_case_depends_on_its_seed_and_place_alone():
+    data = seeded([Draw()])
+    forward = [data[i] for i in range(3)]
+    assert [data[i] for i in (2, 1, 0)] == forward[::-1]
+    assert len({item["drawn"] for item in forward}) == len({item["seed"] for item in forward}) == 3
+    data.seed_epoch(4)
+    assert not {item["drawn"] for item in forward} & {data[i]["drawn"] for i in range(3)}
+    data.seed_epoch(3)
+    assert data[1] == forward[1]
+
+
+def test_every_crop_of_a_case_has_a_seed_of_its_own():
+    first, second = seeded([Two()])[0]
+    assert first["seed"] != second["seed"]
+    assert "seed" not in CachedDataset([{"name": "a"}], Compose([Draw()]))[0]

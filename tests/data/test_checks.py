@@ -9,9 +9,11 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 from monai_pdddpm.data.checks import (
     CheckImaged,
+    CheckLabeld,
     check_choice,
     check_file,
     check_fourth_dimension,
+    check_memory,
     check_output_dir,
     check_range,
     check_voxels,
@@ -165,3 +167,54 @@ def test_fourth_dimension():
         check_fourth_dimension("frames", 1)
     with pytest.raises(UserError, match="fourth_dimension: found 'time' with 4 channels"):
         check_fourth_dimension("time", 4)
+
+
+@pytest.mark.parametrize(("span", "fits"), [(1e-16, False), (1e-14, True), (1e14, True), (1e16, False)])
+def test_span_that_float32_has_a_variance_for(span, fits):
+    array = np.array([0.0, span])
+    if fits:
+        check_voxels(array, "a.nii")
+    else:
+        with pytest.raises(UserError, match="its voxels span"):
+            check_voxels(array, "a.nii")
+
+
+def test_memory():
+    check_memory("a.nii", (512, 512, 300))
+    with pytest.raises(UserError, match=r"a\.nii: found shape 32767 x 32767 x 32767, which takes 131060 GiB"):
+        check_memory("a.nii", (32767, 32767, 32767))
+
+
+class TestLabels:
+    AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
+
+    def check(self, label, affine=AFFINE):
+        image = MetaTensor(torch.zeros(1, 4, 5, 6), affine=self.AFFINE)
+        label = MetaTensor(label, affine=affine, meta={"filename_or_obj": "label.nii"})
+        return CheckLabeld("label", 3)({"image": image, "label": label})
+
+    def test_classes_pass(self):
+        label = torch.arange(120).reshape(1, 4, 5, 6) % 3
+        assert torch.equal(self.check(label)["label"], label)
+        self.check(torch.zeros(2, 4, 5, 6))  # two readers, who saw nothing
+
+    @pytest.mark.parametrize("value", [3, -1, 0.5, np.nan])
+    def test_value_that_is_no_class(self, value):
+        label = torch.zeros(1, 4, 5, 6)
+        label[0, 1, 2, 3] = value
+        with pytest.raises(UserError, match=rf"label\.nii: found the label values {value:g}, expected .* 0 to 2"):
+            self.check(label)
+
+    def test_other_size(self):
+        with pytest.raises(UserError, match="labels of 4 x 6 x 5 voxels, expected the 4 x 5 x 6"):
+            self.check(torch.zeros(1, 4, 6, 5))
+
+    @pytest.mark.parametrize(("shift", "fits"), [(0.05, True), (1.0, False)])
+    def test_other_place(self, shift, fits):
+        affine = self.AFFINE.copy()
+        affine[1, 3] += shift
+        if fits:
+            self.check(torch.zeros(1, 4, 5, 6), affine)
+        else:
+            with pytest.raises(UserError, match="labels 1 voxels away from their scan"):
+                self.check(torch.zeros(1, 4, 5, 6), affine)

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from monai.data.utils import create_file_basename
 
-from monai_pdddpm.data.datalist import case_file, case_name, inference_cases, labelled_cases, present_files
+from monai_pdddpm.data.datalist import (
+    case_file,
+    case_name,
+    check_case_name,
+    inference_cases,
+    labelled_cases,
+    present_files,
+)
 from monai_pdddpm.errors import UserError
 
 
@@ -173,6 +180,12 @@ class TestFolders:
             inference_cases(tmp_path)
 
 
+OUTSIDE = (
+    *("/etc/a.nii", "../a.nii", "imagesTr/../../a.nii", "C:\\a.nii", "..\\a.nii"),
+    *("~/a.nii", "./~root/a.nii"),
+)
+
+
 class TestDatasetJson:
     def test_plain_strings(self, tmp_path):
         touch(tmp_path, "imagesTs/b.nii.gz", "imagesTs/a.nii.gz")
@@ -216,6 +229,9 @@ class TestDatasetJson:
             (b"[]", "found a list"),
             (b"{}", "lists no case"),
             (b'{"test": "a.nii"}', "'test' is a str"),
+            (b'{"test": [], "test": []}', "not valid JSON .*'test' is there twice"),
+            (b"[" * 100_000, "not valid JSON"),
+            (b'{"test": ["a\\u0000.nii"]}', r"image of test\[0\] is 'a\\x00"),
             (b'{"test": [3]}', r"image of test\[0\] is 3"),
             (b'{"test": [{"label": "a.nii"}]}', r"image of test\[0\] is None"),
             (b'{"test": [{"image": ["a.nii", 3]}]}', r"image of test\[0\] is 3"),
@@ -231,7 +247,7 @@ class TestDatasetJson:
         assert str(tmp_path / "dataset.json") in str(caught.value)
         assert "\n" not in str(caught.value)
 
-    @pytest.mark.parametrize("path", ["/etc/a.nii", "../a.nii", "imagesTr/../../a.nii", "C:\\a.nii", "..\\a.nii"])
+    @pytest.mark.parametrize("path", OUTSIDE)
     @pytest.mark.parametrize("key", ["image", "label"])
     def test_paths_that_leave_the_folder(self, tmp_path, path, key):
         touch(tmp_path, "a.nii", "set/imagesTr/a.nii")
@@ -354,3 +370,49 @@ class TestLabelled:
             labelled_cases(tmp_path, "training")
         with pytest.raises(UserError, match="not a folder"):
             labelled_cases(tmp_path / "gone", "training")
+
+
+class TestRoot:
+    """A list may lie elsewhere than its scans."""
+
+    def write(self, folder, root):
+        folder.mkdir()
+        content = {"root": root, "training": [{"image": "a.nii", "label": "b.nii"}] * 2}
+        (folder / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+        return folder
+
+    def test_paths_are_relative_to_it(self, tmp_path):
+        scans = tmp_path / "scans"
+        scans.mkdir()
+        for name in ("a.nii", "b.nii"):
+            (scans / name).touch()
+        listed = self.write(tmp_path / "list", str(scans))
+        assert labelled_cases(listed, "training") == [{"image": str(scans / "a.nii"), "label": str(scans / "b.nii")}]
+
+    @pytest.mark.parametrize("root", ["/nowhere/at/all", 3])
+    def test_a_root_that_is_not_there(self, tmp_path, root):
+        with pytest.raises(UserError, match=r"root is .* expected the folder that the scans lie in"):
+            labelled_cases(self.write(tmp_path / "list", root), "training")
+
+
+class TestOutputNames:
+    @pytest.mark.parametrize(
+        "name", ["a b.nii", "é脳🧠.nii.gz", "a\u202fb.nii", "..a.nii", "....nii", "n" * 200 + ".nii"]
+    )
+    def test_results_can_be_named(self, name):
+        check_case_name(f"folder/{name}")
+
+    @pytest.mark.parametrize(
+        ("name", "found"),
+        [
+            ("n" * 201 + ".nii", "a name of 201 bytes"),
+            ("é" * 101 + ".nii", "a name of 202 bytes"),
+            ("a\nb.nii", "control codes"),
+            ("a\x1b[31m.nii", "control codes"),
+            ("\udcff.nii", "bytes that are no text"),
+            ("", "written as"),
+        ],
+    )
+    def test_results_cannot_be_named(self, name, found):
+        with pytest.raises(UserError, match=found):
+            check_case_name([None, f"folder/{name}"])

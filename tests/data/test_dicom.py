@@ -128,6 +128,18 @@ class TestRefused:
         files[3].write_bytes(files[3].read_bytes()[:-100])
         refused(tmp_path, str(files[3]), "cannot be read as an image")
 
+    @pytest.mark.parametrize(
+        ("lose", "told"),
+        [
+            (lambda file: file.write_bytes(b""), "an empty file"),
+            (lambda file: (file.unlink(), file.symlink_to("gone")), "a link to nowhere"),
+            (lambda file: file.rename(file.with_suffix(".dcm")).write_bytes(bytes(200)), "no DICOM file"),
+        ],
+    )
+    def test_last_slice_that_is_none_any_more(self, tmp_path, write_series, lose, told):
+        lose(write_series(tmp_path, VOXELS, oblique())[-1])
+        refused(tmp_path, told, "expected a slice")
+
     def test_no_position(self, tmp_path, write_series):
         file = write_series(tmp_path, VOXELS[..., :1], oblique())[0]
         tag = b"\x20\x00\x32\x00"
