@@ -11,7 +11,7 @@ import torch
 
 def member_seed(seed: int, member: int, draw: int) -> int:
     """Return the seed of one draw of a member: a hash of the arguments, below 2^63."""
-    return int(np.random.SeedSequence([seed, member, draw]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, member, draw]).generate_state(1, np.uint64)[0]) >> 1
 
 
 def member_noise(

@@ -1,0 +1,99 @@
+"""Put a bundle into MONAI Label's own ``monaibundle`` app.
+
+``python -m monai_pdddpm.labelserver.put_bundle --app apps/monaibundle --bundle bundles/<name>`` copies what the app
+needs to infer into ``<app>/model/<name>``, and shows members and steps among the options in the viewer. The training
+configurations stay out: that app's way of training would begin with a random average of the denoiser, end at once the
+second time, and put a worse model in use. The app in ``apps/pdddpm`` trains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from monai_pdddpm.errors import UserError
+from monai_pdddpm.labelserver.folders import find_bundles
+
+__all__ = ["put_bundle"]
+
+_OPTIONS = ("members", "steps")
+_PARTS = (
+    "LICENSE",
+    "docs",
+    "configs/metadata.json",
+    "configs/logging.conf",
+    "models/model.pt",
+    "models/calibration.json",
+)
+
+
+def put_bundle(app: Path, bundle: Path, overwrite: bool = False) -> Path:
+    """Copy a bundle into an app's ``model`` folder.
+
+    Args:
+        app: folder of the app, with a ``main.py``.
+        bundle: folder of the bundle.
+        overwrite: replace a bundle of the same name.
+
+    Returns:
+        the folder of the copy.
+
+    Raises:
+        UserError: when either folder is not what it should be, or the copy is there already.
+    """
+    if not (app / "main.py").is_file():
+        raise UserError(
+            f"{app}: no main.py there, expected MONAI Label's app; get it with monailabel apps --download --name "
+            "monaibundle --output apps"
+        )
+    source = next(iter(find_bundles(str(bundle), bundle).values()))
+    target = app / "model" / source.name
+    if target.exists() and not overwrite:
+        raise UserError(f"{target}: is there already, expected a new name; add --overwrite to replace it")
+    target.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
+        copy = Path(folder) / source.name
+        for part in _PARTS:
+            (copy / part).parent.mkdir(parents=True, exist_ok=True)
+            if (source / part).is_dir():
+                shutil.copytree(source / part, copy / part)
+            elif (source / part).is_file():
+                shutil.copyfile(source / part, copy / part)
+        config = json.loads((source / "configs" / "inference.json").read_text(encoding="utf-8"))
+        config["displayable_configs"] = {key: config[key] for key in _OPTIONS}
+        config |= {key: f"@displayable_configs::{key}" for key in _OPTIONS}
+        text = json.dumps(config, indent=4, ensure_ascii=False)
+        (copy / "configs" / "inference.json").write_text(text + "\n", encoding="utf-8")
+        if target.exists():
+            target.rename(Path(folder) / "before")
+        copy.rename(target)
+    return target
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(description="Put a bundle into MONAI Label's monaibundle app, for inference.")
+    parser.add_argument("--app", required=True, type=Path, help="folder of the app, with a main.py")
+    parser.add_argument("--bundle", required=True, type=Path, help="folder of the bundle")
+    parser.add_argument("--overwrite", action="store_true", help="replace a bundle of the same name in the app")
+    arguments = parser.parse_args(argv)
+    try:
+        target = put_bundle(arguments.app, arguments.bundle, arguments.overwrite)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{target}: ready; serve it with")
+    print(
+        f"  monailabel start_server --app {arguments.app} --studies <folder of scans> --conf models {target.name} "
+        "--conf zoo_source ngc --conf sam2 false"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,425 @@
+"""A real MONAI Label server with the bundles, asked by the client of MONAI Label's plugin for 3D Slicer.
+
+The server gets a virtual environment of its own (numpy 1.26, pydicom 2), made once and kept in the folder for temporary
+files. ``MONAI_PDDDPM_TRANSCRIPT=<file>`` keeps what was asked, the seconds, and what was found.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import venv
+from pathlib import Path
+
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from monai_pdddpm.data import write_phantom
+from monai_pdddpm.labelserver import doubt, entropy_levels, level_names
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.version_info >= (3, 12), reason="MONAI Label 0.8.5 needs Python below 3.12"),
+]
+
+ROOT = Path(__file__).parents[2]
+APP = ROOT / "apps" / "pdddpm"
+DATA = ROOT.parent / "shared" / "data"
+PHANTOM, HIPPOCAMPUS, LESION = (f"{task}_segmentation" for task in ("phantom", "hippocampus_mri", "ms_lesion_mri"))
+SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}  # what the plugin adds to each request
+FEW = {"members": 2, "steps": 2}
+START, ANSWER, JOB = 180, 240, 300  # seconds that are waited at most
+
+# the plugin's own client, which needs the server's packages: a line of JSON in, a line of JSON out
+CLIENT = """
+import importlib.util, json, sys
+spec = importlib.util.spec_from_file_location("client", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+client = module.MONAILabelClient(sys.argv[2], tmpdir=sys.argv[3])
+for line in sys.stdin:
+    name, words, options = json.loads(line)
+    try:
+        answer = {"answer": getattr(client, name)(*words, **options)}
+    except Exception as error:
+        answer = {"error": str(getattr(error, "msg", error))}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def environment():
+    """A virtual environment with MONAI Label and without monai_pdddpm; its Python."""
+    wanted = (APP / "requirements.txt").read_bytes()
+    name = f"monai_pdddpm_label_{sys.version_info[0]}{sys.version_info[1]}_{hashlib.sha256(wanted).hexdigest()[:10]}"
+    folder = Path(tempfile.gettempdir()) / name
+    python, complete = folder / "bin" / "python", folder / "complete"
+    if not complete.is_file():
+        venv.create(folder, clear=True, with_pip=True)
+        pip = [python, "-m", "pip", "install", "--quiet"]
+        subprocess.run([*pip, "--requirement", APP / "requirements.txt"], check=True)
+        subprocess.run([*pip, "--no-deps", "monailabel==0.8.5", "pydicom-seg==0.4.1"], check=True)
+        complete.touch()
+    return python
+
+
+@pytest.fixture(scope="module")
+def installed(environment, tmp_path_factory):
+    """The folder into which pip installed monai_pdddpm, from a copy so that nothing is left in the repository."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+    for file in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, source)
+    shutil.copytree(ROOT / "monai_pdddpm", source / "monai_pdddpm", ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [environment, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, source]
+    subprocess.run(pip, check=True)
+    return target
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    """A copy of the app's folder, since a server writes into it."""
+    folder = tmp_path_factory.mktemp("app") / "pdddpm"
+    shutil.copytree(APP, folder, ignore=shutil.ignore_patterns("bin", "lib", "logs", "model", "__pycache__"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start(environment, app, tmp_path_factory):
+    """Start a server: ``start(site, *words)`` returns the process, its port and its log; all are killed at the end."""
+    started = []
+
+    def run(site, *words):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        log = tmp_path_factory.mktemp("server") / "log"
+        paths = [str(path) for path in (site, app / "stub") if path]
+        command = [environment, "-m", "monailabel.main", "start_server", "--host", "127.0.0.1", "--port", str(port)]
+        settings = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": ""}
+        settings |= {"PYTHONPATH": os.pathsep.join(paths), "MONAI_LABEL_AUTO_UPDATE_SCORING": "false"}
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [*command, *map(str, words)],
+                cwd=log.parent,  # not where monai_pdddpm would be found without being installed
+                env={**os.environ, **settings},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        started.append(process)
+        return process, port, log
+
+    yield run
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):  # with its trainings and scorings
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+class Slicer:
+    """Asks a server as the plugin does, and keeps what was asked in ``transcript``."""
+
+    def __init__(self, environment, port, folder, log, transcript):
+        plugin = (
+            environment.parents[1] / "monailabel" / "plugins" / "slicer" / "MONAILabel" / "MONAILabelLib" / "client.py"
+        )
+        self.url = f"http://127.0.0.1:{port}"
+        self.log, self.transcript = log, transcript
+        words = [environment, "-c", CLIENT, plugin, self.url, folder]
+        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, name, *words, **options):
+        begin = time.monotonic()
+        self.process.stdin.write(json.dumps([name, words, options]) + "\n")
+        self.process.stdin.flush()
+        answer = json.loads(self.process.stdout.readline())
+        self.transcript.append([name, *map(str, words[:2]), f"{time.monotonic() - begin:.1f} s"])
+        return answer
+
+    def __call__(self, name, *words, **options):
+        answer = self.ask(name, *words, **options)
+        assert "answer" in answer, f"{name}: {answer}\n{self.log.read_text()[-4000:]}"
+        return answer["answer"]
+
+    def post(self, path):
+        request = urllib.request.Request(self.url + path, data=b"{}", headers={"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=ANSWER) as answer:
+            return json.load(answer)
+
+    def job(self, kind):
+        """Wait for a training or scoring, and return its status."""
+        begin = time.monotonic()
+        while time.monotonic() < begin + JOB:
+            with urllib.request.urlopen(f"{self.url}/{kind}/", timeout=ANSWER) as answer:
+                task = json.load(answer)
+            if task["status"] not in ("SUBMITTED", "RUNNING"):
+                self.transcript.append([kind, "", task["status"], f"{time.monotonic() - begin:.1f} s"])
+                return task
+            time.sleep(1)
+        raise TimeoutError(f"{kind}: {task}\n{self.log.read_text()[-4000:]}")
+
+
+@pytest.fixture(scope="module")
+def connect(environment, tmp_path_factory):
+    """Connect to a server when it is ready."""
+    clients, transcript = [], []
+
+    def run(process, port, log):
+        begin = time.monotonic()
+        while True:
+            assert process.poll() is None, log.read_text()[-4000:]
+            assert time.monotonic() < begin + START, log.read_text()[-4000:]
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/info/", timeout=5):
+                break
+            time.sleep(0.5)
+        transcript.append(["server ready", "", "", f"{time.monotonic() - begin:.1f} s"])
+        clients.append(Slicer(environment, port, tmp_path_factory.mktemp("slicer"), log, transcript))
+        return clients[-1]
+
+    yield run
+    for client in clients:
+        client.process.kill()
+        client.process.wait()
+    if file := os.environ.get("MONAI_PDDDPM_TRANSCRIPT"):
+        rows = [[row[0], " ".join(row[1:-1]).strip(), row[-1]] for row in transcript]
+        Path(file).write_text("\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    few = {"train": 4, "validation": 0, "test": 1, "series": 0, "readings": 1}
+    target = tmp_path_factory.mktemp("phantom") / "data"
+    return write_phantom(target, **few, size=(24, 24, 24), spacing=(1.0, 1.0, 1.0), seed=5, progress=False)
+
+
+@pytest.fixture(scope="module")
+def truths(phantom, tmp_path_factory):
+    """Scan and label of each case, by the bundle that is for it; of the lesions a cut, a head takes long."""
+    folder = tmp_path_factory.mktemp("cut")
+    found = {PHANTOM: [(path, phantom / "labelsTr" / path.name) for path in sorted((phantom / "imagesTr").iterdir())]}
+    if DATA.is_dir():
+        pair = [DATA / "hippocampus" / f"{kind}Tr" / "hippocampus_001.nii.gz" for kind in ("images", "labels")]
+        found[HIPPOCAMPUS] = [tuple(pair)]
+        pair = []
+        for kind in ("labels", "images"):
+            image = nib.load(DATA / "ms_lesions" / f"{kind}Tr" / "patient19.nii.gz")
+            if kind == "labels":
+                center = np.median(np.argwhere(np.asanyarray(image.dataobj)), axis=0).astype(int)
+                box = tuple(slice(max(0, c - 24), max(0, c - 24) + 48) for c in center)
+            pair.insert(0, folder / f"lesions_{kind}.nii.gz")
+            nib.save(image.slicer[box], pair[0])
+        found[LESION] = [tuple(pair)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def studies(truths, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studies")
+    for pairs in truths.values():
+        for scan, _ in pairs:
+            shutil.copyfile(scan, folder / scan.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundles(truths, tmp_path_factory):
+    """Copies of the bundles; the phantom's gets windows as small as its scans."""
+    folder = tmp_path_factory.mktemp("bundles")
+    for name in truths:
+        hidden = shutil.ignore_patterns("data", "eval", "output", "runs")
+        shutil.copytree(ROOT / "bundles" / name, folder / name, ignore=hidden)
+    for file in (folder / PHANTOM / "configs").glob("*.json"):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if "roi_size" in config:
+            file.write_text(json.dumps(config | {"roi_size": [24, 24, 24]}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def slicer(start, connect, installed, app, studies, bundles, truths):
+    """A client of our app with all bundles, that draws few members in few steps."""
+    words = ["--app", app, "--studies", studies, "--conf", "bundles", ",".join(str(bundles / name) for name in truths)]
+    return connect(*start(installed, *words, *("--conf", "members", "2", "--conf", "steps", "2")))
+
+
+def image_id(path):
+    return path.name.removesuffix(".nii.gz")
+
+
+def read_nrrd(path):
+    """Return voxels and RAS affine of a file that the client saved."""
+    image = itk.imread(str(path))
+    affine = np.eye(4)
+    affine[:3, :3] = itk.array_from_matrix(image.GetDirection()) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return itk.array_from_image(image).T, np.diag([-1, -1, 1, 1]) @ affine
+
+
+def dice(found, truth):
+    return 2 * ((found > 0) & (truth > 0)).sum() / ((found > 0).sum() + (truth > 0).sum())
+
+
+def test_info(slicer, truths):
+    info = slicer("info")
+    labels = {PHANTOM: {"body": 1, "core": 2}, HIPPOCAMPUS: {"anterior": 1, "posterior": 2}, LESION: {"lesion": 1}}
+    for name in truths:
+        assert info["models"][name]["labels"] == labels[name]
+        assert info["models"][f"{name}_uncertainty"]["labels"] == level_names()
+        assert info["models"][name]["config"]["members"] == 2
+    assert set(info["trainers"]) == set(truths)
+    assert {"uncertainty", "random", "first"} <= set(info["strategies"])
+    assert info["labels"] == [label for name in truths for label in labels[name]]
+
+
+@pytest.mark.parametrize("name", [PHANTOM, HIPPOCAMPUS, LESION])
+def test_label_and_uncertainty_lie_on_the_scan(slicer, studies, truths, name):
+    if name not in truths:
+        pytest.skip("the data are not there")
+    scan, label = truths[name][0]
+    source = nib.load(scan)
+    case = image_id(scan)
+
+    file, numbers = slicer("infer", name, case, {**SLICER})
+    found, affine = read_nrrd(file)
+    assert found.dtype == np.uint8
+    assert found.shape == source.shape[:3]
+    assert np.allclose(affine, source.affine, atol=1e-4)
+    # a flip or a swap of axes would not meet the truth
+    assert dice(found, np.asanyarray(nib.load(label).dataobj)) > {PHANTOM: 0.6, HIPPOCAMPUS: 0.8, LESION: 0.3}[name]
+    volumes = numbers["volume_ml"]
+    assert {key.lower() for key in volumes} == set(numbers["label_names"])
+    voxel_ml = abs(np.linalg.det(source.affine[:3, :3])) / 1000
+    for value, key in enumerate(volumes, start=1):
+        assert volumes[key]["segmentation"] == pytest.approx((found == value).sum() * voxel_ml, abs=1e-3)
+
+    maps = {}
+    for kind in ("entropy", "mutual-information"):
+        saved = nib.load(studies / "uncertainty" / case / f"{case}_{kind}.nii.gz")
+        assert np.allclose(saved.affine, source.affine, atol=1e-4)
+        maps[kind] = np.asanyarray(saved.dataobj)
+        assert maps[kind].shape == source.shape[:3]
+    assert maps["entropy"].max() > 0.2
+    file, _ = slicer("infer", f"{name}_uncertainty", case, {**SLICER})
+    levels, affine = read_nrrd(file)
+    assert np.allclose(affine, source.affine, atol=1e-4)
+    expected = entropy_levels(
+        torch.from_numpy(np.ascontiguousarray(maps["entropy"], np.float32)), len(volumes) + 1
+    ).numpy()
+    assert (levels == expected).mean() > 0.9999
+    assert levels.max() > 0
+
+
+def test_options_of_a_request(slicer, truths):
+    case = image_id(truths[PHANTOM][0][0])
+    one = [slicer("infer", PHANTOM, case, {**SLICER, "seed": seed})[1] for seed in (0, 0, 1)]
+    assert one[0]["volume_ml"] == one[1]["volume_ml"] != one[2]["volume_ml"]
+    refused = slicer.ask("infer", PHANTOM, case, {**SLICER, "members": 0})
+    assert "members: found 0, expected a whole number of at least 1" in refused["error"]
+    assert "no model 'nothing'" in slicer.ask("infer", "nothing", case, {**SLICER})["error"]
+
+
+def test_the_most_doubtful_scan_is_proposed(slicer, studies, truths):
+    slicer.post(f"/scoring/{PHANTOM}_doubt")
+    assert slicer.job("scoring")["status"] == "DONE"
+    stored = json.loads((studies / "datastore_v2.json").read_text())["objects"]
+    scores = {case: one["image"]["info"][f"{PHANTOM}_doubt"] for case, one in stored.items()}
+    for scan, _ in truths[PHANTOM]:
+        _, numbers = slicer("infer", PHANTOM, image_id(scan), {**SLICER})
+        assert scores[image_id(scan)] == pytest.approx(doubt(numbers), abs=1e-4)
+    if LESION in truths:  # four channels are four frames to this bundle
+        case = image_id(truths[LESION][0][0])
+        assert scores[case] == -1
+        assert "found 4 frames, expected one scan" in stored[case]["image"]["info"][f"{PHANTOM}_doubt_note"]
+    proposed = [slicer("next_sample", "uncertainty", {}) for _ in scores]
+    assert [one["doubt"] for one in proposed] == sorted(scores.values(), reverse=True)
+    assert {one["id"] for one in proposed} == set(scores)
+    assert slicer("next_sample", "first", {})["id"] in scores
+    assert "no such strategy" in slicer.ask("next_sample", "nothing", {})["error"]
+
+
+def test_training(slicer, bundles, truths, tmp_path):
+    """An unknown label is refused; with the right ones the model gets better and is used at once."""
+    names = {"label_info": [{"name": "body", "idx": 1}, {"name": "core", "idx": 2}]}
+    scan, label = truths[PHANTOM][0]
+    truth = np.asanyarray(nib.load(label).dataobj)
+    strange = truth.copy()
+    strange[0, 0, 0] = 3
+    nib.save(nib.Nifti1Image(strange, nib.load(label).affine), tmp_path / "strange.nii.gz")
+    third = {"label_info": [*names["label_info"], {"name": "edema", "idx": 3}]}
+    slicer("save_label", image_id(scan), str(tmp_path / "strange.nii.gz"), params=third)
+    for other, right in truths[PHANTOM][1:]:
+        slicer("save_label", image_id(other), str(right), params=names)
+    request = {"max_epochs": 6, "learning_rate": 0.003, "val_split": 0.25}
+
+    slicer("train_start", PHANTOM, request)
+    failed = slicer.job("train")
+    assert failed["status"] == "ERROR"
+    expected = "the annotation holds the label 3 (edema), expected 0 (background), 1 (body), 2 (core)"
+    assert f"error: {image_id(scan)}: {expected}" in failed["details"][-1]
+    assert not any("Traceback" in line for line in failed["details"])
+
+    slicer("save_label", image_id(scan), str(label), params=names)
+    model = bundles / PHANTOM / "models" / "model.pt"
+    weights = torch.load(model, weights_only=True)["model"]
+    for key in ("denoiser.head.4.weight", "denoiser.head.4.bias"):  # now it knows nothing
+        weights[key] = torch.zeros_like(weights[key])
+    torch.save({"model": weights}, model)
+    file, _ = slicer("infer", PHANTOM, image_id(scan), {**SLICER})
+    assert dice(read_nrrd(file)[0], truth) == 0
+
+    slicer("train_start", PHANTOM, request)
+    trained = slicer.job("train")
+    assert trained["status"] == "DONE", trained
+    outcome = slicer("info")["train_stats"][PHANTOM]
+    assert outcome["replaced"], outcome
+    assert outcome["dice_after"] > outcome["dice_before"] == 0
+    assert any(outcome["message"] in line for line in trained["details"])
+    file, _ = slicer("infer", PHANTOM, image_id(scan), {**SLICER})
+    assert dice(read_nrrd(file)[0], truth) > 0
+
+
+def test_stock_app(start, connect, environment, installed, studies, truths, tmp_path):
+    """A bundle put into MONAI Label's own app by the documented script answers there."""
+    run = {"check": True, "capture_output": True, "cwd": tmp_path}
+    run["env"] = {**os.environ, "PYTHONPATH": str(installed)}
+    words = ["-m", "monailabel.main", "apps", "--download", "--name", "monaibundle", "--output", tmp_path]
+    subprocess.run([environment, *words], **run)
+    words = ["-m", "monai_pdddpm.labelserver.put_bundle", "--app", tmp_path / "monaibundle", "--bundle"]
+    subprocess.run([environment, *words, ROOT / "bundles" / PHANTOM], **run)
+    conf = ["models", PHANTOM], ["zoo_source", "ngc"], ["sam2", "false"]
+    words = [word for pair in conf for word in ("--conf", *pair)]
+    slicer = connect(*start(installed, "--app", tmp_path / "monaibundle", "--studies", studies, *words))
+    model = slicer("info")["models"][PHANTOM]
+    assert model["labels"] == {"body": 1, "core": 2}
+    assert {"members", "steps"} <= set(model["config"])
+    scan, label = truths[PHANTOM][-1]
+    file, numbers = slicer("infer", PHANTOM, image_id(scan), {**SLICER, **FEW})
+    found, affine = read_nrrd(file)
+    assert np.allclose(affine, nib.load(scan).affine, atol=1e-4)
+    assert dice(found, np.asanyarray(nib.load(label).dataobj)) > 0.6
+    assert "agreement" in numbers["features"]
+    assert slicer("next_sample", "first", {})["id"]
+
+
+def test_a_server_that_lacks_something_says_so_in_one_line(start, installed, app, studies, tmp_path):
+    words = ["--app", app, "--studies", studies, "--conf", "bundles", tmp_path / "nowhere"]
+    cases = {
+        "monai_pdddpm is not installed for ": start(None, *words),
+        f"bundles: {tmp_path / 'nowhere'} is not there, ": start(installed, *words),
+    }
+    for expected, (process, _, log) in cases.items():
+        assert process.wait(timeout=START) == 1
+        text = log.read_text()
+        assert text.splitlines()[-1].startswith(f"error: {expected}")
+        assert "Traceback" not in text
