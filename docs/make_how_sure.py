@@ -133,6 +133,7 @@ def answer(parser: ConfigParser, network: torch.nn.Module, image: Array) -> dict
     labels, calibration = parser.get_parsed_content("labels"), parser.get_parsed_content("calibration")
     data: dict[Any, Any] = {"pred": infer(parser, network, image)}
     data = SplitOutputd("pred", num_classes=len(labels))(data)
+    data["members"] = data["members"].unflatten(0, (-1, len(labels))).argmax(dim=1)
     data["untempered"] = data["pred"]
     data = Uncertaintyd("pred", temperature=calibration.temperature)(data)
     data = Summarised("seg", labels=labels, calibration=calibration)(data)

@@ -1,4 +1,39 @@
+import multiprocessing
+import uuid
+
+import pytest
 import torch
+import torch.distributed as dist
 
 # with more threads sums are taken in an order that depends on the size of the batch, and equal means equal here
 torch.set_num_threads(1)
+
+
+def _work(number, count, folder, work):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=count)
+    try:
+        answer = work()
+    except Exception as error:  # told to the test
+        answer = error
+    torch.save(answer, folder / f"{number}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def in_processes(tmp_path):
+    """Run a function in so many processes that have joined, and return what it returns or raises, by rank."""
+
+    def run(count, work):
+        folder = tmp_path / uuid.uuid4().hex
+        folder.mkdir()
+        context = multiprocessing.get_context("fork")
+        started = [context.Process(target=_work, args=(n, count, folder, work)) for n in range(count)]
+        for process in started:
+            process.start()
+        for process in started:
+            process.join(120)
+            process.kill()
+        return [torch.load(folder / f"{n}.pt", weights_only=False) for n in range(count)]
+
+    return run

@@ -1,16 +1,24 @@
 """What turns the pipeline of ``configs/`` into bundles, and what a running bundle asks of its surroundings."""
 
 from .calibration import load_calibration, save_calibration
+from .distributed import GlobalLoss, distributed_network, join_ranks, leave_ranks, rank_device
+from .export import export_ensemble
 from .locate import find_bundle_root, pick_device
 from .settings import check_settings
 from .weights import load_network, load_segmenter
 
 __all__ = [
+    "GlobalLoss",
     "check_settings",
+    "distributed_network",
+    "export_ensemble",
     "find_bundle_root",
+    "join_ranks",
+    "leave_ranks",
     "load_calibration",
     "load_network",
     "load_segmenter",
     "pick_device",
+    "rank_device",
     "save_calibration",
 ]

@@ -28,7 +28,10 @@ _LOWEST = {
     "fold": -1,
 }
 _SHARES = ("overlap", "segmenter_share")
-_SWITCHES = ("overwrite", "write_members", "write_dicom_seg", "calibrated", "resume")
+_SWITCHES = (
+    *("overwrite", "write_members", "write_dicom_seg", "write_seg_nrrd", "write_scene", "write_report"),
+    *("calibrated", "resume"),
+)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -43,7 +46,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """
     for name, value in settings.items():
         if name in _LOWEST:
-            check_range(name, value, _LOWEST[name], settings["num_train_timesteps"] if name == "start_step" else None)
+            highest = {"seed": 2**63 - 1, "start_step": settings.get("num_train_timesteps")}  # torch's seeds end there
+            check_range(name, value, _LOWEST[name], highest.get(name))
         elif name in _SHARES and not (_is_number(value) and 0 <= value < 1):
             raise UserError(f"{name}: found {value!r}, expected a number from 0 to below 1; set {name} to one")
         elif name == "learning_rate" and not (_is_number(value) and 0 < value < math.inf):

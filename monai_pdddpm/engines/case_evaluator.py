@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
 
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.data.dataset import CaseFailure, explain_failure
+from monai_pdddpm.data.ranks import gathered, world_size
 from monai_pdddpm.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -21,6 +23,8 @@ class CaseEvaluator(SupervisedEvaluator):
     post-processed or written ends that case only and is logged; :meth:`run` sums up at the end. ``state.seconds``
     holds the seconds of the current case's stages. Handlers of ``ITERATION_COMPLETED`` meet an empty list after a
     failure; MONAI's metrics cannot take one, :class:`monai_pdddpm.transforms.Evaluated` never sees it.
+
+    Of several processes each has its own cases, or none. All sum up together, when the last one is done.
 
     Args:
         args: as :class:`monai.engines.SupervisedEvaluator`.
@@ -35,16 +39,23 @@ class CaseEvaluator(SupervisedEvaluator):
         """Go over all cases.
 
         Raises:
-            UserError: after the last case, when any failed.
+            UserError: after the last case, when any failed, in any process.
         """
         self.failures = []
-        super().run(global_epoch)
-        if self.failures:
-            names = ", ".join(failure["case"] for failure in self.failures[:5])
-            more = f" and {len(self.failures) - 5} more" if len(self.failures) > 5 else ""
+        if self.state.epoch_length == 0 and world_size() > 1:
+            # MONAI skips the run, but the other processes wait for what the handlers of this one have to say
+            for event in (Events.STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED):
+                self.fire_event(event)
+        else:
+            super().run(global_epoch)
+        done = gathered((self.state.epoch_length, self.failures))
+        failures = [failure for _, part in done for failure in part]
+        if failures:
+            names = ", ".join(failure["case"] for failure in failures[:5])
+            more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
             raise UserError(
-                f"{len(self.failures)} of {self.state.epoch_length} cases failed ({names}{more}): "
-                f"{self.failures[0]['error']}"
+                f"{len(failures)} of {sum(count for count, _ in done)} cases failed ({names}{more}): "
+                f"{failures[0]['error']}"
             )
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> Any:

@@ -4,14 +4,22 @@ from .calibration_fit import CalibrationFit
 from .case_report import CaseReport
 from .checkpoint import EpochSeed, ModelSaver, TrainingCheckpoint
 from .evaluation_report import EvaluationReport
-from .progress import Progress
+from .folder_report import FolderReport
+from .member_server import MemberServer
+from .progress import CaseProgress, Progress, TrackedLoss
+from .viewer_files import ViewerFiles
 
 __all__ = [
     "CalibrationFit",
+    "CaseProgress",
     "CaseReport",
     "EpochSeed",
     "EvaluationReport",
+    "FolderReport",
+    "MemberServer",
     "ModelSaver",
     "Progress",
+    "TrackedLoss",
     "TrainingCheckpoint",
+    "ViewerFiles",
 ]

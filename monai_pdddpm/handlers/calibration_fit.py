@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 
 from monai_pdddpm.bundle.calibration import save_calibration
 from monai_pdddpm.data.datalist import case_name
+from monai_pdddpm.data.ranks import gathered, is_first_rank
 from monai_pdddpm.errors import UserError
 from monai_pdddpm.metrics.calibration import near_structure
 from monai_pdddpm.metrics.recalibration import CalibrationCase, cross_validated, fit_calibration
@@ -27,7 +28,7 @@ class CalibrationFit:
     """Collect what the cases of an evaluation say, and write the calibration when all are done.
 
     Each item needs ``pred`` (K, ...), ``seg``, ``members``, ``label`` and the ``result`` of
-    :class:`monai_pdddpm.transforms.Summarised`.
+    :class:`monai_pdddpm.transforms.Summarised`. Of several processes the first one fits on the cases of all.
 
     Args:
         path: JSON file to write.
@@ -91,18 +92,21 @@ class CalibrationFit:
 
     def write(self, engine: Engine) -> None:
         """Fit, judge by cross-validation, write and print."""
-        if len(self.cases) < LEAST_CASES:
+        cases = [case for part in gathered(self.cases) for case in part]
+        if len(cases) < LEAST_CASES:
             raise UserError(
-                f"calibration: found {len(self.cases)} cases with a label, expected at least {LEAST_CASES}; check "
+                f"calibration: found {len(cases)} cases with a label, expected at least {LEAST_CASES}; check "
                 "dataset_dir and the list of validation cases in its dataset.json"
             )
-        calibration = fit_calibration(self.cases)
-        judged = {key: _finite(value) for key, value in cross_validated(self.cases).items()}
-        fitted = {"cases": len(self.cases), "settings": self.settings, "cross_validated": judged}
+        if not is_first_rank():
+            return
+        calibration = fit_calibration(cases)
+        judged = {key: _finite(value) for key, value in cross_validated(cases).items()}
+        fitted = {"cases": len(cases), "settings": self.settings, "cross_validated": judged}
         save_calibration(dataclasses.replace(calibration, fitted=fitted), self.path)
-        print(f"{self.path}: temperature {calibration.temperature:.3f}, fitted on {len(self.cases)} cases")
+        print(f"{self.path}: temperature {calibration.temperature:.3f}, fitted on {len(cases)} cases", flush=True)
         for name, value in judged.items():
-            print(f"  left out in turn, {name}: {value}")
+            print(f"  left out in turn, {name}: {value}", flush=True)
 
 
 def _finite(value: Any) -> Any:

@@ -23,6 +23,7 @@ from monai_pdddpm.data.complete import complete_file
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.data.finished import report_path
 from monai_pdddpm.data.loading import LoadScan
+from monai_pdddpm.data.ranks import gathered, is_first_rank
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.transforms.outputs import frames_of
 from monai_pdddpm.transforms.summary import foreground_labels
@@ -72,11 +73,11 @@ class CaseReport:
         self._written: list[str] = []
 
     def _tell(self, engine: CaseEvaluator) -> None:
-        if self._written:
-            first = self.output_dir / self._written[0]
-            print(
-                f"{len(self._written)} cases are in {self.output_dir}; look at {first}/{first.name}_overview.png first"
-            )
+        written = [case for part in gathered(self._written) for case in part]
+        if written and is_first_rank():
+            first = self.output_dir / written[0]
+            text = f"{len(written)} cases are in {self.output_dir}; look at {first}/{first.name}_overview.png first"
+            print(text, flush=True)  # another process may end the run before this one ends
 
     def _begin(self, engine: CaseEvaluator) -> None:
         self._inferred_at = time.perf_counter()

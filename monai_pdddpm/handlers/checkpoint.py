@@ -14,7 +14,9 @@ from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from monai.engines import Evaluator, Trainer
 
+from monai_pdddpm.data.cache import CachedDataset
 from monai_pdddpm.data.complete import complete_file
+from monai_pdddpm.data.ranks import gathered, is_first_rank
 from monai_pdddpm.errors import UserError
 
 
@@ -38,7 +40,8 @@ class EpochSeed:
 
     Args:
         seed: the run's seed.
-        dataset: its random transforms are seeded too (with worker processes torch's seed does that).
+        dataset: its random transforms are seeded too, case by case in a
+            :class:`monai_pdddpm.data.CachedDataset` (of others all together, in worker processes by torch's seed).
     """
 
     def __init__(self, seed: int, dataset: torch.utils.data.Dataset | None = None) -> None:
@@ -51,16 +54,20 @@ class EpochSeed:
 
     def __call__(self, engine: Engine) -> None:
         """Seed torch and the random transforms with ``seed + epoch``."""
-        torch.manual_seed(self.seed + engine.state.epoch)
-        if self.dataset is not None:
-            set_rnd(self.dataset, self.seed + engine.state.epoch)
+        seed = self.seed + engine.state.epoch
+        torch.manual_seed(seed)
+        if isinstance(self.dataset, CachedDataset):
+            self.dataset.seed_epoch(seed)
+        elif self.dataset is not None:
+            set_rnd(self.dataset, seed)
 
 
 class TrainingCheckpoint:
     """Save all that a training needs to go on, and go on from it by default.
 
     The file holds tensors and primitives only and is read with ``weights_only=True``. It carries the state of every
-    object in ``save_dict``, the trainer's epoch and iteration, and the best validation so far.
+    object in ``save_dict``, the trainer's epoch and iteration, and the best validation so far. Of several processes the
+    first one writes, and all read.
 
     Args:
         path: the checkpoint's file.
@@ -94,9 +101,15 @@ class TrainingCheckpoint:
         """Bring all objects and ``engine`` back to the saved epoch, when there is a checkpoint.
 
         Raises:
-            UserError: when the file is not a checkpoint of this training.
+            UserError: when the file is not a checkpoint of this training, or not all processes see it.
         """
-        if not (self.resume and self.path.is_file()):
+        seen = gathered(self.resume and self.path.is_file())
+        if any(seen) and not all(seen):
+            raise UserError(
+                f"{self.path}: found by {sum(seen)} of {len(seen)} processes, expected by all; give an output_dir on a "
+                "disk that all machines share"
+            )
+        if not all(seen):
             return
         advice = "give another output_dir, remove the file, or start anew with --resume False"
         try:
@@ -135,6 +148,8 @@ class TrainingCheckpoint:
 
     def save(self, engine: Trainer) -> None:
         """Save, when enough time has passed or the training is over."""
+        if not is_first_rank():
+            return
         last = engine.state.epoch >= engine.state.max_epochs
         if not last and time.monotonic() - self._saved_at < self.interval_seconds:
             return
@@ -195,5 +210,6 @@ class ModelSaver:
             self.save()
 
     def save(self) -> None:
-        """Write the file."""
-        save_atomically({"model": self.network.state_dict()}, self.path)
+        """Write the file, as the first process."""
+        if is_first_rank():
+            save_atomically({"model": self.network.state_dict()}, self.path)

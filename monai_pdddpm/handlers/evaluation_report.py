@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 
 from monai_pdddpm.data.complete import complete_file
+from monai_pdddpm.data.ranks import gathered, is_first_rank, rank
 from monai_pdddpm.metrics.summary import KEYS, as_table, case_rows, summarise
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class EvaluationReport:
                 "no case was evaluated: no item of the engine's output has 'metrics'; the data list needs labels, and "
                 "the post-processing needs Evaluated"
             )
-        if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
+        if not is_first_rank():
             return
         names = case_names(list(cases))
         rows = [row for name, metrics in zip(names, cases.values(), strict=True) for row in case_rows(name, metrics)]
@@ -135,21 +135,16 @@ class EvaluationReport:
         summary = summarise(rows, self.baseline, self.candidate, self.resamples, self.seed)
         text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
         write_whole(self.output_dir / "evaluation_summary.json", text + "\n")
-        print(as_table(summary))
+        print(as_table(summary), flush=True)  # another process may end the run before this one ends
 
     def _number(self) -> str:
         """Name a case that has no file."""
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        return f"process{rank}_case{len(self._found) + 1}" if rank else f"case{len(self._found) + 1}"
+        return f"process{rank()}_case{len(self._found) + 1}" if rank() else f"case{len(self._found) + 1}"
 
     def _cases(self) -> dict[str, Mapping[str, Any]]:
         """Metrics by file, from all processes, in the order in which the cases came."""
-        parts: list[Any] = [self._found]
-        if dist.is_available() and dist.is_initialized():
-            parts = [None] * dist.get_world_size()
-            dist.all_gather_object(parts, self._found)
         cases: dict[str, Mapping[str, Any]] = {}
-        for file, metrics in (found for part in parts for found in part):
+        for file, metrics in (found for part in gathered(self._found) for found in part):
             if file in cases:
                 logger.warning("%s was evaluated more than once; the first time counts", file)
             cases.setdefault(file, metrics)

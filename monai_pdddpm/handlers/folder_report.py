@@ -13,6 +13,7 @@ from monai.engines.utils import IterationEvents
 
 from monai_pdddpm.data.complete import complete_file
 from monai_pdddpm.data.datalist import case_name
+from monai_pdddpm.data.ranks import is_first_rank
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.errors import UserError
 from monai_pdddpm.visualize.report import FAILURES, write_report
@@ -64,6 +65,8 @@ class FolderReport:
         self._told = len(engine.failures)
 
     def _finish(self, engine: CaseEvaluator) -> None:
+        if not is_first_rank():  # by now the cases of all processes are done: CaseReport waited for them
+            return
         with contextlib.suppress(OSError):  # not there, or not empty
             (self.output_dir / FAILURES).rmdir()
         try:

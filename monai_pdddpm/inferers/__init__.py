@@ -2,6 +2,7 @@
 
 from .autocast import AutocastInferer
 from .pdddpm import PDDDPMInferer
+from .spread import SpreadInferer
 from .training import Denoised, DenoisingInferer
 
-__all__ = ["AutocastInferer", "Denoised", "DenoisingInferer", "PDDDPMInferer"]
+__all__ = ["AutocastInferer", "Denoised", "DenoisingInferer", "PDDDPMInferer", "SpreadInferer"]

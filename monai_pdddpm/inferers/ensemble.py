@@ -40,6 +40,7 @@ class EnsembleRun:
     def __init__(self, settings: PDDDPMInferer, network: Any, image: torch.Tensor, watch: Stopwatch) -> None:
         self.settings, self.network, self.watch = settings, network, watch
         self.device = image.device
+        self.numbers = range(settings.members)  # of the members that are drawn here
         frames = image[:, None] if settings.fourth_dimension == "time" else image[None]
         expected = getattr(getattr(network, "denoiser", None), "num_classes", 2)
         self.home = home_of_volumes(4 * self._channels(expected) * frames[:, 0].numel(), image.device)
@@ -56,7 +57,7 @@ class EnsembleRun:
     def run(self) -> torch.Tensor:
         """Return the output channels, (T x (3K [+ members K]), X, Y[, Z]); ``ran`` says what was run."""
         output: torch.Tensor | None = None
-        with tqdm(total=0, desc="members", disable=not self.settings.progress or None) as bar:
+        with tqdm(total=0, desc="members", leave=False, disable=not self.settings.progress or None) as bar:
             for f, (preseg, proposed) in enumerate(self._proposals()):
                 frame = self.frames[f : f + 1]
                 if output is None:
@@ -119,7 +120,7 @@ class EnsembleRun:
         if region is None:
             return everywhere, ()
         drawer = MemberDrawer(self.settings, self.network, self.plan, region, frame, proposed, self.device, self.watch)
-        return region.box, drawer.draw(bar)
+        return region.box, drawer.draw(bar, self.numbers)
 
     def _active_region(self, proposed: torch.Tensor) -> Region | None:
         """Return the windows to run, None for none: even ones, or fewer that are placed around the active voxels."""
@@ -138,7 +139,7 @@ class EnsembleRun:
 
     def _call_forward(self, frame: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield the members of a network that only has ``forward``, (K, ...)."""
-        for member in range(self.settings.members):
+        for member in self.numbers:
             blended: torch.Tensor | None = None
             for w, window in enumerate(self.plan.windows):
                 part = self.plan.cut(frame, window).to(self.device)
@@ -168,13 +169,7 @@ class EnsembleRun:
         self, output: torch.Tensor, proposed: torch.Tensor | None, box: Window, drawn: Iterable[torch.Tensor]
     ) -> None:
         """Put the members, each (K, box), and their statistics into a frame's output."""
-        statistics, share = EnsembleStatistics(), self.settings.segmenter_share
-        for number, member in enumerate(drawn):
-            with self.watch("statistics"):
-                statistics.add(member, (1 - share) / self.settings.members)
-                if self.settings.return_members:
-                    start = len(member) * (3 + number)
-                    self._paste(output[start : start + len(member)], member, box)
+        statistics, share = self._collect(output, box, drawn), self.settings.segmenter_share
         if not statistics.weight:
             return
         if proposed is not None and share > 0:
@@ -183,6 +178,17 @@ class EnsembleRun:
         for values in statistics.result():
             self._paste(output[first : first + len(values)], values, box)
             first += len(values)
+
+    def _collect(self, output: torch.Tensor, box: Window, drawn: Iterable[torch.Tensor]) -> EnsembleStatistics:
+        """Put the members into a frame's output where they are wanted, and return their statistics."""
+        statistics, weight = EnsembleStatistics(), (1 - self.settings.segmenter_share) / self.settings.members
+        for number, member in zip(self.numbers, drawn, strict=False):  # there may be none to draw
+            with self.watch("statistics"):
+                statistics.add(member, weight)
+                if self.settings.return_members:
+                    start = len(member) * (3 + number)
+                    self._paste(output[start : start + len(member)], member, box)
+        return statistics
 
     def _paste(self, target: torch.Tensor, values: torch.Tensor, box: Window) -> None:
         """Copy values of a box, (C, box), to a target without the padding, (C, inner)."""
@@ -202,7 +208,7 @@ class EnsembleRun:
             self.ran["denoiser_evaluations"] = None
         else:
             self.ran["denoiser_evaluations"] += evaluations
-            bar.total += evaluations
+            bar.total += evaluations * len(self.numbers) // self.settings.members
             bar.refresh()
 
 

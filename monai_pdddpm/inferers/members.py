@@ -114,14 +114,14 @@ class MemberDrawer:
         size = 4 * volumes * self.region.cut(preseg).numel()
         self.at_once = max(1, min(settings.member_batch, self._room // size))
 
-    def draw(self, bar: tqdm) -> Iterator[torch.Tensor]:
-        """Yield each member's probabilities in the region, (K, box), in their order."""
-        members, by_window = self.settings.members, self.settings.fusion == "window"
+    def draw(self, bar: tqdm, members: range) -> Iterator[torch.Tensor]:
+        """Yield the probabilities of these members in the region, (K, box), in their order."""
+        by_window = self.settings.fusion == "window"
         features: Features = self._encode
-        if self.at_once < members or not by_window:  # else each window is visited once
+        if self.at_once < len(members) or not by_window:  # else each window is visited once
             features = FeatureStore(self._encode, self._room)
-        for first in range(0, members, self.at_once):
-            numbers = range(first, min(first + self.at_once, members))
+        for first in range(0, len(members), self.at_once):
+            numbers = members[first : first + self.at_once]
             with self.watch("noise"):
                 noise = [self._noise(numbers, draw) for draw in range(self.chain.draws)]
             yield from (self._by_window if by_window else self._by_step)(noise, features, bar)

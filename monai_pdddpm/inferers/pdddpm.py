@@ -177,8 +177,8 @@ class PDDDPMInferer(Inferer):
             )
         watch = Stopwatch(images.device)
         with torch.no_grad():
-            runs = [EnsembleRun(self, network, image, watch) for image in images]
-            volumes = [run.run() for run in runs]
+            done = [self._volume(network, image, watch) for image in images]
+        volumes = [volume for volume, _ in done]
         output = torch.stack(volumes) if len(volumes) > 1 else volumes[0][None]
         if not isinstance(inputs, MetaTensor):
             return output
@@ -186,9 +186,14 @@ class PDDDPMInferer(Inferer):
         wrapped.is_batch = inputs.is_batch
         # text, one per case: MONAI would take a dictionary apart when it decollates the batch
         wrapped.meta["inference"] = [
-            json.dumps(self.describe() | run.ran | {"seconds": dict(watch.seconds)}) for run in runs
+            json.dumps(self.describe() | ran | {"seconds": dict(watch.seconds)}) for _, ran in done
         ]
         return wrapped
+
+    def _volume(self, network: Any, image: torch.Tensor, watch: Stopwatch) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Return the output channels of one image, (C, X, Y[, Z]), and what was run."""
+        run = EnsembleRun(self, network, image, watch)
+        return run.run(), run.ran
 
     def describe(self) -> dict[str, Any]:
         """Return the settings that a report should carry."""

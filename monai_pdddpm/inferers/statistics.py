@@ -37,6 +37,40 @@ class EnsembleStatistics:
         self.squares += weight * delta * (p - self.mean)
         self.entropy += share * (entropy - self.entropy)
 
+    def merge(self, other: EnsembleStatistics) -> None:
+        """Take in the members of another one, by the formula of Chan, Golub and LeVeque (1979)."""
+        if other.mean is None or other.squares is None or other.entropy is None:
+            return
+        if self.mean is None or self.squares is None or self.entropy is None:
+            self.weight, self.mean, self.squares, self.entropy = other.weight, other.mean, other.squares, other.entropy
+            return
+        own = self.weight
+        self.weight += other.weight
+        share = other.weight / self.weight
+        delta = other.mean - self.mean
+        self.mean = self.mean + share * delta
+        self.squares = self.squares + other.squares + own * share * delta**2
+        self.entropy = self.entropy + share * (other.entropy - self.entropy)
+
+    def packed(self) -> torch.Tensor:
+        """Return mean, squares and entropy as one tensor, (2K+1, ...), for another process.
+
+        Raises:
+            ValueError: when no member was added.
+        """
+        if self.mean is None or self.squares is None or self.entropy is None:
+            raise ValueError("members: none was added, at least one is needed")
+        return torch.cat([self.mean, self.squares, self.entropy[None]])
+
+    @classmethod
+    def unpacked(cls, packed: torch.Tensor, weight: float) -> EnsembleStatistics:
+        """Return what was :meth:`packed`, (2K+1, ...), with its weight."""
+        statistics, classes = cls(), len(packed) // 2
+        statistics.weight = weight
+        statistics.mean, statistics.squares, entropy = packed.split([classes, classes, 1])
+        statistics.entropy = entropy[0]
+        return statistics
+
     def result(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return what the members say together.
 

@@ -9,9 +9,10 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.networks.utils import one_hot
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from monai_pdddpm.errors import UserError
-from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.schedulers import check_steps, forward_process, regression_target, start_state
 
 from .autocast import autocast, check_precision
@@ -69,20 +70,43 @@ class DenoisingInferer(Inferer):
     def __call__(  # type: ignore[override]
         self,
         inputs: torch.Tensor,
-        network: PDDDPM,
+        network: nn.Module,
         label: torch.Tensor,
         proposal: torch.Tensor | None = None,
+        seeds: torch.Tensor | None = None,
     ) -> Denoised:
         """Return the denoiser's output and target for a batch.
 
         Args:
             inputs: images, (B, C, ...).
-            network: segmenter and denoiser.
+            network: segmenter and denoiser, :class:`monai_pdddpm.networks.PDDDPM`, or DistributedDataParallel around
+                an :class:`InForward` of it.
             label: true label maps, (B, 1, ...).
             proposal: label maps proposed by a segmenter that never saw these cases, (B, 1, ...) (cross-fitting); the
                 network's own segmenter proposes when they are not given.
+            seeds: one for each case, (B,). All that is random for a case then depends on its seed alone, not on the
+                batch that it is in, nor on the process. Otherwise torch's generators go on as they are.
+
+        Raises:
+            UserError: when the network is wrapped in such a way that gradients would not be averaged.
         """
-        pair: Any = getattr(network, "module", network)  # unwrap DistributedDataParallel
+        if not isinstance(network, DistributedDataParallel):
+            return self._denoised(getattr(network, "module", network), inputs, label, proposal, seeds)
+        if not isinstance(network.module, InForward):
+            raise UserError(
+                "network: found DistributedDataParallel around the pair itself, whose parts would be trained without "
+                "the other processes; wrap it with monai_pdddpm.bundle.distributed_network"
+            )
+        return network(self._denoised, inputs, label, proposal, seeds)
+
+    def _denoised(
+        self,
+        pair: Any,
+        inputs: torch.Tensor,
+        label: torch.Tensor,
+        proposal: torch.Tensor | None,
+        seeds: torch.Tensor | None,
+    ) -> Denoised:
         check_steps(self.time_steps.tolist(), len(pair.abar))
         inputs = plain(inputs)
         num_classes = pair.denoiser.num_classes
@@ -92,25 +116,43 @@ class DenoisingInferer(Inferer):
                 proposed = pair.propose(pair.segment(inputs))
             else:
                 proposed = _one_hot(proposal, num_classes, "proposal")
-            if self.corruption is not None:
-                proposed = self.corruption(proposed)
-        x_0, x_pre = pair.state(truth), pair.state(proposed)
-        steps = self.time_steps.to(inputs.device)
-        t = steps[torch.randint(len(steps), (len(inputs),), device=inputs.device)]
-        if self.training_process == "recycled":
-            # half of the cases practise the start itself, as every chain begins with it
-            t = torch.where(torch.rand(len(t), device=t.device) < 0.5, steps[0], t)
+            drawn = self._draw(proposed) if seeds is None else self._draw_by_case(proposed, seeds)
+        x_0, x_pre = pair.state(truth), pair.state(drawn.proposed)
         with autocast(inputs.device, self.precision):
-            features = pair.encode(inputs, proposed)
-        abar_t = _per_case(pair.abar[t], x_0)
-        source = self._source(pair, x_0, x_pre, t, features)
-        x_t = self.process.noisy(source, x_pre, abar_t, torch.randn_like(x_0))
+            features = pair.encode(inputs, drawn.proposed)
+        abar_t = _per_case(pair.abar[drawn.t], x_0)
+        source = self._source(pair, x_0, x_pre, drawn, features)
+        x_t = self.process.noisy(source, x_pre, abar_t, drawn.noise)
         with autocast(inputs.device, self.precision):
-            output = pair.denoise(x_t, t, features)
+            output = pair.denoise(x_t, drawn.t, features)
         return Denoised(output.float(), regression_target(x_0, x_t, abar_t, pair.prediction))
 
+    def _draw_by_case(self, proposed: torch.Tensor, seeds: torch.Tensor) -> _Drawn:
+        """Draw for each case from its own seed; torch's generators are left wherever the last one leads."""
+        cases = []
+        for case, seed in zip(proposed.split(1), seeds.tolist(), strict=True):
+            torch.manual_seed(seed)
+            cases.append(self._draw(case))
+        return _Drawn(*map(torch.cat, zip(*cases, strict=True)))
+
+    def _draw(self, proposed: torch.Tensor) -> _Drawn:
+        """Draw all that is random for a batch of proposals, (B, K, ...)."""
+        if self.corruption is not None:
+            proposed = self.corruption(proposed)
+        count, device, steps = len(proposed), proposed.device, self.time_steps.to(proposed.device)
+        start_noise, from_truth = proposed[:0].float(), torch.zeros(count, dtype=torch.bool, device=device)
+        t = steps[torch.randint(len(steps), (count,), device=device)]
+        if self.training_process == "recycled":
+            # half of the cases practise the start itself, as every chain begins with it
+            t = torch.where(torch.rand(count, device=device) < 0.5, steps[0], t)
+            start_noise = torch.randn_like(proposed, dtype=torch.float32)
+        if self.training_process in ("recycled", "presegmentation"):
+            from_truth = torch.rand(count, device=device) < self.truth_share
+        noise = torch.randn_like(proposed, dtype=torch.float32)
+        return _Drawn(proposed, t, start_noise, from_truth, noise)
+
     def _source(
-        self, network: Any, x_0: torch.Tensor, x_pre: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor]
+        self, network: Any, x_0: torch.Tensor, x_pre: torch.Tensor, drawn: _Drawn, features: list[torch.Tensor]
     ) -> torch.Tensor:
         """Return the clean state that is noised, per case."""
         if self.training_process in ("ddpm", "residual"):
@@ -118,15 +160,40 @@ class DenoisingInferer(Inferer):
         source = x_pre
         if self.training_process == "recycled":
             first = int(self.time_steps[0])
-            x_start = start_state(x_pre, torch.randn_like(x_pre), network.abar[first])
+            x_start = start_state(x_pre, drawn.start_noise, network.abar[first])
             # an autocast context of its own: PyTorch 2.6 to 2.9 keeps the weights that it casts under no_grad until
             # the context ends, and a training step within it would leave these weights without a gradient
             with torch.no_grad(), autocast(x_pre.device, self.precision):
-                output = network.denoise(x_start, torch.full_like(t[:1], first), [f.detach() for f in features])
+                output = network.denoise(x_start, torch.full_like(drawn.t[:1], first), [f.detach() for f in features])
                 own = network.x0(output, x_start, first)
-            source = torch.where(_per_case(t, x_pre) == first, x_pre, own)
-        from_truth = torch.rand(len(t), device=t.device) < self.truth_share
-        return torch.where(_per_case(from_truth, x_pre), x_0, source)
+            source = torch.where(_per_case(drawn.t, x_pre) == first, x_pre, own)
+        return torch.where(_per_case(drawn.from_truth, x_pre), x_0, source)
+
+
+class _Drawn(NamedTuple):
+    """What is random in a training call: proposals (B, K, ...), times (B,), fields (B, K, ...), truth instead (B,)."""
+
+    proposed: torch.Tensor
+    t: torch.Tensor
+    start_noise: torch.Tensor
+    from_truth: torch.Tensor
+    noise: torch.Tensor
+
+
+class InForward(nn.Module):
+    """Runs work on a network within ``forward``, where DistributedDataParallel prepares the averaging of gradients.
+
+    Args:
+        network: whose parts the work calls.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, work: Callable[..., Any], *args: Any) -> Any:
+        """Return ``work(network, *args)``."""
+        return work(self.network, *args)
 
 
 def plain(x: torch.Tensor) -> torch.Tensor:

@@ -45,6 +45,7 @@ def test_keys_that_are_not_there_are_not_missed():
         ("members", 0, "members: found 0, expected a whole number of at least 1; set members to one"),
         ("steps", 2.5, r"steps: found 2\.5"),
         ("seed", True, "seed: found True"),
+        ("seed", 2**63, "seed: found 9223372036854775808, expected a whole number from 0 to 9223372036854775807"),
         ("fold", -2, "fold: found -2"),
         ("start_step", 1001, "start_step: found 1001, expected a whole number from 0 to 1000"),
         ("start_step", 250, "start_step: found 250, expected more than end_step, which is 250, .* at most 249"),

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,22 +21,24 @@ ROOT = Path(__file__).parents[2]
 BUNDLES = sorted(path.parents[1].name for path in ROOT.glob("bundles/*/configs/metadata.json"))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
-# runs `python -m monai.bundle <words>` in a fork of a process that has the imports behind it
+# runs `python -m monai.bundle <words>` in forks of a process that has the imports behind it, one for each environment
 FORKING = """
 import json, os, runpy, sys
 import monai.bundle, monai.networks.nets
 import monai_pdddpm.engines, monai_pdddpm.handlers, monai_pdddpm.inferers, monai_pdddpm.transforms
 for line in sys.stdin:
-    job = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        for stream, name in enumerate(("out", "err"), start=1):
-            os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-        os.chdir(job["cwd"])
-        sys.argv = ["monai.bundle", *job["words"]]
-        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
-        sys.exit()
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    job, children = json.loads(line), []
+    for number, environment in enumerate(job["environments"]):
+        children.append(os.fork())
+        if children[-1] == 0:
+            for stream, name in enumerate(("out", "err"), start=1):
+                os.dup2(os.open(f"{job[name]}{number}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+            os.environ.update(environment)
+            os.chdir(job["cwd"])
+            sys.argv = ["monai.bundle", *job["words"]]
+            runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+            sys.exit()
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
 """
 
 
@@ -97,24 +100,54 @@ def started_command():
 
 
 @pytest.fixture(scope="session")
-def command(tmp_path_factory):
-    """As `fresh_command`, without the seconds that the imports take."""
+def forked(tmp_path_factory):
+    """Run a command in forks, one for each environment, and return what each left behind."""
     folder = tmp_path_factory.mktemp("command")
     streams = {"out": str(folder / "out"), "err": str(folder / "err")}
     forking = subprocess.Popen(
         [sys.executable, "-c", FORKING], env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
-    def run(*words, cwd=folder, **options):
-        job = {"words": [*words, *as_words(options)], "cwd": str(cwd), **streams}
+    def run(environments, words, cwd=folder):
+        job = {"environments": environments, "words": words, "cwd": str(cwd), **streams}
         forking.stdin.write(json.dumps(job) + "\n")
         forking.stdin.flush()
-        code = int(forking.stdout.readline())
-        return Done(code, *(Path(file).read_text(encoding="utf-8") for file in streams.values()))
+        codes = json.loads(forking.stdout.readline())
+        texts = [
+            [Path(f"{file}{i}").read_text(encoding="utf-8") for file in streams.values()] for i in range(len(codes))
+        ]
+        return [Done(code, *text) for code, text in zip(codes, texts, strict=True)]
 
     yield run
     forking.stdin.close()
     forking.wait()
+
+
+@pytest.fixture(scope="session")
+def command(forked):
+    """As `fresh_command`, without the seconds that the imports take."""
+
+    def run(*words, **options):
+        where = {"cwd": options.pop("cwd")} if "cwd" in options else {}
+        (done,) = forked([{}], [*words, *as_words(options)], **where)
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def two_commands(forked):
+    """The same in two processes that find each other as if torchrun had started them."""
+
+    def run(*words, **options):
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = str(found.getsockname()[1])
+        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        ranks = [place | {"RANK": str(number), "LOCAL_RANK": str(number)} for number in range(2)]
+        return forked(ranks, [*words, *as_words(options)])
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -70,11 +70,19 @@ def mixed(fresh_command, bundle, folder, tmp_path_factory):
     return fresh_command("run", "inference", **options, dataset_dir=folder, output_dir=target), target
 
 
-def test_good_scan_is_finished_and_bad_ones_leave_nothing(mixed):
+def test_good_scan_is_finished_and_bad_ones_leave_a_note_alone(mixed):
     _, output = mixed
-    assert [path.name for path in output.iterdir()] == ["well"]
+    assert sorted(path.name for path in output.iterdir()) == ["failures", "index.html", "well"]
     assert (output / "well" / "well_report.json").is_file()
-    assert len(list((output / "well").iterdir())) == 9
+    assert len(list((output / "well").iterdir())) == 12
+
+
+def test_bad_scans_are_noted_and_on_the_page(mixed):
+    _, output = mixed
+    assert {path.stem for path in (output / "failures").iterdir()} == set(BAD)
+    page = (output / "index.html").read_text(encoding="utf-8")
+    assert f"{len(BAD)} failed" in page
+    assert all(f'<td data-value="{name}">{name}</td>' in page for name in BAD)
 
 
 def test_run_ends_with_one_line_and_no_traceback(mixed):
@@ -105,7 +113,7 @@ def test_missing_file_does_not_stop_the_others(command, bundle, phantom, tmp_pat
     assert done.error, done
     assert "1 of " in done.error
     assert f"{missing}: does not exist" in done.out + done.err
-    finished = [path.name for path in (tmp_path / "output").iterdir()]
+    finished = [path.parent.name for path in (tmp_path / "output").glob("*/*_report.json")]
     assert finished
     assert "phantom_007" not in finished
 

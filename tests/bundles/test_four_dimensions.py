@@ -155,7 +155,7 @@ class TestChannels:
         assert strict.error is not None, strict
         assert "FLAIR" in strict.error
         assert "--missing_channels zero" in strict.error
-        done = sorted(path.name for path in (folder / "out").iterdir())
+        done = sorted(path.parent.name for path in (folder / "out").glob("*/*_report.json"))
         assert done == ["four", "list_flair", "mixed_flair"]
 
     def test_zeros_in_its_place_are_told(self, output):

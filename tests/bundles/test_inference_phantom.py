@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import matplotlib.image
 import nibabel as nib
@@ -99,13 +101,26 @@ def digests(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.nii.gz")}
 
 
-def test_there_is_one_folder_a_case_and_nothing_else(output):
-    assert sorted(path.name for path in output.iterdir()) == sorted(CASES)
+def test_there_is_one_folder_a_case_and_a_page_over_all(output):
+    assert sorted(path.name for path in output.iterdir()) == sorted([*CASES, "index.html"])
 
 
 def test_folder_holds_these_files_and_no_others(output, case):
     names = {f"{case}_{name}.nii.gz" for name in IMAGES} | {f"{case}_report.json", f"{case}_overview.png"}
+    names |= {f"{case}_seg.ctbl", f"{case}_seg_itksnap.txt", f"{case}_scene.mrml"}
     assert {path.name for path in (output / case).iterdir()} == names
+
+
+def test_page_links_to_all_files(output, case):
+    page = (output / "index.html").read_text(encoding="utf-8")
+    assert all(f'href="{case}/{path.name}"' in page for path in (output / case).iterdir())
+
+
+def test_scene_finds_the_scan_and_every_file(output, case):
+    root = ElementTree.parse(output / case / f"{case}_scene.mrml").getroot()
+    files = [unquote(node.get("fileName")) for node in root if node.get("fileName")]
+    assert len(files) == 5  # scan, two maps, labels, colours
+    assert all((output / case / file).is_file() for file in files)
 
 
 @pytest.mark.parametrize("name", IMAGES)

@@ -1,18 +1,38 @@
 """Every bundle as MONAI's own tools see it: metadata, properties, checks and exports."""
 
+import configparser
 import json
+import re
 import sys
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import create_workflow
+
+import monai_pdddpm
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")
 MOST_BYTES = 40 * 2**20
+# the model zoo's order, with a word on limits
+SECTIONS = [
+    "Model Overview",
+    "Data",
+    "Preprocessing",
+    "Training configuration",
+    "Input",
+    "Output",
+    "Performance",
+    "MONAI Bundle Commands",
+    "Limitations",
+    "References",
+    "License",
+]
 
 
 @pytest.fixture(scope="session")
@@ -33,22 +53,14 @@ def metadata(copied):
     return json.loads((copied / "configs" / "metadata.json").read_text(encoding="utf-8"))
 
 
-def exports(copied):
-    """Options that all exports need."""
-    return {
-        "ckpt_file": copied / "models" / "model.pt",
-        "key_in_ckpt": "model",
-        "meta_file": copied / "configs" / "metadata.json",
-        "config_file": copied / "configs" / "inference.json",
-    }
-
-
 def test_papers_are_there(bundle_name):
     folder = ROOT / "bundles" / bundle_name
     assert (folder / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
     for name in ("docs/README.md", "docs/data_license.txt"):
         assert (folder / name).read_text(encoding="utf-8").strip(), name
     assert bundle_name.endswith("_segmentation")  # MONAI Label reads the type from the name
+    headings = re.findall(r"^#+ (.*)$", (folder / "docs" / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings == SECTIONS
 
 
 def test_weights_are_plain_and_small(bundle_name, copied, read_inference):
@@ -82,6 +94,59 @@ def test_metadata_fit_the_pipeline(metadata, copied, read_inference):
     assert pred["channel_def"]["0"] == "background"
 
 
+def test_metadata_name_every_map_that_is_written(metadata, copied, read_inference):
+    parser = read_inference(copied)
+    maps = metadata["network_data_format"]["post_processed_outputs"]
+    steps = parser["postprocessing"]["transforms"]
+    written = [step["output_postfix"] for step in steps if step["_target_"] == "SaveImaged"]
+    assert sorted(maps) == sorted(name.replace("-", "_") for name in written)
+    labels = parser["labels"]
+    classes = len(labels)
+    channels = {name: entry["num_channels"] for name, entry in maps.items()}
+    assert channels == dict.fromkeys(maps, 1) | {
+        "prob": classes,
+        "variance": classes - 1,
+        "members": parser["members"],
+    }
+    assert maps["prob"]["channel_def"] == labels
+    axes = ["X", "Y", "Z", "T"] if parser["fourth_dimension"] == "time" else ["X", "Y", "Z"]
+    assert all(entry["spatial_shape"] == axes for entry in maps.values())
+    highest = {"seg": classes - 1, "members": classes - 1, "preseg": classes - 1, "prob": 1, "variance": 0.25}
+    highest |= dict.fromkeys(("entropy", "mutual_information"), pytest.approx(np.log(classes), abs=1e-4))
+    assert {name: entry["value_range"] for name, entry in maps.items()} == {n: [0, h] for n, h in highest.items()}
+    assert all(
+        entry["dtype"] == ("uint8" if n in ("seg", "members", "preseg") else "float32") for n, entry in maps.items()
+    )
+
+
+def test_metadata_repeat_the_measured_numbers(metadata, bundle_name):
+    readme = (ROOT / "bundles" / bundle_name / "docs" / "README.md").read_text(encoding="utf-8")
+    performance = readme.partition("# Performance")[2].partition("# MONAI Bundle Commands")[0]
+    told = metadata["eval_metrics"]
+    assert {"cases", "data", "segmenter", "ensemble"} == set(told)
+    assert list(told["segmenter"]) == list(told["ensemble"])
+    for metric in told["ensemble"]:
+        pair = [f"{told[who][metric]:g}" for who in ("segmenter", "ensemble")]
+        lines = [re.findall(r"[\d.]*\d", line) for line in performance.splitlines() if line.startswith("|")]
+        # both numbers in one row of the table, the segmenter's first
+        assert any(_in_order(pair, [f"{float(n):g}" for n in line]) for line in lines), metric
+
+
+def _in_order(few, many):
+    rest = iter(many)
+    return all(item in rest for item in few)
+
+
+def test_metadata_name_the_packages(metadata):
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    needed = {re.split("[<>=]", line)[0] for line in setup["options"]["install_requires"].split()}
+    named = metadata["required_packages_version"]
+    assert set(named) == needed - {"torch", "monai", "numpy"} | {"monai_pdddpm"}
+    assert named["monai_pdddpm"] == monai_pdddpm.__version__
+    assert "not to be used for diagnosis" in metadata["intended_use"]
+
+
 @pytest.mark.slow
 def test_verify_metadata(command, copied, tmp_path):
     # MONAI downloads the schema, unless the file is there
@@ -99,23 +164,23 @@ def test_verify_metadata(command, copied, tmp_path):
 )
 def test_properties(copied, metadata, data_for, tmp_path, monkeypatch, file, kind):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # put back what initialize changes
-    workflow = ConfigWorkflow(
+    channels = metadata["network_data_format"]["inputs"]["image"]["num_channels"]
+    workflow = create_workflow(
         config_file=str(copied / "configs" / f"{file}.json"),
         meta_file=str(copied / "configs" / "metadata.json"),
         workflow_type=kind,
         bundle_root=str(copied),
-        dataset_dir=str(data_for(metadata["network_data_format"]["inputs"]["image"]["num_channels"])),
+        dataset_dir=str(data_for(channels)),
         output_dir=str(tmp_path),
         device="cpu",
     )
-    workflow.initialize()
     assert workflow.check_properties() == []
 
 
 @pytest.mark.slow
 def test_verify_net_in_out(command, copied):
-    options = {key: value for key, value in exports(copied).items() if key in ("meta_file", "config_file")}
-    done = command("verify_net_in_out", "network_def", **options)
+    files = {name: f"configs/{file}.json" for name, file in (("meta_file", "metadata"), ("config_file", "inference"))}
+    done = command("verify_net_in_out", "network_def", cwd=copied, **files)
     assert done.code == 0, done
     assert "data shape of network is verified with no error" in done.out + done.err
 
@@ -123,15 +188,14 @@ def test_verify_net_in_out(command, copied):
 @pytest.mark.slow
 def test_exported_torchscript_gives_the_eager_result(command, copied, metadata, read_inference, tmp_path):
     file = tmp_path / "model.ts"
-    done = command("ckpt_export", "network_def", filepath=file, **exports(copied))
+    done = command("ckpt_export", cwd=copied, args_file="configs/export_args.json", filepath=file)
     assert done.code == 0, done
     extra = {"metadata.json": "", "inference.json": ""}
     exported = torch.jit.load(file, _extra_files=extra)
     assert json.loads(extra["metadata.json"])["version"] == metadata["version"]
     assert "network_def" in json.loads(extra["inference.json"])
 
-    network = read_inference(copied).get_parsed_content("network_def")
-    network.load_state_dict(torch.load(copied / "models" / "model.pt", weights_only=True)["model"])
+    network = load(read_inference(copied), copied)
     generator = torch.Generator().manual_seed(1)
     formats = metadata["network_data_format"]
     channels, classes = formats["inputs"]["image"]["num_channels"], formats["outputs"]["pred"]["num_channels"]
@@ -139,21 +203,71 @@ def test_exported_torchscript_gives_the_eager_result(command, copied, metadata, 
     for size in ((24, 24, 24), (32, 24, 16)):
         image, noise = (torch.randn(1, n, *size, generator=generator) for n in (channels, classes))
         with torch.no_grad():
-            eager, scripted = network.eval()(image, noise), exported(image, noise)
+            eager, scripted = network(image, noise), exported(image, noise)
         assert eager.shape == (1, classes, *size)
         assert torch.allclose(scripted, eager, atol=1e-5)
         assert torch.allclose(eager.sum(1), torch.ones(1), atol=1e-5)
 
 
 @pytest.mark.slow
-def test_onnx_export(command, bundle, tmp_path):
-    file = tmp_path / "model.onnx"
-    done = command("onnx_export", "network_def", filepath=file, **exports(bundle))
+def test_onnx_export(command, copied, metadata, tmp_path):
+    file, size = tmp_path / "model.onnx", [24, 24, 24]
+    formats = metadata["network_data_format"]
+    channels, classes = formats["inputs"]["image"]["num_channels"], formats["outputs"]["pred"]["num_channels"]
+    small = {"steps": 2, "input_shape": [1, channels, *size]}
+    done = command("onnx_export", cwd=copied, args_file="configs/export_args.json", filepath=file, **small)
     assert done.code == 0, done
-    model = onnx.load(file)
-    onnx.checker.check_model(model)
-    shapes = [
-        [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*model.graph.input, *model.graph.output)
-    ]
-    assert shapes == [[1, 1, 48, 56, 40], [1, 3, 48, 56, 40]]
+    onnx.checker.check_model(onnx.load(file))
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    image = np.random.default_rng(1).standard_normal((1, channels, *size), dtype=np.float32)
+    (answer,) = session.run(None, {session.get_inputs()[0].name: image})
+    assert answer.shape == (1, classes, *size)
+    assert np.allclose(answer.sum(1), 1, atol=1e-5)
+    assert answer.min() >= 0
+
+
+@pytest.mark.slow
+def test_exported_ensemble_gives_what_inference_gives(command, copied, metadata, read_inference, tmp_path):
+    size, out = [24, 32, 16], tmp_path / "out"
+    settings = {"members": 3, "steps": 2, "seed": 5, "roi_size": size}
+    done = command(
+        "run", "export", config_file=copied / "configs" / "export.json", output_dir=out, bundle_root=copied, **settings
+    )
+    assert done.code == 0, done
+    assert sorted(path.name for path in out.iterdir()) == ["ensemble.onnx", "ensemble.ts"]
+
+    parser = read_inference(copied, **settings, active="all", precision="float32", write_members=False)
+    channels, classes = parser["channels"], len(parser["labels"])
+    image = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(2))
+    output = parser.get_parsed_content("inferer")(image, load(parser, copied))[0]
+    data = {"pred": output}
+    for index in (0, 3):  # SplitOutputd, Uncertaintyd; an array has no preprocessing to invert
+        data = parser.get_parsed_content(f"postprocessing::transforms::{index}")(data)
+    names = ["prob", "entropy", "mutual_information", "variance"]
+    expected = [data["pred" if name == "prob" else name] for name in names]
+
+    extra = {"metadata.json": "", "ensemble.json": ""}
+    scripted = torch.jit.load(out / "ensemble.ts", _extra_files=extra)(image)
+    session = onnxruntime.InferenceSession(out / "ensemble.onnx", providers=["CPUExecutionProvider"])
+    in_runtime = session.run(names, {"image": image.numpy()})
+    for name, truth, a, b in zip(names, expected, scripted, in_runtime, strict=True):
+        assert torch.allclose(a[0], truth, atol=1e-4), name
+        assert torch.allclose(torch.from_numpy(b)[0], truth, atol=1e-4), name
+    assert in_runtime[0].shape == (1, classes, *size)
+
+    inside = session.get_modelmeta().custom_metadata_map
+    assert json.loads(inside["ensemble.json"]) == json.loads(extra["ensemble.json"])
+    for text in (inside["metadata.json"], extra["metadata.json"]):
+        told = json.loads(text)
+        jsonschema.validate(told, json.loads(SCHEMA.read_text(encoding="utf-8")))
+        assert told["version"] == metadata["version"]
+        outputs = told["network_data_format"]["outputs"]
+        found = {name: (list(a.shape[1:]), str(a.dtype)) for name, a in zip(names, in_runtime, strict=True)}
+        assert found == {n: ([o["num_channels"], *o["spatial_shape"]], o["dtype"]) for n, o in outputs.items()}
+
+
+def load(parser, bundle):
+    """The bundle's network with its weights."""
+    network = parser.get_parsed_content("network_def")
+    network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True)["model"])
+    return network.eval()

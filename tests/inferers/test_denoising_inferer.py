@@ -353,3 +353,25 @@ class TestSettings:
         wrong, case.label = case.label, case.label * 0
         with pytest.raises(UserError, match=r"proposal: found values from"):
             case.run("ddpm", proposal=wrong)
+
+
+class TestSeeds:
+    """What is drawn for a case depends on its seed, not on its batch."""
+
+    @pytest.mark.parametrize("process", PROCESSES)
+    def test_alone_as_in_a_batch(self, process):
+        generator = torch.Generator().manual_seed(0)
+        image = torch.randn(4, 1, 8, 8, generator=generator)
+        label = torch.randint(K, (4, 1, 8, 8), generator=generator)
+        network = PDDDPM(Segmenter(), Recorder(), time_steps=STEPS)
+        options = {"truth_share": 0.5, "corruption": ProposalCorruption(), "precision": "float32"}
+        inferer = DenoisingInferer(STEPS, process, **options)
+        seeds = torch.tensor([5, 2**62, 7, 5])
+        whole = inferer(image, network, label, seeds=seeds)
+        shown = network.denoiser.shown[-1]["x_t"]
+        for i in range(4):
+            torch.manual_seed(100 + i)
+            alone = inferer(image[i : i + 1], network, label[i : i + 1], seeds=seeds[i : i + 1])
+            torch.testing.assert_close(alone.output, whole.output[i : i + 1], rtol=0, atol=1e-5)
+            torch.testing.assert_close(network.denoiser.shown[-1]["x_t"], shown[i : i + 1], rtol=0, atol=1e-5)
+        assert not torch.allclose(shown[0], shown[1])

@@ -130,3 +130,32 @@ def test_short_types_are_summed_in_float32():
 def test_no_member_at_all_is_an_error():
     with pytest.raises(ValueError, match="members: none was added"):
         EnsembleStatistics().result()
+
+
+def test_merged_parts_are_the_whole():
+    members = torch.rand(6, 3, 4, 5, generator=torch.Generator().manual_seed(1)).softmax(dim=1)
+    weights = [0.1, 0.2, 0.05, 0.3, 0.15, 0.2]
+    whole = EnsembleStatistics()
+    parts = [EnsembleStatistics() for _ in range(3)]
+    for i, (member, weight) in enumerate(zip(members, weights, strict=True)):
+        whole.add(member, weight)
+        parts[i // 4].add(member, weight)  # four, two, none
+    total = EnsembleStatistics()
+    for part in parts:
+        total.merge(part)
+    assert total.weight == pytest.approx(1)
+    for merged, expected in zip(total.result(), whole.result(), strict=True):
+        torch.testing.assert_close(merged, expected, rtol=0, atol=1e-6)
+    mean = (members * torch.tensor(weights).view(-1, 1, 1, 1)).sum(0)
+    variance = (torch.tensor(weights).view(-1, 1, 1, 1) * (members - mean) ** 2).sum(0)
+    torch.testing.assert_close(total.result()[2], variance[1:], rtol=0, atol=1e-6)
+
+
+def test_packed_and_unpacked():
+    one = EnsembleStatistics()
+    for member in torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(2)).softmax(dim=1):
+        one.add(member)
+    again = EnsembleStatistics.unpacked(one.packed(), one.weight)
+    assert all(torch.equal(a, b) for a, b in zip(one.result(), again.result(), strict=True))
+    with pytest.raises(ValueError, match="at least one is needed"):
+        EnsembleStatistics().packed()

@@ -1,0 +1,116 @@
+"""Training on several processes is the training of one on the batches of all."""
+
+import pytest
+import torch
+from monai.losses import DiceCELoss
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from monai_pdddpm.bundle import GlobalLoss, distributed_network, join_ranks, rank_device
+from monai_pdddpm.data import ranks
+from monai_pdddpm.errors import UserError
+from monai_pdddpm.inferers import DenoisingInferer
+from monai_pdddpm.inferers.training import Denoised
+from monai_pdddpm.losses import DenoisingLoss
+from monai_pdddpm.networks import PDDDPM, ODEUNet
+
+SEGMENTER_LOSS = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
+
+
+def batch():
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(4, 1, 8, 8, generator=generator), torch.randint(3, (4, 1, 8, 8), generator=generator)
+
+
+def own(tensor):
+    return tensor[ranks.rank() :: ranks.world_size()]
+
+
+def pair():
+    torch.manual_seed(0)
+    denoiser = ODEUNet(
+        spatial_dims=2, image_channels=1, num_classes=3, proposal_channels=3, channels=[8, 16], stem_channels=8
+    )
+    return PDDDPM(nn.Conv2d(1, 3, 1), denoiser)
+
+
+def gradients(network):
+    return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+
+
+def of_segmenter():
+    torch.manual_seed(0)
+    network, (image, label) = nn.Conv2d(1, 3, 3, padding=1), batch()
+    several = ranks.world_size() > 1
+    trained = distributed_network(network, "cpu") if several else network
+    loss = (GlobalLoss(SEGMENTER_LOSS) if several else SEGMENTER_LOSS)(trained(own(image)), own(label))
+    loss.backward()
+    return loss.item(), gradients(network)
+
+
+def of_denoiser(process):
+    network, (image, label) = pair(), batch()
+    inferer = DenoisingInferer([899, 500, 10], process, precision="float32")
+    several = ranks.world_size() > 1
+    trained = distributed_network(network, "cpu") if several else network
+    loss = GlobalLoss(DenoisingLoss()) if several else DenoisingLoss()
+    value = loss(inferer(own(image), trained, own(label), seeds=own(torch.arange(4))), own(label))
+    value.backward()
+    return value.item(), gradients(network)
+
+
+def check(found, expected):
+    for value, gradient in found:
+        assert value == pytest.approx(expected[0], rel=1e-6)
+        assert gradient.keys() == expected[1].keys()
+        for name, grad in expected[1].items():
+            torch.testing.assert_close(gradient[name], grad, rtol=1e-4, atol=1e-6)
+
+
+def test_loss_and_gradient_of_the_segmenter(in_processes):
+    check(in_processes(2, of_segmenter), of_segmenter())
+
+
+@pytest.mark.parametrize("process", ["ddpm", "recycled"])
+def test_loss_and_gradient_of_the_denoiser(in_processes, process):
+    check(in_processes(2, lambda: of_denoiser(process)), of_denoiser(process))
+
+
+def test_mean_of_the_processes_would_be_another_loss():
+    image, label = batch()
+    output = torch.cat([image, -image, image**2], dim=1)
+    halves = [SEGMENTER_LOSS(output[r::2], label[r::2]) for r in range(2)]
+    assert abs(sum(halves) / 2 - SEGMENTER_LOSS(output, label)) > 1e-4
+
+
+def test_wrapping_the_pair_itself_is_refused(in_processes):
+    def work():
+        image, label = batch()
+        return DenoisingInferer([10])(image, DistributedDataParallel(pair()), label)
+
+    for error in in_processes(2, work):
+        assert isinstance(error, UserError)
+        assert "distributed_network" in str(error)
+
+
+def test_one_process_needs_no_gathering():
+    output = Denoised(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4))
+    label = torch.zeros(1, 1, 4, 4)
+    assert GlobalLoss(DenoisingLoss())(output, label) == DenoisingLoss()(output, label)
+
+
+def test_started_without_torchrun(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UserError, match="found a process started without it, expected 'torchrun"):
+        join_ranks("cpu")
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert rank_device() == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert rank_device() == torch.device("cuda:1")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="found 2 GPUs for process 2"):
+        rank_device()
