@@ -97,7 +97,7 @@ class Volume:
 class Thresholds(nn.Module):
     """A segmenter that is sure of background, at the cost of another one.
 
-    The phantom bundle's own is in doubt in empty windows too, so that hardly a window could be left out. This one compares
+    The phantom bundle's own is in doubt in empty windows too, so that hardly one could be left out. This one compares
     each voxel with the classes' means; the other is run all the same, for its time.
 
     Args:
