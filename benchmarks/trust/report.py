@@ -136,12 +136,15 @@ def read_results(path: Path) -> dict[str, Any]:
 def write(work: Path, on: str, names: Sequence[str], here: Path) -> None:
     """Print the table; keep results and figure beside the study.
 
-    A row whose measurements are no longer in ``work`` stays as it was measured, with the commit of then.
+    A row whose measurements are no longer in ``work`` stays as it was measured, with the commit of then; where nothing
+    was measured here, the table that is kept is printed.
     """
-    rows = read_rows(work / "rows" / on, names)
+    rows, before = read_rows(work / "rows" / on, names), read_results(here / f"results_{on}.json")
+    if not rows and before["rows"]:
+        print(as_markdown(before["rows"]))
+        return
     if BASELINE not in rows:
         raise SystemExit(f"{work / 'rows' / on}: the segmenter was not measured yet")
-    before = read_results(here / f"results_{on}.json")
     known = {line["name"]: {"commit": before.get("commit")} | line for line in before["rows"]}
     known |= {line["name"]: {"commit": commit()} | line for line in summary(rows)}
     lines = [known[name] for name in names if name in known]
