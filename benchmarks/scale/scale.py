@@ -96,6 +96,7 @@ def training(processes: int, data: Path, folder: Path, batch: int, epochs: int) 
     options = {
         **{"dataset_dir": data, "output_dir": folder, "model_file": folder / "model.pt", "max_epochs": epochs},
         **{"batch_size": batch // processes, "val_interval": 2 * epochs},
+        "segmenter_files": [str(BUNDLE / "models" / "model.pt")],
     }
     found = run(processes, "train", "train", options)
     times = []
