@@ -35,7 +35,7 @@ def infer(command, bundle, data, output, **options):
     } | options
     done = command("run", "inference", **SHORT | options)
     assert done.code == 0, done
-    (folder,) = output.iterdir()
+    (folder,) = (path for path in output.iterdir() if path.is_dir())
     return done, folder, json.loads((folder / f"{folder.name}_report.json").read_text())
 
 

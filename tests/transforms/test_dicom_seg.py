@@ -43,7 +43,9 @@ def position(column, row, plane):
     return ORIGIN + along_row * SPACING[1] * column + along_column * SPACING[0] * row + normal * SPACING[2] * plane
 
 
-def write_series(folder, planes=range(SLICES), without=(), series="1.2.826.0.1.3680043.8.498.1", moved=None):
+def write_series(
+    folder, planes=range(SLICES), without=(), series="1.2.826.0.1.3680043.8.498.1", moved=None, pixels=None
+):
     """Write an oblique CT series; file names and instance numbers tell nothing about the order."""
     folder.mkdir(parents=True, exist_ok=True)
     along_row, along_column, _ = turned()
@@ -70,7 +72,8 @@ def write_series(folder, planes=range(SLICES), without=(), series="1.2.826.0.1.3
         ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
         ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 0
         ds.RescaleIntercept, ds.RescaleSlope = 0, 1
-        ds.PixelData = np.full((ROWS, COLUMNS), 100 * plane, dtype=np.uint16).tobytes()
+        grey = np.full((ROWS, COLUMNS), 100 * plane) if pixels is None else pixels(plane)
+        ds.PixelData = grey.astype(np.uint16).tobytes()
         for name in without:
             delattr(ds, name)
         ds.save_as(folder / f"{(5 * plane) % SLICES:02d}.dcm", enforce_file_format=True)
