@@ -194,18 +194,25 @@ class ModelSaver:
         self.network = network
         self.evaluator = evaluator
         self.keep = keep
+        self._trained = False
 
     def attach(self, engine: Trainer) -> None:
-        """Save after validations, and at the end of ``engine`` unless the best was saved."""
+        """Save after validations, and at the end of ``engine`` unless the best was saved or nothing was trained."""
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.COMPLETED, self._save_best)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._note_training)
         engine.add_event_handler(Events.COMPLETED, self._save_last)
+
+    def _note_training(self, engine: Trainer) -> None:
+        self._trained = True
 
     def _save_best(self, evaluator: Evaluator) -> None:
         if self.keep == "last" or evaluator.state.best_metric_epoch == evaluator.state.epoch:
             self.save()
 
     def _save_last(self, engine: Trainer) -> None:
+        if not self._trained and self.path.exists():
+            return
         if self.keep == "last" or self.evaluator is None or self.evaluator.state.best_metric_epoch < 0:
             self.save()
 

@@ -85,5 +85,5 @@ def test_other_settings_are_told_and_evaluation_uses_it_too(command, calibrated,
         assert done.code == 0, done
         summary = json.loads((tmp_path / name / "evaluation_summary.json").read_text())
         nll[name] = summary["methods"]["ensemble"]["near structure"]["nll"]["mean"]
-    # the temperature was fitted on these very cases
-    assert nll["with"] < nll["without"]
+    # the temperature was fitted on these very cases; it may be 1
+    assert nll["with"] <= nll["without"] + 1e-5
