@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from monai_pdddpm.errors import UserError
 
-__all__ = ["complete_file"]
+__all__ = ["complete_file", "remove_parts"]
+
+_PART = re.compile(r"\.[0-9a-f]{32}\.part(\.[^.]+){0,2}")
 
 
 @contextlib.contextmanager
@@ -42,3 +45,15 @@ def complete_file(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # it is there only when something failed
             part.unlink()
+
+
+def remove_parts(folder: str | os.PathLike) -> None:
+    """Remove what a killed run had begun to write with :func:`complete_file`; nobody else may write there meanwhile.
+
+    Args:
+        folder: folder of the files; it need not exist.
+    """
+    for part in Path(folder).glob(".*.part*"):
+        if _PART.fullmatch(part.name):
+            with contextlib.suppress(OSError):  # a file that cannot be removed harms no result
+                part.unlink()

@@ -19,7 +19,7 @@ from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from nibabel.affines import voxel_sizes
 
-from monai_pdddpm.data.complete import complete_file
+from monai_pdddpm.data.complete import complete_file, remove_parts
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.data.finished import report_path
 from monai_pdddpm.data.loading import LoadScan
@@ -40,8 +40,8 @@ logger = logging.getLogger(__name__)
 class CaseReport:
     """Write ``<case>_overview.png`` and, when all else of a case is there, ``<case>_report.json``.
 
-    Being the last file, the report also marks a case as finished. One from an earlier run is removed before the first
-    file of its case is replaced.
+    Being the last file, the report also marks a case as finished. One from an earlier run, and what a killed run had
+    begun to write, are removed before the first file of their case is replaced.
 
     Args:
         output_dir: one folder a case below it.
@@ -82,7 +82,9 @@ class CaseReport:
     def _begin(self, engine: CaseEvaluator) -> None:
         self._inferred_at = time.perf_counter()
         for file in engine.state.output["image"].meta["filename_or_obj"]:
-            report_path(self.output_dir, case_name(file)).unlink(missing_ok=True)
+            report = report_path(self.output_dir, case_name(file))
+            report.unlink(missing_ok=True)
+            remove_parts(report.parent)
 
     def __call__(self, engine: CaseEvaluator) -> None:
         """Write picture and report of each item of the engine's output."""

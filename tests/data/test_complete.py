@@ -1,11 +1,12 @@
 """A file is there complete or not at all, whatever happens while it is written."""
 
 import os
+import uuid
 from pathlib import Path
 
 import pytest
 
-from monai_pdddpm.data.complete import complete_file
+from monai_pdddpm.data.complete import complete_file, remove_parts
 from monai_pdddpm.errors import UserError
 
 
@@ -95,3 +96,16 @@ def test_nothing_written_is_an_error(tmp_path):
     with pytest.raises(UserError, match="cannot be written"), complete_file(tmp_path / "a"):
         pass
     assert os.listdir(tmp_path) == []
+
+
+def test_parts_of_a_killed_run_are_removed_and_nothing_else(tmp_path):
+    kept = [".hidden", ".a.part", "scan.part.nii.gz", f".{32 * 'g'}.part", f"{32 * 'a'}.part", ".0.part.pt"]
+    for name in kept:
+        (tmp_path / name).write_text("x")
+    for name in ("scan_seg.nii.gz", "model.pt", "plain"):
+        with complete_file(tmp_path / name) as part:
+            part.write_text("whole")
+            (tmp_path / f".{uuid.uuid4().hex}{part.name[33:]}").write_text("left behind")
+    remove_parts(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, "scan_seg.nii.gz", "model.pt", "plain"])
+    remove_parts(tmp_path / "none")
