@@ -44,7 +44,7 @@ class Acceleration(nn.Module):
     def forward(self, z: torch.Tensor, v: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
         """Return the acceleration, (B, C, ...), for z and v of that shape, scale and shift of (B or 1, C, 1, ...)."""
         h = self.conv_in(self.act(self.norm_in(z))) + self.from_velocity(v)
-        h = self.norm_out(h) * (1 + scale) + shift
+        h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
         return self.conv_out(self.act(h))
 
 
@@ -148,19 +148,22 @@ class SecondOrderODEBlock(nn.Module):
             dz: list[torch.Tensor] = []
             dv: list[torch.Tensor] = []
             for i in range(len(b)):
-                z_i, v_i = z, v
+                v_i = v
                 for j in range(i):
                     if a[i][j] != 0.0:
-                        z_i = z_i + h * a[i][j] * dz[j]
-                        v_i = v_i + h * a[i][j] * dv[j]
+                        v_i = torch.add(v_i, dv[j], alpha=h * a[i][j])
                 dz.append(v_i)
                 if step + 1 < steps or i + 1 < len(b):  # the very last one would move v(1) only, which nothing reads
+                    z_i = z
+                    for j in range(i):
+                        if a[i][j] != 0.0:
+                            z_i = torch.add(z_i, dz[j], alpha=h * a[i][j])
                     dv.append(self.acceleration(z_i, v_i, scale, shift).to(z.dtype))
             for j in range(len(b)):
                 if b[j] != 0.0:
-                    z = z + h * b[j] * dz[j]
+                    z = torch.add(z, dz[j], alpha=h * b[j])
                     if j < len(dv):
-                        v = v + h * b[j] * dv[j]
+                        v = torch.add(v, dv[j], alpha=h * b[j])
         return z
 
     @torch.jit.unused

@@ -72,6 +72,21 @@ def test_what_changes_stays_where_it_was(spatial_dims, stride):
         changed[(0, 0, *place)] -= 100
 
 
+def test_upsampling_repeats_voxels_or_draws_lines_between_them():
+    # The head only sums, so that the output is what comes up from the first level.
+    x_t, t, image = inputs(1, spatial_dims=3)
+    for upsampling, mode in (("nearest", "nearest"), ("linear", "trilinear")):
+        net = network(spatial_dims=3, channels=(8,), upsampling=upsampling)
+        coarse = []
+        net.to_head.register_forward_hook(lambda _, args, output, coarse=coarse: coarse.append(output))
+        net.head = nn.Identity()
+        features = [torch.zeros_like(net.encode(image)[0]), *net.encode(image)[1:]]
+        found = net.denoise(x_t, t, features)
+        assert torch.equal(found, nn.functional.interpolate(coarse[0], scale_factor=2, mode=mode))
+    with pytest.raises(ValueError, match="upsampling: 'cubic' was found, nearest or linear is expected"):
+        network(upsampling="cubic")
+
+
 def test_the_output_depends_on_state_time_and_image():
     net = network()
     x_t, t, image = inputs()
