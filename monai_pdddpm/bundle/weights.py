@@ -10,22 +10,32 @@ import torch
 from torch import nn
 
 from monai_pdddpm.errors import UserError
-from monai_pdddpm.networks import PDDDPM
+from monai_pdddpm.networks import PDDDPM, CompiledDenoiser
 
 
-def load_network(network: nn.Module, model_file: str | os.PathLike, device: torch.device | str = "cpu") -> nn.Module:
+def load_network(
+    network: nn.Module,
+    model_file: str | os.PathLike,
+    device: torch.device | str = "cpu",
+    compile: bool | str = False,
+) -> nn.Module:
     """Load a model file into a network and put it on a device, ready to infer.
 
     Args:
         network: as the bundle defines it.
         model_file: ``{"model": state_dict}`` or a bare state dict; read with ``weights_only=True``.
         device: where to.
+        compile: run the denoiser through ``torch.compile``: True, or the name of one of its modes.
 
     Raises:
         UserError: when the file is missing, is not a weights file, or belongs to another network.
     """
     load_weights(network, read_weights(model_file), model_file)
-    return network.to(device).eval()
+    network = network.to(device).eval()
+    if not compile:
+        return network
+    assert isinstance(network, PDDDPM)  # what a bundle defines
+    return network.with_denoiser(CompiledDenoiser(network.denoiser, "default" if compile is True else compile)).eval()
 
 
 def load_segmenter(network: PDDDPM, candidates: list[str], device: torch.device | str = "cpu") -> PDDDPM:

@@ -1,0 +1,71 @@
+"""A compiled denoiser gives what it gave before, and one that cannot be compiled goes on."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from monai_pdddpm.networks import PDDDPM, CompiledDenoiser, ODEUNet
+
+
+def denoiser():
+    torch.manual_seed(0)
+    return ODEUNet(2, 1, 2, proposal_channels=2, channels=(8,), stem_channels=8, embedding_channels=8).eval()
+
+
+def inputs(batch=2):
+    torch.manual_seed(1)
+    return torch.randn(batch, 2, 8, 8), torch.tensor([500.0]), torch.randn(1, 1, 8, 8), torch.randn(1, 2, 8, 8)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_answer_is_the_same_for_every_size(caplog):
+    own = denoiser()
+    compiled = CompiledDenoiser(own)
+    for batch in (2, 1):
+        x_t, t, image, proposal = inputs(batch)
+        features = compiled.encode(image, proposal)
+        expected = own.denoise(x_t, t, features)
+        torch.testing.assert_close(compiled.denoise(x_t, t, features), expected, rtol=1e-4, atol=1e-5)
+    assert not [record for record in caplog.records if record.name.startswith("monai_pdddpm")]
+
+
+@torch.no_grad()
+def test_goes_on_uncompiled_and_says_so_once(monkeypatch, caplog):
+    def broken(*args, **kwargs):
+        raise RuntimeError("no C++ compiler was found\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: broken)
+    own = denoiser()
+    compiled = CompiledDenoiser(own)
+    x_t, t, image, proposal = inputs()
+    features = own.encode(image, proposal)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert torch.equal(compiled.denoise(x_t, t, features), own.denoise(x_t, t, features))
+    assert [record.getMessage() for record in caplog.records] == [
+        "compile: the denoiser runs uncompiled (no C++ compiler was found)"
+    ]
+
+
+def test_too_little_memory_is_no_failure_of_the_compiler(monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: full)
+    compiled = CompiledDenoiser(denoiser())
+    x_t, t, image, proposal = inputs()
+    with pytest.raises(torch.OutOfMemoryError):
+        compiled.denoise(x_t, t, compiled.encode(image, proposal))
+
+
+def test_stands_for_the_denoiser_in_the_pair():
+    pair = PDDDPM(nn.Conv2d(1, 2, 1), denoiser())
+    twin = pair.with_denoiser(CompiledDenoiser(pair.denoiser))
+    assert (twin.denoiser.divisor, twin.denoiser.num_classes) == (2, 2)
+    with pytest.raises(AttributeError, match="nothing_of_this_name"):
+        twin.denoiser.nothing_of_this_name  # noqa: B018
+    with pytest.raises(ValueError, match="compile: 'fast' was found, one of default, reduce-overhead is expected"):
+        CompiledDenoiser(pair.denoiser, "fast")
