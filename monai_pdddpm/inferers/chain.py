@@ -50,14 +50,14 @@ class Chain:
         rule: reverse step on a pair of times.
         process: forward process that the network was trained with.
         solver: the ODE blocks' solver, the network's own when empty.
-        solver_steps: its steps, the network's own when 0.
+        solver_steps: its steps at each time, the network's own where 0, or everywhere when empty.
     """
 
     time_steps: Sequence[int]
     rule: DDIMRule | AncestralRule
     process: DDPMProcess
     solver: str = ""
-    solver_steps: int = 0
+    solver_steps: Sequence[int] = ()
 
     @property
     def draws(self) -> int:
@@ -75,7 +75,8 @@ class Chain:
         t = self.time_steps[i]
         try:
             time_index = torch.full((1,), t, device=x_t.device)
-            output = network.denoise(x_t, time_index, features, self.solver, self.solver_steps)
+            solver_steps = self.solver_steps[i] if self.solver_steps else 0
+            output = network.denoise(x_t, time_index, features, self.solver, solver_steps)
             return network.x0(output, x_t, t)
         except torch.OutOfMemoryError as error:
             if len(x_t) == 1:

@@ -64,7 +64,7 @@ class PDDDPMInferer(Inferer):
             a temporary file, and on a GPU an eighth of what is free.
         return_members: append every member's probabilities to the output.
         solver: of the ODE blocks, the network's own when empty.
-        solver_steps: its steps, the network's own when 0.
+        solver_steps: its steps, the network's own when 0; a list has one number for each time step.
         precision: of the networks' arithmetic; states, sums and statistics are float32.
         progress: show a bar on a terminal.
 
@@ -93,7 +93,7 @@ class PDDDPMInferer(Inferer):
         memory: int = 0,
         return_members: bool = False,
         solver: str = "",
-        solver_steps: int = 0,
+        solver_steps: int | Sequence[int] = 0,
         precision: str = "bfloat16",
         progress: bool = True,
     ) -> None:
@@ -102,12 +102,17 @@ class PDDDPMInferer(Inferer):
             ("members", members, 1),
             ("member_batch", member_batch, 1),
             ("seed", seed, 0),
-            ("solver_steps", solver_steps, 0),
             ("margin", margin, 0),
             ("memory", memory, 0),
         ):
             if not isinstance(whole, int) or whole < low:
                 raise UserError(f"{name}: found {whole!r}, expected a whole number of at least {low}; mend --{name}")
+        listed = list(solver_steps) if isinstance(solver_steps, Sequence) else [solver_steps]
+        if len(listed) not in (1, len(time_steps)) or any(not isinstance(n, int) or n < 0 for n in listed):
+            raise UserError(
+                f"solver_steps: found {solver_steps!r}, expected a whole number of at least 0, or one for each of the "
+                f"{len(time_steps)} time steps; mend --solver_steps"
+            )
         for name, share in (("overlap", overlap), ("segmenter_share", segmenter_share), ("doubt", doubt)):
             if not isinstance(share, (int, float)) or not 0 <= share < 1:
                 raise UserError(f"{name}: found {share!r}, expected a number from 0 to below 1; mend --{name}")
@@ -134,9 +139,8 @@ class PDDDPMInferer(Inferer):
         self.seed = seed
         self.overlap = overlap
         self.mode = mode
-        self.chain = Chain(
-            list(time_steps), rule or DDIMRule(), forward_process(training_process), solver, solver_steps
-        )
+        each = listed * len(time_steps) if len(listed) == 1 else listed
+        self.chain = Chain(list(time_steps), rule or DDIMRule(), forward_process(training_process), solver, each)
         self.training_process = training_process
         self.segmenter_share = segmenter_share
         self.fusion = fusion
@@ -206,7 +210,7 @@ class PDDDPMInferer(Inferer):
             "rule": str(self.chain.rule),
             "training_process": self.training_process,
             "solver": self.chain.solver,
-            "solver_steps": self.chain.solver_steps,
+            "solver_steps": list(self.chain.solver_steps),
             "roi_size": list(self.roi_size),
             "overlap": self.overlap,
             "mode": self.mode,

@@ -40,6 +40,8 @@ class DenoisingInferer(Inferer):
         training_process: ``"ddpm"``, ``"presegmentation"``, ``"recycled"`` or ``"residual"``.
         truth_share: share of cases, 0 to 1, that ``presegmentation`` and ``recycled`` noise from the truth.
         corruption: makes the proposals of the training cases as imperfect as those of new cases.
+        solver_steps: of the ODE blocks, the network's own when 0. Of several, each batch draws one, so that the network
+            learns to bear all of them.
         precision: of the networks' arithmetic.
 
     Raises:
@@ -53,9 +55,15 @@ class DenoisingInferer(Inferer):
         training_process: str = "ddpm",
         truth_share: float = 0.0,
         corruption: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        solver_steps: Sequence[int] = (0,),
         precision: str = "bfloat16",
     ) -> None:
         super().__init__()
+        if not solver_steps or any(not isinstance(n, int) or n < 0 for n in solver_steps):
+            raise UserError(
+                f"solver_steps: found {list(solver_steps)}, expected whole numbers of at least 0, one or more; mend "
+                "the inferer in the configuration"
+            )
         if not time_steps:
             raise UserError("time_steps: found an empty list, expected at least one for training; raise start_step")
         if not 0 <= truth_share <= 1:
@@ -65,6 +73,7 @@ class DenoisingInferer(Inferer):
         self.time_steps = torch.as_tensor(list(time_steps))
         self.truth_share = truth_share
         self.corruption = corruption
+        self.solver_steps = tuple(solver_steps)
         self.precision = check_precision(precision)
 
     def __call__(  # type: ignore[override]
@@ -117,6 +126,9 @@ class DenoisingInferer(Inferer):
             else:
                 proposed = _one_hot(proposal, num_classes, "proposal")
             drawn = self._draw(proposed) if seeds is None else self._draw_by_case(proposed, seeds)
+        solver_steps = self.solver_steps[0]
+        if len(self.solver_steps) > 1:
+            solver_steps = self.solver_steps[int(torch.randint(len(self.solver_steps), ()))]
         x_0, x_pre = pair.state(truth), pair.state(drawn.proposed)
         with autocast(inputs.device, self.precision):
             features = pair.encode(inputs, drawn.proposed)
@@ -124,7 +136,7 @@ class DenoisingInferer(Inferer):
         source = self._source(pair, x_0, x_pre, drawn, features)
         x_t = self.process.noisy(source, x_pre, abar_t, drawn.noise)
         with autocast(inputs.device, self.precision):
-            output = pair.denoise(x_t, drawn.t, features)
+            output = pair.denoise(x_t, drawn.t, features, solver_steps=solver_steps)
         return Denoised(output.float(), regression_target(x_0, x_t, abar_t, pair.prediction))
 
     def _draw_by_case(self, proposed: torch.Tensor, seeds: torch.Tensor) -> _Drawn:

@@ -27,12 +27,13 @@ class FixedEnsemble(nn.Module):
         segmenter_share: weight, 0 to below 1, of the segmenter's probabilities beside the members'.
         temperature: of the mean probabilities, above 0; 1 leaves them as they are.
         solver: of the ODE blocks, the network's own when empty.
-        solver_steps: its steps, the network's own when 0.
+        solver_steps: its steps at each time, the network's own where 0, or everywhere when empty.
     """
 
     noise: torch.Tensor
     window: list[int]
     time_steps: list[int]  # TorchScript needs the type of a list that may be empty
+    solver_steps: list[int]
 
     def __init__(
         self,
@@ -42,7 +43,7 @@ class FixedEnsemble(nn.Module):
         segmenter_share: float = 0.0,
         temperature: float = 1.0,
         solver: str = "",
-        solver_steps: int = 0,
+        solver_steps: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
@@ -51,7 +52,8 @@ class FixedEnsemble(nn.Module):
         self.time_steps = check_steps(time_steps, len(network.abar))
         self.segmenter_share = float(segmenter_share)
         self.temperature = float(temperature)
-        self.solver, self.solver_steps = solver, solver_steps
+        self.solver = solver
+        self.solver_steps = list(solver_steps) or [0] * len(self.time_steps)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the answer for one window.
@@ -88,7 +90,8 @@ class FixedEnsemble(nn.Module):
         x_t = net.start(proposal, self.noise, self.time_steps[0])
         x_0 = x_t
         for i, t in enumerate(self.time_steps):
-            output = net.denoise(x_t, torch.full([1], t, device=x_t.device), features, self.solver, self.solver_steps)
+            time_index = torch.full([1], t, device=x_t.device)
+            output = net.denoise(x_t, time_index, features, self.solver, self.solver_steps[i])
             x_0 = net.x0(output, x_t, t)
             if i + 1 < len(self.time_steps):
                 x_t = ddim_step(x_t, x_0, net.abar[t], net.abar[self.time_steps[i + 1]], 0.0, None)

@@ -89,8 +89,14 @@ def test_ancestral_rule_is_ddim_with_eta_1(network, given):
 
 
 def test_denoiser_is_asked_once_a_step_with_the_solver_given(network, given):
-    run(network, given, solver="rk4", solver_steps=3)
+    run(network, given, solver="rk4", solver_steps=[3] * len(STEPS))
     assert network.denoiser.calls == [(t, "rk4", 3) for t in STEPS]
+
+
+def test_each_time_may_have_its_own_solver_steps(network, given):
+    counts = [n % 3 + 1 for n in range(len(STEPS))]
+    run(network, given, solver_steps=counts)
+    assert network.denoiser.calls == [(t, "", n) for t, n in zip(STEPS, counts, strict=True)]
 
 
 def test_one_step_is_the_prediction_at_the_start(network, given):

@@ -46,7 +46,8 @@ class Recorder(nn.Module):
         return [self.weight * image]
 
     def denoise(self, x_t, t, features, solver="", solver_steps=0):
-        self.shown.append({"x_t": x_t, "t": t.clone(), "grad": torch.is_grad_enabled(), "features": features})
+        shown = {"x_t": x_t, "t": t.clone(), "grad": torch.is_grad_enabled(), "features": features}
+        self.shown.append(shown | {"solver_steps": solver_steps})
         return self.weight * x_t + features[0] - t.view(-1, *[1] * (x_t.dim() - 1)) / 1000
 
 
@@ -375,3 +376,15 @@ class TestSeeds:
             torch.testing.assert_close(alone.output, whole.output[i : i + 1], rtol=0, atol=1e-5)
             torch.testing.assert_close(network.denoiser.shown[-1]["x_t"], shown[i : i + 1], rtol=0, atol=1e-5)
         assert not torch.allclose(shown[0], shown[1])
+
+
+def test_batches_draw_one_of_the_solver_steps_and_all_come(monkeypatch):
+    case = Case(monkeypatch)
+    for seed in range(20):
+        case.run("ddpm", seed, solver_steps=(1, 4))
+    assert {shown["solver_steps"] for shown in case.network.denoiser.shown} == {1, 4}
+    case = Case(monkeypatch)
+    case.run("ddpm")
+    assert case.network.denoiser.shown[0]["solver_steps"] == 0
+    with pytest.raises(UserError, match=r"solver_steps: found \[\], expected whole numbers of at least 0"):
+        DenoisingInferer(STEPS, solver_steps=())

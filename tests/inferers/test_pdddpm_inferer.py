@@ -461,6 +461,8 @@ class TestSettings:
             ("segmenter_share", -0.5),
             ("precision", "bf16"),
             ("solver_steps", -1),
+            ("solver_steps", None),
+            ("solver_steps", [1] * (len(STEPS) + 1)),
             ("mode", "triangle"),
             ("roi_size", (8, 0)),
             ("roi_size", (8, -1)),
