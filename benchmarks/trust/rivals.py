@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from typing import Any
+
 import torch
 from torch import nn
+
+from monai_pdddpm.networks import ODEUNet, SecondOrderODEBlock
+from monai_pdddpm.networks.solvers import evaluations
 
 
 class Refiner(nn.Module):
@@ -32,3 +38,32 @@ class Refiner(nn.Module):
     ) -> torch.Tensor:
         """Return the refined logits, whatever x_t and t are."""
         return features[0].expand(len(x_t), *features[0].shape[1:])
+
+
+class UntiedODEUNet(ODEUNet):
+    """An ODE-U-Net whose blocks have an acceleration of their own for each evaluation: residual blocks, no equation.
+
+    Args:
+        kwargs: as :class:`monai_pdddpm.networks.ODEUNet`, with a fixed-step solver.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        count = evaluations(self.solver, self.solver_steps)
+        for block in self.modules():
+            if isinstance(block, SecondOrderODEBlock):
+                block.acceleration = _InTurns([deepcopy(block.acceleration) for _ in range(count)])
+
+
+class _InTurns(nn.Module):
+    """Modules that are called one after the other, and then from the first again."""
+
+    def __init__(self, parts: list[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self._next = 0
+
+    def forward(self, *args: torch.Tensor) -> torch.Tensor:
+        part = self.parts[self._next]
+        self._next = (self._next + 1) % len(self.parts)
+        return part(*args)

@@ -1,13 +1,15 @@
 """Every variant of the study fits the bundle, and the report says what the measurements hold."""
 
 import json
+import re
 
 import pytest
 import torch
 from monai.bundle import ConfigParser
 
 from benchmarks.trust import measuring, report, study
-from benchmarks.trust.rivals import Refiner
+from benchmarks.trust.rivals import Refiner, UntiedODEUNet
+from monai_pdddpm.networks import ODEUNet
 from monai_pdddpm.schedulers import DDIMRule
 
 VARIANTS = study.read_variants()
@@ -123,3 +125,21 @@ def test_report(tmp_path, capsys):
     assert rows["missing"]["dice"]["mean"] == pytest.approx(0.75)
     report.write(tmp_path / "work", "fold", ["segmenter", "missing"], tmp_path)
     assert len(json.loads((tmp_path / "results_fold.json").read_text())["rows"]) == 2
+
+
+@torch.no_grad()
+def test_untied_blocks_with_equal_weights_are_the_ode_blocks():
+    options = {"spatial_dims": 2, "image_channels": 1, "num_classes": 2, "channels": (8,), "stem_channels": 8}
+    options |= {"solver": "midpoint", "solver_steps": 2}
+    torch.manual_seed(0)
+    tied = ODEUNet(**options)
+    torch.nn.init.normal_(tied.bottom.acceleration.conv_out.weight)
+    untied = UntiedODEUNet(**options)
+    assert len(untied.bottom.acceleration.parts) == 3  # two steps of two stages, the last of which nothing reads
+    state = tied.state_dict()
+    untied.load_state_dict({name: state[re.sub(r"\.parts\.\d", "", name)] for name in untied.state_dict()})
+    x_t, t, image = torch.randn(1, 2, 8, 8), torch.tensor([300]), torch.randn(1, 1, 8, 8)
+    for _ in range(2):
+        assert torch.equal(untied(x_t, t, image), tied(x_t, t, image))
+    untied.bottom.acceleration.parts[2].conv_out.weight.zero_()
+    assert not torch.equal(untied(x_t, t, image), tied(x_t, t, image))
