@@ -1,12 +1,13 @@
 """MONAI Label app: labels, their uncertainty, the most doubtful scan next, training that keeps the better model.
 
-    monailabel start_server --app apps/pdddpm --studies <folder of scans> --conf bundles bundles/<name>
+    monailabel start_server --app apps/pdddpm --studies <folder of scans> --host 127.0.0.1 --conf bundles bundles/<name>
 
 docs/monai-label.md tells the rest.
 """
 
 import contextlib
 import copy
+import functools
 import json
 import logging
 import os
@@ -36,7 +37,9 @@ try:
     from monailabel.tasks.infer.bundle import BundleInferTask
     from monailabel.utils.others.generic import device_list, name_to_device
 
+    from monai_pdddpm.bundle import keep_freed_memory, load_network
     from monai_pdddpm.bundle.settings import check_settings
+    from monai_pdddpm.data.checks import check_choice
     from monai_pdddpm.data.headers import read_header
     from monai_pdddpm.errors import UserError, friendly_errors, user_message
     from monai_pdddpm.labelserver import (
@@ -76,6 +79,20 @@ def told():
         raise
 
 
+def inside(write):
+    """Let a datastore's function write under plain names only: MONAI Label would follow ``../`` out of its folder."""
+
+    @functools.wraps(write)
+    def checked(image_id, file, tag_or_info, *others):
+        for key, found in (("image", image_id), ("tag", tag_or_info)):
+            if isinstance(found, str) and (found != Path(found).name or found == ".."):
+                message = f"{key}: found {found!r}, expected a plain name without folders; mend it"
+                raise HTTPException(status_code=400, detail=message)
+        return write(image_id, file, tag_or_info, *others)
+
+    return checked
+
+
 class Segmentation(BundleInferTask):
     """A bundle's label map; beside it the maps are saved, as NIfTI on the scan's grid, and the numbers are sent.
 
@@ -113,6 +130,20 @@ class Segmentation(BundleInferTask):
         listed = self.maps is not None and Path(str(image)).parent == Path(self.maps).parent
         task.maps = self.maps if listed and not request.get("skip_writer") else None
         return BundleInferTask.__call__(task, request, callbacks)
+
+    def _get_network(self, device, data):
+        """Load weights alone, for each device and file once; MONAI Label would load whatever file a request names."""
+        files = self._config["model_filename"]
+        chosen = (data or {}).get("model_filename") or files
+        name = chosen if isinstance(chosen, str) else chosen[0]
+        check_choice("model_filename", name, files)
+        file = Path(self.bundle_path) / "models" / name
+        state = (name, file.stat().st_mtime)
+        network, loaded = self._networks.get(device, (None, None))
+        if loaded != state:
+            network = load_network(copy.deepcopy(self.network), file, device)
+            self._networks[device] = (network, state)
+        return network
 
     def _filter_transforms(self, transforms, filters):
         def wanted(transform):
@@ -221,6 +252,7 @@ class PDDDPMApp(MONAILabelApp):
     """One or more bundles of monai-pdddpm, named by ``--conf bundles``."""
 
     def __init__(self, app_dir, studies, conf):
+        keep_freed_memory()
         friendly_errors()
         try:
             self.bundles = find_bundles(conf.get("bundles"), Path(app_dir) / "model")
@@ -230,6 +262,12 @@ class PDDDPMApp(MONAILabelApp):
             super().__init__(app_dir, studies, conf, "monai-pdddpm", "Segmentation with its uncertainty", labels=labels)
         except (UserError, ValueError) as error:
             stop(user_message(error) or error)
+
+    def init_datastore(self):
+        """Return the studies, into whose folder alone requests may write."""
+        store = super().init_datastore()
+        store.add_image, store.save_label = inside(store.add_image), inside(store.save_label)
+        return store
 
     def init_infers(self):
         """Return for each bundle the segmentation, and its uncertainty."""

@@ -1,5 +1,6 @@
 """What turns the pipeline of ``configs/`` into bundles, and what a running bundle asks of its surroundings."""
 
+from .allocator import keep_freed_memory
 from .calibration import load_calibration, save_calibration
 from .distributed import GlobalLoss, distributed_network, join_ranks, leave_ranks, rank_device
 from .export import export_ensemble
@@ -14,6 +15,7 @@ __all__ = [
     "export_ensemble",
     "find_bundle_root",
     "join_ranks",
+    "keep_freed_memory",
     "leave_ranks",
     "load_calibration",
     "load_network",
