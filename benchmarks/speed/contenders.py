@@ -30,7 +30,7 @@ from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.inferers.chain import Chain
 from monai_pdddpm.inferers.statistics import EnsembleStatistics
 from monai_pdddpm.inferers.windows import WindowPlan
-from monai_pdddpm.networks import PDDDPM
+from monai_pdddpm.networks import PDDDPM, CompiledDenoiser
 from monai_pdddpm.schedulers import DDIMRule, uniform_steps
 from monai_pdddpm.schedulers.processes import DDPMProcess
 
@@ -249,6 +249,8 @@ def ours(task: Task, **overrides: Any) -> Entry:
     """Return the bundle as it is shipped, but for overrides."""
     parser = task.parser(overrides)
     network = measuring.pair_of(parser, task.weights or task.model_file).to(task.device)
+    if parser["compile"]:
+        network = network.with_denoiser(CompiledDenoiser(network.denoiser)).eval()
     return Entry(network, _inferer(parser), trained=True)
 
 
@@ -431,8 +433,10 @@ def flops(entry: Entry, parser: ConfigParser) -> dict[str, int]:
     found = {"segment": entry.passes * count_flops(lambda: asked(image)), "encode": 0, "call": 0}
     if entry.chain is None:
         return found
-    chain = entry.chain
-    return found | denoiser_flops(pair.denoiser, channels, classes, roi, chain.solver, chain.solver_steps)
+    chain, denoiser = entry.chain, pair.denoiser
+    own = denoiser.denoiser if isinstance(denoiser, CompiledDenoiser) else denoiser
+    solver_steps = chain.solver_steps[0] if chain.solver_steps else 0  # the same at all times here
+    return found | denoiser_flops(own, channels, classes, roi, chain.solver, solver_steps)
 
 
 def _on_meta(network: nn.Module) -> Any:

@@ -125,7 +125,6 @@ def measure(
     repeats: int = 3,
     seconds: float = 30.0,
     steps: int | None = None,
-    member_batch: int = 0,
 ) -> dict[str, Any]:
     """Measure a contender on labelled cases.
 
@@ -138,7 +137,6 @@ def measure(
         repeats: rounds over all cases.
         seconds: after which no new round is begun.
         steps: timed steps of a long chain, over all cases together, in place of the contender's own number; 0 is all.
-        member_batch: in place of the inferer's own, 0 for that.
 
     Returns:
         ``seconds`` {stage: median and quartiles over all cases and rounds}, ``by_case`` {case: median seconds of
@@ -147,8 +145,6 @@ def measure(
     torch.manual_seed(0)  # of untrained networks, and of MONAI's schedulers
     start_mib = status_mib("VmRSS") or peak_mib()
     entry = CONTENDERS[contender].build(task)
-    if member_batch:
-        entry.inferer.member_batch = member_batch
     whole = entry.chain
     count = len(whole.time_steps) if whole else 0
     wanted = CONTENDERS[contender].timed_steps

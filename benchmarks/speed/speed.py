@@ -2,7 +2,7 @@
 
 ``python benchmarks/speed/speed.py --dataset_dir <data>`` asks every contender about the same cases, each in a process
 of its own, and prints one table. What was measured with the same settings is not measured again. ``--profile``,
-``--layout``, ``--threads`` and ``--member_batch`` look at ours alone, each with a table of its own.
+``--layout``, ``--threads``, ``--member_batch`` and ``--switches`` look at ours alone, each with a table of its own.
 """
 
 from __future__ import annotations
@@ -31,12 +31,22 @@ from benchmarks.speed.measure import measure  # noqa: E402
 from benchmarks.trust import measuring  # noqa: E402
 from benchmarks.trust.report import commit  # noqa: E402
 from benchmarks.volume.volume import table  # noqa: E402
-from monai_pdddpm.bundle import pick_device  # noqa: E402
+from monai_pdddpm.bundle import keep_freed_memory, pick_device  # noqa: E402
 from monai_pdddpm.data import labelled_cases, write_phantom  # noqa: E402
 from monai_pdddpm.errors import UserError, friendly_errors  # noqa: E402
 
 BUNDLES = ROOT / "bundles"
 STAGES_OF_OURS = ("segment", "encode", "chain", "networks", "total")
+SWITCHES: dict[str, dict[str, Any]] = {  # each alone, the others as shipped
+    "as shipped": {},
+    "freed memory goes back to the system": {"keep_memory": False},
+    "float32": {"overrides": {"precision": "float32"}},
+    "one member at a time": {"overrides": {"inferer::member_batch": 1}},
+    "every window": {"overrides": {"active": "all"}},
+    "fusion by steps": {"overrides": {"fusion": "step"}},
+    "compiled": {"overrides": {"compile": True}},
+    **{f"steps {n}": {"overrides": {"steps": n}} for n in (1, 2, 3, 5, 10)},
+}
 
 
 def cases_of(dataset_dir: Path | None, number: int, work: Path) -> list[dict[str, Any]]:
@@ -142,9 +152,12 @@ def run_job(
     members: int | None,
     weights: str | None,
     overrides: Mapping[str, Any],
+    keep_memory: bool = True,
     **settings: Any,
 ) -> dict[str, Any]:
     """Measure a contender in this process."""
+    if keep_memory:  # as the bundles do
+        keep_freed_memory()
     task = Task(Path(bundle), device, members, None if weights is None else Path(weights), overrides)
     return measure(contender, task, **settings)
 
@@ -191,29 +204,31 @@ def note(cases: Sequence[Any], args: argparse.Namespace, rows: Mapping[str, Mapp
 
 
 def variations(
-    key: str, values: Sequence[int], cases: Sequence[Mapping[str, Any]], args: argparse.Namespace
-) -> dict[int, dict[str, Any]]:
-    """Measure ours with several numbers of threads, or members in a batch, and write the table."""
-    rows: dict[int, dict[str, Any]] = {}
-    for value in values:
-        job, threads = job_of(report.OURS, cases, args), value if key == "threads" else 0
-        if key == "member_batch":
-            job["member_batch"] = value
-        rows[value] = measured(f"{report.OURS}_{key}_{value}", job, args, threads)
-    first = rows[values[0]]
-    head = [key.replace("_", " "), *(f"{stage} s" for stage in STAGES_OF_OURS), "times the first", "peak MiB"]
+    name: str, changes: Mapping[Any, Mapping[str, Any]], cases: Sequence[Mapping[str, Any]], args: argparse.Namespace
+) -> dict[Any, dict[str, Any]]:
+    """Measure ours under several names, each with changes of its job (or ``threads``), and write the table."""
+    rows: dict[Any, dict[str, Any]] = {}
+    for label, change in changes.items():
+        job = job_of(report.OURS, cases, args)
+        job["overrides"] = {**job["overrides"], **change.get("overrides", {})}
+        job["keep_memory"] = change.get("keep_memory", True)
+        file = f"{report.OURS}_{name}_{label}".replace(" ", "_")
+        rows[label] = measured(file, job, args, change.get("threads", 0))
+    first = next(iter(rows.values()))
+    head = [name.replace("_", " "), *(f"{stage} s" for stage in STAGES_OF_OURS), "times the first", "peak MiB", "Dice"]
     lines = [
         [
-            value,
+            label,
             *(report.with_spread(row["seconds"][stage]) for stage in STAGES_OF_OURS),
             report.number(report.ratios(row, first)["networks"] or 0),
             report.memory(row),
+            "" if row["dice"] is None else f"{row['dice']:.4f}",
         ]
-        for value, row in rows.items()
+        for label, row in rows.items()
     ]
     text = table(head, lines) + "\n\n" + note(cases, args, {str(v): row for v, row in rows.items()})
     text += " Times the first: of the networks' stages. " + report.steadiness({str(v): r for v, r in rows.items()})
-    part = f"{key}_{torch.device(args.device).type}"
+    part = f"{name}_{torch.device(args.device).type}"
     report.write(part, {"bundle": args.bundle.name, "rows": list(rows.values())}, text, args.output_dir)
     return rows
 
@@ -276,6 +291,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--layout", action="store_true", help="memory layouts, instead of the contenders")
     options.add_argument("--threads", type=int, nargs="+", help="ours with so many, instead of the contenders")
     options.add_argument("--member_batch", type=int, nargs="+", help="members at once, instead of the contenders")
+    options.add_argument(
+        "--switches", action="store_true", help="ours with each switch alone, instead of the contenders"
+    )
     options.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)  # a contender's own process
     options.add_argument("--job_file", type=Path, help=argparse.SUPPRESS)
     args = options.parse_args(argv)
@@ -309,13 +327,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         profile(task, args)
     if args.layout:
         layout(task, args)
-    closer = {"threads": args.threads, "member_batch": args.member_batch}
+    closer = {
+        "threads": {n: {"threads": n} for n in args.threads or ()},
+        "member_batch": {n: {"overrides": {"inferer::member_batch": n}} for n in args.member_batch or ()},
+        "switches": SWITCHES if args.switches else {},
+    }
     if (args.profile or args.layout) and not any(closer.values()):
         return
     cases = cases_of(args.dataset_dir, args.cases, args.work)
-    for key, values in closer.items():
-        if values:
-            variations(key, values, cases, args)
+    for name, changes in closer.items():
+        if changes:
+            variations(name, changes, cases, args)
     if not any(closer.values()):
         contenders(cases, args)
 

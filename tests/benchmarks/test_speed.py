@@ -171,8 +171,7 @@ def test_parameters_and_flops_of_the_hippocampus_contenders():
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_every_contender_is_measured(name, data, small_baseline):
     cases = labelled_cases(data, "validation")
-    task, batch = Task(PHANTOM, members=2, overrides=TINY), int(name == "ours")
-    found = measure.measure(name, task, cases, repeats=1, steps=2, member_batch=batch)
+    found = measure.measure(name, Task(PHANTOM, members=2, overrides=TINY), cases, repeats=1, steps=2)
     assert set(found["seconds"]) == {*measure.STAGES, "networks", "total"}
     assert set(found["by_case"]) == {"phantom_001", "phantom_002"}
     parts = sum(found["seconds"][stage]["median"] for stage in measure.NETWORK_STAGES)
@@ -231,11 +230,12 @@ def test_table_and_figure(tmp_path):
 
 
 def test_what_was_measured_is_kept(tmp_path, data, monkeypatch, capsys):
-    asked = []
+    asked, kept_memory = [], []
 
     def run(command, env, check):
         job = json.loads(command[command.index("--job") + 1])
-        asked.append((job["contender"], job.get("member_batch"), env.get("OMP_NUM_THREADS")))
+        asked.append((job["contender"], job["overrides"].get("inferer::member_batch"), env.get("OMP_NUM_THREADS")))
+        kept_memory.append(job.get("keep_memory"))
         found = row(job["contender"], 2.0)
         del found["at"]
         with open(command[command.index("--job_file") + 1], "w") as file:
@@ -264,6 +264,11 @@ def test_what_was_measured_is_kept(tmp_path, data, monkeypatch, capsys):
     assert asked[4:] == [("ours", None, "1"), ("ours", None, "2"), ("ours", 4, None)]
     assert (tmp_path / "results_threads_cpu.md").read_text().startswith("| threads |")
     assert (tmp_path / "results_member_batch_cpu.json").is_file()
+    speed.main([*common, "--switches"])
+    assert len(asked) == 7 + len(speed.SWITCHES)
+    assert kept_memory[7:].count(False) == 1
+    table = (tmp_path / "results_switches_cpu.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in table[2 : 2 + len(speed.SWITCHES)]] == [f"| {n}" for n in speed.SWITCHES]
     assert "bfloat16" in capsys.readouterr().out
 
     failing = SimpleNamespace(run=lambda *_, **__: SimpleNamespace(returncode=9))
