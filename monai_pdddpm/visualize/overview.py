@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import textwrap
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import AbstractPathEffect, Normal, Stroke, withStroke
 
+from monai_pdddpm.data.complete import complete_file
 from monai_pdddpm.errors import UserError
 from monai_pdddpm.visualize.cuts import (
     Array,
@@ -149,17 +149,8 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     kind, known = path.suffix[1:].lower(), figure.canvas.get_supported_filetypes()
     if kind not in known:
         raise UserError(f"{path}: expected a name that ends in .{', .'.join(sorted(known))}; .png is the usual one")
-    trial = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        figure.savefig(trial, format=kind, dpi=_DPI)
-        os.replace(trial, path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); free space on the disk, or name a folder that "
-            "you may write to"
-        ) from error
-    finally:
-        trial.unlink(missing_ok=True)  # there only when something failed, an interrupt included
+    with complete_file(path) as part:
+        figure.savefig(part, format=kind, dpi=_DPI)
 
 
 @dataclass(frozen=True)
