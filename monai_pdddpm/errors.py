@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+import threading
 import unicodedata
 from collections.abc import Iterator
 from types import TracebackType
+from typing import Any
 
-__all__ = ["TRACEBACK_VARIABLE", "UserError", "friendly_errors", "printable", "user_message"]
+__all__ = [
+    "TRACEBACK_VARIABLE",
+    "Terminated",
+    "UserError",
+    "error_links",
+    "friendly_errors",
+    "printable",
+    "user_message",
+]
 
 TRACEBACK_VARIABLE = "MONAI_PDDDPM_TRACEBACK"
+_MOMENT = 0.1  # seconds
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control codes, bytes that are no text, and what breaks a line
 
 
@@ -22,11 +34,15 @@ class UserError(ValueError):
     """
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a program as Ctrl-C does: what was begun is finished or removed on the way out."""
+
+
 # a traceback that was turned into text: MONAI's SaveImage and the workers of a data loader do that
 _IN_TEXT = re.compile(rf"^{re.escape(UserError.__module__)}\.UserError: (.*)$", re.MULTILINE)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def error_links(error: BaseException) -> Iterator[BaseException]:
     """Yield ``error`` and what it was raised from, as Python's own traceback would show them."""
     seen: set[int] = set()
     current: BaseException | None = error
@@ -52,7 +68,7 @@ def user_message(error: BaseException) -> str | None:
         The message of the `UserError` in its chain of causes and contexts, or in a traceback quoted in its text,
         as one line; None when there is none.
     """
-    for link in _chain(error):
+    for link in error_links(error):
         quoted = _IN_TEXT.findall(str(link))
         if quoted:
             return printable(quoted[-1].strip())
@@ -62,23 +78,58 @@ def user_message(error: BaseException) -> str | None:
 
 
 def friendly_errors() -> None:
-    """Let an uncaught `UserError` end the program with one line ``error: <message>`` on stderr.
+    """Let a mistake of the user's, and being stopped, end the program with one line on stderr.
 
-    Other exceptions are shown as before, and so are these when the environment variable ``MONAI_PDDDPM_TRACEBACK``
-    is ``1``. The exit status stays 1. A second call changes nothing.
+    An uncaught `UserError` is told as ``error: <message>``, exit status 1. Ctrl-C and SIGTERM are told as
+    ``stopped ...``, with the exit status that a shell expects of them, 130 and 143; SIGTERM is raised as `Terminated`
+    where it was left to the system before. Other exceptions are shown as before, and so are these when the environment
+    variable ``MONAI_PDDDPM_TRACEBACK`` is ``1``. A second call changes nothing.
     """
     before = sys.excepthook
     if getattr(before, "tells_user_errors", False):
         return
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        wanted = isinstance(error, Exception) and os.environ.get(TRACEBACK_VARIABLE) != "1"
-        message = user_message(error) if wanted else None
-        if message is None:
-            before(kind, error, trace)
+        plain = os.environ.get(TRACEBACK_VARIABLE) == "1"
+        message = user_message(error) if isinstance(error, Exception) and not plain else None
+        if message is not None:
+            _tell(f"error: {message}")
+        elif isinstance(error, KeyboardInterrupt) and not plain:
+            by = "SIGTERM" if isinstance(error, Terminated) else "Ctrl-C"
+            _tell(f"stopped by {by}: what is finished is kept; the same command goes on from there")
         else:
-            sys.stdout.flush()  # so that the line comes after what was printed before
-            print(f"error: {message}", file=sys.stderr)
+            before(kind, error, trace)
+        if isinstance(error, Terminated):
+            raise SystemExit(128 + signal.SIGTERM)
 
     hook.tells_user_errors = True  # type: ignore[attr-defined]
     sys.excepthook = hook
+    # only the main thread may, and a server's own way of stopping is left alone
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+        _repeat_where_ignored()
+
+
+def _tell(line: str) -> None:
+    sys.stdout.flush()  # so that the line comes after what was printed before
+    print(line, file=sys.stderr)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated("SIGTERM")
+
+
+def _repeat_where_ignored() -> None:
+    """Raise `Terminated` again a moment later where Python ignores it: in finalizers and callbacks of references."""
+    if not hasattr(signal, "setitimer") or signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
+        return
+    signal.signal(signal.SIGALRM, _terminate)
+    before = sys.unraisablehook
+
+    def hook(ignored: Any) -> None:
+        if isinstance(ignored.exc_value, Terminated):
+            signal.setitimer(signal.ITIMER_REAL, _MOMENT)
+        else:
+            before(ignored)
+
+    sys.unraisablehook = hook

@@ -1,6 +1,7 @@
 """A mistake of the user's ends in one line, everything else in the traceback as ever."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -56,8 +57,56 @@ def test_interrupt_while_handling_a_user_error_is_no_user_error():
         except UserError:
             raise KeyboardInterrupt
     """)
-    assert "KeyboardInterrupt" in done.stderr
+    assert done.stderr.startswith("stopped by Ctrl-C: ")
     assert "error: a\n" not in done.stderr.splitlines(keepends=True)
+
+
+@pytest.mark.parametrize(("name", "by", "code"), [("SIGINT", "Ctrl-C", -signal.SIGINT), ("SIGTERM", "SIGTERM", 143)])
+def test_being_stopped_is_told_in_one_line_with_everything_unwound(tmp_path, name, by, code):
+    done = run(f"""
+        import os, signal, time
+        from monai_pdddpm.data.complete import complete_file
+        with complete_file({str(tmp_path / "a.txt")!r}) as part:
+            part.write_text("half")
+            os.kill(os.getpid(), signal.{name})
+            time.sleep(20)
+    """)
+    line = f"stopped by {by}: what is finished is kept; the same command goes on from there\n"
+    assert (done.returncode, done.stderr) == (code, line)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_in_a_finalizer_is_heard_too():
+    done = run("""
+        import signal, time
+        class Ending:
+            def __del__(self):
+                signal.raise_signal(signal.SIGTERM)
+                time.sleep(0)
+        ending = Ending()
+        del ending
+        time.sleep(20)
+        print("not stopped")
+    """)
+    assert (done.returncode, done.stdout) == (143, "")
+    assert done.stderr == "stopped by SIGTERM: what is finished is kept; the same command goes on from there\n"
+
+
+def test_other_handlers_of_sigterm_are_left_alone():
+    script = """
+        import signal, sys
+        from monai_pdddpm.errors import friendly_errors
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))
+        friendly_errors()
+        signal.raise_signal(signal.SIGTERM)
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False).returncode == 7
+
+
+def test_being_stopped_with_the_variable_shows_where():
+    done = run("import signal; signal.raise_signal(signal.SIGTERM)", MONAI_PDDDPM_TRACEBACK="1")
+    assert done.returncode == 143
+    assert done.stderr.startswith("Traceback")
 
 
 def test_variable_brings_the_traceback_back():

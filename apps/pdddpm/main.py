@@ -25,6 +25,7 @@ def stop(message):
 
 try:
     from fastapi import HTTPException
+    from fastapi.responses import JSONResponse
     from monai.bundle import ConfigParser
     from monai.transforms import SaveImaged
     from monailabel.interfaces.app import MONAILabelApp
@@ -89,6 +90,23 @@ def inside(write):
                 message = f"{key}: found {found!r}, expected a plain name without folders; mend it"
                 raise HTTPException(status_code=400, detail=message)
         return write(image_id, file, tag_or_info, *others)
+
+    return checked
+
+
+def own_pages_alone(served):
+    """Refuse what web pages of other sites ask, as their browsers say: MONAI Label would answer to all of them."""
+
+    async def checked(scope, receive, send):
+        headers = dict(scope.get("headers", ()))
+        origin = headers.get(b"origin")
+        if scope["type"] == "http" and origin is not None and origin.partition(b"://")[2] != headers.get(b"host"):
+            message = (
+                f"Origin: found {origin.decode('latin-1')!r}, expected this server's own; do not ask from other sites"
+            )
+            await JSONResponse({"detail": message}, status_code=403)(scope, receive, send)
+        else:
+            await served(scope, receive, send)
 
     return checked
 
@@ -262,6 +280,12 @@ class PDDDPMApp(MONAILabelApp):
             super().__init__(app_dir, studies, conf, "monai-pdddpm", "Segmentation with its uncertainty", labels=labels)
         except (UserError, ValueError) as error:
             stop(user_message(error) or error)
+
+    def on_init_complete(self):
+        """Put the check of origins before all that the server does; this is called before its first request."""
+        super().on_init_complete()
+        if server := sys.modules.get("monailabel.app"):
+            server.app.middleware_stack = own_pages_alone(server.app.middleware_stack)
 
     def init_datastore(self):
         """Return the studies, into whose folder alone requests may write."""

@@ -3,9 +3,10 @@
 ``configs/*.json`` are templates: a string ``"{{key}}"`` stands for the task's value of that key (any JSON value), and
 ``{{key}}`` inside a longer string for its text. ``"extends": "_other.json"`` puts a template on top of another one;
 its keys may be ids with MONAI's separator (``"train::dataloader::batch_size"``), and with MONAI's ``+`` before them
-add to a list or dictionary; null takes an entry away. Templates whose names begin with ``_`` are such bases only. A
-task, ``configs/tasks/<name>.json``, holds the values, under ``overrides`` more ids for one rendered file, and under
-``without`` the templates that it does not want. ``python -m monai_pdddpm.bundle.render`` does it.
+add to a list or dictionary, or put items into a list before the place that ends the id; null takes an entry away.
+Templates whose names begin with ``_`` are such bases only. A task, ``configs/tasks/<name>.json``, holds the values,
+under ``overrides`` more ids for one rendered file, and under ``without`` the templates that it does not want.
+``python -m monai_pdddpm.bundle.render`` does it.
 """
 
 from __future__ import annotations
@@ -159,11 +160,16 @@ def _read(template: Path) -> dict[str, Any]:
 
 
 def _set(content: Any, key: str, value: Any) -> None:
-    """Set ``content[a][b]...`` for the id ``a::b``, add to it for ``+a::b``; the value None takes the entry away."""
+    """Set ``content[a][b]...`` for the id ``a::b``; the value None takes the entry away.
+
+    ``+a::b`` adds to that list or dictionary, and ``+a::1`` puts items into a list before its place 1.
+    """
     *path, last = key.removeprefix("+").split("::")
     for part in path:
         content = content[int(part)] if isinstance(content, list) else content.setdefault(part, {})
-    if key.startswith("+"):
+    if key.startswith("+") and isinstance(content, list):
+        content[int(last) : int(last)] = value
+    elif key.startswith("+"):
         content[last] = content[last] + value if isinstance(value, list) else content[last] | value
     elif value is None:
         content.pop(last, None)

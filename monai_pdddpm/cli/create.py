@@ -157,20 +157,22 @@ def _rendered(
         task["without"] = [file for file in known if "train_segmenter" in file or "cross_fitting" in file]
     plain = render_task(configs, task, name)
     overrides: dict[str, dict[str, Any]] = {file: {} for file in plain}
-    to_classes = {"_target_": "monai_pdddpm.transforms.LabelValuesd", "keys": "label", "values": labels}
+    own_values = labels != list(range(len(labels)))
+    to_classes = {"_target_": "monai_pdddpm.transforms.LabelValuesd", "keys": "label", "values": "@label_values"}
     for file, content in plain.items():
         new = overrides[file]
         if values["missing"] and "missing_channels" in content:
             new["missing_channels"] = values["missing"]
         if "train" in content and "trainer" in content["train"]:
-            new["+train::deterministic_transforms"] = [to_classes]
+            if own_values:
+                new |= {"label_values": labels, "+train::deterministic_transforms": [to_classes]}
             new["train::dataset::cache_rate"] = new["validate::dataset::cache_rate"] = values["cache_rate"]
             if values["drawn"]:
                 new |= {"train::dataloader::shuffle": None, "train::dataloader::drop_last": None}
                 new["train::dataloader::sampler"] = _sampler(values["drawn"])
-        elif any("label" in transform["keys"] for transform in _transforms(content)):
-            new["+preprocessing::transforms"] = [to_classes]
-        if labels != list(range(len(labels))):
+        elif own_values and any("label" in transform["keys"] for transform in _transforms(content)):
+            new |= {"label_values": labels, "+preprocessing::transforms": [to_classes]}
+        if own_values:
             new |= _own_values(content, labels)
         if foreign:
             new |= _foreign_overrides(content, foreign)

@@ -134,12 +134,16 @@ def network_of(definition: Mapping[str, Any], where: str) -> nn.Module:
     Raises:
         UserError: when a ``_target_`` is no network class of an installed package, or does not take its arguments.
     """
-    for target in _targets(definition):
+    for target in map(str, _found(definition, "_target_")):
         if not _is_network_class(target):
             raise UserError(
                 f"--segmenter: {where}: {target!r} is no network class of MONAI, PyTorch or another installed package; "
                 "code in a bundle's own scripts cannot be taken along"
             )
+    if modes := _found(definition, "_mode_"):  # "debug" would stop in a debugger
+        raise UserError(
+            f"--segmenter: {where}: found _mode_ {modes[0]!r}, expected none for a network; take it out of the bundle"
+        )
     try:
         network = ConfigParser({"network": copy.deepcopy(dict(definition))}).get_parsed_content("network")
     except Exception as error:  # MONAI wraps whatever a constructor raises
@@ -183,11 +187,12 @@ def smallest_cube(network: nn.Module, channels: int) -> int:
     )
 
 
-def _targets(value: Any) -> list[str]:
+def _found(value: Any, key: str) -> list[Any]:
+    """Return what stands under a key, however deep."""
     if isinstance(value, dict):
-        own = [str(value["_target_"])] if "_target_" in value else []
-        return own + [target for each in value.values() for target in _targets(each)]
-    return [target for each in value for target in _targets(each)] if isinstance(value, list) else []
+        own = [value[key]] if key in value else []
+        return own + [found for each in value.values() for found in _found(each, key)]
+    return [found for each in value for found in _found(each, key)] if isinstance(value, list) else []
 
 
 def _is_network_class(target: str) -> bool:

@@ -166,4 +166,6 @@ def _median_scan(folder: Path, config: Mapping[str, Any]) -> list[int] | None:
 
 
 def _by(values: Any) -> str:
-    return " x ".join(f"{value:g}" for value in values) if isinstance(values, list) else str(values)
+    if not isinstance(values, list):
+        return str(values)
+    return " x ".join(f"{value:g}" if _is_number(value) else str(value) for value in values)

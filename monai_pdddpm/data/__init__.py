@@ -3,7 +3,7 @@
 from typing import Any
 
 from .cache import CachedDataset
-from .checks import CheckImaged, check_file, check_output_dir, check_range, check_voxels
+from .checks import CheckImaged, CheckLabeld, check_file, check_output_dir, check_range, check_voxels
 from .datalist import case_name, inference_cases, labelled_cases
 from .dataset import CaseDataset, CaseFailure, case_collate
 from .finished import report_path, unfinished_cases
@@ -19,6 +19,7 @@ __all__ = [
     "CaseDataset",
     "CaseFailure",
     "CheckImaged",
+    "CheckLabeld",
     "GridWriter",
     "LabelValueWriter",
     "LoadScan",

@@ -53,11 +53,10 @@ class CachedDataset(CacheDataset):
         try:
             return self._load_cache_item(index)
         except Exception as error:
-            case = self.data[index]
-            image = case_file(case["image"])
-            files = " with ".join([image, *(str(case[key]) for key in ("label",) if key in case)])
-            reason = explain_failure(error, files)
-            raise UserError(reason if image in reason else f"{files}: {reason}") from error
+            files = [case_file(self.data[index][key]) for key in ("image", "label") if key in self.data[index]]
+            case = " with ".join(files)
+            reason = explain_failure(error, case)
+            raise UserError(reason if any(file in reason for file in files) else f"{case}: {reason}") from error
 
 
 def case_seed(seed: int, index: int, draw: int = 0) -> int:

@@ -120,13 +120,13 @@ class CheckImaged(MapTransform):
 
 
 class CheckLabeld(MapTransform):
-    """Check label maps beside their scan, right after both were loaded: the grid, and that values are classes.
+    """Check label maps beside their scan, right after both were loaded: the grid, and that values stand for classes.
 
     A label map that lies elsewhere, or a value that is no class, would be learnt from or counted as it is.
 
     Args:
         keys: entries to check, each of shape (any, spatial axes...).
-        num_classes: the values 0 to ``num_classes`` - 1 are expected.
+        values: what may be in the files, whole numbers from 0.
         image_key: the scan.
         allow_missing_keys: pass over keys that are not there.
 
@@ -135,11 +135,12 @@ class CheckLabeld(MapTransform):
     """
 
     def __init__(
-        self, keys: KeysCollection, num_classes: int, image_key: str = "image", allow_missing_keys: bool = False
+        self, keys: KeysCollection, values: Sequence[int], image_key: str = "image", allow_missing_keys: bool = False
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.num_classes = num_classes
         self.image_key = image_key
+        self.known = torch.zeros(max(values) + 1, dtype=torch.bool)
+        self.known[list(values)] = True
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data unchanged, or raise `UserError`."""
@@ -160,15 +161,21 @@ class CheckLabeld(MapTransform):
                     f"{path}: found labels {shift:.3g} voxels away from their scan, expected one grid; mend the header "
                     "of either, or put both on one grid"
                 )
-            values = torch.unique(torch.as_tensor(label))
-            strange = [f"{float(v):g}" for v in values if not (v == v.round() and 0 <= v < self.num_classes)]
-            if strange:
+            if strange := self._strange(label.as_tensor() if isinstance(label, MetaTensor) else label):
+                known = f"none but {', '.join(map(str, self.known.nonzero().flatten().tolist()))}"
+                if self.known.all():
+                    known = f"whole numbers from 0 to {len(self.known) - 1}"
                 raise UserError(
                     f"{path}: found the label values {', '.join(strange[:5])}{', ...' if len(strange) > 5 else ''}, "
-                    f"expected whole numbers from 0 to {self.num_classes - 1}; mend the label map, or give the bundle "
-                    "that it belongs to"
+                    f"expected {known}; mend the label map, or give the bundle that it belongs to"
                 )
         return d
+
+    def _strange(self, voxels: torch.Tensor) -> list[str]:
+        """Return the values that are not known, in rising order; sorting all voxels would take long."""
+        known = (voxels == voxels.round()) & (voxels >= 0) & (voxels < len(self.known))
+        known &= self.known[torch.where(known, voxels, 0).long()]
+        return [] if known.all() else [f"{value:g}" for value in torch.unique(voxels[~known]).tolist()]
 
 
 def check_memory(path: str | os.PathLike, shape: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from monai_pdddpm.data.shortage import files_short
 from monai_pdddpm.errors import UserError
 
 __all__ = ["complete_file", "remove_parts"]
@@ -38,22 +39,23 @@ def complete_file(path: str | os.PathLike) -> Iterator[Path]:
         yield part
         os.replace(part, path)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); free space on the disk, or set output_dir to a "
-            "folder that you may write to"
-        ) from error
+        remedy = "free space on the disk, or set output_dir to a folder that you may write to"
+        if files_short(error):
+            remedy = "end other programs, or allow more open files with ulimit -n"
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
     finally:
         with contextlib.suppress(OSError):  # it is there only when something failed
             part.unlink()
 
 
-def remove_parts(folder: str | os.PathLike) -> None:
+def remove_parts(folder: str | os.PathLike, suffix: str = "") -> None:
     """Remove what a killed run had begun to write with :func:`complete_file`; nobody else may write there meanwhile.
 
     Args:
         folder: folder of the files; it need not exist.
+        suffix: only of files whose names end so.
     """
-    for part in Path(folder).glob(".*.part*"):
+    for part in Path(folder).glob(f".*.part*{suffix}"):
         if _PART.fullmatch(part.name):
             with contextlib.suppress(OSError):  # a file that cannot be removed harms no result
                 part.unlink()

@@ -15,6 +15,7 @@ from monai_pdddpm.data.checks import check_choice, check_fourth_dimension
 from monai_pdddpm.data.datalist import case_file, case_name, check_case_name
 from monai_pdddpm.data.headers import unreadable
 from monai_pdddpm.data.scans import MISSING, check_scan
+from monai_pdddpm.data.shortage import shortage
 from monai_pdddpm.errors import UserError, printable, user_message
 
 __all__ = ["CaseDataset", "CaseFailure", "case_collate", "explain_failure"]
@@ -92,6 +93,9 @@ def explain_failure(error: BaseException, path: str) -> str:
     message = user_message(error)
     if message is not None:
         return message
+    lacking = shortage(path, error)
+    if lacking is not None:
+        return printable(lacking)
     while str(error).startswith("applying transform") and error.__cause__ is not None:
         error = error.__cause__  # MONAI wraps once for each level of Compose
     text = " ".join(str(error).split())

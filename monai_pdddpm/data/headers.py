@@ -23,6 +23,7 @@ from monai_pdddpm.data.checks import check_file, check_memory
 from monai_pdddpm.data.detached import DEFLATE_RATIO, find_data
 from monai_pdddpm.data.dicom import Series, read_series
 from monai_pdddpm.data.geometry import check_affine, is_sheared, largest_shift
+from monai_pdddpm.data.shortage import shortage
 from monai_pdddpm.errors import UserError, printable
 
 __all__ = ["NIFTI_EXTENSIONS", "ScanHeader", "read_header", "unpacked_nifti", "unreadable"]
@@ -102,8 +103,8 @@ def read_header(path: str | os.PathLike) -> ScanHeader:
 
 
 def unreadable(path: str | os.PathLike, error: BaseException) -> str:
-    """Say on one line that a file is no image, and what the library said of it."""
-    return printable(
+    """Say on one line that a file is no image, and what the library said of it, or what the machine lacked."""
+    return shortage(path, error) or printable(
         f"{path}: cannot be read as an image ({type(error).__name__}: {_brief(error)}), expected an intact scan; "
         "export or copy it again"
     )

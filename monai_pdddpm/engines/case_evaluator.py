@@ -10,7 +10,7 @@ from monai.engines import SupervisedEvaluator
 
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.data.dataset import CaseFailure, explain_failure
-from monai_pdddpm.data.ranks import gathered, world_size
+from monai_pdddpm.data.ranks import gathered
 from monai_pdddpm.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -42,8 +42,9 @@ class CaseEvaluator(SupervisedEvaluator):
             UserError: after the last case, when any failed, in any process.
         """
         self.failures = []
-        if self.state.epoch_length == 0 and world_size() > 1:
-            # MONAI skips the run, but the other processes wait for what the handlers of this one have to say
+        if self.state.epoch_length == 0:
+            # MONAI skips the run, but other processes wait for what the handlers of this one have to say, and a run
+            # that was killed after its last case has not told of them all
             for event in (Events.STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED):
                 self.fire_event(event)
         else:

@@ -15,20 +15,28 @@ from monai.data.utils import set_rnd
 from monai.engines import Evaluator, Trainer
 
 from monai_pdddpm.data.cache import CachedDataset
-from monai_pdddpm.data.complete import complete_file
+from monai_pdddpm.data.complete import complete_file, remove_parts
 from monai_pdddpm.data.ranks import gathered, is_first_rank
+from monai_pdddpm.data.shortage import memory_short
 from monai_pdddpm.errors import UserError
 
 
 def save_atomically(content: Any, path: str | os.PathLike) -> None:
     """Write ``torch.save(content)`` so that ``path`` is either the old file or the complete new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(_packed(content), Path(path))
+
+
+def _packed(content: Any) -> memoryview:
     # in memory first: torch's own error for a full disk does not say so, and a file's name would go into its content
     packed = io.BytesIO()
     torch.save(content, packed)
+    return packed.getbuffer()
+
+
+def _write(packed: memoryview, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with complete_file(path) as part:
-        part.write_bytes(packed.getbuffer())
+        part.write_bytes(packed)
 
 
 def _number(value: Any) -> float:
@@ -65,6 +73,10 @@ class EpochSeed:
 class TrainingCheckpoint:
     """Save all that a training needs to go on, and go on from it by default.
 
+    A training that is stopped by Ctrl-C or SIGTERM saves its last complete epoch first, which is held in memory until
+    then, and says so; to be attached before other handlers of ``EXCEPTION_RAISED``, which would keep it from that. What
+    a killed training had begun to write is removed by the next one.
+
     The file holds tensors and primitives only and is read with ``weights_only=True``. It carries the state of every
     object in ``save_dict``, the trainer's epoch and iteration, and the best validation so far. Of several processes the
     first one writes, and all read.
@@ -91,11 +103,14 @@ class TrainingCheckpoint:
         self.interval_seconds = interval_seconds
         self.resume = resume
         self._saved_at = time.monotonic()
+        self._unsaved: memoryview | None = None
+        self._epoch = 0  # the last one that is complete
 
     def attach(self, engine: Trainer) -> None:
         """Load when ``engine`` starts, save when an epoch (and its validation, attached before) is complete."""
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._stop)
 
     def load(self, engine: Trainer) -> None:
         """Bring all objects and ``engine`` back to the saved epoch, when there is a checkpoint.
@@ -103,6 +118,8 @@ class TrainingCheckpoint:
         Raises:
             UserError: when the file is not a checkpoint of this training, or not all processes see it.
         """
+        if is_first_rank():
+            remove_parts(self.path.parent, self.path.suffix)
         seen = gathered(self.resume and self.path.is_file())
         if any(seen) and not all(seen):
             raise UserError(
@@ -138,7 +155,7 @@ class TrainingCheckpoint:
             engine.logger.info(f"{self.path}: going on after epoch {engine.state.epoch}")
 
     def _go_on(self, engine: Trainer, progress: Mapping[str, Any]) -> None:
-        engine.state.epoch = int(progress["epoch"])
+        engine.state.epoch = self._epoch = int(progress["epoch"])
         # ignite counts iterations to know when it is done, and the data or the batch may have become larger
         length = engine.state.epoch_length
         engine.state.iteration = int(progress["iteration"]) if length is None else engine.state.epoch * length
@@ -147,11 +164,8 @@ class TrainingCheckpoint:
             self.evaluator.state.best_metric_epoch = int(progress["best_metric_epoch"])
 
     def save(self, engine: Trainer) -> None:
-        """Save, when enough time has passed or the training is over."""
+        """Save, when enough time has passed or the training is over; else hold the epoch in memory."""
         if not is_first_rank():
-            return
-        last = engine.state.epoch >= engine.state.max_epochs
-        if not last and time.monotonic() - self._saved_at < self.interval_seconds:
             return
         best_epoch = -1 if self.evaluator is None else int(self.evaluator.state.best_metric_epoch)
         progress = {
@@ -161,8 +175,33 @@ class TrainingCheckpoint:
             "best_metric_epoch": best_epoch,
         }
         states = {name: item.state_dict() for name, item in self.save_dict.items()}
-        save_atomically(states | {"progress": progress}, self.path)
-        self._saved_at = time.monotonic()
+        self._unsaved, self._epoch = _packed(states | {"progress": progress}), int(engine.state.epoch)
+        last = engine.state.epoch >= engine.state.max_epochs
+        if last or time.monotonic() - self._saved_at >= self.interval_seconds:
+            self._write_unsaved()
+
+    def _write_unsaved(self) -> None:
+        if self._unsaved is not None:
+            _write(self._unsaved, self.path)
+            self._unsaved, self._saved_at = None, time.monotonic()
+
+    def _stop(self, engine: Trainer, error: BaseException) -> None:
+        """Save what is held in memory when ``engine`` is stopped; whatever ended it goes on.
+
+        Raises:
+            UserError: when it was memory that ran short.
+            BaseException: else what ended it.
+        """
+        if isinstance(error, KeyboardInterrupt) and is_first_rank():
+            self._write_unsaved()
+            kept = f"{self._epoch} of {engine.state.max_epochs} epochs are kept" if self._epoch else "no epoch is done"
+            engine.logger.info(f"{self.path}: stopped, {kept}; the same command goes on from there")
+        if memory_short(error):
+            raise UserError(
+                "batch_size: the memory does not suffice for a step of the training; give a smaller --batch_size or "
+                "--roi_size, or end other programs"
+            ) from error
+        raise error
 
 
 class ModelSaver:
@@ -200,11 +239,19 @@ class ModelSaver:
         """Save after validations, and at the end of ``engine`` unless the best was saved or nothing was trained."""
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.COMPLETED, self._save_best)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._note_training)
+        engine.add_event_handler(Events.STARTED, self._clean)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
         engine.add_event_handler(Events.COMPLETED, self._save_last)
 
-    def _note_training(self, engine: Trainer) -> None:
+    def _clean(self, engine: Trainer) -> None:
+        if is_first_rank():
+            remove_parts(self.path.parent, self.path.suffix)
+
+    def _end_epoch(self, engine: Trainer) -> None:
         self._trained = True
+        if engine.state.epoch >= engine.state.max_epochs:
+            self._save_last(engine)  # before a checkpoint says that the training is over
+            self._trained = False
 
     def _save_best(self, evaluator: Evaluator) -> None:
         if self.keep == "last" or evaluator.state.best_metric_epoch == evaluator.state.epoch:

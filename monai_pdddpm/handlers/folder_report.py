@@ -11,7 +11,7 @@ from pathlib import Path
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 
-from monai_pdddpm.data.complete import complete_file
+from monai_pdddpm.data.complete import complete_file, remove_parts
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.data.ranks import is_first_rank
 from monai_pdddpm.engines import CaseEvaluator
@@ -26,7 +26,7 @@ class FolderReport:
 
     A case that fails leaves ``failures/<case>.json`` (case, file, error), which goes when the case is done later; so
     the page knows of failures of earlier runs, and of other processes that write to the same folder. An ``index.html``
-    that this program did not write is left alone, with a warning.
+    that this program did not write is left alone, with a warning. What a killed run had begun to write is removed.
 
     Args:
         output_dir: one folder a case below it.
@@ -67,6 +67,8 @@ class FolderReport:
     def _finish(self, engine: CaseEvaluator) -> None:
         if not is_first_rank():  # by now the cases of all processes are done: CaseReport waited for them
             return
+        for folder in (self.output_dir, self.output_dir / FAILURES):
+            remove_parts(folder)
         with contextlib.suppress(OSError):  # not there, or not empty
             (self.output_dir / FAILURES).rmdir()
         try:

@@ -31,17 +31,24 @@ def scratch_tensor(shape: Sequence[int], device: torch.device, dtype: torch.dtyp
     size = int(np.prod(shape)) * dtype.itemsize
     if device.type != "cpu" or size <= IN_MEMORY:
         return torch.empty(*shape, dtype=dtype, device=device)
-    with tempfile.TemporaryFile() as file:
-        try:
+    try:
+        with tempfile.TemporaryFile() as file:
             if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process at the first write
                 os.posix_fallocate(file.fileno(), 0, size)
             mapped = np.memmap(file, dtype=np.uint8, mode="r+" if hasattr(os, "posix_fallocate") else "w+", shape=size)
-        except OSError as error:
-            raise UserError(
-                f"{tempfile.gettempdir()}: no room for {size // 2**20} MiB of members ({error.strerror or error}); "
-                "give fewer --members, leave them out with --write_members False, or set TMPDIR to a larger disk"
-            ) from error
+    except OSError as error:
+        raise UserError(
+            f"{_temporary_folder()}: no room for {size // 2**20} MiB of members ({error.strerror or error}); give "
+            "fewer --members, leave them out with --write_members False, or set TMPDIR to a larger disk"
+        ) from error
     return torch.from_numpy(mapped).view(dtype).view(*shape)
+
+
+def _temporary_folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError:  # there is none that can be written to
+        return os.environ.get("TMPDIR", "temporary folder")
 
 
 class ScratchFile:

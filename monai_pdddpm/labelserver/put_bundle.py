@@ -89,8 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(f"{target}: ready; serve it with")
     print(
-        f"  monailabel start_server --app {arguments.app} --studies <folder of scans> --conf models {target.name} "
-        "--conf zoo_source ngc --conf sam2 false"
+        f"  monailabel start_server --app {arguments.app} --studies <folder of scans> --host 127.0.0.1 "
+        f"--conf models {target.name} --conf zoo_source ngc --conf sam2 false"
     )
     return 0
 

@@ -5,18 +5,15 @@ files. ``MONAI_PDDDPM_TRANSCRIPT=<file>`` keeps what was asked, the seconds, and
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
-import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import itk
@@ -24,6 +21,18 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from attacks_on_server import Server, on_server
+from endurance_requests import Question, ask, compare
+from label_server import (
+    ROOT,
+    START,
+    copy_app,
+    copy_bundle,
+    install_package,
+    make_environment,
+    start_server,
+    wait_until_ready,
+)
 
 from monai_pdddpm.data import write_phantom
 from monai_pdddpm.labelserver import doubt, entropy_levels, level_names
@@ -33,13 +42,11 @@ pytestmark = [
     pytest.mark.skipif(sys.version_info >= (3, 12), reason="MONAI Label 0.8.5 needs Python below 3.12"),
 ]
 
-ROOT = Path(__file__).parents[2]
-APP = ROOT / "apps" / "pdddpm"
 DATA = ROOT.parent / "shared" / "data"
 PHANTOM, HIPPOCAMPUS, LESION = (f"{task}_segmentation" for task in ("phantom", "hippocampus_mri", "ms_lesion_mri"))
 SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}  # what the plugin adds to each request
 FEW = {"members": 2, "steps": 2}
-START, ANSWER, JOB = 180, 240, 300  # seconds that are waited at most
+ANSWER, JOB = 240, 300  # seconds that are waited at most
 
 # the plugin's own client, which needs the server's packages: a line of JSON in, a line of JSON out
 CLIENT = """
@@ -61,37 +68,19 @@ for line in sys.stdin:
 @pytest.fixture(scope="module")
 def environment():
     """A virtual environment with MONAI Label and without monai_pdddpm; its Python."""
-    wanted = (APP / "requirements.txt").read_bytes()
-    name = f"monai_pdddpm_label_{sys.version_info[0]}{sys.version_info[1]}_{hashlib.sha256(wanted).hexdigest()[:10]}"
-    folder = Path(tempfile.gettempdir()) / name
-    python, complete = folder / "bin" / "python", folder / "complete"
-    if not complete.is_file():
-        venv.create(folder, clear=True, with_pip=True)
-        pip = [python, "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, "--requirement", APP / "requirements.txt"], check=True)
-        subprocess.run([*pip, "--no-deps", "monailabel==0.8.5", "pydicom-seg==0.4.1"], check=True)
-        complete.touch()
-    return python
+    return make_environment()
 
 
 @pytest.fixture(scope="module")
 def installed(environment, tmp_path_factory):
-    """The folder into which pip installed monai_pdddpm, from a copy so that nothing is left in the repository."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
-    for file in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / file, source)
-    shutil.copytree(ROOT / "monai_pdddpm", source / "monai_pdddpm", ignore=shutil.ignore_patterns("__pycache__"))
-    pip = [environment, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, source]
-    subprocess.run(pip, check=True)
-    return target
+    """The folder into which pip installed monai_pdddpm."""
+    return install_package(environment, tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
-    """A copy of the app's folder, since a server writes into it."""
-    folder = tmp_path_factory.mktemp("app") / "pdddpm"
-    shutil.copytree(APP, folder, ignore=shutil.ignore_patterns("bin", "lib", "logs", "model", "__pycache__"))
-    return folder
+    """A copy of the app's folder."""
+    return copy_app(tmp_path_factory.mktemp("app") / "pdddpm")
 
 
 @pytest.fixture(scope="module")
@@ -100,23 +89,8 @@ def start(environment, app, tmp_path_factory):
     started = []
 
     def run(site, *words):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         log = tmp_path_factory.mktemp("server") / "log"
-        paths = [str(path) for path in (site, app / "stub") if path]
-        command = [environment, "-m", "monailabel.main", "start_server", "--host", "127.0.0.1", "--port", str(port)]
-        settings = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": ""}
-        settings |= {"PYTHONPATH": os.pathsep.join(paths), "MONAI_LABEL_AUTO_UPDATE_SCORING": "false"}
-        with log.open("w") as file:
-            process = subprocess.Popen(
-                [*command, *map(str, words)],
-                cwd=log.parent,  # not where monai_pdddpm would be found without being installed
-                env={**os.environ, **settings},
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        process, port = start_server(environment, site, app, log, *words)
         started.append(process)
         return process, port, log
 
@@ -176,14 +150,7 @@ def connect(environment, tmp_path_factory):
     clients, transcript = [], []
 
     def run(process, port, log):
-        begin = time.monotonic()
-        while True:
-            assert process.poll() is None, log.read_text()[-4000:]
-            assert time.monotonic() < begin + START, log.read_text()[-4000:]
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/info/", timeout=5):
-                break
-            time.sleep(0.5)
-        transcript.append(["server ready", "", "", f"{time.monotonic() - begin:.1f} s"])
+        transcript.append(["server ready", "", "", f"{wait_until_ready(process, port, log):.1f} s"])
         clients.append(Slicer(environment, port, tmp_path_factory.mktemp("slicer"), log, transcript))
         return clients[-1]
 
@@ -237,12 +204,7 @@ def bundles(truths, tmp_path_factory):
     """Copies of the bundles; the phantom's gets windows as small as its scans."""
     folder = tmp_path_factory.mktemp("bundles")
     for name in truths:
-        hidden = shutil.ignore_patterns("data", "eval", "output", "runs")
-        shutil.copytree(ROOT / "bundles" / name, folder / name, ignore=hidden)
-    for file in (folder / PHANTOM / "configs").glob("*.json"):
-        config = json.loads(file.read_text(encoding="utf-8"))
-        if "roi_size" in config:
-            file.write_text(json.dumps(config | {"roi_size": [24, 24, 24]}), encoding="utf-8")
+        copy_bundle(name, folder, [24, 24, 24] if name == PHANTOM else None)
     return folder
 
 
@@ -327,6 +289,26 @@ def test_options_of_a_request(slicer, truths):
     refused = slicer.ask("infer", PHANTOM, case, {**SLICER, "members": 0})
     assert "members: found 0, expected a whole number of at least 1" in refused["error"]
     assert "no model 'nothing'" in slicer.ask("infer", "nothing", case, {**SLICER})["error"]
+
+
+def test_clients_at_once_get_their_own_answers(slicer, truths):
+    """24 requests from 8 clients at once; ``tests/faults/endurance.py --requests 2000`` asks the rest."""
+    port = int(slicer.url.rpartition(":")[2])
+    questions = [Question(PHANTOM, image_id(scan), seed) for scan, _ in truths[PHANTOM][:2] for seed in (0, 1)]
+    expected = {question: ask(port, question) for question in questions}
+    assert len({answer.file for answer in expected.values()}) == len(questions)
+    with ThreadPoolExecutor(8) as clients:
+        outcomes = list(clients.map(lambda question: compare(port, question, expected[question]), questions * 6))
+    assert outcomes == ["right"] * 24
+
+
+def test_nobody_is_let_in(slicer, studies, bundles, truths, tmp_path):
+    """No request has anything executed, or written beside the studies."""
+    port = int(slicer.url.rpartition(":")[2])
+    server = Server(port, studies, bundles / PHANTOM, image_id(truths[PHANTOM][0][0]))
+    found = on_server(server, tmp_path / "executed")
+    assert len(found) > 10
+    assert not [outcome for outcome in found if not outcome.held]
 
 
 def test_the_most_doubtful_scan_is_proposed(slicer, studies, truths):

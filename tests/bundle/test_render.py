@@ -87,6 +87,7 @@ class TestTemplates:
             ("+b::c", [3], {"b": {"c": [1, 2, 3], "d": {"e": 5}}}),
             ("+b::d", {"f": 6}, {"b": {"c": [1, 2], "d": {"e": 5, "f": 6}}}),
             ("+steps", [{"k": 3}], {"steps": [{"k": 1}, {"k": 2}, {"k": 3}]}),
+            ("+steps::1", [{"k": 3}, {"k": 4}], {"steps": [{"k": 1}, {"k": 3}, {"k": 4}, {"k": 2}]}),
         ],
     )
     def test_ids(self, tmp_path, key, value, expected):

@@ -3,6 +3,7 @@
 import gzip
 import json
 import pickle
+import re
 import shutil
 
 import nibabel as nib
@@ -135,6 +136,40 @@ def test_unreadable_scan_in_training_is_told_on_one_line(command, bundle, phanto
     assert done.error, done
     assert str(bad) in done.error
     assert "cut short" in done.error
+
+
+@pytest.fixture(scope="module")
+def strange_label(phantom, tmp_path_factory):
+    """A data set in which one label map to train on and one to validate on hold a 9."""
+    folder = shutil.copytree(phantom, tmp_path_factory.mktemp("strange") / "data")
+    for case in ("phantom_001", "phantom_004"):
+        image = nib.load(folder / "labelsTr" / f"{case}.nii.gz")
+        voxels = np.array(image.dataobj)
+        voxels[0, 0, 0] = 9
+        nib.save(nib.Nifti1Image(voxels, image.affine), folder / "labelsTr" / f"{case}.nii.gz")
+    return folder
+
+
+@pytest.mark.parametrize("stage", ["train_segmenter", "train"])
+def test_value_that_is_no_class_stops_the_training(command, bundle, strange_label, tmp_path, stage):
+    options = {"config_file": bundle / "configs" / f"{stage}.json", "output_dir": tmp_path / "o"}
+    done = command("run", "training", **options, dataset_dir=strange_label)
+    assert done.error, done
+    file = re.escape(f"{strange_label}/labelsTr/")  # the one to validate on is read first
+    told = rf"error: {file}phantom_00[14]\.nii\.gz: found the label values 9, expected whole numbers from 0 to 2; mend"
+    assert re.match(told, done.error)
+    assert not list(tmp_path.rglob("*.pt"))  # nothing was learnt from it
+
+
+def test_value_that_is_no_class_stops_one_case_of_an_evaluation(command, bundle, strange_label, tmp_path):
+    options = {"config_file": bundle / "configs" / "evaluate.json", "output_dir": tmp_path, "members": 2, "steps": 1}
+    done = command("run", "evaluating", **options, dataset_dir=strange_label)
+    assert done.error, done
+    assert "1 of 2 cases failed (phantom_004)" in done.error
+    assert f"{strange_label}/labelsTr/phantom_004.nii.gz: found the label values 9" in done.error
+    rows = (tmp_path / "evaluation_cases.csv").read_text(encoding="utf-8")
+    assert "phantom_005" in rows
+    assert "phantom_004" not in rows
 
 
 class Payload:

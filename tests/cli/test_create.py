@@ -75,7 +75,8 @@ class TestBundle:
         assert found["writer"]["values"] == [0, 2, 5]
         assert found["dataset_dir"] == str(folder.parents[1] / "decathlon")
         last = config(folder, "train")["train"]["deterministic_transforms"][-1]
-        assert last["values"] == [0, 2, 5]
+        assert last["_target_"].endswith(".LabelValuesd")
+        assert config(folder, "train")["label_values"] == config(folder, "evaluate")["label_values"] == [0, 2, 5]
 
     def test_other_forms(self, nnunet, bids, tmp_path):
         root = nnunet()
@@ -244,6 +245,7 @@ class TestForeignSegmenter:
             ),
             ({"network_def": {"_target_": "os.system", "command": "x"}}, "is no network class"),
             ({"network_def": {"_target_": "subprocess.Popen", "args": "x"}}, "is no network class"),
+            ({"network_def": {"_target_": "SegResNet", "_mode_": "debug"}}, "found _mode_ 'debug'"),
             ({"network_def": {"_target_": "scripts.Net"}}, "own scripts cannot be taken along"),
             ({"network_def": {"_target_": "SegResNet", "in_channels": "@gone"}}, "refers to nothing"),
             (

@@ -54,6 +54,7 @@ def test_nothing_is_executed(tmp_path):
         "steps": "@bad",
         "bad": bad,
         "roi_size": bad,
+        "spacing": [1.0, bad, 1.0],
         "end_step": {"share": bad},
     }
     config |= {"labels": {"1": bad}, "segmenter_def": {"_target_": "os.system", "command": f"touch {trace}"}}

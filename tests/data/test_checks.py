@@ -188,10 +188,10 @@ def test_memory():
 class TestLabels:
     AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
 
-    def check(self, label, affine=AFFINE):
+    def check(self, label, affine=AFFINE, values=(0, 1, 2)):
         image = MetaTensor(torch.zeros(1, 4, 5, 6), affine=self.AFFINE)
         label = MetaTensor(label, affine=affine, meta={"filename_or_obj": "label.nii"})
-        return CheckLabeld("label", 3)({"image": image, "label": label})
+        return CheckLabeld("label", values)({"image": image, "label": label})
 
     def test_classes_pass(self):
         label = torch.arange(120).reshape(1, 4, 5, 6) % 3
@@ -204,6 +204,14 @@ class TestLabels:
         label[0, 1, 2, 3] = value
         with pytest.raises(UserError, match=rf"label\.nii: found the label values {value:g}, expected .* 0 to 2"):
             self.check(label)
+
+    def test_values_with_gaps(self):
+        label = torch.tensor([0.0, 3, 7]).repeat(40).reshape(1, 4, 5, 6)
+        assert torch.equal(self.check(label, values=(0, 3, 7))["label"], label)
+        self.check(label.byte(), values=(0, 3, 7))
+        label[0, 0, 0, :4] = torch.tensor([9.0, 2, -1, 2])
+        with pytest.raises(UserError, match=r"found the label values -1, 2, 9, expected none but 0, 3, 7; mend"):
+            self.check(label, values=(0, 3, 7))
 
     def test_other_size(self):
         with pytest.raises(UserError, match="labels of 4 x 6 x 5 voxels, expected the 4 x 5 x 6"):

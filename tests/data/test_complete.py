@@ -109,3 +109,11 @@ def test_parts_of_a_killed_run_are_removed_and_nothing_else(tmp_path):
     remove_parts(tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted([*kept, "scan_seg.nii.gz", "model.pt", "plain"])
     remove_parts(tmp_path / "none")
+
+
+def test_only_parts_of_one_kind_of_file(tmp_path):
+    names = [f".{'a' * 32}.part{suffix}" for suffix in ("", ".html", ".nii.gz", ".pt")]
+    for name in names:
+        (tmp_path / name).write_text("x")
+    remove_parts(tmp_path, ".pt")
+    assert sorted(os.listdir(tmp_path)) == names[:3]

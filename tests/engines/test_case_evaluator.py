@@ -124,7 +124,9 @@ def test_one_bad_case_of_three(cases, make, error, caplog):
     assert failure["error"] in text
     assert "\n" not in text
     assert f"b: {failure['error']}" in caplog.text
-    if make is fail_in_loading:
+    if isinstance(error, MemoryError):
+        assert "b.nii.gz: the memory does not suffice for this case; give" in text
+    elif make is fail_in_loading:
         assert "cannot be read as an image" in text
     elif isinstance(error, UserError):
         assert text.endswith(": b: bad luck; have more")

@@ -72,7 +72,7 @@ def _labels() -> list[Kind]:
         return lambda folder: (save(folder / "image.nii"), save(folder / "label.nii", label, affine))
 
     def look(folder: Path) -> tuple[str, str]:
-        read = Compose([LoadScand("image"), LoadScand("label", channels=None), CheckLabeld("label", 2)])
+        read = Compose([LoadScand("image"), LoadScand("label", channels=None), CheckLabeld("label", (0, 1))])
         read({key: str(folder / f"{key}.nii") for key in ("image", "label")})
         return "done", ""
 

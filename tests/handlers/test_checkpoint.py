@@ -247,6 +247,45 @@ class TestFrequency:
         training.run()
         assert saved == [(2, 2), (3, 2), (4, 4), (5, 4), (6, 6)]
 
+    def test_last_epoch_is_saved_when_the_training_is_stopped(self, tmp_path, caplog):
+        whole = Training(tmp_path / "whole").run()
+        with caplog.at_level(logging.INFO):
+            Training(tmp_path / "stopped", interval=3600).run(14)
+        assert read(tmp_path / "stopped/checkpoint.pt")["progress"]["epoch"] == 3
+        told = "checkpoint.pt: stopped, 3 of 6 epochs are kept; the same command goes on from there"
+        assert f"{tmp_path / 'stopped'}/{told}" in caplog.text
+        resumed = Training(tmp_path / "stopped", interval=3600, init=7).run()
+        assert same(resumed.states, whole.states)
+
+    def test_stopped_in_its_first_epoch(self, tmp_path, caplog):
+        with caplog.at_level(logging.INFO):
+            Training(tmp_path, interval=3600).run(2)
+        assert "stopped, no epoch is done" in caplog.text
+        assert os.listdir(tmp_path) == []
+
+    def test_stopped_a_second_time_in_the_same_epoch(self, tmp_path):
+        for die_at in (14, 14):
+            Training(tmp_path, interval=3600).run(die_at)
+        assert read(tmp_path / "checkpoint.pt")["progress"]["epoch"] == 3
+
+    def test_too_little_memory_is_told_in_one_line(self, tmp_path):
+        training = Training(tmp_path)
+
+        def fail(engine):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+        training.trainer.add_event_handler(Events.ITERATION_COMPLETED, fail)
+        with pytest.raises(UserError, match=r"batch_size: the memory does not suffice .*; give a smaller --batch_size"):
+            training.trainer.run()
+
+    def test_what_a_killed_training_began_to_write_is_removed(self, tmp_path):
+        for name in ("a" * 32, "b" * 32):
+            (tmp_path / f".{name}.part.pt").write_text("half")
+        other = tmp_path / f".{'c' * 32}.part.json"
+        other.write_text("of another program")
+        Training(tmp_path).run()
+        assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "checkpoint.pt", "model.pt"]
+
     def test_content_is_tensors_and_primitives(self, tmp_path):
         Training(tmp_path).run()
         state = read(tmp_path / "checkpoint.pt")
@@ -282,6 +321,22 @@ class TestModel:
         training = Training(tmp_path, scores=None).run()
         assert same(read(tmp_path / "model.pt"), {"model": training.weights[6]})
         assert read(tmp_path / "checkpoint.pt")["progress"]["best_metric_epoch"] == -1
+
+    def test_last_is_there_before_the_checkpoint_says_that_all_is_done(self, tmp_path):
+        class Killed(Exception):
+            pass
+
+        training = Training(tmp_path, scores=None)
+
+        def die(engine):
+            if engine.state.epoch == EPOCHS:
+                raise Killed
+
+        training.trainer.add_event_handler(Events.EPOCH_COMPLETED, die)
+        with pytest.raises(Killed):
+            training.trainer.run()
+        assert read(tmp_path / "checkpoint.pt")["progress"]["epoch"] == EPOCHS
+        assert same(read(tmp_path / "model.pt"), {"model": training.weights[EPOCHS]})
 
     @pytest.mark.filterwarnings("ignore:`dataloader` is empty")
     def test_last_when_validation_never_ran(self, tmp_path):

@@ -80,6 +80,15 @@ def test_a_page_of_someone_else_is_left_alone_with_a_warning(tmp_path, caplog):
     assert "no index.html written" in caplog.text
 
 
+def test_page_that_a_killed_run_did_not_come_to_is_written_by_the_next(tmp_path):
+    run(tmp_path, ["a"])
+    (tmp_path / "index.html").unlink()
+    (tmp_path / f".{'a' * 32}.part.html").write_text("half")
+    run(tmp_path, [])  # the case is finished
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "index.html"]
+    assert "1 case finished" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
 def test_it_can_be_turned_off(tmp_path):
     with pytest.raises(UserError):
         run(tmp_path, ["a"], ["b"], write=False)
