@@ -598,6 +598,7 @@ def write(part: str, content: Mapping[str, Any], text: str, folder: Path) -> Non
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the parts that are asked for."""
     friendly_errors()
+    keep_freed_memory()  # as the bundles do
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--parts", nargs="+", choices=PARTS, help="all by default, case only with --dataset_dir")
     options.add_argument("--size", type=int, nargs=3, default=SIZE, help="of the volume of cost and memory, in voxels")
