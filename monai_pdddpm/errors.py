@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import signal
@@ -91,16 +92,21 @@ def friendly_errors() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         plain = os.environ.get(TRACEBACK_VARIABLE) == "1"
+        # pydoc, by which MONAI imports, makes an error of its own of whatever comes while it does
+        stop = next((link for link in error_links(error) if isinstance(link, KeyboardInterrupt)), None)
+        by = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
         message = user_message(error) if isinstance(error, Exception) and not plain else None
-        if message is not None:
+        if stop is not None and not plain:
+            name = "SIGTERM" if by == signal.SIGTERM else "Ctrl-C"
+            _tell(f"stopped by {name}: what is finished is kept; the same command goes on from there")
+        elif message is not None:
             _tell(f"error: {message}")
-        elif isinstance(error, KeyboardInterrupt) and not plain:
-            by = "SIGTERM" if isinstance(error, Terminated) else "Ctrl-C"
-            _tell(f"stopped by {by}: what is finished is kept; the same command goes on from there")
         else:
             before(kind, error, trace)
-        if isinstance(error, Terminated):
-            raise SystemExit(128 + signal.SIGTERM)
+        if (
+            stop is not None and type(error) is not KeyboardInterrupt
+        ):  # that one Python ends by itself, as shells expect
+            raise SystemExit(128 + by)
 
     hook.tells_user_errors = True  # type: ignore[attr-defined]
     sys.excepthook = hook
@@ -124,6 +130,7 @@ def _repeat_where_ignored() -> None:
     if not hasattr(signal, "setitimer") or signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
         return
     signal.signal(signal.SIGALRM, _terminate)
+    atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)  # Python gives signals back to the system when it ends
     before = sys.unraisablehook
 
     def hook(ignored: Any) -> None:

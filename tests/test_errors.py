@@ -76,6 +76,34 @@ def test_being_stopped_is_told_in_one_line_with_everything_unwound(tmp_path, nam
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("name", "by", "code"), [("SIGINT", "Ctrl-C", 130), ("SIGTERM", "SIGTERM", 143)])
+def test_being_stopped_while_monai_imports_is_no_failed_import(tmp_path, name, by, code):
+    (tmp_path / "long_import.py").write_text(f"import signal\nsignal.raise_signal(signal.{name})\n")
+    done = run(f"""
+        import pydoc, sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        pydoc.locate("long_import.Network")
+    """)
+    line = f"stopped by {by}: what is finished is kept; the same command goes on from there\n"
+    assert (done.returncode, done.stderr) == (code, line)
+
+
+def test_end_of_the_program_comes_before_a_second_sigterm():
+    done = run("""
+        import gc, signal
+        class Ending:
+            def __del__(self):
+                signal.raise_signal(signal.SIGTERM)
+        ending = Ending()
+        del ending
+        import atexit, time
+        atexit._run_exitfuncs()
+        time.sleep(0.3)
+        print("ended as it would have")
+    """)
+    assert (done.returncode, done.stdout) == (0, "ended as it would have\n")
+
+
 def test_sigterm_in_a_finalizer_is_heard_too():
     done = run("""
         import signal, time
