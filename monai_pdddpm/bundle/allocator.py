@@ -8,15 +8,15 @@ import platform
 __all__ = ["keep_freed_memory"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of mallopt's parameters in glibc's malloc.h
-_LARGEST = 2**30
+_LARGEST = 2**26  # the layers of a window; whole volumes go back to the system as ever
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep freed blocks of up to 1 GiB for the next layer.
+    """Let the C library keep freed blocks of up to 64 MiB for the next layer.
 
     By default glibc gives every block beyond some MiB back to the system, which clears its pages before it hands them
-    out again; a network on a CPU spends a quarter of its time on that. Peak memory stays as it is; what the process
-    holds between two cases is no longer given back. Linux with glibc only; elsewhere nothing is changed.
+    out again; a network on a CPU spends a quarter of its time on that. In return a process holds on to some memory
+    between two cases. Linux with glibc only; elsewhere nothing is changed.
 
     Returns:
         whether the C library took it.
