@@ -1,0 +1,52 @@
+"""Hundreds of cases in one run, thousands of requests to one server: what grows, and whose answer it is.
+
+    python tests/faults/endurance.py --cases 500
+    python tests/faults/endurance.py --requests 2000 --clients 8
+
+Prints the figures as docs/reliability.md has them; the exit code is 1 when anything grows beyond its bound
+(``endurance_watch.BOUNDS``) or an answer is not its own scan's. Needs Linux, whose /proc it reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+
+def main() -> int:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=int, default=0, help="scans in one run of inference")
+    parser.add_argument("--requests", type=int, default=0, help="requests to the MONAI Label app")
+    parser.add_argument("--clients", type=int, default=8, help="that ask at once")
+    parser.add_argument("--keep", type=Path, help="folder, not there yet, that is to hold scans, answers and logs")
+    options = parser.parse_args()
+    if not options.cases and not options.requests:
+        parser.error("give --cases or --requests")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, failed = options.keep or Path(scratch), []
+        for count, part in ((options.cases, "cases"), (options.requests, "requests")):
+            if count:
+                text, wrong = _part(part, count, options.clients, folder / part)
+                print(f"{text}\n", flush=True)
+                failed += wrong
+    for line in failed:
+        print(f"NOT AS EXPECTED: {line}")
+    return bool(failed)
+
+
+def _part(part: str, count: int, clients: int, folder: Path) -> tuple[str, list[str]]:
+    folder.mkdir(parents=True)
+    if part == "cases":
+        from endurance_cases import endure
+
+        return endure(count, folder)
+    from endurance_requests import endure_requests
+
+    return endure_requests(count, clients, folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

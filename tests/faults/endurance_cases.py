@@ -1,0 +1,108 @@
+"""Hundreds of small scans through the bundle's own command, watched from outside."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from endurance_watch import Usage, beyond, growth, least, table, usage
+
+from monai_pdddpm.data.phantom import make_phantom_scan, phantom_affine
+
+CONFIG = Path(__file__).parents[2] / "bundles" / "phantom_segmentation" / "configs" / "inference.json"
+SIZE, SPACING = (24, 24, 24), (1.0, 1.0, 1.0)
+FEW = {"members": 2, "steps": 1, "roi_size": "[24,24,24]", "device": "cpu"}
+ALONE = 5  # cases that are also run by themselves
+
+
+def name(number: int) -> str:
+    """Return the name of a case."""
+    return f"scan{number:04}"
+
+
+def make_scans(folder: Path, count: int, size: Sequence[int] = SIZE) -> None:
+    """Write ``count`` phantoms, no two alike."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        image = make_phantom_scan(size, SPACING, seed=1000 + number).image
+        nib.save(nib.Nifti1Image(image.astype(np.float32), phantom_affine(SPACING)), folder / f"{name(number)}.nii.gz")
+
+
+def start(scans: Path, output: Path, temporary: Path, **more: object) -> subprocess.Popen:
+    """Start the command as a user would."""
+    temporary.mkdir(exist_ok=True)
+    words = [sys.executable, "-m", "monai.bundle", "run", "inference", "--config_file", str(CONFIG)]
+    options = {"dataset_dir": scans, "output_dir": output, **FEW, **more}
+    words += [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    environment = {**os.environ, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with (output.parent / f"{output.name}.log").open("w") as log:
+        return subprocess.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def watch(
+    process: subprocess.Popen, output: Path, temporary: Path, every: int, count: int
+) -> tuple[list[int], list[Usage]]:
+    """Look at a run over and over while it goes through ``count`` cases.
+
+    Returns:
+        how many cases were done at the end of each ``every`` of them, and the least that was held meanwhile, since a
+        case holds more while it is in work.
+    """
+    done, samples, seen = [], [], []
+    while process.poll() is None:
+        finished = sum(1 for _ in output.glob("*/*_report.json"))
+        if finished < count:  # at the last one it begins to end
+            seen.append(usage(process.pid, temporary))
+        if (done[-1] if done else 0) + every <= finished < count:
+            done.append(finished)
+            samples.append(least(seen))
+            seen = []
+        time.sleep(0.2)
+    return done, samples
+
+
+def differing(output: Path, again: Path, count: int) -> list[str]:
+    """Return the cases whose files are not those of the other run, in which they came in the reverse order."""
+    found = []
+    for number in range(count):
+        case, other = name(number), name(count - 1 - number)
+        files = sorted((output / case).glob("*.nii.gz"))
+        twins = [again / other / file.name.replace(case, other) for file in files]
+        same = len(files) > 5 and all(a.read_bytes() == b.read_bytes() for a, b in zip(files, twins, strict=True))
+        found += [] if same else [case]
+    return found
+
+
+def endure(count: int, folder: Path, every: int = 10) -> tuple[str, list[str]]:
+    """Run ``count`` cases; return the figures in Markdown and what was wrong, in words."""
+    scans, output, temporary = folder / "scans", folder / "output", folder / "temporary"
+    make_scans(scans, count)
+    begin = time.monotonic()
+    process = start(scans, output, temporary, **{"dataloader::num_workers": 1})
+    done, samples = watch(process, output, temporary, every, count)
+    seconds = time.monotonic() - begin
+    if process.returncode != 0:
+        return "", [f"exit code {process.returncode}: {(folder / 'output.log').read_text()[-2000:]}"]
+    wrong = []
+    if unfinished := list(output.rglob(".*")):
+        wrong.append(f"left in the output folder: {unfinished[:5]}")
+    if left := [path for path in temporary.rglob("*") if path.is_file()]:
+        wrong.append(f"left in the folder for temporary files: {left[:5]}")
+    reverse, again = folder / "reverse", folder / "again"
+    reverse.mkdir()
+    for number in range(count):
+        os.link(scans / f"{name(number)}.nii.gz", reverse / f"{name(count - 1 - number)}.nii.gz")
+    start(reverse, again, temporary, **{"handlers::2::overview": False}).wait()
+    strange = differing(output, again, count)
+    if strange:
+        wrong.append(f"other answers in a second run: {strange}")
+    grown = growth(done, samples)
+    text = f"{count} cases in {seconds:.0f} s, 1 worker. {count - len(strange)} answers are, byte for byte, those of a "
+    text += "second run, without workers, under other names and in the reverse order.\n\n"
+    return text + table("cases", done, samples, grown), wrong + beyond(grown)
