@@ -41,6 +41,7 @@ PHANTOM, HIPPOCAMPUS = "bundles/phantom_segmentation", "bundles/hippocampus_mri_
 NOT_RUN = {
     "-m pytest": "the tests themselves; tests/test_style.py and .ci/run hold the line",
     "tests/faults/make_corpus.py": "minutes; tests/faults/test_corpus.py makes the same table",
+    "tests/faults/kill.py": "half an hour; tests/faults/test_kill.py runs a part of it",
     "configs/export_args.json": "a minute; tests/bundles/test_monai_tools.py runs them for each bundle",
     "#SBATCH": "needs Slurm and GPUs; torchrun itself is run from the page's first block",
     "label-env/bin/pip": "two gigabytes; tests/apps installs the same lines into an environment of its own",
