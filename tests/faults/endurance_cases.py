@@ -63,7 +63,7 @@ def watch(
             done.append(finished)
             samples.append(least(seen))
             seen = []
-        time.sleep(0.2)
+        time.sleep(0.5)
     return done, samples
 
 

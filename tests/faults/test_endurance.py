@@ -37,7 +37,7 @@ def test_usage_counts_what_is_held(tmp_path):
 
 @pytest.mark.slow
 def test_cases(tmp_path):
-    """Twenty cases: whose answers they are; twenty are too few to tell growth from warming up."""
-    text, wrong = endure(20, tmp_path / "cases", every=2)
+    """A dozen cases: whose answers they are; they are too few to tell growth from warming up."""
+    text, wrong = endure(12, tmp_path / "cases", every=2)
     assert not [line for line in wrong if "grows" not in line], wrong
-    assert text.startswith("20 cases in ")
+    assert text.startswith("12 cases in ")
