@@ -311,8 +311,8 @@ def main():
     torch.set_num_threads(1)
     begin, ledgers = time.monotonic(), []
     signals = [signal.Signals[name] for name in options.signals]
-    with tempfile.TemporaryDirectory() as work:
-        work = options.keep or Path(work)
+    work, parent = options.keep or Path(tempfile.mkdtemp()), os.getpid()
+    try:
         work.mkdir(parents=True, exist_ok=True)
         warm_up(work)
         few = {"train": 4, "validation": 1, "test": 3, "series": 0, "readings": 1}
@@ -321,6 +321,9 @@ def main():
             for ledger in run_task(Task.prepare(name, work, data), signals, options.kills, options.seed):
                 ledgers.append(ledger)
                 print(f"{name}, {ledger.signal}: {dict(ledger.counts)}", *ledger.notes, sep="\n  ", flush=True)
+    finally:
+        if os.getpid() == parent and not options.keep:  # forks come by here when they end
+            shutil.rmtree(work)
     bad = sum(ledger.bad for ledger in ledgers)
     print(f"\n{table(ledgers)}\n")
     kills = sum(ledger.counts["kills"] for ledger in ledgers)
