@@ -233,6 +233,11 @@ def variations(
     return rows
 
 
+def chosen_switches(names: Sequence[str]) -> list[str]:
+    """Return the named switches, all when none is named, with the bundle as it is shipped as the first."""
+    return [name for name in SWITCHES if not names or name in names or not SWITCHES[name]]
+
+
 def profile(task: Task, args: argparse.Namespace) -> dict[str, Any]:
     """Profile our chain and write the table of its operations."""
     found = closeups.profile_chain(task)
@@ -292,7 +297,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--threads", type=int, nargs="+", help="ours with so many, instead of the contenders")
     options.add_argument("--member_batch", type=int, nargs="+", help="members at once, instead of the contenders")
     options.add_argument(
-        "--switches", action="store_true", help="ours with each switch alone, instead of the contenders"
+        "--switches", nargs="*", choices=SWITCHES, help="ours with each switch alone, all or those named"
     )
     options.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)  # a contender's own process
     options.add_argument("--job_file", type=Path, help=argparse.SUPPRESS)
@@ -330,7 +335,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     closer = {
         "threads": {n: {"threads": n} for n in args.threads or ()},
         "member_batch": {n: {"overrides": {"inferer::member_batch": n}} for n in args.member_batch or ()},
-        "switches": SWITCHES if args.switches else {},
+        "switches": {} if args.switches is None else {n: SWITCHES[n] for n in chosen_switches(args.switches)},
     }
     if (args.profile or args.layout) and not any(closer.values()):
         return

@@ -267,6 +267,7 @@ def test_what_was_measured_is_kept(tmp_path, data, monkeypatch, capsys):
     speed.main([*common, "--switches"])
     assert len(asked) == 7 + len(speed.SWITCHES)
     assert kept_memory[7:].count(False) == 1
+    assert speed.chosen_switches(["compiled"]) == ["as shipped", "compiled"]
     table = (tmp_path / "results_switches_cpu.md").read_text().splitlines()
     assert [line.split(" | ")[0] for line in table[2 : 2 + len(speed.SWITCHES)]] == [f"| {n}" for n in speed.SWITCHES]
     assert "bfloat16" in capsys.readouterr().out
