@@ -20,26 +20,30 @@ from monai_pdddpm.inferers.training import InForward
 PATIENCE = timedelta(days=7)
 
 
-def rank_device() -> torch.device:
+def rank_device(processes_per_device: int = 1) -> torch.device:
     """Return the CUDA device of this process among those of its machine, or the CPU where there is none.
 
+    Args:
+        processes_per_device: how many share a device, so that one reads and writes while another computes.
+
     Raises:
-        UserError: when the machine has fewer GPUs than processes.
+        UserError: when the machine has too few GPUs for its processes.
     """
     count = torch.cuda.device_count()
     if count == 0:
         return torch.device("cpu")
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    if local >= count:
+    if local >= count * processes_per_device:
         raise UserError(
-            f"device: found {count} GPUs for process {local} (from 0) of this machine, expected one for each; start "
-            f"torchrun with --nproc_per_node={count}, or give --device cpu"
+            f"device: found {count} GPUs for process {local} (from 0) of this machine, expected one for each "
+            f"{processes_per_device}; start torchrun with --nproc_per_node={count * processes_per_device}, raise "
+            "--processes_per_device (inference only), or give --device cpu"
         )
-    return torch.device(f"cuda:{local}")
+    return torch.device(f"cuda:{local // processes_per_device}")
 
 
 def join_ranks(device: torch.device | str) -> None:
-    """Join the other processes: by NCCL on GPUs, by gloo on CPUs. A second call changes nothing.
+    """Join the other processes: by NCCL on GPUs of their own, by gloo otherwise. A second call changes nothing.
 
     Args:
         device: of this process.
@@ -58,8 +62,10 @@ def join_ranks(device: torch.device | str) -> None:
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
-    if on_gpu:
+    # NCCL takes no two processes on one GPU
+    own_gpu = on_gpu and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= torch.cuda.device_count()
+    dist.init_process_group("nccl" if own_gpu else "gloo", timeout=PATIENCE)
+    if own_gpu:
         ranks._cpu_groups.append(dist.new_group(backend="gloo", timeout=PATIENCE))
     if not ranks.is_first_rank():
         logging.disable(logging.INFO)  # the first process tells what concerns all

@@ -114,3 +114,22 @@ def test_devices(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UserError, match="found 2 GPUs for process 2"):
         rank_device()
+    assert rank_device(processes_per_device=2) == torch.device("cuda:1")
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(UserError, match="start torchrun with --nproc_per_node=4"):
+        rank_device(processes_per_device=2)
+
+
+@pytest.mark.parametrize(("processes", "backend"), [("2", "nccl"), ("3", "gloo")])
+def test_processes_that_share_a_gpu_meet_by_gloo(monkeypatch, processes, backend):
+    begun = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda backend, timeout: begun.append(backend))
+    monkeypatch.setattr("torch.distributed.new_group", lambda backend, timeout: backend)
+    monkeypatch.setattr(ranks, "_cpu_groups", [])
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    join_ranks("cuda:0")
+    assert begun == [backend]
+    assert ranks._cpu_groups == (["gloo"] if backend == "nccl" else [])
