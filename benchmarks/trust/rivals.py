@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from monai_pdddpm.networks import ODEUNet, SecondOrderODEBlock
+from monai_pdddpm.networks.ode_block import Acceleration
 from monai_pdddpm.networks.solvers import evaluations
 
 
@@ -53,6 +54,27 @@ class UntiedODEUNet(ODEUNet):
         for block in self.modules():
             if isinstance(block, SecondOrderODEBlock):
                 block.acceleration = _InTurns([deepcopy(block.acceleration) for _ in range(count)])
+
+
+class SeparableODEUNet(ODEUNet):
+    """An ODE-U-Net whose accelerations convolve each channel by itself and mix them pointwise (MobileNet).
+
+    Args:
+        kwargs: as :class:`monai_pdddpm.networks.ODEUNet`.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for block in self.modules():
+            if isinstance(block, Acceleration):
+                block.conv_in, block.conv_out = _separable(block.conv_in), _separable(block.conv_out)
+                nn.init.zeros_(block.conv_out[1].weight)  # a new block starts as z + v(0)
+                nn.init.zeros_(block.conv_out[1].bias)
+
+
+def _separable(conv: nn.Module) -> nn.Sequential:
+    width, kind = conv.in_channels, type(conv)
+    return nn.Sequential(kind(width, width, 3, padding=1, groups=width), kind(width, width, 1))
 
 
 class _InTurns(nn.Module):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from benchmarks.trust import measuring, report, study
-from benchmarks.trust.rivals import Refiner, UntiedODEUNet
+from benchmarks.trust import design, measuring, report, study
+from benchmarks.trust.rivals import Refiner, SeparableODEUNet, UntiedODEUNet
 from monai_pdddpm.networks import ODEUNet
 from monai_pdddpm.schedulers import DDIMRule
 
@@ -143,3 +143,32 @@ def test_untied_blocks_with_equal_weights_are_the_ode_blocks():
         assert torch.equal(untied(x_t, t, image), tied(x_t, t, image))
     untied.bottom.acceleration.parts[2].conv_out.weight.zero_()
     assert not torch.equal(untied(x_t, t, image), tied(x_t, t, image))
+
+
+@torch.no_grad()
+def test_separable_convolutions_begin_as_whole_ones_and_can_be_written_as_such():
+    torch.manual_seed(0)
+    options = {"spatial_dims": 2, "image_channels": 1, "num_classes": 2, "channels": (8,), "stem_channels": 8}
+    whole, separable = ODEUNet(**options), SeparableODEUNet(**options)
+    own = separable.state_dict()
+    whole.load_state_dict({name: value for name, value in own.items() if name in whole.state_dict()}, strict=False)
+    x_t, t, image = torch.randn(1, 2, 8, 8), torch.tensor([300]), torch.randn(1, 1, 8, 8)
+    assert torch.equal(separable(x_t, t, image), whole(x_t, t, image))  # both accelerations are 0
+    each, mixed = separable.bottom.acceleration.conv_out
+    torch.nn.init.normal_(mixed.weight)
+    for name in ("conv_in", "conv_out"):
+        each, mixed = getattr(separable.bottom.acceleration, name)
+        target = getattr(whole.bottom.acceleration, name)
+        target.weight.copy_(mixed.weight * each.weight.movedim(1, 0))
+        target.bias.copy_(mixed.bias + mixed.weight[:, :, 0, 0] @ each.bias)
+    found, expected = separable(x_t, t, image), whole(x_t, t, image)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_costs_are_those_of_the_shipped_bundle():
+    counts = json.loads((study.ROOT / "tests" / "bundles" / "costs.json").read_text())[BUNDLE.name]
+    found = design.cost("narrow")
+    assert found["parameters"] == counts["denoiser_parameters"]
+    assert round(found["flops"] / 1e6, 1) == counts["denoise_mflop"]
+    assert found["flops"] < design.baseline()["flops"] / 10
+    assert found["parameters"] < design.baseline()["parameters"] / 4
