@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,43 @@ def draw(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         axis.grid(axis="x", alpha=0.3)
     titles = [rows[n]["title"] + ("" if rows[n]["timed_steps"] == rows[n]["steps"] else " (scaled)") for n in names]
     axes[0].set_yticks(range(len(names)), titles, fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_growth(
+    curves: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]], units: Mapping[str, str], path: Path
+) -> None:
+    """Draw seconds and memory over each curve, on logarithmic scales; the dashed line is linear growth.
+
+    Args:
+        curves: {name: [(amount, what was measured)]}, amounts rising.
+        units: of the amounts.
+        path: of the picture.
+    """
+    figure, axes = plt.subplots(1, len(curves), figsize=(3.6 * len(curves), 3.4), layout="constrained", squeeze=False)
+    for axis, (name, points) in zip(axes[0], curves.items(), strict=True):
+        amounts = [x for x, _ in points]
+        seconds = [row["seconds"]["total"]["median"] for _, row in points]
+        memories = [
+            row["peak_mib"] - row["start_mib"] if row["gpu_peak_mib"] is None else row["gpu_peak_mib"]
+            for _, row in points
+        ]
+        axis.plot(amounts, [seconds[-1] * x / amounts[-1] for x in amounts], "--", color="tab:gray", linewidth=1)
+        axis.plot(amounts, seconds, "o-", color="tab:blue", markersize=4)
+        other = axis.twinx()
+        other.plot(amounts, memories, "s-", color="tab:orange", markersize=4)
+        for each, label, colour in ((axis, "seconds", "tab:blue"), (other, "MiB", "tab:orange")):
+            each.set_yscale("log")
+            each.set_ylabel(label, color=colour)
+            each.tick_params(axis="y", labelcolor=colour, which="both", labelsize=8)
+        other.set_ylim(min(memories) / 3, max(memories) * 3)  # so that what stays flat is seen to be flat
+        axis.set_xscale("log")
+        axis.set_xticks(amounts, [f"{x:.2g}" for x in amounts], fontsize=8)
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_title(name)
+        axis.set_xlabel(units[name])
+        axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

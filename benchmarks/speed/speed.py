@@ -2,18 +2,15 @@
 
 ``python benchmarks/speed/speed.py --dataset_dir <data>`` asks every contender about the same cases, each in a process
 of its own, and prints one table. What was measured with the same settings is not measured again. ``--profile``,
-``--layout``, ``--threads``, ``--member_batch`` and ``--switches`` look at ours alone, each with a table of its own.
+``--layout``, ``--threads``, ``--member_batch``, ``--switches`` and ``--growth`` look at ours alone, each with a table
+of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +22,11 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.speed import closeups, report  # noqa: E402
+from benchmarks.speed import closeups, growth, report  # noqa: E402
 from benchmarks.speed.contenders import CONTENDERS, Task  # noqa: E402
+from benchmarks.speed.jobs import kept, machine, machine_line, measured, when  # noqa: E402
 from benchmarks.speed.measure import measure  # noqa: E402
 from benchmarks.trust import measuring  # noqa: E402
-from benchmarks.trust.report import commit  # noqa: E402
 from benchmarks.volume.volume import table  # noqa: E402
 from monai_pdddpm.bundle import keep_freed_memory, pick_device  # noqa: E402
 from monai_pdddpm.data import labelled_cases, write_phantom  # noqa: E402
@@ -76,58 +73,6 @@ def parse_weights(given: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def machine(device: str, threads: int = 0) -> dict[str, Any]:
-    """Return what a measurement depends on beside its settings; threads are this process's unless given."""
-    chosen = torch.device(device)
-    return {
-        "device": torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else "CPU",
-        "processor": f"{processor()}, {os.cpu_count()} cores",
-        "threads": threads or torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-
-
-def processor() -> str:
-    """Return the processor's name as far as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, None) or platform.processor() or platform.machine()
-
-
-def measured(name: str, job: Mapping[str, Any], args: argparse.Namespace, threads: int = 0) -> dict[str, Any]:
-    """Return what a contender costs: measured in a process of its own, or as it was with the same settings.
-
-    Args:
-        name: of the file below ``args.work``.
-        job: arguments of :func:`run_job`.
-        args: of the command line.
-        threads: of the process, 0 for as many as this one has.
-    """
-    asked = {**job, "machine": machine(args.device, threads)}
-    path = args.work / "measured" / f"{name}.json"
-    if path.is_file() and not args.again:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if before["asked"] == asked:
-            return before
-    environment = dict(os.environ)
-    if threads:
-        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    command = [sys.executable, str(HERE / "speed.py"), "--job", json.dumps(job), "--job_file", str(part)]
-    done = subprocess.run(command, env=environment, check=False)
-    if done.returncode:
-        raise UserError(f"{name}: its process ended with {done.returncode}; what was measured before it is kept")
-    found = json.loads(part.read_text(encoding="utf-8"))
-    part.unlink()
-    when = {"at": time.strftime("%Y-%m-%d %H:%M"), "commit": commit()}
-    measuring.write_json(path, {"asked": asked, **when, **found})
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def job_of(contender: str, cases: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of :func:`run_job` for a contender."""
     weights = args.weights.get(contender)
@@ -169,12 +114,8 @@ def contenders(cases: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> 
     for name in tqdm([n for n in CONTENDERS if n in only], desc="contenders", disable=None):
         measured(name, job_of(name, cases, args), args)
     for name in CONTENDERS:  # with those of an earlier command, if its settings were the same
-        path = args.work / "measured" / f"{name}.json"
-        expected = {**job_of(name, cases, args), "machine": machine(args.device)}
-        if path.is_file():
-            row = json.loads(path.read_text(encoding="utf-8"))
-            if row["asked"] == expected:
-                rows[name] = row
+        if row := kept(name, job_of(name, cases, args), args):
+            rows[name] = row
     for row in rows.values():
         row["times_ours"] = report.ratios(row, rows.get(report.OURS))
     text = report.contenders_table(rows) + "\n\n" + note(cases, args, rows)
@@ -188,15 +129,14 @@ def contenders(cases: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> 
 
 def note(cases: Sequence[Any], args: argparse.Namespace, rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the sentences below a table: what was measured on what."""
-    times = sorted(row["at"] for row in rows.values())
     scaled = [
         f"{row['title']}: {row['timed_steps']} of {row['steps']} steps"
         for row in rows.values()
         if row["timed_steps"] != row["steps"]
     ]
     text = (
-        f"{args.bundle.name}, {len(cases)} cases; {machine_line(args)} Measured from {times[0]} to {times[-1]}, "
-        "networks in bfloat16. Seconds a case: medians over cases and rounds, in brackets the quartiles; warm-up apart."
+        f"{args.bundle.name}, {len(cases)} cases; {machine_line(args)} {when([*rows.values()])} "
+        "Networks in bfloat16. Seconds a case: medians over cases and rounds, in brackets the quartiles; warm-up apart."
     )
     if scaled:
         text += f" Scaled: the chain was timed over its first steps in each case ({'; '.join(scaled)})."
@@ -265,12 +205,6 @@ def layout(task: Task, args: argparse.Namespace) -> list[dict[str, Any]]:
     return lines
 
 
-def machine_line(args: argparse.Namespace) -> str:
-    """Return a sentence on the machine."""
-    here = machine(args.device)
-    return f"{here['device']}, {here['processor']}, {here['threads']} threads, torch {here['torch']}."
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options, checked.
 
@@ -285,7 +219,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--device", default=str(pick_device()), help="a GPU when there is one")
     options.add_argument("--members", type=int, help="of every ensemble, the bundle's own number by default")
     options.add_argument("--repeats", type=int, default=3, help="rounds over the cases")
-    options.add_argument("--seconds", type=float, default=30, help="after which a contender begins no new round")
+    options.add_argument("--seconds", type=float, default=30, help="for the rounds of a contender, the runs of a point")
     options.add_argument("--timed_steps", type=int, help="of long chains, over all cases; 0 runs them whole")
     options.add_argument("--weights", nargs="+", default=[], help="contender=file, so that it gets a Dice")
     options.add_argument("--overrides", default="{}", help="changes of inference.json for all, as JSON")
@@ -298,6 +232,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--member_batch", type=int, nargs="+", help="members at once, instead of the contenders")
     options.add_argument(
         "--switches", nargs="*", choices=SWITCHES, help="ours with each switch alone, all or those named"
+    )
+    options.add_argument(
+        "--growth", nargs="*", choices=growth.CURVES, help="of ours, over members and so on: all or those named"
     )
     options.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)  # a contender's own process
     options.add_argument("--job_file", type=Path, help=argparse.SUPPRESS)
@@ -325,19 +262,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     friendly_errors()
     args = parse(argv)
     if args.job:
-        measuring.write_json(args.job_file, run_job(**args.job))
+        run = growth.run_point if "curve" in args.job else run_job
+        measuring.write_json(args.job_file, run(**args.job))
         return
     task = Task(args.bundle, args.device, args.members, overrides=args.overrides)
     if args.profile:
         profile(task, args)
     if args.layout:
         layout(task, args)
+    if args.growth is not None:
+        growth.grow(args.growth or list(growth.CURVES), args)
     closer = {
         "threads": {n: {"threads": n} for n in args.threads or ()},
         "member_batch": {n: {"overrides": {"inferer::member_batch": n}} for n in args.member_batch or ()},
         "switches": {} if args.switches is None else {n: SWITCHES[n] for n in chosen_switches(args.switches)},
     }
-    if (args.profile or args.layout) and not any(closer.values()):
+    if (args.profile or args.layout or args.growth is not None) and not any(closer.values()):
         return
     cases = cases_of(args.dataset_dir, args.cases, args.work)
     for name, changes in closer.items():

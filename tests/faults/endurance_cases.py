@@ -57,7 +57,7 @@ def watch(
     done, samples, seen = [], [], []
     while process.poll() is None:
         finished = sum(1 for _ in output.glob("*/*_report.json"))
-        if finished < count:  # at the last one it begins to end
+        if 0 < finished < count:  # before it is starting, at the last one it begins to end
             seen.append(usage(process.pid, temporary))
         if (done[-1] if done else 0) + every <= finished < count:
             done.append(finished)
