@@ -53,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
     report = verb("report", _report, "write an HTML page on a folder of results", [])
     report.add_argument("output_dir", type=Path, help="folder with one folder a case, as inference writes it")
     report.add_argument("--overwrite", action="store_true", help="replace a report that is there")
+    verify = verb("verify", _verify, "compare the files of a folder of results with what was written", [])
+    verify.add_argument("output_dir", type=Path, help="folder with one folder a case, as inference writes it")
     info = verb("info", _info, "say what a bundle does, from its JSON alone", [])
     info.add_argument("bundle", type=Path, help="folder of the bundle")
     info.add_argument("--size", type=int, nargs="+", metavar="N", help="voxels of a scan, for the cost of it")
@@ -138,6 +140,23 @@ def _report(options: argparse.Namespace) -> int:
     written = write_report(options.output_dir.expanduser(), overwrite=options.overwrite)
     _answer(options, {"report": str(written)}, [f"written: {written}"])
     return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from monai_pdddpm.cli.verify import verify
+
+    if not options.output_dir.expanduser().is_dir():
+        print(f"error: {options.output_dir}: no folder, expected one with results; mend the path", file=sys.stderr)
+        return _MISUSE
+    found = verify(options.output_dir.expanduser())
+    summary = f"{found.cases} cases, {found.files} files: " + (
+        f"{len(found.findings)} not as they were written" if found.findings else "all as they were written"
+    )
+    if options.quiet and not options.json and found.findings:  # what was found is the answer
+        print("\n".join(found.findings))
+    notes = [f"note: {note}" for note in found.notes]
+    _answer(options, vars(found), [*found.findings, *notes, summary])
+    return _FOUND if found.findings else 0
 
 
 def _info(options: argparse.Namespace) -> int:

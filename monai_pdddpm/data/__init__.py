@@ -10,6 +10,7 @@ from .finished import report_path, unfinished_cases
 from .folds import fold_cases, training_cases, with_readings
 from .label_values import LabelValueWriter
 from .loading import LoadScan, LoadScand
+from .provenance import run_record
 from .ranks import RankSampler, cases_of_rank, is_first_rank
 from .scans import check_scan
 from .writer import GridWriter
@@ -39,6 +40,7 @@ __all__ = [
     "is_first_rank",
     "labelled_cases",
     "report_path",
+    "run_record",
     "training_cases",
     "unfinished_cases",
     "with_readings",

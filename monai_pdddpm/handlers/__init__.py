@@ -7,6 +7,7 @@ from .evaluation_report import EvaluationReport
 from .folder_report import FolderReport
 from .member_server import MemberServer
 from .progress import CaseProgress, Progress, TrackedLoss
+from .run_record import RunRecord
 from .viewer_files import ViewerFiles
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "MemberServer",
     "ModelSaver",
     "Progress",
+    "RunRecord",
     "TrackedLoss",
     "TrainingCheckpoint",
     "ViewerFiles",

@@ -9,7 +9,6 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from monai_pdddpm.data.complete import complete_file, remove_parts
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.data.finished import report_path
 from monai_pdddpm.data.loading import LoadScan
+from monai_pdddpm.data.provenance import checksum, made_by, versions
 from monai_pdddpm.data.ranks import gathered, is_first_rank
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.transforms.outputs import frames_of
@@ -48,6 +48,7 @@ class CaseReport:
         labels: channel index -> name, the background included.
         settings: what the run was asked for; a later run compares it.
         overview: write the picture.
+        record: of the run, see :func:`monai_pdddpm.data.run_record`; its checksums go into each report.
     """
 
     def __init__(
@@ -56,10 +57,12 @@ class CaseReport:
         labels: Mapping[str, str],
         settings: Mapping[str, Any],
         overview: bool = True,
+        record: Mapping[str, Any] | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.labels = foreground_labels(labels)
         self.settings = dict(settings)
+        self.made_by = made_by(record) if record else None
         self.overview = overview
 
     def attach(self, engine: CaseEvaluator) -> None:
@@ -104,16 +107,18 @@ class CaseReport:
             report = {
                 "case": case,
                 "image": files[0] if len(files) == 1 else files,
+                "inputs": {file: checksum(file) for file in files if file},
                 "notes": json.loads(meta.get("notes") or "[]"),
                 "labels": {str(index): name for index, name in self.labels.items()},
                 "result": item.get("result", {}),
                 "settings": self.settings,
+                "made_by": self.made_by,
                 "inference": inference,
                 "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
                 "peak_memory_mib": peak_memory_mib(engine.state.device),
                 "device": device_name(engine.state.device),
                 "versions": versions(),
-                "files": sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")),
+                "files": {path.name: checksum(path) for path in sorted(folder.iterdir()) if path.name[0] != "."},
             }
             write_json(report_path(self.output_dir, case), report)
             self._written.append(case)
@@ -158,12 +163,6 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that an answer depends on."""
-    packages = ("monai_pdddpm", "monai", "torch", "numpy", "nibabel")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -73,7 +73,7 @@ def mixed(fresh_command, bundle, folder, tmp_path_factory):
 
 def test_good_scan_is_finished_and_bad_ones_leave_a_note_alone(mixed):
     _, output = mixed
-    assert sorted(path.name for path in output.iterdir()) == ["failures", "index.html", "well"]
+    assert sorted(path.name for path in output.iterdir()) == ["failures", "index.html", "run.json", "well"]
     assert (output / "well" / "well_report.json").is_file()
     assert len(list((output / "well").iterdir())) == 12
 

@@ -91,3 +91,20 @@ def test_list_of_files_is_finished_under_the_name_of_the_first_that_is_there(tmp
     assert unfinished_cases([case], tmp_path, SETTINGS) == [case]
     finish(tmp_path, "t1")
     assert unfinished_cases([case], tmp_path, SETTINGS) == []
+
+
+def test_other_weights_or_another_calibration_are_told(tmp_path):
+    record = {"id": "1", "code": {"sha256": "c"}, "bundle": {"sha256": "b"}, "weights": {"sha256": "w"}}
+    record |= {"calibration": None}
+    path = finish(tmp_path, "a")
+    made = {"run": "1", "code": "another version", "bundle": "b", "weights": "w", "calibration": None}
+    path.write_text(json.dumps({"settings": SETTINGS, "made_by": made}))
+    assert unfinished_cases(CASES, tmp_path, SETTINGS, record=record) == CASES[1:]
+    for part in ("weights", "calibration"):
+        path.write_text(json.dumps({"settings": SETTINGS, "made_by": made | {part: "x"}}))
+        with pytest.raises(UserError, match=f"outputs made with other {part} are there; give another --output_dir"):
+            unfinished_cases(CASES, tmp_path, SETTINGS, record=record)
+        assert unfinished_cases(CASES, tmp_path, SETTINGS) == CASES[1:]
+        assert unfinished_cases(CASES, tmp_path, SETTINGS, overwrite=True, record=record) == CASES
+    finish(tmp_path, "a")  # by an earlier version, which did not say
+    assert unfinished_cases(CASES, tmp_path, SETTINGS, record=record) == CASES[1:]

@@ -103,7 +103,7 @@ def _markup(folder: Path, mark: Path) -> str:
     case = "<script>alert(1)<"
     target = folder / "output" / case
     target.mkdir(parents=True)
-    report = {"case": case, "labels": {}, "result": {}, "notes": ["<script>alert(2)</script>"], "files": []}
+    report = {"case": case, "labels": {}, "result": {}, "notes": ["<script>alert(2)</script>"], "files": {}}
     (target / f"{case}_report.json").write_text(json.dumps(report))
     page = write_report(folder / "output").read_text(encoding="utf-8")
     if "<script>alert" in page:

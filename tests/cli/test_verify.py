@@ -1,0 +1,138 @@
+"""What was changed after it was written is found, and what was not is not."""
+
+import json
+
+import pytest
+
+from monai_pdddpm.__main__ import main
+from monai_pdddpm.cli.verify import verify
+from monai_pdddpm.data import report_path, run_record
+from monai_pdddpm.data.provenance import checksum, made_by
+from monai_pdddpm.errors import UserError
+from monai_pdddpm.handlers.case_report import write_json
+
+
+@pytest.fixture
+def output(tmp_path):
+    """Two cases as inference leaves them."""
+    for name in ("configs/inference.json", "models/model.pt"):
+        (tmp_path / "bundle" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "bundle" / name).write_text("{}")
+    settings = {"members": 2}
+    record = run_record(tmp_path / "bundle", tmp_path / "bundle/models/model.pt", None, settings)
+    folder = tmp_path / "output"
+    write_json(folder / "run.json", {"runs": [{"begun": "2026-01-01T00:00:00+00:00", **record}]})
+    (folder / "index.html").write_text("<html>")
+    (folder / "failures").mkdir()
+    for case in ("a", "b"):
+        scan = tmp_path / f"{case}.nii.gz"
+        scan.write_text(f"scan {case}")
+        (folder / case).mkdir()
+        for what in ("seg.nii.gz", "prob.nii.gz"):
+            (folder / case / f"{case}_{what}").write_text(f"{case} {what}")
+        files = {path.name: checksum(path) for path in (folder / case).iterdir()}
+        inputs = {str(scan): checksum(scan)}
+        report = {"settings": settings, "made_by": made_by(record), "files": files, "inputs": inputs}
+        write_json(report_path(folder, case), report)
+    return folder
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_all_is_as_it_was_written(output):
+    found = verify(output)
+    assert (found.cases, found.files, found.findings, found.notes) == (2, 4, [], [])
+
+
+def test_moved_results_are_the_same(output, tmp_path):
+    assert verify(output.rename(tmp_path / "moved")).findings == []
+
+
+def _truncate(output):
+    path = output / "a" / "a_seg.nii.gz"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("harm", "finding"),
+    [
+        (_truncate, "a: a_seg.nii.gz was changed"),
+        (lambda output: (output / "b" / "b_prob.nii.gz").unlink(), "b: b_prob.nii.gz is missing"),
+        (
+            lambda output: (output / "a" / "a_report.json").unlink(),
+            "a: no report, so it was not finished, or is not of this program",
+        ),
+        (
+            lambda output: (output / "a" / "a_report.json").write_text("{"),
+            "a: a_report.json was changed, it cannot be read as a report",
+        ),
+        (
+            lambda output: edit(output / "a" / "a_report.json", files=["a_seg.nii.gz"]),
+            "a: a_report.json holds no checksums, being of an earlier version",
+        ),
+        (
+            lambda output: edit(output / "a" / "a_report.json", settings={"members": 8}),
+            "a: a_report.json was changed, it does not agree with run.json",
+        ),
+        (
+            lambda output: edit(output / "a" / "a_report.json", made_by=None),
+            "a: run.json does not know the run that made it",
+        ),
+        (
+            lambda output: (output.parent / "b.nii.gz").write_text("another scan"),
+            "b: its scan {parent}/b.nii.gz was changed since it was read",
+        ),
+    ],
+)
+def test_one_harm_is_one_finding(output, harm, finding):
+    harm(output)
+    assert verify(output).findings == [finding.format(parent=output.parent)]
+
+
+def test_a_changed_run_makes_all_its_cases_doubtful(output):
+    runs = json.loads((output / "run.json").read_text())["runs"]
+    name, runs[0]["weights"]["sha256"] = runs[0]["id"], "0" * 64
+    edit(output / "run.json", runs=runs)
+    unknown = [f"{case}: run.json does not know the run that made it" for case in "ab"]
+    assert verify(output).findings == [f"run.json: the entry of run {name} was changed", *unknown]
+    del runs[0]["weights"]
+    edit(output / "run.json", runs=runs)
+    assert len(verify(output).findings) == 3
+    (output / "run.json").write_text("")
+    assert verify(output).findings == ["run.json: cannot be read, so nothing can be said of the runs", *unknown]
+
+
+def test_what_cannot_be_told_is_a_note(output):
+    (output.parent / "a.nii.gz").unlink()
+    (output / "b" / "my remarks.txt").write_text("good")
+    found = verify(output)
+    assert found.findings == []
+    assert found.notes == [
+        f"a: its scan {output.parent}/a.nii.gz is not there to be compared",
+        "b: my remarks.txt is not of the run",
+    ]
+
+
+def test_no_results(tmp_path):
+    with pytest.raises(UserError, match="no folder, expected one with results"):
+        verify(tmp_path / "none")
+    with pytest.raises(UserError, match="found no case"):
+        verify(tmp_path)
+
+
+def test_on_the_command_line(output, capsys):
+    assert main(["verify", str(output)]) == 0
+    assert capsys.readouterr().out == "2 cases, 4 files: all as they were written\n"
+    assert main(["verify", str(output), "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    _truncate(output)
+    assert main(["verify", str(output)]) == 1
+    lines = ["a: a_seg.nii.gz was changed", "2 cases, 4 files: 1 not as they were written"]
+    assert capsys.readouterr().out.splitlines() == lines
+    assert main(["verify", str(output), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["findings"] == lines[:1]
+    assert main(["verify", str(output), "--quiet"]) == 1
+    assert capsys.readouterr().out == "a: a_seg.nii.gz was changed\n"
+    assert main(["verify", str(output / "none")]) == 2
