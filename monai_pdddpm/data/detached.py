@@ -11,13 +11,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from monai_pdddpm.errors import UserError
 
-__all__ = ["DEFLATE_RATIO", "VoxelData", "find_data"]
+__all__ = ["DEFLATE_RATIO", "DETACHABLE", "VoxelData", "find_data"]
 
 DEFLATE_RATIO = 1032  # no stream of deflate unpacks to more than that many times its length
 _HEADER = 1 << 20  # bytes that a header of text may have
 _LINE = 2000  # letters that a line may have: MetaIO reads into buffers of a fixed size
 _AXES = range(1, 8)  # MetaIO has room for 10 and does not look
 _NRRD = (".nrrd", ".nhdr")
+DETACHABLE = (*_NRRD, ".mha", ".mhd")  # formats whose header may name another file for the voxels
 _VECTORS = {
     "dimsize": 1,
     "elementspacing": 1,

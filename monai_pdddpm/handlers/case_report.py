@@ -20,6 +20,7 @@ from nibabel.affines import voxel_sizes
 
 from monai_pdddpm.data.complete import complete_file, remove_parts
 from monai_pdddpm.data.datalist import case_name
+from monai_pdddpm.data.detached import DETACHABLE, find_data
 from monai_pdddpm.data.finished import report_path
 from monai_pdddpm.data.loading import LoadScan
 from monai_pdddpm.data.provenance import checksum, made_by, versions
@@ -107,7 +108,7 @@ class CaseReport:
             report = {
                 "case": case,
                 "image": files[0] if len(files) == 1 else files,
-                "inputs": {file: checksum(file) for file in files if file},
+                "inputs": input_checksums([file for file in files if file]),
                 "notes": json.loads(meta.get("notes") or "[]"),
                 "labels": {str(index): name for index, name in self.labels.items()},
                 "result": item.get("result", {}),
@@ -146,6 +147,15 @@ class CaseReport:
             title=case if frames == 1 else f"{case}, frame {channel} (0 to {frames - 1})",
             members=maps["members"].astype(np.uint8) if "members" in maps else None,
         )
+
+
+def input_checksums(scans: Sequence[str]) -> dict[str, str | None]:
+    """Return the SHA-256 of scans, each a file or a series' folder, and of voxels that lie in files of their own."""
+    found = {scan: checksum(scan) for scan in scans}
+    for scan in scans:
+        if scan.lower().endswith(DETACHABLE) and (data := str(find_data(scan).file)) not in found:
+            found[data] = checksum(data)
+    return found
 
 
 def peak_memory_mib(device: torch.device) -> int | None:
