@@ -14,7 +14,7 @@ from benchmarks.volume.volume import table
 
 mpl.use("agg")
 from matplotlib import pyplot as plt
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 OURS = "ours"
 SHOWN = ("read", "preprocess", "segment", "encode", "chain", "statistics", "inverse", "write")
@@ -77,7 +77,7 @@ def steadiness(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a sentence on how much the machine itself changed between the contenders."""
     found = [row["yardstick_seconds"] for row in rows.values()]
     return (
-        f"One and the same convolution, timed after each contender, took {1000 * min(found):.1f} to "
+        f"One and the same convolution, timed after each measurement, took {1000 * min(found):.1f} to "
         f"{1000 * max(found):.1f} ms: ratios are good to a factor of {max(found) / min(found):.2f}."
     )
 
@@ -131,6 +131,9 @@ def draw_growth(
         for each, label, colour in ((axis, "seconds", "tab:blue"), (other, "MiB", "tab:orange")):
             each.set_yscale("log")
             each.set_ylabel(label, color=colour)
+            each.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            each.yaxis.set_major_formatter("{x:g}")
+            each.yaxis.set_minor_formatter(NullFormatter())
             each.tick_params(axis="y", labelcolor=colour, which="both", labelsize=8)
         other.set_ylim(min(memories) / 3, max(memories) * 3)  # so that what stays flat is seen to be flat
         axis.set_xscale("log")
