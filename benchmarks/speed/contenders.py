@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,27 +15,24 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.networks.nets import DiffusionModelUNet, UNet
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.speed.costs import count_flops, denoiser_flops, on_meta, parameters
+from benchmarks.speed.rivals import NOISE_STEPS, Concatenated, FromNoise, Passes, Plain, SchedulerChain, Silent
 from benchmarks.trust import measuring
 from monai_pdddpm.bundle import load_network
 from monai_pdddpm.bundle.weights import load_segmenter
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.inferers.chain import Chain
-from monai_pdddpm.inferers.statistics import EnsembleStatistics
-from monai_pdddpm.inferers.windows import WindowPlan
 from monai_pdddpm.networks import PDDDPM, CompiledDenoiser
 from monai_pdddpm.schedulers import DDIMRule, uniform_steps
 from monai_pdddpm.schedulers.processes import DDPMProcess
 
 PRESET = Path(__file__).resolve().parents[2] / "configs" / "presets" / "pd_ddpm_2022" / "inference.json"
 BASELINE_CHANNELS, BASELINE_ATTENTION = (32, 64, 128), (False, False, True)
-NOISE_STEPS = 1000
 PASSES = 8
 
 
@@ -101,148 +97,6 @@ class Entry:
         """The reverse chain, None of a contender without one."""
         chain = getattr(self.inferer, "chain", None)
         return chain if chain is not None and chain.time_steps else None
-
-
-class Silent(nn.Module):
-    """In the place of a segmenter, for chains that have none: all classes are alike everywhere."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return image.new_zeros(len(image), self.num_classes, *image.shape[2:])
-
-
-class FromNoise(PDDDPM):
-    """A pair whose chain starts from noise alone."""
-
-    def start(self, proposal: torch.Tensor, noise: torch.Tensor, t: int) -> torch.Tensor:
-        return noise
-
-
-class Concatenated(nn.Module):
-    """A network that sees state and image side by side and looks at the time: ordinary conditional diffusion.
-
-    Args:
-        network: ``(x, timesteps) -> (B, K, ...)``.
-        num_classes: K.
-        divisor: what the input's size must be a multiple of.
-    """
-
-    def __init__(self, network: nn.Module, num_classes: int, divisor: int = 4) -> None:
-        super().__init__()
-        self.network, self.num_classes, self.divisor = network, num_classes, divisor
-
-    def encode(self, image: torch.Tensor, proposal: torch.Tensor) -> list[torch.Tensor]:
-        """Return the image as it is: nothing can be computed ahead."""
-        return [image]
-
-    def denoise(
-        self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str = "", solver_steps: int = 0
-    ) -> torch.Tensor:
-        """Return what the network predicts."""
-        x = torch.cat([x_t, features[0].expand(len(x_t), *features[0].shape[1:])], dim=1)
-        return self.network(x, timesteps=t.expand(len(x_t)))
-
-
-class Plain(nn.Module):
-    """A plain network in the place of the denoiser: it sees state, image, proposal, and the time as a channel.
-
-    Args:
-        network: ``x -> (B, K, ...)`` of ``2K + C + 1`` channels.
-        num_classes: K.
-        divisor: what the input's size must be a multiple of.
-    """
-
-    def __init__(self, network: nn.Module, num_classes: int, divisor: int = 8) -> None:
-        super().__init__()
-        self.network, self.num_classes, self.divisor = network, num_classes, divisor
-
-    def encode(self, image: torch.Tensor, proposal: torch.Tensor) -> list[torch.Tensor]:
-        """Return image and proposal as they are: nothing can be computed ahead."""
-        return [torch.cat([image, proposal], dim=1)]
-
-    def denoise(
-        self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str = "", solver_steps: int = 0
-    ) -> torch.Tensor:
-        """Return what the network predicts."""
-        condition = features[0].expand(len(x_t), *features[0].shape[1:])
-        time_channel = (t / NOISE_STEPS).view(-1, *[1] * (x_t.dim() - 1)).expand_as(x_t[:, :1])
-        return self.network(torch.cat([x_t, condition, time_channel], dim=1))
-
-
-@dataclass(frozen=True)
-class SchedulerChain(Chain):
-    """A chain of one of MONAI's schedulers, called as MONAI's own loop calls it.
-
-    Args:
-        scheduler: offers ``step(output, t, x_t)``.
-    """
-
-    scheduler: Any = None
-
-    def predict(self, network: Any, x_t: torch.Tensor, i: int, features: list[torch.Tensor]) -> torch.Tensor:
-        """Return the state after the i-th step, the sample after the last."""
-        t = self.time_steps[i]
-        output = network.denoise(x_t, torch.full((1,), t, device=x_t.device), features)
-        return self.scheduler.step(output.float(), t, x_t)[0]
-
-    def advance(self, network: Any, x_t: Any, x_0: torch.Tensor, x_pre: Any, i: int, noise: Any) -> torch.Tensor:
-        """Return what the scheduler gave."""
-        return x_0
-
-
-class FirstSteps:
-    """The first steps of a chain, with all the noise that the whole of it draws.
-
-    Args:
-        chain: the whole.
-        steps: how many to run.
-    """
-
-    def __init__(self, chain: Any, steps: int) -> None:
-        self.chain = chain
-        self.time_steps = list(chain.time_steps[:steps])
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.chain, name)
-
-
-class Passes(Inferer):
-    """Ask segmenters, each once for every flip, and put their answers together as members.
-
-    Args:
-        parser: of the bundle.
-        flips: sets of axes.
-    """
-
-    def __init__(self, parser: ConfigParser, flips: Any = ((),)) -> None:
-        super().__init__()
-        self.parser, self.flips = parser, flips
-
-    def __call__(self, inputs: torch.Tensor, network: nn.ModuleList) -> torch.Tensor:  # type: ignore[override]
-        """Return what :class:`PDDDPMInferer` does for one image, (1, 3K + N K, ...)."""
-        begin = _now(inputs.device)
-        _, drawn = measuring.passes(self.parser, list(network), self.flips)(inputs.as_tensor())
-        asked = _now(inputs.device)
-        statistics = EnsembleStatistics()
-        for member in drawn:
-            statistics.add(member)
-        output = torch.cat([*statistics.result(), drawn[0], drawn.flatten(0, 1)])[None]
-        wrapped = MetaTensor(output, meta=dict(inputs.meta))
-        seconds = {"segment": asked - begin, "statistics": _now(inputs.device) - asked}
-        roi, size = self.parser["roi_size"], inputs.shape[2:]
-        plan = WindowPlan([max(n, r) for n, r in zip(size, roi, strict=True)], roi, self.parser["overlap"])
-        ran = {"members": len(drawn), "windows_run": 0, "windows_skipped": len(plan), "denoiser_evaluations": 0}
-        wrapped.meta["inference"] = [json.dumps(ran | {"seconds": seconds})]
-        return wrapped
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def ours(task: Task, **overrides: Any) -> Entry:
@@ -400,36 +254,12 @@ def _with_bundles_segmenter(task: Task, pair: PDDDPM, inferer: Inferer) -> Entry
     return _loaded(task, pair, inferer)
 
 
-def parameters(network: nn.Module) -> int:
-    """Return the number of parameters."""
-    return sum(p.numel() for p in network.parameters())
-
-
-def count_flops(run: Callable[[], Any]) -> int:
-    """Return the floating point operations of convolutions and matrix products, two for a multiplication and sum."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops()
-
-
-def denoiser_flops(
-    denoiser: nn.Module, channels: int, classes: int, roi: Any, solver: str = "", solver_steps: int = 0
-) -> dict[str, int]:
-    """Return what a denoiser needs for one window: ``encode``, once, and ``call``, for each member and step."""
-    denoiser = _on_meta(denoiser)
-    image, state = (torch.zeros(1, n, *roi, device="meta") for n in (channels, classes))
-    t = torch.zeros(1, device="meta")
-    features: list[torch.Tensor] = []
-    encode = count_flops(lambda: features.extend(denoiser.encode(image, state)))
-    return {"encode": encode, "call": count_flops(lambda: denoiser.denoise(state, t, features, solver, solver_steps))}
-
-
 def flops(entry: Entry, parser: ConfigParser) -> dict[str, int]:
     """Return the FLOPs of a contender for one window: ``segment`` (all passes), ``encode``, ``call``."""
     pair, roi = entry.pair, parser["roi_size"]
     classes, channels = len(parser["labels"]), image_channels(parser)
     image = torch.zeros(1, channels, *roi, device="meta")
-    asked = _on_meta(pair.segmenter)
+    asked = on_meta(pair.segmenter)
     found = {"segment": entry.passes * count_flops(lambda: asked(image)), "encode": 0, "call": 0}
     if entry.chain is None:
         return found
@@ -437,10 +267,6 @@ def flops(entry: Entry, parser: ConfigParser) -> dict[str, int]:
     own = denoiser.denoiser if isinstance(denoiser, CompiledDenoiser) else denoiser
     solver_steps = chain.solver_steps[0] if chain.solver_steps else 0  # the same at all times here
     return found | denoiser_flops(own, channels, classes, roi, chain.solver, solver_steps)
-
-
-def _on_meta(network: nn.Module) -> Any:
-    return copy.deepcopy(network).to("meta").eval()
 
 
 @dataclass(frozen=True)

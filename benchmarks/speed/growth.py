@@ -21,9 +21,10 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.speed import report
-from benchmarks.speed.contenders import FirstSteps, Task, image_channels, ours
+from benchmarks.speed.contenders import Task, image_channels, ours
 from benchmarks.speed.jobs import kept, machine, machine_line, measured, when
 from benchmarks.speed.measure import spread, yardstick
+from benchmarks.speed.rivals import FirstSteps
 from benchmarks.volume.volume import peak_mib, status_mib, table
 from monai_pdddpm.bundle import keep_freed_memory
 from monai_pdddpm.inferers.chain import Stopwatch

@@ -14,7 +14,9 @@ from monai.bundle import ConfigParser
 from monai.transforms import SaveImaged
 from tqdm import tqdm
 
-from benchmarks.speed.contenders import CONTENDERS, Entry, FirstSteps, Task, flops, parameters
+from benchmarks.speed.contenders import CONTENDERS, Entry, Task, flops
+from benchmarks.speed.costs import parameters
+from benchmarks.speed.rivals import FirstSteps
 from benchmarks.volume.volume import peak_mib, status_mib
 from monai_pdddpm.data import LoadScand, case_name
 from monai_pdddpm.data.loading import LoadScan

@@ -15,7 +15,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.speed.contenders import CONTENDERS, Task, denoiser_flops, image_channels, parameters  # noqa: E402
+from benchmarks.speed.contenders import CONTENDERS, Task, image_channels  # noqa: E402
+from benchmarks.speed.costs import denoiser_flops, parameters  # noqa: E402
 from benchmarks.trust import measuring, study  # noqa: E402
 from benchmarks.volume.volume import table  # noqa: E402
 

@@ -12,19 +12,9 @@ from monai.networks.schedulers import DDPMScheduler
 from torch import nn
 
 from benchmarks.speed import closeups, contenders, jobs, measure, report, speed, training
-from benchmarks.speed.contenders import (
-    CONTENDERS,
-    Concatenated,
-    FirstSteps,
-    FromNoise,
-    Passes,
-    Silent,
-    Task,
-    closest_width,
-    count_flops,
-    flops,
-    parameters,
-)
+from benchmarks.speed.contenders import CONTENDERS, Task, closest_width, flops
+from benchmarks.speed.costs import count_flops, parameters
+from benchmarks.speed.rivals import Concatenated, FirstSteps, FromNoise, Passes, Silent
 from monai_pdddpm.data import labelled_cases, write_phantom
 from monai_pdddpm.errors import UserError
 from monai_pdddpm.inferers.chain import Chain, reverse_chain
