@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
+from monai_pdddpm.data.provenance import checksum
 from monai_pdddpm.metrics.summary import paired_difference, statistic
 
 mpl.use("agg")
@@ -71,14 +72,13 @@ def summary(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
     """Return the table: means, and in brackets the 95 % interval of the paired difference from the segmenter.
 
-    Rows that were measured at another commit than the segmenter's have a star: they stand behind an earlier training
-    of it, with which their differences were taken.
+    Rows that stand behind an earlier training of the segmenter have a star; their differences were taken from that one.
     """
-    now = next(line.get("commit") for line in lines if line["name"] == BASELINE)
+    now = next(line.get("segmenter") for line in lines if line["name"] == BASELINE)
     head = ["contender", "cases", *(TITLES[m] for m in METRICS), "s a case"]
     text = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for line in lines:
-        cells = [f"{line['name']}{'' if line.get('commit') == now else ' *'}", str(line["cases"])]
+        cells = [f"{line['name']}{'' if line.get('segmenter') == now else ' *'}", str(line["cases"])]
         for metric in METRICS:
             mean, difference = line[metric]["mean"], line[f"{metric}_difference"]
             cell = "-" if mean is None else format(mean, FORM.get(metric, ".3f"))
@@ -145,8 +145,12 @@ def write(work: Path, on: str, names: Sequence[str], here: Path) -> None:
         return
     if BASELINE not in rows:
         raise SystemExit(f"{work / 'rows' / on}: the segmenter was not measured yet")
-    known = {line["name"]: {"commit": before.get("commit")} | line for line in before["rows"]}
-    known |= {line["name"]: {"commit": commit()} | line for line in summary(rows)}
+    known = {line["name"]: line for line in before["rows"]}
+    behind = (checksum(work / "segmenter_0" / "model.pt") or "")[:12]
+    for line in summary(rows):
+        row, was = {"commit": commit(), "segmenter": behind, **line}, known.get(line["name"], {})
+        unchanged = was | {key: row[key] for key in ("commit", "segmenter")} == row
+        known[line["name"]] = row | ({"commit": was.get("commit")} if unchanged else {})
     lines = [known[name] for name in names if name in known]
     table = as_markdown(lines)
     trained = {
