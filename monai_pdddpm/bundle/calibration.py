@@ -52,7 +52,7 @@ def load_calibration(
         numbers = [*calibration.interval_factor.values(), *(calibration.dice_line or ())]
         if not all(map(math.isfinite, (*numbers, *(bound for pair in calibration.ranges.values() for bound in pair)))):
             raise ValueError("finite numbers are expected")
-    except (OSError, ValueError, TypeError, IndexError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: not a calibration ({error}); {remedy}") from error
     fitted_with = calibration.fitted.get("settings", {})
     differing = [key for key, value in (settings or {}).items() if key in fitted_with and fitted_with[key] != value]

@@ -81,6 +81,9 @@ def find_data(path: str | os.PathLike) -> VoxelData:
         binary = fields.get("binarydata", "true").lower() == "true"
         packed = fields.get("compresseddata", "").lower() == "true"
         placed = any(key in fields for key in ("transformmatrix", "rotation", "orientation"))
+        told = float(fields.get("compresseddatasize", "0"))
+        if packed and not 0 <= told <= 2 * stored:  # MetaIO takes so much memory; it has written it as a rounded float
+            raise ValueError(f"its header tells of {told:g} compressed bytes, {stored} are there")
     return VoxelData(path, stored - max(0, skip), packed, binary, placed)  # a skip of -1 counts from the end
 
 

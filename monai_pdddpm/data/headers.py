@@ -132,7 +132,7 @@ def _nifti(path: Path) -> ScanHeader:
 def _forms(path: Path, image: nib.Nifti1Image, raw: nib.Nifti1Header, spatial: tuple[int, ...]) -> list[str]:
     """Compare what a NIfTI header says of its place: sform, qform and voxel sizes."""
     header = image.header
-    shape = (*spatial, 1, 1)[:3]
+    shape = (*spatial, 1, 1, 1)[:3]
     sizes = np.asarray(raw["pixdim"][1:4], dtype=np.float64)
     codes = {name: int(raw[f"{name}_code"]) for name in ("sform", "qform")}
     notes = [  # nibabel puts 0 in the place of such a code
@@ -249,7 +249,7 @@ def _check_length(path: Path, image: nib.Nifti1Image) -> list[str]:
 def _promised(image: nib.Nifti1Image) -> tuple[int, int]:
     """Return the bytes that a file should have by its header, and how many more cannot be padding: a slice."""
     voxels = math.prod(image.shape) * image.get_data_dtype().itemsize
-    return int(image.dataobj.offset) + voxels, max(1, voxels // max(*image.shape, 1))  # type: ignore[attr-defined]
+    return int(image.dataobj.offset) + voxels, max(1, voxels // max((*image.shape, 1)))  # type: ignore[attr-defined]
 
 
 def _compare_length(path: Path, found: int, expected: int, spare: int) -> list[str]:

@@ -42,6 +42,7 @@ NOT_RUN = {
     "-m pytest": "the tests themselves; tests/test_style.py and .ci/run hold the line",
     "tests/faults/make_corpus.py": "minutes; tests/faults/test_corpus.py makes the same table",
     "tests/faults/kill.py": "half an hour; tests/faults/test_kill.py runs a part of it",
+    "tests/faults/fuzz.py": "minutes; tests/faults/test_fuzz.py tries some inputs of each target",
     "configs/export_args.json": "a minute; tests/bundles/test_monai_tools.py runs them for each bundle",
     "#SBATCH": "needs Slurm and GPUs; torchrun itself is run from the page's first block",
     "label-env/bin/pip": "two gigabytes; tests/apps installs the same lines into an environment of its own",
