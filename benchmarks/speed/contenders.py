@@ -24,7 +24,7 @@ from benchmarks.speed.costs import count_flops, denoiser_flops, on_meta, paramet
 from benchmarks.speed.rivals import NOISE_STEPS, Concatenated, FromNoise, Passes, Plain, SchedulerChain, Silent
 from benchmarks.trust import measuring
 from monai_pdddpm.bundle import load_network
-from monai_pdddpm.bundle.weights import load_segmenter
+from monai_pdddpm.bundle.weights import in_fast_layout, load_segmenter
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.inferers.chain import Chain
 from monai_pdddpm.networks import PDDDPM, CompiledDenoiser
@@ -102,7 +102,7 @@ class Entry:
 def ours(task: Task, **overrides: Any) -> Entry:
     """Return the bundle as it is shipped, but for overrides."""
     parser = task.parser(overrides)
-    network = measuring.pair_of(parser, task.weights or task.model_file).to(task.device)
+    network = measuring.pair_of(parser, task.weights or task.model_file, task.device)
     if parser["compile"]:
         network = network.with_denoiser(CompiledDenoiser(network.denoiser)).eval()
     return Entry(network, _inferer(parser), trained=True)
@@ -246,7 +246,8 @@ def _inferer(parser: ConfigParser) -> PDDDPMInferer:
 def _loaded(task: Task, pair: PDDDPM, inferer: Inferer) -> Entry:
     if task.weights:
         load_network(pair, task.weights, task.device)
-    return Entry(pair.to(task.device).eval(), inferer, trained=task.weights is not None)
+    network = in_fast_layout(pair.to(task.device).eval(), task.device)
+    return Entry(network, inferer, trained=task.weights is not None)
 
 
 def _with_bundles_segmenter(task: Task, pair: PDDDPM, inferer: Inferer) -> Entry:

@@ -42,9 +42,6 @@ SWITCHES: dict[str, dict[str, Any]] = {  # each alone, the others as shipped
     "every window": {"overrides": {"active": "all"}},
     "fusion by steps": {"overrides": {"fusion": "step"}},
     "compiled": {"overrides": {"compile": True}},
-    "first steps on half the grid": {
-        "overrides": {"network_def::denoiser::_target_": "monai_pdddpm.networks.CoarseODEUNet"}
-    },
     "two solver steps in each block": {"overrides": {"solver_steps": 2}},
     "noise in each step (eta 1)": {"overrides": {"rule::eta": 1.0}},
     "all the way to index 0": {"overrides": {"end_share": 0.0}},

@@ -54,9 +54,9 @@ def load_cases(parser: ConfigParser, cases: Sequence[dict[str, Any]]) -> list[di
     return items
 
 
-def pair_of(parser: ConfigParser, model_file: Path) -> PDDDPM:
+def pair_of(parser: ConfigParser, model_file: Path, device: str = "cpu") -> PDDDPM:
     """Return segmenter and denoiser with their weights."""
-    network = load_network(parser.get_parsed_content("network_def"), model_file, "cpu")
+    network = load_network(parser.get_parsed_content("network_def"), model_file, device)
     assert isinstance(network, PDDDPM)
     return network
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from monai_pdddpm.bundle import load_network, load_segmenter
-from monai_pdddpm.bundle.weights import load_weights, read_weights
+from monai_pdddpm.bundle.weights import in_fast_layout, load_weights, read_weights
 from monai_pdddpm.errors import UserError
 from monai_pdddpm.networks import PDDDPM
 
@@ -179,3 +179,26 @@ class TestFiles:
     def test_from_a_gpu(self, tmp_path):
         torch.save({"model": {"a": torch.ones(2)}}, tmp_path / "model.pt")
         assert read_weights(tmp_path / "model.pt")["a"].device.type == "cpu"
+
+
+class TestLayout:
+    """On a CPU the channels of 3D convolutions lie last, and answers are the same."""
+
+    @pytest.mark.parametrize("dims", [2, 3])
+    def test_weights_and_outputs(self, dims):
+        torch.manual_seed(0)
+        conv = (nn.Conv2d, nn.Conv3d)[dims - 2]
+        network = nn.Sequential(conv(1, 8, 3), nn.GroupNorm(2, 8), conv(8, 2, 3))
+        x = torch.randn(2, 1, *[9] * dims)
+        expected = network(x)
+        found = in_fast_layout(network, "cpu")(x)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        if dims == 3:
+            assert found.is_contiguous(memory_format=torch.channels_last_3d)
+            assert not found.is_contiguous()
+        else:
+            assert network[0].weight.is_contiguous()
+
+    def test_a_gpu_is_left_alone(self):
+        network = nn.Conv3d(2, 2, 3)
+        assert in_fast_layout(network, "cuda:0").weight.is_contiguous()
