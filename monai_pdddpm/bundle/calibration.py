@@ -38,10 +38,13 @@ def load_calibration(
         if not isinstance(content, dict) or set(content) - known:
             raise ValueError(f"expected an object with {', '.join(sorted(known))}")
         line = content.get("dice_line")
+        if line is not None:
+            first, slope, spread = line
+            line = (float(first), float(slope), float(spread))
         calibration = Calibration(
             temperature=float(content.get("temperature", 1.0)),
             interval_factor={str(k): float(v) for k, v in content.get("interval_factor", {}).items()},
-            dice_line=None if line is None else (float(line[0]), float(line[1]), float(line[2])),
+            dice_line=line,
             ranges={str(k): (float(low), float(high)) for k, (low, high) in content.get("ranges", {}).items()},
             fitted=dict(content.get("fitted", {})),
         )
@@ -52,7 +55,7 @@ def load_calibration(
         numbers = [*calibration.interval_factor.values(), *(calibration.dice_line or ())]
         if not all(map(math.isfinite, (*numbers, *(bound for pair in calibration.ranges.values() for bound in pair)))):
             raise ValueError("finite numbers are expected")
-    except (OSError, ValueError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: not a calibration ({error}); {remedy}") from error
     fitted_with = calibration.fitted.get("settings", {})
     differing = [key for key, value in (settings or {}).items() if key in fitted_with and fitted_with[key] != value]

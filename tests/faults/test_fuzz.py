@@ -18,6 +18,7 @@ FOUND = [
     ("nifti", nifti(fuzz.SMALL[:1, :1, :1], endian=">", edits={("dim", 0): -129}), "found shape (), expected 3"),
     ("nifti_gz", gzip.compress(nifti(fuzz.SMALL, endian=">", edits={("dim", 0): -129})), "more than its header tells"),
     *(("mha", META % size, "compressed bytes") for size in (b"18446744073709551615", b"-1", b"1e999")),
+    ("calibration", b'{"dice_line": {}}', "not a calibration (not enough values"),
     ("calibration", b'{"temperature": 1%b}' % (400 * b"0"), "not a calibration (int too large"),
 ]
 
