@@ -16,6 +16,7 @@ __all__ = ["DEFLATE_RATIO", "DETACHABLE", "VoxelData", "find_data"]
 DEFLATE_RATIO = 1032  # no stream of deflate unpacks to more than that many times its length
 _HEADER = 1 << 20  # bytes that a header of text may have
 _LINE = 2000  # letters that a line may have: MetaIO reads into buffers of a fixed size
+_FIELD = 800  # letters that a field of NRRD may have: NrrdIO puts those that it refuses into messages of 1 KiB
 _AXES = range(1, 8)  # MetaIO has room for 10 and does not look
 _NRRD = (".nrrd", ".nhdr")
 DETACHABLE = (*_NRRD, ".mha", ".mhd")  # formats whose header may name another file for the voxels
@@ -99,7 +100,11 @@ def _nrrd_fields(head: bytes) -> tuple[Mapping[str, str], int]:
         if not text:
             break
         key, colon, value = text.partition(":")
-        if colon and not value.startswith("=") and not key.startswith("#"):
+        if key.startswith("#") or value.startswith("="):
+            continue
+        if len(text) > _FIELD and _plain(key) != "content":
+            raise ValueError(f"a field of its header has {len(text)} letters, at most {_FIELD} were expected")
+        if colon:
             _add(fields, key, value)
     return fields, begin
 

@@ -370,7 +370,7 @@ def work(name: str, folder: Path, seconds: float, seed: int) -> None:
         return changed(target, data, change, chance.random() < 0.7)[:longest]
 
     options = [f"-max_total_time={int(seconds)}", f"-seed={seed + 1}", f"-max_len={LONGEST}", "-len_control=0"]
-    options += ["-timeout=0", "-rss_limit_mb=0", f"-artifact_prefix={folder}/"]
+    options += ["-timeout=3600", "-rss_limit_mb=0", f"-artifact_prefix={folder}/"]
     ATHERIS.Setup([sys.argv[0], *options, str(corpus)], attempt, custom_mutator=mutator)
     ATHERIS.Fuzz()
 

@@ -13,11 +13,13 @@ META = (
     b"ObjectType = Image\nNDims = 3\nBinaryData = True\nCompressedData = True\nCompressedDataSize = %b\n"
     b"DimSize = 5 4 3\nElementType = MET_FLOAT\nElementDataFile = LOCAL\nx"
 )
+NRRD = b"NRRD0004\ntype: float\ndimension: 3\nspace: %b\nsizes: 5 4 3\nencoding: raw\n\n" % (1100 * b"x") + bytes(240)
 # what was once a finding -> what is told of it now
 FOUND = [
     ("nifti", nifti(fuzz.SMALL[:1, :1, :1], endian=">", edits={("dim", 0): -129}), "found shape (), expected 3"),
     ("nifti_gz", gzip.compress(nifti(fuzz.SMALL, endian=">", edits={("dim", 0): -129})), "more than its header tells"),
     *(("mha", META % size, "compressed bytes") for size in (b"18446744073709551615", b"-1", b"1e999")),
+    ("nrrd", NRRD, "a field of its header has 1107 letters, at most 800"),  # it had ended the process
     ("calibration", b'{"dice_line": {}}', "not a calibration (not enough values"),
     ("calibration", b'{"temperature": 1%b}' % (400 * b"0"), "not a calibration (int too large"),
 ]
