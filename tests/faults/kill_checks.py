@@ -70,6 +70,8 @@ def same_file(path, expected):
         return same(*([{**run, "begun": ""} for run in each] for each in runs))
     if path.name.endswith("_report.json"):
         contents = [json.loads(file.read_text(encoding="utf-8")) for file in (path, expected)]
+        for content in contents:  # a scene, which is compared by itself, names its scan by the way to it
+            content["files"] = {name: sha for name, sha in content["files"].items() if not name.endswith(".mrml")}
         return same(*({key: value for key, value in c.items() if key not in TIMES} for c in contents))
     return path.read_bytes() == expected.read_bytes()
 
