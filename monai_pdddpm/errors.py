@@ -130,12 +130,18 @@ def _repeat_where_ignored() -> None:
     if not hasattr(signal, "setitimer") or signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
         return
     signal.signal(signal.SIGALRM, _terminate)
-    atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)  # Python gives signals back to the system when it ends
-    before = sys.unraisablehook
+    before, ending = sys.unraisablehook, threading.Event()
+
+    def end() -> None:  # all is done, and Python gives signals back to the system: an alarm would then kill
+        ending.set()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    atexit.register(end)
 
     def hook(ignored: Any) -> None:
         if isinstance(ignored.exc_value, Terminated):
-            signal.setitimer(signal.ITIMER_REAL, _MOMENT)
+            if not ending.is_set():
+                signal.setitimer(signal.ITIMER_REAL, _MOMENT)
         else:
             before(ignored)
 

@@ -193,3 +193,28 @@ def test_circle_of_causes_ends():
 def test_what_would_break_a_line_is_escaped(text, shown):
     assert printable(text) == (text if shown is None else shown)
     assert "\x1b" not in user_message(UserError(f"{text}: found nothing"))
+
+
+def test_a_stop_while_python_ends_changes_nothing(tmp_path):
+    """Its work is done by then; an alarm would come after Python has given the signals back, and kill."""
+    script = """
+import atexit, os, signal, time
+from monai_pdddpm.errors import friendly_errors
+
+class Late:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+def late():  # registered first, called last
+    thing = Late()
+    del thing
+    print("alarm in", signal.getitimer(signal.ITIMER_REAL)[0])
+
+atexit.register(late)
+friendly_errors()
+print("done")
+"""
+    (tmp_path / "script.py").write_text(script)
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\nalarm in 0.0\n", "")
