@@ -146,9 +146,20 @@ def draw_growth(
     plt.close(figure)
 
 
+def without_folders(value: Any) -> Any:
+    """Return content with the name alone of each file that it tells the place of: results go to other machines."""
+    if isinstance(value, Mapping):
+        return {key: without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_folders(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
 def write(part: str, content: Mapping[str, Any], text: str, folder: Path) -> None:
     """Print a part's table; keep it and the numbers as ``results_<part>.md`` and ``.json``."""
     print(f"{part}\n\n{text}\n", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"results_{part}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (folder / f"results_{part}.json").write_text(
+        json.dumps(without_folders(content), indent=1) + "\n", encoding="utf-8"
+    )
     (folder / f"results_{part}.md").write_text(text + "\n", encoding="utf-8")

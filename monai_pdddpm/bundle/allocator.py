@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
     """Let the C library keep freed blocks of up to 64 MiB for the next layer.
 
     By default glibc gives every block beyond some MiB back to the system, which clears its pages before it hands them
-    out again; on a CPU the networks spend a sixth of their time on that. In return a process holds on to some memory
+    out again; on a CPU the networks spend an eighth of their time on that. In return a process holds on to some memory
     between two cases. Linux with glibc only; elsewhere nothing is changed.
 
     Returns:

@@ -39,8 +39,8 @@ def load_calibration(
             raise ValueError(f"expected an object with {', '.join(sorted(known))}")
         line = content.get("dice_line")
         if line is not None:
-            first, slope, spread = line
-            line = (float(first), float(slope), float(spread))
+            slope, intercept, half_width = line
+            line = (float(slope), float(intercept), float(half_width))
         calibration = Calibration(
             temperature=float(content.get("temperature", 1.0)),
             interval_factor={str(k): float(v) for k, v in content.get("interval_factor", {}).items()},

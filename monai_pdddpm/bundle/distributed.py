@@ -27,16 +27,21 @@ def rank_device(processes_per_device: int = 1) -> torch.device:
         processes_per_device: how many share a device, so that one reads and writes while another computes.
 
     Raises:
-        UserError: when the machine has too few GPUs for its processes.
+        UserError: when the machine has too few GPUs for its processes, or the number is not 1 or more.
     """
+    if not isinstance(processes_per_device, int) or processes_per_device < 1:
+        raise UserError(
+            f"processes_per_device: found {processes_per_device!r}, expected a whole number of at least 1; mend "
+            "--processes_per_device"
+        )
     count = torch.cuda.device_count()
     if count == 0:
         return torch.device("cpu")
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if local >= count * processes_per_device:
+    local, most = int(os.environ.get("LOCAL_RANK", "0")), count * processes_per_device
+    if local >= most:
         raise UserError(
-            f"device: found {count} GPUs for process {local} (from 0) of this machine, expected one for each "
-            f"{processes_per_device}; start torchrun with --nproc_per_node={count * processes_per_device}, raise "
+            f"device: found {count} GPUs for process {local} (from 0) of this machine, expected at least "
+            f"{local // processes_per_device + 1}; start torchrun with --nproc_per_node={most}, raise "
             "--processes_per_device (inference only), or give --device cpu"
         )
     return torch.device(f"cuda:{local // processes_per_device}")

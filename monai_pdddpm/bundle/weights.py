@@ -41,8 +41,8 @@ def load_network(
 def in_fast_layout(network: nn.Module, device: torch.device | str) -> nn.Module:
     """Store the weights of 3D convolutions with the channels last on a CPU, and their outputs follow.
 
-    That takes a fifth of the time off (``benchmarks/speed/speed.py --layout``); on a GPU it was not measured, and
-    nothing is changed.
+    That takes 13 to 26 % of the time off, by network (``benchmarks/speed/speed.py --layout``); on a GPU it was not
+    measured, and nothing is changed.
     """
     if torch.device(device).type == "cpu" and any(p.dim() == 5 for p in network.parameters()):
         return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

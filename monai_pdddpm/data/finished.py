@@ -66,10 +66,10 @@ def unfinished_cases(
                 f"asked for; give another --output_dir, or replace them with --overwrite True"
             )
         now = made_by(record) if record and before else {}
-        for part in ("weights", "calibration"):
+        for part, words in (("weights", "other weights"), ("calibration", "another calibration")):
             if before.get(part) != now.get(part, before.get(part)):
                 raise UserError(
-                    f"{report.parent}: outputs made with other {part} are there; give another --output_dir, or replace "
+                    f"{report.parent}: outputs made with {words} are there; give another --output_dir, or replace "
                     "them with --overwrite True"
                 )
     if len(todo) < len(cases) and is_first_rank():

@@ -330,3 +330,10 @@ def test_a_contender_runs_in_a_process_of_its_own(tmp_path, data):
     assert found["times_ours"] == {"networks": 1, "total": 1}
     assert 0 <= found["dice"] <= 1
     assert (tmp_path / "results_contenders_cpu.png").stat().st_size > 5000
+
+
+def test_results_tell_no_folders(tmp_path):
+    rows = {"ours": {"asked": {"bundle": "/home/me/bundles/it", "cases": [{"image": "/data/a.nii.gz"}]}, "dice": 0.5}}
+    report.write("it", {"rows": rows}, "table", tmp_path)
+    asked = {"bundle": "it", "cases": [{"image": "a.nii.gz"}]}
+    assert json.loads((tmp_path / "results_it.json").read_text()) == {"rows": {"ours": {"asked": asked, "dice": 0.5}}}

@@ -118,6 +118,8 @@ def test_devices(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "4")
     with pytest.raises(UserError, match="start torchrun with --nproc_per_node=4"):
         rank_device(processes_per_device=2)
+    with pytest.raises(UserError, match="processes_per_device: found 0, expected a whole number of at least 1"):
+        rank_device(processes_per_device=0)
 
 
 @pytest.mark.parametrize(("processes", "backend"), [("2", "nccl"), ("3", "gloo")])

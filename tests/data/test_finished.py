@@ -100,9 +100,9 @@ def test_other_weights_or_another_calibration_are_told(tmp_path):
     made = {"run": "1", "code": "another version", "bundle": "b", "weights": "w", "calibration": None}
     path.write_text(json.dumps({"settings": SETTINGS, "made_by": made}))
     assert unfinished_cases(CASES, tmp_path, SETTINGS, record=record) == CASES[1:]
-    for part in ("weights", "calibration"):
+    for part, words in (("weights", "other weights"), ("calibration", "another calibration")):
         path.write_text(json.dumps({"settings": SETTINGS, "made_by": made | {part: "x"}}))
-        with pytest.raises(UserError, match=f"outputs made with other {part} are there; give another --output_dir"):
+        with pytest.raises(UserError, match=f"outputs made with {words} are there; give another --output_dir"):
             unfinished_cases(CASES, tmp_path, SETTINGS, record=record)
         assert unfinished_cases(CASES, tmp_path, SETTINGS) == CASES[1:]
         assert unfinished_cases(CASES, tmp_path, SETTINGS, overwrite=True, record=record) == CASES
