@@ -49,27 +49,36 @@ def in_fast_layout(network: nn.Module, device: torch.device | str) -> nn.Module:
     return network
 
 
-def load_segmenter(network: PDDDPM, candidates: list[str], device: torch.device | str = "cpu") -> PDDDPM:
+def load_segmenter(
+    network: PDDDPM, candidates: list[str], device: torch.device | str = "cpu", denoiser_file: str | None = None
+) -> PDDDPM:
     """Load the trained segmenter into the pair, for the denoiser's training.
 
     Args:
         network: as the bundle defines it.
         candidates: files looked at in this order: of the segmenter alone or of the whole pair.
         device: where to.
+        denoiser_file: of a whole pair, with whose denoiser the training begins; random weights when None.
 
     Raises:
-        UserError: when none of the files exists, or the first that does is not of this segmenter.
+        UserError: when none of the files exists, or the first that does is not of this segmenter, or the denoiser's
+            is missing or of another denoiser.
     """
+    if denoiser_file is not None:
+        load_weights(network.denoiser, _part(read_weights(denoiser_file), "denoiser."), denoiser_file)
     for file in candidates:
         if Path(file).is_file():
             weights = read_weights(file)
-            part = {k.removeprefix("segmenter."): v for k, v in weights.items() if k.startswith("segmenter.")}
-            load_weights(network.segmenter, part or weights, file)
+            load_weights(network.segmenter, _part(weights, "segmenter.") or weights, file)
             return network.to(device)
     raise UserError(
         f"segmenter: no weights were found at {' or '.join(map(str, candidates))}; train the segmenter first with "
         f"python -m monai.bundle run training --config_file <bundle>/configs/train_segmenter.json"
     )
+
+
+def _part(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
 
 
 def read_weights(file: str | os.PathLike) -> Mapping[str, torch.Tensor]:

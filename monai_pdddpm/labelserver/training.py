@@ -210,10 +210,8 @@ def _train(
     config = bundle / "configs" / ("train.json" if part == "denoiser" else "train_segmenter.json")
     if part == "denoiser":
         overrides["ema::momentum"] = _momentum(config, len(training), options["max_epochs"])
-        loader = "load_network" if options["pretrained"] else "load_segmenter"
-        source = {"model_file": str(start)} if options["pretrained"] else {"candidates": [str(start)]}
-        network = {"_target_": f"monai_pdddpm.bundle.{loader}", "network": "@network_def", "device": "@device"}
-        overrides["network"] = network | source
+        overrides["segmenter_files"] = [str(start)]
+        overrides["denoiser_file"] = str(start) if options["pretrained"] else None
     elif options["pretrained"]:
         target = "monai_pdddpm.labelserver.training.load_segmenter_alone"
         overrides["network"] = {"_target_": target, "network": "@network_def", "model_file": str(start)}

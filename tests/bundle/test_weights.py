@@ -118,6 +118,15 @@ class TestSegmenter:
         assert not any(p.requires_grad for p in network.segmenter.parameters())
         assert network.denoiser.training
 
+    def test_with_the_denoiser_of_a_pair(self, tmp_path):
+        trained, own = pair(5), segmenter()
+        files = [self.save(tmp_path / "segmenter.pt", own)], self.save(tmp_path / "model.pt", trained)
+        network = load_segmenter(pair(1), files[0], denoiser_file=files[1])
+        assert equal(network.segmenter, own)
+        assert equal(network.denoiser, trained.denoiser)
+        with pytest.raises(UserError, match=r"segmenter.pt holds weights of another network: 2 entries do not fit"):
+            load_segmenter(pair(1), files[0], denoiser_file=files[0][0])
+
     def test_none_is_there(self, tmp_path):
         with pytest.raises(UserError, match=r"segmenter: no weights were found at a.pt or b.pt; train the segmenter"):
             load_segmenter(pair(), ["a.pt", "b.pt"])

@@ -147,6 +147,17 @@ def test_other_ways_of_training(command, untrained, phantom, segmenter, tmp_path
     assert all(torch.isfinite(tensor).all() for tensor in model.values())
 
 
+def test_training_begins_with_a_given_denoiser(command, untrained, phantom, segmenter, denoiser, tmp_path):
+    given = untrained / "models" / "model.pt"
+    options = {"dataset_dir": phantom, **SHORT, "max_epochs": 1, "val_interval": 1, "denoiser_file": given}
+    options |= {"output_dir": tmp_path, "model_file": tmp_path / "model.pt", "learning_rate": 1e-9}
+    done = command("run", "training", config_file=config(untrained, "train"), **options)
+    assert done.code == 0, done
+    before, after = weights(given)["model"], weights(tmp_path / "model.pt")["model"]
+    for key, value in before.items():
+        torch.testing.assert_close(after[key], value, rtol=0, atol=1e-6)
+
+
 def test_cross_fitting(command, copy_bundle, phantom):
     bundle = copy_bundle()
     short = {**SHORT, "max_epochs": 1, "val_interval": 1, "dataset_dir": phantom, "folds": 2}
