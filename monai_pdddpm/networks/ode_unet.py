@@ -59,8 +59,10 @@ class ConditionEncoder(nn.Module):
             previous, step = width, 2
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Return the features: first the head's, (B, S, ...) at full resolution or (B, H, ...) on the first level's
-        grid, then one per level, (B, C_i, ...)."""
+        """Return the features: the head's, then one per level, (B, C_i, ...).
+
+        The head's are (B, S, ...) at full resolution, or (B, H, ...) on the first level's grid.
+        """
         h = self.stem(x)
         features = [self.to_head(h)]
         for level, project in zip(self.levels, self.to_denoiser):  # noqa: B905  (TorchScript knows no strict)
