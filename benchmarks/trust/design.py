@@ -30,6 +30,7 @@ VARIANTS = (
     "narrow_sandwich",
     "narrow_euler_2",
     "narrow_midpoint_2",
+    "narrow_sub_pixel",
     "narrow_rk4",
     "narrow_untied",
 )

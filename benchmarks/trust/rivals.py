@@ -72,6 +72,36 @@ class SeparableODEUNet(ODEUNet):
                 nn.init.zeros_(block.conv_out[1].bias)
 
 
+class SubPixelODEUNet(ODEUNet):
+    """An ODE-U-Net whose head works on the first level's grid and writes all voxels of a cell at once.
+
+    The last layer is the sub-pixel convolution of Shi et al. 2016; no layer but the inlet sees single voxels' states.
+
+    Args:
+        head_channels: channels of the head, a multiple of 8.
+        kwargs: as :class:`monai_pdddpm.networks.ODEUNet`, for 3D.
+    """
+
+    def __init__(self, head_channels: int = 32, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        stride, stem, first = self.stride, self.to_head.out_channels, self.to_head.in_channels
+        self.cells = nn.Conv3d(stem, head_channels, kernel_size=stride, stride=stride)
+        self.to_head = nn.Conv3d(first, head_channels, kernel_size=1)
+        self.head = nn.Sequential(
+            nn.GroupNorm(8, head_channels),
+            nn.SiLU(inplace=True),
+            nn.Conv3d(head_channels, head_channels, kernel_size=3, padding=1),
+            nn.SiLU(inplace=True),
+            nn.ConvTranspose3d(head_channels, self.num_classes, kernel_size=stride, stride=stride),
+        )
+        self.stride = 1  # from the head's input to the first level's grid
+
+    def encode(self, image: torch.Tensor, proposal: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Return the condition's features, those of the head on the first level's grid too."""
+        head, *levels = super().encode(image, proposal)
+        return [self.cells(head), *levels]
+
+
 def _separable(conv: nn.Module) -> nn.Sequential:
     width, kind = conv.in_channels, type(conv)
     return nn.Sequential(kind(width, width, 3, padding=1, groups=width), kind(width, width, 1))

@@ -27,28 +27,16 @@ class ConditionEncoder(nn.Module):
         stride: step from full resolution to the first level, 1 or 2.
         channels: channels of each level, finest first.
         groups: groups of the norms.
-        head_channels: channels that the stem's features go to the head with, on the first level's grid; 0 sends them as
-            they are.
     """
 
     def __init__(
-        self,
-        spatial_dims: int,
-        in_channels: int,
-        stem_channels: int,
-        stride: int,
-        channels: Sequence[int],
-        groups: int,
-        head_channels: int = 0,
+        self, spatial_dims: int, in_channels: int, stem_channels: int, stride: int, channels: Sequence[int], groups: int
     ) -> None:
         super().__init__()
         conv = Conv[Conv.CONV, spatial_dims]
         norm = ("GROUP", {"num_groups": groups})
         self.stem = nn.Sequential(
             conv(in_channels, stem_channels, kernel_size=3, padding=1), ResBlock(spatial_dims, stem_channels, norm)
-        )
-        self.to_head = (
-            conv(stem_channels, head_channels, kernel_size=stride, stride=stride) if head_channels else nn.Identity()
         )
         self.levels, self.to_denoiser = nn.ModuleList(), nn.ModuleList()
         previous, step = stem_channels, stride
@@ -59,12 +47,9 @@ class ConditionEncoder(nn.Module):
             previous, step = width, 2
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Return the features: the head's, then one per level, (B, C_i, ...).
-
-        The head's are (B, S, ...) at full resolution, or (B, H, ...) on the first level's grid.
-        """
+        """Return the features: first at full resolution (B, S, ...), then one per level (B, C_i, ...)."""
         h = self.stem(x)
-        features = [self.to_head(h)]
+        features = [h]
         for level, project in zip(self.levels, self.to_denoiser):  # noqa: B905  (TorchScript knows no strict)
             h = level(h)
             features.append(project(h))
@@ -94,9 +79,6 @@ class ODEUNet(nn.Module):
         solver_steps: equal steps of a fixed-step solver in each block.
         gradient: see :class:`SecondOrderODEBlock`.
         upsampling: ``"nearest"``, which convolutions smooth, or ``"linear"``, which costs a fifth of a call on a CPU.
-        head_channels: 0 for a head of ``stem_channels`` at full resolution; else the channels, a multiple of
-            ``groups``, of one on the first level's grid, whose last layer writes the ``stride`` voxels along each axis
-            at once (the sub-pixel convolution of Shi et al. 2016).
 
     Raises:
         ValueError: when a width is no multiple of ``groups``, or stride, solver, steps or upsampling are not allowed.
@@ -118,10 +100,9 @@ class ODEUNet(nn.Module):
         solver_steps: int = 1,
         gradient: str = "backprop",
         upsampling: str = "nearest",
-        head_channels: int = 0,
     ) -> None:
         super().__init__()
-        _check((stem_channels, *channels, head_channels), stride, groups, solver, solver_steps, upsampling)
+        _check(channels, stem_channels, stride, groups, solver, solver_steps, upsampling)
         conv = Conv[Conv.CONV, spatial_dims]
         self.image_channels = image_channels
         self.num_classes = num_classes
@@ -134,7 +115,7 @@ class ODEUNet(nn.Module):
         self.stride = stride
 
         self.encoder = ConditionEncoder(
-            spatial_dims, image_channels + proposal_channels, stem_channels, stride, channels, groups, head_channels
+            spatial_dims, image_channels + proposal_channels, stem_channels, stride, channels, groups
         )
         self.embed = nn.Sequential(
             nn.Linear(embedding_channels, embedding_channels),
@@ -155,18 +136,13 @@ class ODEUNet(nn.Module):
         )
         self.ups = nn.ModuleList([conv(b, a, kernel_size=1) for a, b in reversed(list(pairwise(channels)))])
         self.up_blocks = nn.ModuleList([block(width) for width in reversed(channels[:-1])])
-        width = head_channels or stem_channels
-        self.to_head = conv(channels[0], width, kernel_size=1)
-        self.head_stride = 1 if head_channels else stride  # steps from the head's input to the first level's grid
-        up = Conv[Conv.CONVTRANS, spatial_dims]
+        self.to_head = conv(channels[0], stem_channels, kernel_size=1)
         self.head = nn.Sequential(
-            nn.GroupNorm(groups, width),
+            nn.GroupNorm(groups, stem_channels),
             nn.SiLU(inplace=True),
-            conv(width, width, kernel_size=3, padding=1),
+            conv(stem_channels, stem_channels, kernel_size=3, padding=1),
             nn.SiLU(inplace=True),
-            up(width, num_classes, kernel_size=stride, stride=stride)
-            if head_channels
-            else conv(width, num_classes, kernel_size=1),
+            conv(stem_channels, num_classes, kernel_size=1),
         )
 
     @torch.jit.export
@@ -213,8 +189,8 @@ class ODEUNet(nn.Module):
             z = F.interpolate(up(z).to(x_t.dtype), scale_factor=2.0, mode=self.up_mode)
             z = block(z + skips[len(skips) - 1 - i], e, solver, steps)
         z = self.to_head(z)
-        if self.head_stride > 1:
-            z = F.interpolate(z, scale_factor=float(self.head_stride), mode=self.up_mode)
+        if self.stride > 1:
+            z = F.interpolate(z, scale_factor=float(self.stride), mode=self.up_mode)
         return self.head(z + features[0])
 
     def forward(
@@ -224,9 +200,11 @@ class ODEUNet(nn.Module):
         return self.denoise(x_t, t, self.encode(image, proposal), "", 0)
 
 
-def _check(widths: Sequence[int], stride: int, groups: int, solver: str, solver_steps: int, upsampling: str) -> None:
-    if any(width % groups for width in widths):
-        raise ValueError(f"channels: {tuple(widths)} were found, multiples of groups={groups} are expected")
+def _check(
+    channels: Sequence[int], stem: int, stride: int, groups: int, solver: str, solver_steps: int, upsampling: str
+) -> None:
+    if any(width % groups for width in (stem, *channels)):
+        raise ValueError(f"channels: {stem}, {tuple(channels)} were found, multiples of groups={groups} are expected")
     if stride not in (1, 2):
         raise ValueError(f"stride: {stride} was found, 1 or 2 is expected")
     if solver not in FIXED_STEP_SOLVERS + ADAPTIVE_SOLVERS:

@@ -5,10 +5,11 @@ import re
 
 import pytest
 import torch
+from monai.networks.utils import pixelshuffle
 from monai.bundle import ConfigParser
 
 from benchmarks.trust import design, measuring, report, study
-from benchmarks.trust.rivals import Refiner, SeparableODEUNet, UntiedODEUNet
+from benchmarks.trust.rivals import Refiner, SeparableODEUNet, SubPixelODEUNet, UntiedODEUNet
 from monai_pdddpm.networks import ODEUNet
 from monai_pdddpm.schedulers import DDIMRule
 
@@ -163,6 +164,19 @@ def test_separable_convolutions_begin_as_whole_ones_and_can_be_written_as_such()
         target.bias.copy_(mixed.bias + mixed.weight[:, :, 0, 0] @ each.bias)
     found, expected = separable(x_t, t, image), whole(x_t, t, image)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_sub_pixel_head_is_a_pointwise_convolution_and_a_pixel_shuffle():
+    torch.manual_seed(0)
+    net = SubPixelODEUNet(8, spatial_dims=3, image_channels=1, num_classes=2, channels=(8,), stem_channels=8)
+    last, before = net.head[-1], []
+    last.register_forward_hook(lambda _, args, output: before.append(args[0]))
+    found = net(torch.randn(1, 2, 8, 8, 8), torch.tensor([300]), torch.randn(1, 1, 8, 8, 8))
+    assert before[0].shape == (1, 8, 4, 4, 4)
+    pointwise = torch.einsum("bixyz,io->boxyz", before[0], last.weight.reshape(8, 2 * 8))
+    pointwise += last.bias.repeat_interleave(8).reshape(-1, 1, 1, 1)
+    torch.testing.assert_close(found, pixelshuffle(pointwise, 3, 2), rtol=1e-4, atol=1e-5)
 
 
 def test_costs_are_those_of_the_shipped_bundle():
