@@ -89,9 +89,9 @@ class SubPixelODEUNet(ODEUNet):
         self.to_head = nn.Conv3d(first, head_channels, kernel_size=1)
         self.head = nn.Sequential(
             nn.GroupNorm(8, head_channels),
-            nn.SiLU(inplace=True),
+            nn.SiLU(),
             nn.Conv3d(head_channels, head_channels, kernel_size=3, padding=1),
-            nn.SiLU(inplace=True),
+            nn.SiLU(),
             nn.ConvTranspose3d(head_channels, self.num_classes, kernel_size=stride, stride=stride),
         )
         self.stride = 1  # from the head's input to the first level's grid

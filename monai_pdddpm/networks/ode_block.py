@@ -37,7 +37,7 @@ class Acceleration(nn.Module):
         self.from_velocity = conv(channels, channels, kernel_size=1, bias=False)
         self.norm_out = nn.GroupNorm(groups, channels)
         self.conv_out = conv(channels, channels, kernel_size=3, padding=1)
-        self.act = nn.SiLU(inplace=True)
+        self.act = nn.SiLU()
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)
 
@@ -60,7 +60,7 @@ class InitialVelocity(nn.Module):
     def __init__(self, spatial_dims: int, channels: int, groups: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels)
-        self.act = nn.SiLU(inplace=True)
+        self.act = nn.SiLU()
         self.conv = Convolution(spatial_dims, channels, channels, kernel_size=1, conv_only=True)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:

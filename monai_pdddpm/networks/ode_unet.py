@@ -119,9 +119,9 @@ class ODEUNet(nn.Module):
         )
         self.embed = nn.Sequential(
             nn.Linear(embedding_channels, embedding_channels),
-            nn.SiLU(inplace=True),
+            nn.SiLU(),
             nn.Linear(embedding_channels, embedding_channels),
-            nn.SiLU(inplace=True),
+            nn.SiLU(),
         )
 
         def block(width: int) -> SecondOrderODEBlock:
@@ -139,9 +139,9 @@ class ODEUNet(nn.Module):
         self.to_head = conv(channels[0], stem_channels, kernel_size=1)
         self.head = nn.Sequential(
             nn.GroupNorm(groups, stem_channels),
-            nn.SiLU(inplace=True),
+            nn.SiLU(),
             conv(stem_channels, stem_channels, kernel_size=3, padding=1),
-            nn.SiLU(inplace=True),
+            nn.SiLU(),
             conv(stem_channels, num_classes, kernel_size=1),
         )
 
