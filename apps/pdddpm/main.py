@@ -38,7 +38,7 @@ try:
     from monailabel.tasks.infer.bundle import BundleInferTask
     from monailabel.utils.others.generic import device_list, name_to_device
 
-    from monai_pdddpm.bundle import keep_freed_memory, load_network
+    from monai_pdddpm.bundle import fit_threads, keep_freed_memory, load_network
     from monai_pdddpm.bundle.settings import check_settings
     from monai_pdddpm.data.checks import check_choice
     from monai_pdddpm.data.headers import read_header
@@ -271,6 +271,7 @@ class PDDDPMApp(MONAILabelApp):
 
     def __init__(self, app_dir, studies, conf):
         keep_freed_memory()
+        fit_threads()
         friendly_errors()
         try:
             self.bundles = find_bundles(conf.get("bundles"), Path(app_dir) / "model")

@@ -6,6 +6,7 @@ from .distributed import GlobalLoss, distributed_network, join_ranks, leave_rank
 from .export import export_ensemble
 from .locate import find_bundle_root, pick_device
 from .settings import check_settings
+from .threads import fit_threads
 from .weights import load_network, load_segmenter
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "distributed_network",
     "export_ensemble",
     "find_bundle_root",
+    "fit_threads",
     "join_ranks",
     "keep_freed_memory",
     "leave_ranks",
