@@ -5,8 +5,8 @@ import re
 
 import pytest
 import torch
-from monai.networks.utils import pixelshuffle
 from monai.bundle import ConfigParser
+from monai.networks.utils import pixelshuffle
 
 from benchmarks.trust import design, measuring, report, study
 from benchmarks.trust.rivals import Refiner, SeparableODEUNet, SubPixelODEUNet, UntiedODEUNet
