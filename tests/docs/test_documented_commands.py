@@ -83,6 +83,7 @@ LEAVES = {
     "/data/series": [f"{PHANTOM}/output/phantom_series_*/*_seg.nii.gz"],
     "cross_fitting.json": [f"{PHANTOM}/runs/segmenter_fold4/segmenter.pt", f"{PHANTOM}/models/model.pt"],
     "--json > findings.json": ["findings.json"],
+    "--denoiser_file $B/models/model.pt": ["runs/two/model.pt", "runs/two/evaluation/evaluation_summary.json"],
     "liver_ct_segmentation/configs/inference.json": ["bundles/liver_ct_segmentation/output/*/*_entropy.nii.gz"],
     "--segmenter zoo": ["bundles/spleen_ct_segmentation/models/model.pt"],
 }
