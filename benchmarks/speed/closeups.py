@@ -16,7 +16,7 @@ from monai_pdddpm.inferers.autocast import autocast
 from monai_pdddpm.inferers.chain import Stopwatch, reverse_chain
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last_3d": torch.channels_last_3d}
-LAYOUT_CONTENDERS = ("ours", "ddpm")
+CLOSE_CONTENDERS = ("ours", "ddpm")
 
 
 class Window:
@@ -60,29 +60,50 @@ def share_of_convolutions(events: Sequence[Any], on_gpu: bool) -> float:
     return sum(time for key, time in own.items() if "conv" in key) / max(1e-9, sum(own.values()))
 
 
-def profile_chain(task: Task, rows: int = 15) -> dict[str, Any]:
-    """Profile our chain in one window.
+def profile_chain(task: Task, repeats: int = 5, rows: int = 15) -> dict[str, Any]:
+    """Profile our chain in one window, and the calls of our networks and of MONAI's.
+
+    Args:
+        task: the bundle and the device.
+        repeats: profiles of each, whose shares are kept.
+        rows: of the table.
 
     Returns:
-        ``table``, the profiler's; ``convolutions``, their share; ``seconds`` of the chain without the profiler.
+        ``table``, the last profile's of the chain; ``convolutions``, their shares by what was run; ``seconds`` of the
+        chain without the profiler.
     """
     entry = CONTENDERS["ours"].build(task)
     window = Window(task, entry, entry.inferer.members)  # type: ignore[attr-defined]
-    on_gpu = window.device.type == "cuda"
+    on_gpu, steps = window.device.type == "cuda", len(entry.chain.time_steps)
     window.run_chain()
     watch = Stopwatch(window.device)
     with watch("chain"):
         window.run_chain()
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(activities=activities) as profiler:
-        window.run_chain()
-    events = profiler.key_averages()
+    shares: dict[str, list[float]] = {}
+
+    def look_at(what: str, work: Callable[[], Any]) -> Any:
+        work()
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+        for _ in range(repeats):
+            with profile(activities=activities) as profiler:
+                work()
+            events = profiler.key_averages()
+            shares.setdefault(what, []).append(share_of_convolutions(events, on_gpu))
+        return events
+
+    events = look_at("ours: the chain", window.run_chain)
+    for name in CLOSE_CONTENDERS:
+        entry = CONTENDERS[name].build(task)
+        pair, seen = entry.pair, Window(task, entry, len(window.noise[0]))
+        for what, (job, inputs) in jobs_of(seen, own_parts=name == "ours").items():
+            with torch.no_grad(), autocast(window.device, window.precision):
+                look_at(f"{CONTENDERS[name].title}: {what}", partial(job, pair, *inputs))
     order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     return {
         "members": len(window.noise[0]),
-        "steps": len(entry.chain.time_steps),
+        "steps": steps,
         "seconds": watch.seconds["chain"],
-        "convolutions": share_of_convolutions(events, on_gpu),
+        "convolutions": shares,
         "table": events.table(sort_by=order, row_limit=rows, max_name_column_width=40),
     }
 
@@ -111,7 +132,7 @@ def time_in_turns(
     return {name: {"low": float(q[0]), "median": float(q[1]), "high": float(q[2])} for name, q in quartiles.items()}
 
 
-def layouts(task: Task, repeats: int = 5, contenders: Sequence[str] = LAYOUT_CONTENDERS) -> list[dict[str, Any]]:
+def layouts(task: Task, repeats: int = 5, contenders: Sequence[str] = CLOSE_CONTENDERS) -> list[dict[str, Any]]:
     """Time the networks in both memory layouts; a line for each network and batch."""
     lines = []
     for name in contenders:

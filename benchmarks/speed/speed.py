@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -183,11 +184,16 @@ def chosen_switches(names: Sequence[str]) -> list[str]:
 
 def profile(task: Task, args: argparse.Namespace) -> dict[str, Any]:
     """Profile our chain and write the table of its operations."""
-    found = closeups.profile_chain(task)
+    found = closeups.profile_chain(task, args.repeats)
+    rows = []
+    for what, shares in found["convolutions"].items():
+        low, middle, high = (f"{100 * share:.0f}" for share in (min(shares), statistics.median(shares), max(shares)))
+        rows.append([what, f"{middle} [{low}, {high}]"])
     text = (
         f"The chain of {args.bundle.name} in one window, {found['members']} members, {found['steps']} steps: "
-        f"{found['seconds']:.3g} s without the profiler. Convolutions take {100 * found['convolutions']:.0f} % of the "
-        f"operations' own time.\n\n```\n{found['table'].strip()}\n```\n\n{machine_line(args)}"
+        f"{found['seconds']:.3g} s without the profiler. What convolutions take of the operations' own time: median of "
+        f"{args.repeats} profiles, least and most.\n\n{table(['what', '%'], rows)}\n\n"
+        f"```\n{found['table'].strip()}\n```\n\n{machine_line(args)}"
     )
     report.write(f"profile_{torch.device(args.device).type}", found, text, args.output_dir)
     return found

@@ -310,7 +310,10 @@ def test_profile_and_layout_run(tmp_path, small_baseline, capsys):
     speed.main([*common, "--output_dir", str(tmp_path), "--profile", "--layout"])
     found = json.loads((tmp_path / "results_profile_cpu.json").read_text())
     assert (found["members"], found["steps"]) == (2, 2)
-    assert 0 < found["convolutions"] < 1
+    ours = [f"ours: {what}" for what in ("the chain", "denoiser, batch 1", "denoiser, batch 2", "segmenter", "encoder")]
+    theirs = [f"DDPM, 1000 steps: denoiser, batch {batch}" for batch in (1, 2)]
+    assert list(found["convolutions"]) == [*ours, *theirs]
+    assert all(len(shares) == 1 and 0 < shares[0] < 1 for shares in found["convolutions"].values())
     assert "convolution" in (tmp_path / "results_profile_cpu.md").read_text()
     lines = json.loads((tmp_path / "results_layout_cpu.json").read_text())["rows"]
     assert [line["network"] for line in lines if line["contender"] == "ours"] == [
