@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -63,17 +62,11 @@ def write_halves(dataset_dir: Path, folder: Path) -> None:
 
 
 def run(verb: str, config: str, log: Path, **options: Any) -> None:
-    """Run one of the bundle's commands in a process of its own."""
-    command = [sys.executable, "-m", "monai.bundle", "run", verb]
-    options = {"config_file": str(BUNDLE / "configs" / config), "bundle_root": str(BUNDLE), "device": "cpu", **options}
-    for key, value in options.items():
-        command += [f"--{key}", value if isinstance(value, str) else repr(value)]
-    log.parent.mkdir(parents=True, exist_ok=True)
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    with log.open("w", encoding="utf-8") as file:
-        done = subprocess.run(command, stdout=file, stderr=file, env={**os.environ, "PYTHONPATH": path}, check=False)
-    if done.returncode:
-        raise SystemExit(f"{config}: it failed, see {log}")
+    """Run one of the lesion bundle's commands."""
+    config_file = str(BUNDLE / "configs" / config)
+    measuring.run_bundle(
+        verb, {"config_file": config_file, "bundle_root": str(BUNDLE), "device": "cpu", **options}, log
+    )
 
 
 def train_and_measure(work: Path, epochs: int) -> dict[str, Any]:
@@ -94,7 +87,7 @@ def train_and_measure(work: Path, epochs: int) -> dict[str, Any]:
             output_dir=str(segmenter.parent),
         )
     found: dict[str, Any] = {}
-    for number, (name, settings) in enumerate(VARIANTS.items()):
+    for number, (name, settings) in enumerate(tqdm(VARIANTS.items(), desc="denoisers", disable=None)):
         folder = work / f"denoiser_{number}"
         options = {"dataset_dir": data, "output_dir": str(folder), "model_file": str(folder / "model.pt"), **settings}
         if not (folder / "model.pt").is_file():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +26,7 @@ from monai_pdddpm.metrics import calibration_metrics, near_structure
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.transforms.summary import agreement
 
+ROOT = Path(__file__).resolve().parents[2]
 Draw = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -32,6 +36,28 @@ def read_bundle(bundle: Path, overrides: Mapping[str, Any]) -> ConfigParser:
     parser.read_config(bundle / "configs" / "evaluate.json")
     parser.update({"bundle_root": str(bundle), "device": "cpu", "write_members": True, **overrides})
     return parser
+
+
+def run_bundle(verb: str, options: Mapping[str, Any], log: Path) -> None:
+    """Run a bundle's command in a process of its own, which finds this repository's modules.
+
+    Args:
+        verb: such as ``training``.
+        options: of the command, by name.
+        log: file for what it prints.
+
+    Raises:
+        SystemExit: when it fails.
+    """
+    command = [sys.executable, "-m", "monai.bundle", "run", verb]
+    for key, value in options.items():
+        command += [f"--{key}", value if isinstance(value, str) else repr(value)]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as file:
+        done = subprocess.run(command, stdout=file, stderr=file, env={**os.environ, "PYTHONPATH": path}, check=False)
+    if done.returncode:
+        raise SystemExit(f"{verb}: it failed, see {log}")
 
 
 def load_cases(parser: ConfigParser, cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -75,17 +73,9 @@ def train(name: str, variant: Mapping[str, Any], copy: int, args: argparse.Names
         options["segmenter_files"] = [str(args.work / "segmenter_0" / "model.pt")]
     if "cross_fitting.json" in stage:
         options["fold_files"] = str(args.work / "fold_segmenter_{fold}" / "model.pt")
-    command = [sys.executable, "-m", "monai.bundle", "run", "training"]
-    command += ["--config_file", str([str(configs / file) for file in stage])]
-    for key, value in options.items():
-        command += [f"--{key}", value if isinstance(value, str) else repr(value)]
-    folder.mkdir(parents=True, exist_ok=True)
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     begin = time.time()
-    with (folder / "training.log").open("w", encoding="utf-8") as log:
-        done = subprocess.run(command, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": path}, check=False)
-    if done.returncode:
-        raise SystemExit(f"{name}: the training failed, see {folder / 'training.log'}")
+    config_files = str([str(configs / file) for file in stage])
+    measuring.run_bundle("training", {"config_file": config_files, **options}, folder / "training.log")
     measuring.write_json(folder / "training.json", {"minutes": (time.time() - begin) / 60, "options": options})
 
 
