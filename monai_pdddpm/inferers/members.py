@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 FUSIONS = ("window", "step")
 WORKING_VOLUMES = {"window": 1, "step": 6}  # float32 volumes in work for a member, beside its noise
-CPU_MEMORY = 32 * 2**20  # bytes; more at once is hardly faster on a CPU
+CPU_MEMORY = 256 * 2**20  # bytes; room for a batch of members in a region of some dozen windows
 MIB = 2**20
 Features = Callable[[Window], list[torch.Tensor]]
 
@@ -180,7 +180,7 @@ class MemberDrawer:
 
 
 def working_memory(mib: int, device: torch.device) -> int:
-    """Return the bytes that members in work may take: as asked, or 32 MiB, or an eighth of what a GPU has free."""
+    """Return the bytes that members in work may take: as asked, or 256 MiB, or an eighth of what a GPU has free."""
     if mib:
         return mib * MIB
     return torch.cuda.mem_get_info(device)[0] // 8 if device.type == "cuda" else CPU_MEMORY

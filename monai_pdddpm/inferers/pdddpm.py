@@ -60,7 +60,7 @@ class PDDDPMInferer(Inferer):
         proposal_smoothing: standard deviation, in frames, of a Gaussian over the proposals of neighbouring frames; 0
             smooths nothing.
         member_batch: most members that run through the denoiser together.
-        memory: MiB for the members in work, and as much for features; 0 takes 32 on the CPU, where more features go to
+        memory: MiB for the members in work, and as much for features; 0 takes 256 on the CPU, where more features go to
             a temporary file, and on a GPU an eighth of what is free.
         return_members: append every member's probabilities to the output.
         solver: of the ODE blocks, the network's own when empty.

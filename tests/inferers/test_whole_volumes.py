@@ -250,7 +250,7 @@ class TestMemory:
         assert caplog.text.count("\n") == 1
         assert "401 MiB" in caplog.text
         assert working_memory(3, gpu) == 3 * 2**20
-        assert working_memory(0, torch.device("cpu")) == 32 * 2**20
+        assert working_memory(0, torch.device("cpu")) == 256 * 2**20
 
     def test_large_results_lie_in_a_file_and_are_the_same(self, monkeypatch, tmp_path):
         x, network = image(16, 16), formula_pair()
