@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from monai_pdddpm.metrics.recalibration import tempered
 from monai_pdddpm.metrics.uncertainty import mutual_information, predictive_entropy
 
 MAPS = ("member_entropy", "variance", "preseg", "members")
+_TOGETHER = 32 * 2**20  # bytes of members that go back together: MONAI takes some 10 ms each time
 
 
 class SplitOutputd(MapTransform):
@@ -69,10 +71,11 @@ class SplitOutputd(MapTransform):
 
 
 class InvertMembersd(MapTransform):
-    """Bring the members back to the scan's grid one after the other, and make label maps of them.
+    """Bring the members back to the scan's grid, a few at a time, and make label maps of them.
 
-    Each member's probabilities are inverted as MONAI's ``Invertd`` does and the likeliest class is taken after that, so
-    that only one member is held in full; the label maps of many large members lie in a temporary file.
+    Members' probabilities are inverted as MONAI's ``Invertd`` does and the likeliest class is taken after that. As many
+    go together as take 32 MiB, so that of a large scan only one is held in full; the label maps of many large members
+    lie in a temporary file.
 
     Args:
         keys: the key of the members' probabilities, (T x members x K, ...) for T frames.
@@ -95,7 +98,7 @@ class InvertMembersd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.num_classes = num_classes
         self.orig_keys = orig_keys
-        self.invert = Invertd("member", transform, orig_keys, nearest_interp=False, to_tensor=True)
+        self.invert = Invertd("members", transform, orig_keys, nearest_interp=False, to_tensor=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with the members as label maps."""
@@ -107,17 +110,24 @@ class InvertMembersd(MapTransform):
             each = members.as_tensor().unflatten(0, (frames, -1, self.num_classes))
             maps: torch.Tensor | None = None
             inverted: Any = None
-            for number in range(each.shape[1]):
-                member = MetaTensor(each[:, number].flatten(0, 1), meta=dict(meta))
-                inverted = self.invert({self.orig_keys: d[self.orig_keys], "member": member})["member"]
-                labels = frames_last(inverted.as_tensor(), frames).argmax(dim=0)
+            at_once = self._at_once(each, d[self.orig_keys])
+            for first, some in zip(range(0, each.shape[1], at_once), each.split(at_once, dim=1), strict=True):
+                together = MetaTensor(some.flatten(0, 2), meta=dict(meta))
+                inverted = self.invert({self.orig_keys: d[self.orig_keys], "members": together})["members"]
+                channels = inverted.as_tensor().unflatten(0, some.shape[:3])
+                labels = frames_last(channels.argmax(dim=2).flatten(0, 1), frames)
                 if maps is None:
                     kind = torch.uint8 if self.num_classes <= 256 else torch.int16
-                    maps = scratch_tensor((each.shape[1], *labels.shape), labels.device, kind)
-                maps[number] = labels
+                    maps = scratch_tensor((each.shape[1], *labels.shape[1:]), labels.device, kind)
+                maps[first : first + len(labels)] = labels
             assert maps is not None  # SplitOutputd leaves out the key of no members
             d[key] = MetaTensor(maps, meta=inverted.meta)
         return d
+
+    def _at_once(self, each: torch.Tensor, scan: MetaTensor) -> int:
+        """Return how many members, (T, members, K, ...), go together: those of 32 MiB on either grid, at least one."""
+        before, after = each[0, 0, 0].numel(), math.prod(int(n) for n in scan.meta.get("spatial_shape", ()))
+        return max(1, _TOGETHER // (4 * len(each) * self.num_classes * max(before, after)))
 
 
 class Uncertaintyd(MapTransform):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd
 
 from monai_pdddpm.errors import UserError
 from monai_pdddpm.transforms import InvertMembersd, Spacingd, SplitOutputd, Uncertaintyd
+from monai_pdddpm.transforms import outputs
 from monai_pdddpm.transforms.outputs import normalised
 
 K = 3
@@ -193,7 +195,7 @@ class TestInvertMembers:
 
     def scan(self, size):
         affine = torch.diag(torch.tensor([-1.0, 2, 1, 1], dtype=torch.float64))  # left, and oblong voxels
-        return MetaTensor(torch.zeros(size), affine=affine, meta={"filename_or_obj": "a.nii"})
+        return MetaTensor(torch.zeros(size), affine=affine, meta={"filename_or_obj": "a.nii", "spatial_shape": size})
 
     def test_each_is_turned_back_and_then_labelled(self):
         steps = self.preprocessing([1.0, 2.0, 1.0])
@@ -227,6 +229,22 @@ class TestInvertMembers:
         assert found.shape == (2, 4, 3, 2, 3)
         for frame in range(3):
             assert torch.equal(found[..., frame].as_tensor().long(), labels[frame])
+
+    @pytest.mark.parametrize("frames", [1, 2])
+    def test_members_together_are_what_each_is_alone(self, frames, monkeypatch):
+        steps = self.preprocessing([2.0, 2.0, 2.0])
+        item = steps({"image": self.scan((9, 5, 9))}) | {"inference": {"frames": frames}}
+        p = torch.rand(frames * 5 * K, *item["image"].shape[1:], generator=torch.Generator().manual_seed(1))
+        item["members"] = MetaTensor(p, meta=dict(item["image"].meta))
+        found, calls = {}, {}
+        for members, room in ((1, 0), (2, 2 * 4 * frames * K * 9 * 5 * 9), (5, 2**20)):
+            monkeypatch.setattr(outputs, "_TOGETHER", room)
+            invert = InvertMembersd("members", K, steps)
+            invert.invert = mock.Mock(wraps=invert.invert)
+            found[members], calls[members] = invert(item)["members"].as_tensor(), invert.invert.call_count
+        assert calls == {1: 5, 2: 3, 5: 1}
+        assert torch.equal(found[1], found[2])
+        assert torch.equal(found[1], found[5])
 
     def test_no_members(self):
         assert InvertMembersd("members", K, self.preprocessing([1.0, 1, 1]))({"image": 1}) == {"image": 1}
