@@ -11,8 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd
 
 from monai_pdddpm.errors import UserError
-from monai_pdddpm.transforms import InvertMembersd, Spacingd, SplitOutputd, Uncertaintyd
-from monai_pdddpm.transforms import outputs
+from monai_pdddpm.transforms import InvertMembersd, Spacingd, SplitOutputd, Uncertaintyd, outputs
 from monai_pdddpm.transforms.outputs import normalised
 
 K = 3
