@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.trust.phantom import calibration_error, near_border  # noqa: E402
 from monai_pdddpm.bundle import load_network  # noqa: E402
-from monai_pdddpm.data.phantom import Phantom, make_phantom_scan  # noqa: E402
+from monai_pdddpm.data.phantom_law import Phantom, make_phantom_scan  # noqa: E402
 from monai_pdddpm.metrics.calibration import near_structure  # noqa: E402
 from monai_pdddpm.metrics.recalibration import COVERAGE, Calibration  # noqa: E402
 from monai_pdddpm.metrics.uncertainty import predictive_entropy  # noqa: E402

@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser
 from numpy.typing import NDArray
 
 from monai_pdddpm.bundle import load_network
-from monai_pdddpm.data.phantom import Phantom, make_phantom_scan
+from monai_pdddpm.data.phantom_law import Phantom, make_phantom_scan
 
 ROOT = Path(__file__).parents[2]
 FIRST_SEED = 9000  # far from the seeds of the bundle's own scans

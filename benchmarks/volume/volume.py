@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.trust import measuring  # noqa: E402
 from monai_pdddpm.bundle import keep_freed_memory  # noqa: E402
 from monai_pdddpm.data import labelled_cases  # noqa: E402
-from monai_pdddpm.data.phantom import CLASS_MEANS, NOISE_SD, Phantom, make_phantom_scan  # noqa: E402
+from monai_pdddpm.data.phantom_law import CLASS_MEANS, NOISE_SD, Phantom, make_phantom_scan  # noqa: E402
 from monai_pdddpm.errors import UserError, friendly_errors  # noqa: E402
 from monai_pdddpm.inferers import PDDDPMInferer  # noqa: E402
 from monai_pdddpm.inferers.active import active_voxels  # noqa: E402

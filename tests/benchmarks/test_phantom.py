@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.trust.phantom import calibration_error, measure, near_border, neighbour_correlation
-from monai_pdddpm.data.phantom import make_phantom_scan, smooth_field
+from monai_pdddpm.data.phantom_law import make_phantom_scan, smooth_field
 
 
 def test_calibration_error_by_hand():

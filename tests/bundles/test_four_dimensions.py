@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from monai_pdddpm.data.phantom import make_phantom_series, phantom_affine
+from monai_pdddpm.data.phantom_law import make_phantom_series, phantom_affine
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from monai_pdddpm.data import write_phantom
-from monai_pdddpm.data.phantom import make_phantom_scan
+from monai_pdddpm.data.phantom_law import make_phantom_scan
 
 pytestmark = pytest.mark.slow
 

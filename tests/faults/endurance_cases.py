@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from endurance_watch import Usage, beyond, growth, least, table, usage
 
-from monai_pdddpm.data.phantom import make_phantom_scan, phantom_affine
+from monai_pdddpm.data.phantom_law import make_phantom_scan, phantom_affine
 
 CONFIG = Path(__file__).parents[2] / "bundles" / "phantom_segmentation" / "configs" / "inference.json"
 SIZE, SPACING = (24, 24, 24), (1.0, 1.0, 1.0)

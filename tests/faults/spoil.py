@@ -11,7 +11,7 @@ import itk
 import nibabel as nib
 import numpy as np
 
-from monai_pdddpm.data.phantom import make_phantom_scan, phantom_affine
+from monai_pdddpm.data.phantom_law import make_phantom_scan, phantom_affine
 
 SPACING = (1.0, 1.5, 2.0)
 VOXELS = make_phantom_scan((14, 12, 10), SPACING, seed=3).image.astype(np.float32)

@@ -9,7 +9,7 @@ import pytest
 from monai.bundle import ConfigParser
 from scipy.ndimage import center_of_mass
 
-from monai_pdddpm.data.phantom import make_phantom_scan, phantom_affine
+from monai_pdddpm.data.phantom_law import make_phantom_scan, phantom_affine
 
 pytestmark = pytest.mark.slow
 
