@@ -6,6 +6,7 @@ from .checkpoint import EpochSeed, ModelSaver, TrainingCheckpoint
 from .evaluation_report import EvaluationReport
 from .folder_report import FolderReport
 from .member_server import MemberServer
+from .pass_on import PassOn
 from .progress import CaseProgress, Progress, TrackedLoss
 from .run_record import RunRecord
 from .viewer_files import ViewerFiles
@@ -19,6 +20,7 @@ __all__ = [
     "FolderReport",
     "MemberServer",
     "ModelSaver",
+    "PassOn",
     "Progress",
     "RunRecord",
     "TrackedLoss",
