@@ -9,7 +9,6 @@ of its own.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,21 +18,19 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.speed import closeups, growth, report  # noqa: E402
-from benchmarks.speed.contenders import CONTENDERS, Task  # noqa: E402
-from benchmarks.speed.jobs import kept, machine, machine_line, measured, when  # noqa: E402
-from benchmarks.speed.measure import measure  # noqa: E402
-from benchmarks.trust import measuring  # noqa: E402
-from benchmarks.volume.volume import table  # noqa: E402
-from monai_pdddpm.bundle import keep_freed_memory, pick_device  # noqa: E402
-from monai_pdddpm.data import labelled_cases, write_phantom  # noqa: E402
-from monai_pdddpm.errors import UserError, friendly_errors  # noqa: E402
+from benchmarks.speed import closeups, growth, report
+from benchmarks.speed.contenders import CONTENDERS, Task
+from benchmarks.speed.jobs import kept, machine, machine_line, measured, when
+from benchmarks.speed.measure import measure
+from benchmarks.speed.options import parsed, shared_options
+from benchmarks.trust import measuring
+from benchmarks.volume.volume import table
+from monai_pdddpm.bundle import keep_freed_memory
+from monai_pdddpm.data import labelled_cases, write_phantom
+from monai_pdddpm.errors import UserError, friendly_errors
 
-BUNDLES = ROOT / "bundles"
 STAGES_OF_OURS = ("segment", "encode", "chain", "networks", "total")
 SWITCHES: dict[str, dict[str, Any]] = {  # each alone, the others as shipped
     "as shipped": {},
@@ -220,21 +217,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     Raises:
         UserError: when one does not fit.
     """
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--dataset_dir", type=Path, help="labelled scans of the bundle; a phantom is made without")
-    options.add_argument("--bundle", type=Path, help="hippocampus with --dataset_dir, else phantom")
+    options = shared_options(__doc__)
     options.add_argument("--cases", type=int, default=5, help="take the first n of the validation cases")
     options.add_argument("--only", nargs="+", choices=CONTENDERS, help="contenders, all by default")
-    options.add_argument("--device", default=str(pick_device()), help="a GPU when there is one")
     options.add_argument("--members", type=int, help="of every ensemble, the bundle's own number by default")
     options.add_argument("--repeats", type=int, default=3, help="rounds over the cases")
     options.add_argument("--seconds", type=float, default=30, help="for the rounds of a contender, the runs of a point")
     options.add_argument("--timed_steps", type=int, help="of long chains, over all cases; 0 runs them whole")
     options.add_argument("--weights", nargs="+", default=[], help="contender=file, so that it gets a Dice")
-    options.add_argument("--overrides", default="{}", help="changes of inference.json for all, as JSON")
-    options.add_argument("--work", type=Path, default=ROOT / "runs" / "speed", help="what was measured, per contender")
-    options.add_argument("--output_dir", type=Path, default=HERE, help="for tables and figure")
-    options.add_argument("--again", action="store_true", help="measure anew what was measured before")
     options.add_argument("--profile", action="store_true", help="of our chain, instead of the contenders")
     options.add_argument("--layout", action="store_true", help="memory layouts, instead of the contenders")
     options.add_argument("--threads", type=int, nargs="+", help="ours with so many, instead of the contenders")
@@ -245,24 +235,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument(
         "--growth", nargs="*", choices=growth.CURVES, help="of ours, over members and so on: all or those named"
     )
-    options.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)  # a contender's own process
-    options.add_argument("--job_file", type=Path, help=argparse.SUPPRESS)
-    args = options.parse_args(argv)
+    args = parsed(options, argv)
     for name in ("cases", "repeats", "members"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"{name}: found {getattr(args, name)}, expected 1 or more; mend --{name}")
     for name in ("threads", "member_batch"):
         if min(getattr(args, name) or [1]) < 1:
             raise UserError(f"{name}: found {getattr(args, name)}, expected numbers of 1 or more; mend --{name}")
-    default = "hippocampus_mri_segmentation" if args.dataset_dir else "phantom_segmentation"
-    args.bundle = (args.bundle or BUNDLES / default).resolve()
-    args.dataset_dir = args.dataset_dir and args.dataset_dir.resolve()
-    args.work, args.output_dir = args.work.resolve(), args.output_dir.resolve()
     args.weights = parse_weights(args.weights)
-    try:
-        args.overrides = json.loads(args.overrides)
-    except ValueError as error:
-        raise UserError(f"overrides: found {args.overrides!r}, expected JSON ({error}); mend --overrides") from error
     return args
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 import tempfile
 import time
@@ -22,20 +21,17 @@ import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.speed import report  # noqa: E402
-from benchmarks.speed.jobs import machine, machine_line, measured, when  # noqa: E402
-from benchmarks.speed.measure import spread, yardstick  # noqa: E402
-from benchmarks.trust import measuring  # noqa: E402
-from benchmarks.volume.volume import peak_mib, status_mib, table  # noqa: E402
-from monai_pdddpm.bundle import pick_device  # noqa: E402
-from monai_pdddpm.data import write_phantom  # noqa: E402
-from monai_pdddpm.errors import UserError, friendly_errors  # noqa: E402
+from benchmarks.speed import report
+from benchmarks.speed.jobs import machine, machine_line, measured, when
+from benchmarks.speed.measure import spread, yardstick
+from benchmarks.speed.options import parsed, shared_options
+from benchmarks.trust import measuring
+from benchmarks.volume.volume import peak_mib, status_mib, table
+from monai_pdddpm.data import write_phantom
+from monai_pdddpm.errors import UserError, friendly_errors
 
-BUNDLES = ROOT / "bundles"
 STAGES = {"segmenter": "train_segmenter.json", "denoiser": "train.json"}
 PHANTOM_CASES = 24
 NEVER = 10**6  # epochs
@@ -269,35 +265,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     Raises:
         UserError: when one does not fit.
     """
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--dataset_dir", type=Path, help="labelled scans of the bundle; a phantom is made without")
-    options.add_argument("--bundle", type=Path, help="hippocampus with --dataset_dir, else phantom")
-    options.add_argument("--device", default=str(pick_device()), help="a GPU when there is one")
+    options = shared_options(__doc__)
     options.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="both by default")
     options.add_argument("--workers", type=int, nargs="+", default=[0, 1], help="processes that read")
     options.add_argument("--iterations", type=int, default=30, help="that are timed")
     options.add_argument("--warm_up", type=int, default=3, help="iterations before them")
     options.add_argument("--seconds", type=float, default=12, help="after which no further iteration is timed")
-    options.add_argument("--overrides", default="{}", help="changes of both stages, as JSON")
-    options.add_argument("--work", type=Path, default=ROOT / "runs" / "speed", help="what was measured")
-    options.add_argument("--output_dir", type=Path, default=HERE, help="for the table")
-    options.add_argument("--again", action="store_true", help="measure anew what was measured before")
-    options.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)  # a row's own process
-    options.add_argument("--job_file", type=Path, help=argparse.SUPPRESS)
-    args = options.parse_args(argv)
+    args = parsed(options, argv)
     for name, low in (("iterations", 2), ("warm_up", 1)):
         if getattr(args, name) < low:
             raise UserError(f"{name}: found {getattr(args, name)}, expected {low} or more; mend --{name}")
     if min(args.workers) < 0:
         raise UserError(f"workers: found {args.workers}, expected numbers of 0 or more; mend --workers")
-    default = "hippocampus_mri_segmentation" if args.dataset_dir else "phantom_segmentation"
-    args.bundle = (args.bundle or BUNDLES / default).resolve()
-    args.dataset_dir = args.dataset_dir and args.dataset_dir.resolve()
-    args.work, args.output_dir = args.work.resolve(), args.output_dir.resolve()
-    try:
-        args.overrides = json.loads(args.overrides)
-    except ValueError as error:
-        raise UserError(f"overrides: found {args.overrides!r}, expected JSON ({error}); mend --overrides") from error
     return args
 
 

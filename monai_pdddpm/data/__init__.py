@@ -12,7 +12,7 @@ from .label_values import LabelValueWriter
 from .loading import LoadScan, LoadScand
 from .provenance import run_record
 from .ranks import RankSampler, cases_of_rank, is_first_rank
-from .scans import check_scan
+from .scans import plan_scan
 from .writer import GridWriter
 
 __all__ = [
@@ -32,13 +32,13 @@ __all__ = [
     "check_file",
     "check_output_dir",
     "check_range",
-    "check_scan",
     "check_voxels",
     "ensure_phantom",
     "fold_cases",
     "inference_cases",
     "is_first_rank",
     "labelled_cases",
+    "plan_scan",
     "report_path",
     "run_record",
     "training_cases",

@@ -14,7 +14,7 @@ from monai.transforms import LoadImage
 from monai_pdddpm.data.checks import check_choice, check_fourth_dimension
 from monai_pdddpm.data.datalist import case_file, case_name, check_case_name
 from monai_pdddpm.data.headers import unreadable
-from monai_pdddpm.data.scans import MISSING, check_scan
+from monai_pdddpm.data.scans import MISSING, plan_scan
 from monai_pdddpm.data.shortage import shortage
 from monai_pdddpm.errors import UserError, printable, user_message
 
@@ -76,7 +76,7 @@ class CaseDataset(Dataset):
         try:
             check_case_name(image)
             if self.spatial_dims is not None:
-                check_scan(
+                plan_scan(
                     image, self.spatial_dims, self.channels, self.fourth_dimension, self.missing, self.channel_names
                 )
             item = dict(super()._transform(index))

@@ -14,7 +14,7 @@ from monai_pdddpm.data.geometry import coverage, largest_shift
 from monai_pdddpm.data.headers import ScanHeader, read_header
 from monai_pdddpm.errors import UserError
 
-__all__ = ["MISSING", "Image", "ScanPlan", "check_scan", "plan_scan"]
+__all__ = ["MISSING", "Image", "ScanPlan", "plan_scan"]
 
 MISSING = ("error", "zero")
 Image: TypeAlias = str | os.PathLike | Sequence[str | os.PathLike | None]
@@ -38,32 +38,6 @@ class ScanPlan:
     notes: tuple[str, ...] = ()
 
 
-def check_scan(
-    image: Image,
-    spatial_dims: int = 3,
-    channels: int | None = 1,
-    fourth_dimension: str = "channel",
-    missing: str = "error",
-    channel_names: Mapping[str, str] | None = None,
-) -> None:
-    """Check that a scan can be read and is what a network takes, by its header and its length.
-
-    Voxel values are not looked at, see `check_voxels`.
-
-    Args:
-        image: as `plan_scan`.
-        spatial_dims: likewise.
-        channels: likewise.
-        fourth_dimension: likewise.
-        missing: likewise.
-        channel_names: likewise.
-
-    Raises:
-        UserError: when `plan_scan` does.
-    """
-    plan_scan(image, spatial_dims, channels, fourth_dimension, missing, channel_names)
-
-
 def plan_scan(
     image: Image,
     spatial_dims: int = 3,
@@ -73,6 +47,8 @@ def plan_scan(
     channel_names: Mapping[str, str] | None = None,
 ) -> ScanPlan:
     """Read the headers of a scan, and check them and that they fit together.
+
+    Voxel values are not looked at, see `check_voxels`.
 
     Args:
         image: a NIfTI, NRRD or MetaImage file or a folder with one DICOM series; or a list with one 3D file or folder

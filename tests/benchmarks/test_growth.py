@@ -8,9 +8,10 @@ import torch
 
 from benchmarks.speed import growth, jobs, speed
 from benchmarks.speed.growth import CURVES, MARK_SIDE, amount, curve_table, run_point, size_of, slopes, slopes_of
+from benchmarks.speed.options import BUNDLES
 from monai_pdddpm.inferers.windows import WindowPlan, covering_windows, rim_of
 
-PHANTOM = speed.BUNDLES / "phantom_segmentation"
+PHANTOM = BUNDLES / "phantom_segmentation"
 TINY = {"roi_size": [16, 16, 16], "members": 2, "steps": 3}
 
 
@@ -42,7 +43,7 @@ def test_every_curve_bends_at_a_point_of_its_own():
     assert all(list(curve.values) == sorted(curve.values) for curve in CURVES.values())
 
 
-@pytest.mark.parametrize("config", sorted(speed.BUNDLES.glob("*/configs/inference.json")), ids=lambda c: c.parts[-3])
+@pytest.mark.parametrize("config", sorted(BUNDLES.glob("*/configs/inference.json")), ids=lambda c: c.parts[-3])
 @pytest.mark.parametrize("edge", CURVES["volume"].values)
 def test_the_undecided_place_fits_into_one_window_of_each_bundle(edge, config):
     config = json.loads(config.read_text())

@@ -14,6 +14,7 @@ from torch import nn
 from benchmarks.speed import closeups, contenders, jobs, measure, report, speed, training
 from benchmarks.speed.contenders import CONTENDERS, Task, closest_width, flops
 from benchmarks.speed.costs import count_flops, parameters
+from benchmarks.speed.options import BUNDLES, HERE
 from benchmarks.speed.rivals import Concatenated, FirstSteps, FromNoise, Passes, Silent
 from monai_pdddpm.data import labelled_cases, write_phantom
 from monai_pdddpm.errors import UserError
@@ -22,7 +23,7 @@ from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.schedulers import AncestralRule, uniform_steps
 from monai_pdddpm.schedulers.processes import DDPMProcess
 
-HIPPOCAMPUS, PHANTOM = (speed.BUNDLES / f"{name}_segmentation" for name in ("hippocampus_mri", "phantom"))
+HIPPOCAMPUS, PHANTOM = (BUNDLES / f"{name}_segmentation" for name in ("hippocampus_mri", "phantom"))
 TINY = {"roi_size": [16, 16, 16]}
 
 
@@ -286,7 +287,7 @@ def test_mistakes_are_told_at_once(options, message):
 
 
 def test_commands_of_the_readme_are_understood():
-    text = (speed.HERE / "README.md").read_text(encoding="utf-8")
+    text = (HERE / "README.md").read_text(encoding="utf-8")
     commands = [shlex.split(line, comments=True) for line in re.findall(r"^python .*", text, re.MULTILINE)]
     scripts = {f"benchmarks/speed/{script.__name__.rpartition('.')[2]}.py": script for script in (speed, training)}
     for _, file, *options in commands:

@@ -8,11 +8,12 @@ import torch
 from ignite.engine import Engine
 
 from benchmarks.speed import training
+from benchmarks.speed.options import BUNDLES
 from benchmarks.speed.training import STAGES, Waiting, rates, run_job, training_table
 from monai_pdddpm.data import write_phantom
 from monai_pdddpm.errors import UserError
 
-PHANTOM = training.BUNDLES / "phantom_segmentation"
+PHANTOM = BUNDLES / "phantom_segmentation"
 TINY = {"roi_size": [16, 16, 16]}
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from monai_pdddpm.data.loading import LoadScan
-from monai_pdddpm.data.scans import check_scan, plan_scan
+from monai_pdddpm.data.scans import plan_scan
 from monai_pdddpm.errors import UserError
 
 NAMES = {"0": "FLAIR", "1": "T1", "2": "T2"}
@@ -25,7 +25,7 @@ def shifted(*offset):
 
 def refused(image, *words, **options):
     with pytest.raises(UserError) as caught:
-        check_scan(image, **options)
+        plan_scan(image, **options)
     message = str(caught.value)
     assert "\n" not in message
     for word in words:
@@ -61,7 +61,7 @@ class TestAxes:
     def test_channels(self, tmp_path, shape, channels, fits):
         path = save(tmp_path / "a.nii", shape)
         if fits:
-            check_scan(path, 3, channels)
+            plan_scan(path, 3, channels)
             assert LoadScan(channels)(path).shape[1:] == shape[:3]  # what is let in can be loaded
         else:
             refused(path, f"{path}: found shape " + " x ".join(map(str, shape)), "3 spatial axes", channels=channels)
@@ -87,12 +87,12 @@ class TestAxes:
         if frames is None:
             refused(path, "expected 3 spatial axes and frames on a fourth one", fourth_dimension="time")
         else:
-            check_scan(path, fourth_dimension="time")
+            plan_scan(path, fourth_dimension="time")
             assert LoadScan(fourth_dimension="time")(path).shape == (frames, *shape[:3])
 
     def test_two_dimensions(self, tmp_path):
         path = save(tmp_path / "a.nii", (6, 7))
-        check_scan(path, spatial_dims=2)
+        plan_scan(path, spatial_dims=2)
         assert LoadScan(spatial_dims=2)(path).shape == (1, 6, 7)
         refused(path, "6 x 7", "3 spatial axes and 1 volume")
         refused(save(tmp_path / "b.nii", (6, 7, 1)), "6 x 7 x 1", "2 spatial axes", spatial_dims=2)
@@ -156,11 +156,11 @@ class TestList:
 
     def test_number_of_files(self, files):
         refused(files[:2], "found a list of 2 files, expected 3", "(FLAIR, T1, T2)", channels=3, channel_names=NAMES)
-        check_scan(files[:2], channels=None)
+        plan_scan(files[:2], channels=None)
 
     def test_file_of_a_list_is_3d(self, files, tmp_path):
         refused([files[0], save(tmp_path / "4d.nii", (6, 7, 5, 2))], "4d.nii: found shape 6 x 7 x 5 x 2", channels=2)
-        check_scan([files[0], save(tmp_path / "one.nii", (6, 7, 5, 1, 1))], channels=2)
+        plan_scan([files[0], save(tmp_path / "one.nii", (6, 7, 5, 1, 1))], channels=2)
 
     def test_frames_are_no_list(self, files):
         refused(files, "found a list of 3 files, expected one file with the frames", fourth_dimension="time")
