@@ -37,8 +37,8 @@ def compiled_and_own():
 
 @pytest.mark.slow
 def test_answer_is_the_same_for_every_size():
-    # in a process of its own: the compiler replaces operators whose addresses TorchScript remembers, and then takes for
-    # an operator whatever comes to lie there
+    # in a process of its own: the compiler, once imported, replaces operators whose addresses TorchScript remembers, and
+    # TorchScript then takes for an operator whatever comes to lie there
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         answers, still = process.submit(compiled_and_own).result()
     assert still
@@ -76,7 +76,8 @@ def test_too_little_memory_is_no_failure_of_the_compiler(monkeypatch):
         compiled.denoise(x_t, t, compiled.encode(image, proposal))
 
 
-def test_stands_for_the_denoiser_in_the_pair():
+def test_stands_for_the_denoiser_in_the_pair(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: function)
     pair = PDDDPM(nn.Conv2d(1, 2, 1), denoiser())
     twin = pair.with_denoiser(CompiledDenoiser(pair.denoiser))
     assert (twin.denoiser.divisor, twin.denoiser.num_classes) == (2, 2)
