@@ -1,8 +1,23 @@
-"""What a voxel's probabilities say about how unsure they are: the package's one definition of entropy."""
+"""What a voxel's probabilities say, and how unsure they are: the package's one definition of entropy."""
 
 from __future__ import annotations
 
 import torch
+
+
+def likeliest_class(probability: torch.Tensor, dim: int, keepdim: bool = False) -> torch.Tensor:
+    """Return the class of the largest probability, the first of several.
+
+    Args:
+        probability: of K classes along `dim`, or anything that grows with them.
+        dim: the class axis, 0 for (K, X, Y, Z), 1 for (B, K, X, Y, Z).
+        keepdim: keep that axis, of length 1.
+
+    Returns:
+        int64, without `dim` unless it is kept.
+    """
+    # what argmax gives, which takes many times as long on a CPU where the classes do not lie side by side
+    return torch.max(probability, dim=dim, keepdim=keepdim)[1]
 
 
 def predictive_entropy(probability: torch.Tensor, dim: int) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from monai_pdddpm.metrics.uncertainty import likeliest_class
 from monai_pdddpm.schedulers import PREDICTIONS, check_steps, cumulative_schedule
 from monai_pdddpm.schedulers.predictions import decode_probabilities, encode_labels, predicted_x0
 from monai_pdddpm.schedulers.rules import ddim_step
@@ -98,7 +99,7 @@ class PDDDPM(nn.Module):
         """Return the proposal, (B, K, ...): the segmenter's probabilities, or their one-hot argmax when ``hard``."""
         if not self.hard:
             return probabilities
-        index = probabilities.argmax(dim=1, keepdim=True)
+        index = likeliest_class(probabilities, dim=1, keepdim=True)
         return torch.zeros_like(probabilities).scatter_(1, index, 1.0)
 
     @torch.jit.export

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from monai_pdddpm.errors import UserError
+from monai_pdddpm.metrics.uncertainty import likeliest_class
 
 
 class ProposalCorruption:
@@ -71,7 +72,7 @@ class ProposalCorruption:
         # a blurred one-hot is near 1/2 at borders only, so that is where the field decides
         blurred = torch.lerp(warped, _blur(warped, len(size)), severity)
         field = self._smooth_field(batch, classes, size, proposal.device)
-        index = (blurred + self.doubt * severity * field).argmax(dim=1, keepdim=True)
+        index = likeliest_class(blurred + self.doubt * severity * field, dim=1, keepdim=True)
         return torch.zeros_like(proposal).scatter_(1, index, 1.0)
 
     def _warp(self, proposal: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:

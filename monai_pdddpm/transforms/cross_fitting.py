@@ -12,6 +12,7 @@ from monai.inferers import Inferer
 from monai.transforms import MapTransform
 
 from monai_pdddpm.bundle.weights import load_weights, read_weights
+from monai_pdddpm.metrics.uncertainty import likeliest_class
 
 
 class CrossFittedProposald(MapTransform):
@@ -42,7 +43,7 @@ class CrossFittedProposald(MapTransform):
             image = d[key]
             with torch.no_grad():
                 logits = self.inferer(torch.as_tensor(image)[None], self._of(int(d["fold"])))
-            labels = logits.argmax(dim=1).float()
+            labels = likeliest_class(logits, dim=1).float()
             d["proposal"] = MetaTensor(labels, meta=dict(image.meta)) if isinstance(image, MetaTensor) else labels
         return d
 

@@ -17,6 +17,7 @@ from monai_pdddpm.data.geometry import largest_shift
 from monai_pdddpm.metrics.calibration import calibration_metrics, near_structure
 from monai_pdddpm.metrics.lesions import check_min_voxels, lesion_metrics
 from monai_pdddpm.metrics.segmentation import Labels, class_names, segmentation_metrics
+from monai_pdddpm.metrics.uncertainty import likeliest_class
 
 
 def file_name(*tensors: Any) -> str:
@@ -134,7 +135,7 @@ class Evaluated(MapTransform):
             )
         plain = convert_to_tensor(probability, track_meta=False)
         spacing = [float(size) for size in affine_to_spacing(placed[0], r=truth.ndim)]
-        label_map = plain.argmax(0)
+        label_map = likeliest_class(plain, dim=0)
         labels = segmentation_metrics(label_map, truth, self.labels, spacing)
         if self.lesions:
             more = lesion_metrics(label_map, truth, self.labels, self.min_lesion_voxels)

@@ -14,7 +14,7 @@ from monai.transforms import Invertd, MapTransform
 from monai_pdddpm.errors import UserError
 from monai_pdddpm.inferers.scratch import scratch_tensor
 from monai_pdddpm.metrics.recalibration import tempered
-from monai_pdddpm.metrics.uncertainty import mutual_information, predictive_entropy
+from monai_pdddpm.metrics.uncertainty import likeliest_class, mutual_information, predictive_entropy
 
 MAPS = ("member_entropy", "variance", "preseg", "members")
 _TOGETHER = 32 * 2**20  # bytes of members that go back together: MONAI takes some 10 ms each time
@@ -115,7 +115,7 @@ class InvertMembersd(MapTransform):
                 together = MetaTensor(some.flatten(0, 2), meta=dict(meta))
                 inverted = self.invert({self.orig_keys: d[self.orig_keys], "members": together})["members"]
                 channels = inverted.as_tensor().unflatten(0, some.shape[:3])
-                labels = frames_last(channels.argmax(dim=2).flatten(0, 1), frames)
+                labels = frames_last(likeliest_class(channels, dim=2).flatten(0, 1), frames)
                 if maps is None:
                     kind = torch.uint8 if self.num_classes <= 256 else torch.int16
                     maps = scratch_tensor((each.shape[1], *labels.shape[1:]), labels.device, kind)
@@ -161,11 +161,11 @@ class Uncertaintyd(MapTransform):
             if "member_entropy" in d:
                 d["mutual_information"] = mutual_information(p, d["member_entropy"][0], dim=0)[None]
             p = d[key] = tempered(p, self.temperature, dim=0)
-            d["seg"] = p.argmax(dim=0, keepdim=True)
+            d["seg"] = likeliest_class(p, dim=0, keepdim=True)
             d["entropy"] = predictive_entropy(p, dim=0)[None]
             if self.preseg_key in d:
                 d[self.preseg_key] = normalised(d[self.preseg_key], dim=0)
-                d["preseg_seg"] = d[self.preseg_key].argmax(dim=0, keepdim=True)
+                d["preseg_seg"] = likeliest_class(d[self.preseg_key], dim=0, keepdim=True)
         return d
 
 

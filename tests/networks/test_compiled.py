@@ -37,8 +37,8 @@ def compiled_and_own():
 
 @pytest.mark.slow
 def test_answer_is_the_same_for_every_size():
-    # in a process of its own: the compiler, once imported, replaces operators whose addresses TorchScript remembers, and
-    # TorchScript then takes for an operator whatever comes to lie there
+    # in a process of its own: the compiler, once imported, replaces operators whose addresses TorchScript remembers,
+    # which then takes for an operator whatever comes to lie there
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         answers, still = process.submit(compiled_and_own).result()
     assert still
