@@ -17,7 +17,7 @@ from monai_pdddpm.metrics.recalibration import tempered
 from monai_pdddpm.metrics.uncertainty import likeliest_class, mutual_information, predictive_entropy
 
 MAPS = ("member_entropy", "variance", "preseg", "members")
-_TOGETHER = 32 * 2**20  # bytes of members that go back together: MONAI takes some 10 ms each time
+_TOGETHER = 32 * 2**20  # bytes of members that go back together: MONAI needs some ms to begin with
 
 
 class SplitOutputd(MapTransform):
