@@ -16,7 +16,7 @@ def likeliest_class(probability: torch.Tensor, dim: int, keepdim: bool = False) 
     Returns:
         int64, without `dim` unless it is kept.
     """
-    # what argmax gives, which takes many times as long on a CPU where the classes do not lie side by side
+    # what argmax gives, which is far slower on a CPU where the classes do not lie side by side (a test times both)
     return torch.max(probability, dim=dim, keepdim=keepdim)[1]
 
 

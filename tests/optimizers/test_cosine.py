@@ -55,6 +55,16 @@ def test_goes_on_along_its_own_cosine(begun_with, longer):
     assert scheduler.get_last_lr() == [0, 0]  # and stays there
 
 
+def test_pytorchs_would_rise_again():
+    states = after(7, CosineAnnealingLR(optimizer(), 7))
+    scheduler = CosineAnnealingLR(optimizer(), 12)
+    scheduler.optimizer.load_state_dict(states[0])
+    scheduler.load_state_dict(states[1])
+    found = [first for first, _ in rates(scheduler, 6)]
+    assert found == sorted(found)
+    assert found[-1] > 0.4  # of 0.5 at first
+
+
 @pytest.mark.parametrize("epochs", [0, -3])
 def test_no_epochs(epochs):
     with pytest.raises(UserError, match=rf"max_epochs: found {epochs}, expected 1 or more"):
