@@ -31,11 +31,11 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.trust.phantom import calibration_error, near_border  # noqa: E402
 from monai_pdddpm.bundle import load_network  # noqa: E402
-from monai_pdddpm.data.phantom_law import Phantom, make_phantom_scan  # noqa: E402
+from monai_pdddpm.data.phantom_distribution import Phantom, make_phantom_scan  # noqa: E402
 from monai_pdddpm.metrics.calibration import near_structure  # noqa: E402
 from monai_pdddpm.metrics.recalibration import COVERAGE, Calibration  # noqa: E402
 from monai_pdddpm.metrics.uncertainty import predictive_entropy  # noqa: E402
-from monai_pdddpm.transforms import SplitOutputd, Summarised, Uncertaintyd  # noqa: E402
+from monai_pdddpm.transforms import CaseSummaryd, SplitOutputd, Uncertaintyd  # noqa: E402
 from monai_pdddpm.visualize.overview import COLOURS, save_figure  # noqa: E402
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -136,7 +136,7 @@ def answer(parser: ConfigParser, network: torch.nn.Module, image: Array) -> dict
     data["members"] = data["members"].unflatten(0, (-1, len(labels))).argmax(dim=1)
     data["untempered"] = data["pred"]
     data = Uncertaintyd("pred", temperature=calibration.temperature)(data)
-    data = Summarised("seg", labels=labels, calibration=calibration)(data)
+    data = CaseSummaryd("seg", labels=labels, calibration=calibration)(data)
     return {str(key): value.numpy() if isinstance(value, torch.Tensor) else value for key, value in data.items()}
 
 
@@ -183,7 +183,7 @@ def main() -> None:
     """Print the page's numbers and draw its pictures."""
     torch.set_num_threads(1)
     phantom = make_phantom_scan(seed=SEED)
-    reading = phantom.draw_reading(np.random.default_rng(SEED))
+    reading = phantom.draw_annotation(np.random.default_rng(SEED))
     parser = read_bundle(MEMBERS)
     network = load_network(parser.get_parsed_content("network_def"), parser.get_parsed_content("model_file"), "cpu")
     names = [name for index, name in parser.get_parsed_content("labels").items() if int(index)]
@@ -224,7 +224,7 @@ def near_border_probabilities(output: Array, region: Array, classes: int = 3) ->
 
 
 def print_reference(phantom: Phantom, reading: Array) -> None:
-    """Print what an answer that knows the law of the readings would have to own up to."""
+    """Print what an answer that knows the law of the annotations would have to own up to."""
     known = torch.as_tensor(phantom.probability)
     wrong, entropy = known.argmax(0).numpy() != reading, predictive_entropy(known, dim=0).numpy()
     near = near_structure(torch.as_tensor(reading)).numpy()
@@ -266,7 +266,7 @@ def print_temperature(phantom: Phantom, reading: Array, maps: Maps, temperature:
 
 
 def draw_case(title: str, image: Array, phantom: Phantom, reading: Array, maps: Maps, names: Sequence[str]) -> Figure:
-    """Draw a case in the slice with most doubt: a row of panels, below each its legend or colours."""
+    """Draw a case in the slice with most uncertainty_threshold: a row of panels, below each its legend or colours."""
     entropy, seg = maps["entropy"][0], maps["seg"][0]
     z = slice_of_most_doubt(entropy)
     box = _box(phantom.probability[0, :, :, z] < 0.99)
@@ -298,7 +298,10 @@ def draw_case(title: str, image: Array, phantom: Phantom, reading: Array, maps: 
     _contours(axes[0], cut(seg), cut(reading), names)
     kinds = ListedColormap([WRONG_IN_DOUBT, WRONG_AND_DARK])
     axes[5].imshow(wrong, cmap=kinds, vmin=0, vmax=1, origin="lower", interpolation="nearest")
-    shown = ((WRONG_IN_DOUBT, "wrong, in doubt"), (WRONG_AND_DARK, f"wrong and dark\n(below {SURE} nats)"))
+    shown = (
+        (WRONG_IN_DOUBT, "wrong, in uncertainty_threshold"),
+        (WRONG_AND_DARK, f"wrong and dark\n(below {SURE} nats)"),
+    )
     _legend(axes[5], [Patch(color=colour, label=name) for colour, name in shown])
     _colour_bar(figure, axes[1:3], "probability of body or core")
     _colour_bar(figure, axes[3:4], "nats")

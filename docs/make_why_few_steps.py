@@ -73,11 +73,11 @@ class Region:
         """Return E[x_0 | x_t], the perfect denoiser's prediction."""
         return self.distance * torch.tanh(self.log_odds(y, abar_t) / 2)
 
-    def start(self, proposal: float, abar_t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Return the noised proposal: +1 says structure, -1 background, 0 nothing (pure noise)."""
-        if proposal == 0:
+    def start(self, presegmentation: float, abar_t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Return the noised presegmentation: +1 says structure, -1 background, 0 nothing (pure noise)."""
+        if presegmentation == 0:
             return noise.clone()
-        return start_state(torch.tensor(proposal * self.distance, dtype=noise.dtype), noise, abar_t)
+        return start_state(torch.tensor(presegmentation * self.distance, dtype=noise.dtype), noise, abar_t)
 
 
 def evidence(abar_t: torch.Tensor, difference: float, voxels: int = 1) -> torch.Tensor:
@@ -156,13 +156,13 @@ def probability(x_0: torch.Tensor, region: Region) -> float:
     return ((x_0 / region.distance + 1) / 2).mean().item()
 
 
-def exact_frequency_sde(region: Region, abar_t: torch.Tensor, proposal: float) -> float:
+def exact_frequency_sde(region: Region, abar_t: torch.Tensor, presegmentation: float) -> float:
     """Return how often the reverse SDE ends at structure: the mean of the posterior over starts."""
-    start = region.start(proposal, abar_t, normal_sample(100_000))
+    start = region.start(presegmentation, abar_t, normal_sample(100_000))
     return region.log_odds(start, abar_t).sigmoid().mean().item()
 
 
-def exact_frequency_ode(region: Region, abar_t: torch.Tensor, proposal: float) -> float:
+def exact_frequency_ode(region: Region, abar_t: torch.Tensor, presegmentation: float) -> float:
     """Return how often the probability-flow ODE ends at structure.
 
     On a line the flow keeps the order of states and the marginal distributions, so it takes the upper ``belief`` of
@@ -174,7 +174,7 @@ def exact_frequency_ode(region: Region, abar_t: torch.Tensor, proposal: float) -
         return region.belief * _phi(v - radius) + (1 - region.belief) * _phi(v + radius)
 
     threshold = brentq(lambda v: below(v) - (1 - region.belief), -radius - 40, radius + 40)
-    return 1 - _phi(threshold - proposal * radius)
+    return 1 - _phi(threshold - presegmentation * radius)
 
 
 def undecided(region: Region, abar_t: torch.Tensor) -> float:
@@ -259,13 +259,13 @@ def decision_index(abar: torch.Tensor, voxels: int) -> int:
 def start_table(abar: torch.Tensor) -> list[str]:
     """Return what few steps make of a start, against what infinitely many do."""
     heads = [f"{rule}, {head}" for rule in ("ODE", "SDE") for head in ("exact", "3 steps", f"to {TOLERANCE}")]
-    lines = [_row("T'", "proposal", "nats", *heads), "|" + "---|" * 9]
-    for start, proposal in ((1000, 0), (950, 1), (950, -1), (900, 1), (900, -1), (850, 1), (850, -1)):
+    lines = [_row("T'", "presegmentation", "nats", *heads), "|" + "---|" * 9]
+    for start, presegmentation in ((1000, 0), (950, 1), (950, -1), (900, 1), (900, -1), (850, 1), (850, -1)):
         nats = evidence(abar[start - 1], 2 * Region().amplitude, Region().voxels).item()
-        cells = [str(start), {0: "none", 1: "right", -1: "wrong"}[proposal], f"{nats:.2f}"]
+        cells = [str(start), {0: "none", 1: "right", -1: "wrong"}[presegmentation], f"{nats:.2f}"]
         for rule, exact in ((ODE, exact_frequency_ode), (SDE, exact_frequency_sde)):
-            limit = exact(Region(), abar[start - 1], proposal)
-            found = frequencies(Region(), abar, start, proposal, rule, COUNTS)
+            limit = exact(Region(), abar[start - 1], presegmentation)
+            found = frequencies(Region(), abar, start, presegmentation, rule, COUNTS)
             needed = enough(COUNTS, [abs(f - limit) for f in found])
             cells += [f"{limit:.2f}", f"{found[COUNTS.index(3)]:.2f}", str(needed)]
         lines.append(_row(*cells))
@@ -273,25 +273,25 @@ def start_table(abar: torch.Tensor) -> list[str]:
 
 
 def frequencies(
-    region: Region, abar: torch.Tensor, start: int, proposal: float, rule: Rule, counts: Sequence[int]
+    region: Region, abar: torch.Tensor, start: int, presegmentation: float, rule: Rule, counts: Sequence[int]
 ) -> list[float]:
     """Return the frequency of structure after each number of steps from T' = ``start`` down to index 0."""
     z = normal_sample(20_000 if rule is ODE else 50_000)
-    first, noise = region.start(proposal, abar[start - 1], z), None if rule is ODE else fresh_noise(len(z))
+    first, noise = region.start(presegmentation, abar[start - 1], z), None if rule is ODE else fresh_noise(len(z))
     return [frequency(chain(region, first, uniform_steps(start, n), abar, rule, noise)) for n in counts]
 
 
 def early_table(abar: torch.Tensor, start: int = 950, share: float = 0.9) -> list[str]:
     """Return what three DDIM steps make of a start when the list ends at index 0, and when it ends early."""
-    lines = ["| steps | proposal | frequency | limit | mean probability | limit |", "|" + "---|" * 6]
+    lines = ["| steps | presegmentation | frequency | limit | mean probability | limit |", "|" + "---|" * 6]
     region, z = Region(), normal_sample(100_000)
     for end in (0, early_end(start, share)):
         steps = uniform_steps(start, 3, end)
-        for proposal in (1, -1):
-            first = region.start(proposal, abar[start - 1], z)
+        for presegmentation in (1, -1):
+            first = region.start(presegmentation, abar[start - 1], z)
             few, many = (chain(region, first, s, abar, ODE) for s in (steps, range(start - 1, end - 1, -1)))
             values = (frequency(few), frequency(many), probability(few, region), probability(many, region))
-            name = "right" if proposal > 0 else "wrong"
+            name = "right" if presegmentation > 0 else "wrong"
             lines.append(_row(", ".join(map(str, steps)), name, *(f"{v:.3f}" for v in values)))
     return lines
 
@@ -410,7 +410,7 @@ def _draw_amplitudes(axes: Axes, data: dict[float, Errors]) -> None:
         axes.plot(COUNTS, errors.ddim, "-", color=colour, label=f"s = {s:g}, ODE")
         axes.plot(COUNTS, errors.ancestral, "--", color=colour, label=f"s = {s:g}, SDE")
     axes.axhline(TOLERANCE, color="#999999", linewidth=0.8)
-    _log_log(axes, "steps", "error of the frequency")
+    _log_log(axes, "num_steps", "error of the frequency")
     _title(axes, "B  Larger labels need more steps")
 
 
@@ -434,26 +434,26 @@ def _draw_decision(axes: Axes, abar: torch.Tensor) -> None:
 def _draw_starts(axes: Axes, abar: torch.Tensor) -> None:
     region = Region()
     starts, marked = list(range(1000, 699, -4)), range(1000, 699, -25)
-    for proposal in (1, -1):
+    for presegmentation in (1, -1):
         for rule, exact, colour, name in (
             (ODE, exact_frequency_ode, COLOURS[0], "ODE"),
             (SDE, exact_frequency_sde, COLOURS[1], "SDE"),
         ):
-            line = [exact(region, abar[t - 1], proposal) for t in starts]
-            axes.plot(starts, line, color=colour, label=f"{name}, exact" if proposal > 0 else None)
-            dots = [frequencies(region, abar, t, proposal, rule, (3,))[0] for t in marked]
-            mark, label = "o" if rule is ODE else "x", f"{name}, 3 steps" if proposal > 0 else None
+            line = [exact(region, abar[t - 1], presegmentation) for t in starts]
+            axes.plot(starts, line, color=colour, label=f"{name}, exact" if presegmentation > 0 else None)
+            dots = [frequencies(region, abar, t, presegmentation, rule, (3,))[0] for t in marked]
+            mark, label = "o" if rule is ODE else "x", f"{name}, 3 steps" if presegmentation > 0 else None
             axes.plot(marked, dots, mark, color=colour, markersize=4, markerfacecolor="none", label=label)
     axes.axhline(region.belief, color="#999999", linewidth=0.8)
     axes.text(702, region.belief - 0.015, "what the image says", ha="right", va="top", fontsize=7, color="#666666")
-    axes.text(705, 0.95, "proposal right", ha="right", va="top", fontsize=7.5)
-    axes.text(705, 0.05, "proposal wrong", ha="right", va="bottom", fontsize=7.5)
+    axes.text(705, 0.95, "presegmentation right", ha="right", va="top", fontsize=7.5)
+    axes.text(705, 0.05, "presegmentation wrong", ha="right", va="bottom", fontsize=7.5)
     axes.set_xlim(1005, 695)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("T'", fontsize=8)
     axes.set_ylabel("members that say structure", fontsize=8)
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(0.45, 0.42))
-    _title(axes, "D  Started from a noised proposal, s = 1")
+    _title(axes, "D  Started from a noised presegmentation, s = 1")
 
 
 def _log_log(axes: Axes, x: str, y: str) -> None:

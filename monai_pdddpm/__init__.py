@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-from . import errors
+from .utils import errors
 
 if TYPE_CHECKING:
     from . import bundle, data

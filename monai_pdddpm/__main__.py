@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_pdddpm import __version__
-from monai_pdddpm.errors import TRACEBACK_VARIABLE, user_message
+from monai_pdddpm.utils.errors import TRACEBACK_VARIABLE, user_message
 
 _FOUND, _MISUSE = 1, 2
 _CODES = "Exit codes: 0 done, 1 something was found or went wrong (one line says what), 2 misuse."
@@ -115,7 +115,7 @@ def _check(options: argparse.Namespace) -> int:
     from monai_pdddpm.cli.check import check_dataset
 
     if not options.dataset.expanduser().exists():
-        print(f"error: {options.dataset}: does not exist, expected a data set; mend the path", file=sys.stderr)
+        print(f"error: {options.dataset}: does not exist, expected a data set; fix the path", file=sys.stderr)
         return _MISUSE
     data, findings = check_dataset(options.dataset, options.modalities, options.derivative, not options.quiet)
     content = {"dataset": str(data.source), "form": data.form, "cases": len(data.cases)}
@@ -135,7 +135,7 @@ def _report(options: argparse.Namespace) -> int:
     from monai_pdddpm.visualize.report import write_report
 
     if not options.output_dir.expanduser().is_dir():
-        print(f"error: {options.output_dir}: no folder, expected one with results; mend the path", file=sys.stderr)
+        print(f"error: {options.output_dir}: no folder, expected one with results; fix the path", file=sys.stderr)
         return _MISUSE
     written = write_report(options.output_dir.expanduser(), overwrite=options.overwrite)
     _answer(options, {"report": str(written)}, [f"written: {written}"])
@@ -146,7 +146,7 @@ def _verify(options: argparse.Namespace) -> int:
     from monai_pdddpm.cli.verify import verify
 
     if not options.output_dir.expanduser().is_dir():
-        print(f"error: {options.output_dir}: no folder, expected one with results; mend the path", file=sys.stderr)
+        print(f"error: {options.output_dir}: no folder, expected one with results; fix the path", file=sys.stderr)
         return _MISUSE
     found = verify(options.output_dir.expanduser())
     summary = f"{found.cases} cases, {found.files} files: " + (
@@ -163,7 +163,7 @@ def _info(options: argparse.Namespace) -> int:
     from monai_pdddpm.cli.info import as_lines, bundle_info
 
     if not options.bundle.expanduser().is_dir():
-        print(f"error: {options.bundle}: no folder, expected a bundle's; mend the path", file=sys.stderr)
+        print(f"error: {options.bundle}: no folder, expected a bundle's; fix the path", file=sys.stderr)
         return _MISUSE
     found = bundle_info(options.bundle.expanduser(), options.size)
     _answer(options, found, as_lines(found))

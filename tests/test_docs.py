@@ -78,18 +78,18 @@ def test_all_lists_feel_one_brownian_motion(script, abar):
 def test_exact_frequencies(script, abar, exact):
     exact, region = getattr(script, exact), script.Region()
     assert exact(region, abar[-1], 0) == pytest.approx(0.7, abs=1e-3)  # noise: what the image says
-    right, wrong = (exact(region, abar[899], proposal) for proposal in (1, -1))
-    assert 0.7 * right + 0.3 * wrong == pytest.approx(0.7, abs=1e-4)  # proposals as good as the image
+    right, wrong = (exact(region, abar[899], presegmentation) for presegmentation in (1, -1))
+    assert 0.7 * right + 0.3 * wrong == pytest.approx(0.7, abs=1e-4)  # presegmentations as good as the image
     assert exact(region, abar[299], -1) < 1e-6  # nothing left to decide
 
 
 def test_many_steps_reach_the_exact_frequency(script, abar):
-    region, proposal, start = script.Region(), -1, 920
-    ode = script.frequencies(region, abar, start, proposal, script.ODE, (920,))[0]
-    assert ode == pytest.approx(script.exact_frequency_ode(region, abar[start - 1], proposal), abs=2e-3)
-    first = region.start(proposal, abar[start - 1], script.normal_sample(10_000))
+    region, presegmentation, start = script.Region(), -1, 920
+    ode = script.frequencies(region, abar, start, presegmentation, script.ODE, (920,))[0]
+    assert ode == pytest.approx(script.exact_frequency_ode(region, abar[start - 1], presegmentation), abs=2e-3)
+    first = region.start(presegmentation, abar[start - 1], script.normal_sample(10_000))
     sde = script.chain(region, first, uniform_steps(start, 920), abar, script.SDE, script.fresh_noise(10_000))
-    exact = script.exact_frequency_sde(region, abar[start - 1], proposal)
+    exact = script.exact_frequency_sde(region, abar[start - 1], presegmentation)
     assert script.frequency(sde) == pytest.approx(exact, abs=0.02)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from monai_pdddpm.__main__ import main, parser
-from monai_pdddpm.errors import TRACEBACK_VARIABLE, UserError
+from monai_pdddpm.utils.errors import TRACEBACK_VARIABLE, UserError
 from monai_pdddpm.visualize import report
 
 

@@ -42,19 +42,19 @@ try:
     from monai_pdddpm.bundle.settings import check_settings
     from monai_pdddpm.data.checks import check_choice
     from monai_pdddpm.data.headers import read_header
-    from monai_pdddpm.errors import UserError, friendly_errors, user_message
     from monai_pdddpm.labelserver import (
         EntropyLevelsd,
         bundle_labels,
         check_annotations,
-        doubt,
         find_bundles,
         fine_tune,
         hold_out,
         level_names,
+        mean_entropy_near_structure,
         read_pairs,
     )
     from monai_pdddpm.labelserver.training import STAGES
+    from monai_pdddpm.utils.errors import UserError, friendly_errors, user_message
 except ModuleNotFoundError as error:
     stop(
         f"{error.name} is not installed for {sys.executable}, which the server runs with; expected all that "
@@ -63,7 +63,7 @@ except ModuleNotFoundError as error:
 
 
 logger = logging.getLogger(__name__)
-OPTIONS = ("members", "steps", "seed")
+OPTIONS = ("members", "num_steps", "seed")
 MAPS = ("entropy", "mutual_information")
 
 
@@ -87,7 +87,7 @@ def inside(write):
     def checked(image_id, file, tag_or_info, *others):
         for key, found in (("image", image_id), ("tag", tag_or_info)):
             if isinstance(found, str) and (found != Path(found).name or found == ".."):
-                message = f"{key}: found {found!r}, expected a plain name without folders; mend it"
+                message = f"{key}: found {found!r}, expected a plain name without folders; fix it"
                 raise HTTPException(status_code=400, detail=message)
         return write(image_id, file, tag_or_info, *others)
 
@@ -203,7 +203,7 @@ class Doubt(ScoringMethod):
         for image in waiting:
             try:
                 _, data = self.task({"image": datastore.get_image_uri(image), "skip_writer": True, **settings})
-                found = {self.key: round(doubt(data["result"]), 5), f"{self.key}_note": ""}
+                found = {self.key: round(mean_entropy_near_structure(data["result"]), 5), f"{self.key}_note": ""}
             except Exception as error:  # one bad scan does not stop the others
                 if (message := user_message(error)) is None:
                     logger.exception(f"{image} was not scored")
@@ -225,7 +225,10 @@ class MostDoubtful(Epistemic):
         """Return the proposed scan's ``id`` and score; the score is null as long as it was not computed."""
         datastore.refresh()  # scores are written by another process
         found = super().__call__(request, datastore)
-        return found and {"id": found["id"], "doubt": datastore.get_image_info(found["id"]).get(self.key)}
+        return found and {
+            "id": found["id"],
+            "uncertainty_threshold": datastore.get_image_info(found["id"]).get(self.key),
+        }
 
 
 class Training(TrainTask):

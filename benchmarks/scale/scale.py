@@ -142,7 +142,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         data = write_phantom(
-            work / "data", train=8, validation=1, test=options.cases, series=0, readings=8, seed=1, progress=False
+            work / "data", train=8, validation=1, test=options.cases, series=0, annotations=8, seed=1, progress=False
         )
         load = os.getloadavg()[0]
         for task in ("cases", "members", "training"):

@@ -38,13 +38,13 @@ class Window:
         draws = entry.chain.draws
         self.noise = [torch.randn(members, classes, *roi, generator=generator).to(self.device) for _ in range(draws)]
         with torch.no_grad(), autocast(self.device, self.precision):
-            self.proposal = pair.propose(pair.segment(self.image))
-            self.features = pair.encode(self.image, self.proposal)
+            self.presegmentation = pair.propose(pair.segment(self.image))
+            self.features = pair.encode(self.image, self.presegmentation)
 
     def run_chain(self) -> torch.Tensor:
         """Return the members, by the whole chain."""
         with torch.no_grad(), autocast(self.device, self.precision):
-            return reverse_chain(self.pair, self.proposal, self.features, self.noise, self.entry.chain)
+            return reverse_chain(self.pair, self.presegmentation, self.features, self.noise, self.entry.chain)
 
 
 def share_of_convolutions(events: Sequence[Any], on_gpu: bool) -> float:
@@ -101,7 +101,7 @@ def profile_chain(task: Task, repeats: int = 5, rows: int = 15) -> dict[str, Any
     order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     return {
         "members": len(window.noise[0]),
-        "steps": steps,
+        "num_steps": steps,
         "seconds": watch.seconds["chain"],
         "convolutions": shares,
         "table": events.table(sort_by=order, row_limit=rows, max_name_column_width=40),
@@ -163,5 +163,5 @@ def jobs_of(window: Window, own_parts: bool) -> dict[str, tuple[Callable[..., An
     }
     if own_parts:
         jobs["segmenter"] = (lambda pair, image: pair.segment(image), (window.image,))
-        jobs["encoder"] = (lambda pair, image, p: pair.encode(image, p), (window.image, window.proposal))
+        jobs["encoder"] = (lambda pair, image, p: pair.encode(image, p), (window.image, window.presegmentation))
     return jobs

@@ -24,10 +24,10 @@ from benchmarks.speed.costs import count_flops, denoiser_flops, on_meta, paramet
 from benchmarks.speed.rivals import NOISE_STEPS, Concatenated, FromNoise, Passes, Plain, SchedulerChain, Silent
 from benchmarks.trust import measuring
 from monai_pdddpm.bundle import load_network
-from monai_pdddpm.bundle.weights import in_fast_layout, load_segmenter
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.inferers.chain import Chain
 from monai_pdddpm.networks import PDDDPM, CompiledDenoiser
+from monai_pdddpm.networks.weights import in_fast_layout, load_segmenter
 from monai_pdddpm.schedulers import DDIMRule, uniform_steps
 from monai_pdddpm.schedulers.processes import DDPMProcess
 
@@ -123,7 +123,7 @@ def paper(task: Task) -> Entry:
 
 def diffusion_unet(task: Task, chain: Callable[[], Chain]) -> Entry:
     """Return ordinary conditional diffusion: MONAI's network sees the image beside the noise, and no segmenter runs."""
-    parser = task.parser({"active": "all", "segmenter_share": 0.0, "calibrated": False})
+    parser = task.parser({"windows": "all", "presegmentation_weight": 0.0, "calibrated": False})
     classes, channels = len(parser["labels"]), image_channels(parser)
     network = DiffusionModelUNet(
         spatial_dims=parser["spatial_dims"],
@@ -288,9 +288,9 @@ class Contender:
 CONTENDERS = {
     "ours": Contender("ours", ours),
     "ours_one": Contender("ours, 1 member", partial(ours, members=1)),
-    "ours_rk4": Contender("ours, rk4", partial(with_solver, solver="rk4", steps=1)),
+    "ours_rk4": Contender("ours, rk4", partial(with_solver, solver="rk4", num_steps=1)),
     # one Euler step would never ask the network for an acceleration
-    "ours_euler": Contender("ours, Euler (2 steps)", partial(with_solver, solver="euler", steps=2)),
+    "ours_euler": Contender("ours, Euler (2 steps)", partial(with_solver, solver="euler", num_steps=2)),
     "plain_parameters": Contender("plain U-Net, as many parameters", partial(plain, match="parameters")),
     "plain_flops": Contender("plain U-Net, as many FLOPs", partial(plain, match="flops")),
     "segmenter": Contender("segmenter", segmenter),

@@ -53,7 +53,7 @@ class Curve:
 
 CURVES = {
     "members": Curve("members", (1, 2, 4, 8, 16, 32, 64), 8, "member"),
-    "steps": Curve("steps", (1, 2, 3, 5, 10, 20), 5, "step"),
+    "num_steps": Curve("num_steps", (1, 2, 3, 5, 10, 20), 5, "step"),
     "volume": Curve("edge of the cube, voxels", (32, 64, 128, 192, 256), 128, "million voxels"),
     "windows": Curve("windows", (1, 2, 4, 8, 16), 4, "window"),
 }
@@ -80,8 +80,8 @@ class SureElsewhere(nn.Module):
 def settings_of(curve: str, value: int) -> dict[str, Any]:
     """Return the changes of ``inference.json`` that a point is made of; its image comes from :func:`size_of`."""
     # members on the volume would be output, which grows by definition
-    settings = {"active": "proposal" if curve == "volume" else "all", "write_members": False}
-    return settings | ({curve: value} if curve in ("members", "steps") else {})
+    settings = {"active": "presegmentation" if curve == "volume" else "all", "write_members": False}
+    return settings | ({curve: value} if curve in ("members", "num_steps") else {})
 
 
 def size_of(curve: str, value: int, roi_size: Sequence[int], overlap: float) -> list[int]:
@@ -145,7 +145,7 @@ def run_point(
         "value": value,
         "size": size,
         "members": runs[0]["members"],
-        "steps": len(runs[0]["time_steps"]),
+        "num_steps": len(runs[0]["time_steps"]),
         **{name: runs[0][name] for name in ("windows_run", "windows_skipped", "denoiser_evaluations")},
         "runs": len(runs),
         "seconds": {stage: spread([run["seconds"][stage] for run in runs]) for stage in STAGES},
@@ -291,9 +291,9 @@ def sentence(rows: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> str
     """Return what is held fixed in a curve, how it bends at the knee, and what was left out."""
     name, last = rows[0]["curve"], rows[-1]
     curve, found = CURVES[name], slopes_of(rows)
-    fixed = [f"{last[what]} {what}" for what in ("members", "steps") if what != name]
+    fixed = [f"{last[what]} {what}" for what in ("members", "num_steps") if what != name]
     if name == "volume":
-        fixed.append(f"the proposal undecided in {MARK_SIDE} voxels each way, the segmenter run everywhere")
+        fixed.append(f"the presegmentation undecided in {MARK_SIDE} voxels each way, the segmenter run everywhere")
     else:
         fixed.append("every window" if name == "windows" else f"one window of {' x '.join(map(str, last['size']))}")
     text = f"{'; '.join(fixed)}."

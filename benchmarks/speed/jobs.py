@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.trust import measuring
 from benchmarks.trust.report import commit
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 SPEED = Path(__file__).resolve().with_name("speed.py")
 

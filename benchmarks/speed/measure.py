@@ -22,7 +22,7 @@ from monai_pdddpm.data import LoadScand, case_name
 from monai_pdddpm.data.loading import LoadScan
 from monai_pdddpm.inferers.autocast import autocast
 from monai_pdddpm.inferers.chain import Stopwatch
-from monai_pdddpm.transforms.summary import agreement
+from monai_pdddpm.transforms.case_summary import agreement
 
 STAGES = ("read", "preprocess", "segment", "noise", "encode", "chain", "blend", "statistics", "inverse", "write")
 NETWORK_STAGES = ("segment", "noise", "encode", "chain", "blend", "statistics")
@@ -186,7 +186,7 @@ def measure(
     return {
         "title": CONTENDERS[contender].title,
         "members": runs[0]["members"],
-        "steps": count,
+        "num_steps": count,
         "timed_steps": timed,
         "rounds": rounds,
         "runs": len(runs),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from monai_pdddpm.bundle import pick_device
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -44,5 +44,5 @@ def parsed(options: argparse.ArgumentParser, argv: Sequence[str] | None) -> argp
     try:
         args.overrides = json.loads(args.overrides)
     except ValueError as error:
-        raise UserError(f"overrides: found {args.overrides!r}, expected JSON ({error}); mend --overrides") from error
+        raise UserError(f"overrides: found {args.overrides!r}, expected JSON ({error}); fix --overrides") from error
     return args

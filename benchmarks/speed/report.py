@@ -37,14 +37,14 @@ def ratios(row: Mapping[str, Any], base: Mapping[str, Any] | None) -> dict[str, 
 
 def contenders_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the table of all contenders, {name: what was measured and ``times_ours``}."""
-    head = ["contender", "members", "steps", "parameters M", "denoiser M", "GFLOP a call", "GFLOP a case"]
+    head = ["contender", "members", "num_steps", "parameters M", "denoiser M", "GFLOP a call", "GFLOP a case"]
     head += ["denoiser evaluations", *(f"{stage} s" for stage in SHOWN), "networks s", "total s"]
     head += ["times ours: networks", "times ours: total", "peak MiB", "Dice"]
     lines = []
     for row in rows.values():
         seconds = {name: value["median"] for name, value in row["seconds"].items()}
-        line = [row["title"] + ("" if row["timed_steps"] == row["steps"] else " (scaled)")]
-        line += [row["members"], row["steps"] or "-"]
+        line = [row["title"] + ("" if row["timed_steps"] == row["num_steps"] else " (scaled)")]
+        line += [row["members"], row["num_steps"] or "-"]
         line += [f"{row['parameters'][name] / 1e6:.2f}" for name in ("all", "denoiser")]
         line += [f"{row['flops'][name] / 1e9:.3g}" for name in ("call", "case")]
         line += [f"{row['denoiser_evaluations']:g}"]
@@ -100,7 +100,7 @@ def draw(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         axis.set_xlim(min(values) / 3, max(values) * 8)
         axis.set_title(title)
         axis.grid(axis="x", alpha=0.3)
-    titles = [rows[n]["title"] + ("" if rows[n]["timed_steps"] == rows[n]["steps"] else " (scaled)") for n in names]
+    titles = [rows[n]["title"] + ("" if rows[n]["timed_steps"] == rows[n]["num_steps"] else " (scaled)") for n in names]
     axes[0].set_yticks(range(len(names)), titles, fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)

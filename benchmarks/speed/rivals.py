@@ -36,7 +36,7 @@ class Silent(nn.Module):
 class FromNoise(PDDDPM):
     """A pair whose chain starts from noise alone."""
 
-    def start(self, proposal: torch.Tensor, noise: torch.Tensor, t: int) -> torch.Tensor:
+    def start(self, presegmentation: torch.Tensor, noise: torch.Tensor, t: int) -> torch.Tensor:
         return noise
 
 
@@ -53,7 +53,7 @@ class Concatenated(nn.Module):
         super().__init__()
         self.network, self.num_classes, self.divisor = network, num_classes, divisor
 
-    def encode(self, image: torch.Tensor, proposal: torch.Tensor) -> list[torch.Tensor]:
+    def encode(self, image: torch.Tensor, presegmentation: torch.Tensor) -> list[torch.Tensor]:
         """Return the image as it is: nothing can be computed ahead."""
         return [image]
 
@@ -66,7 +66,7 @@ class Concatenated(nn.Module):
 
 
 class Plain(nn.Module):
-    """A plain network in the place of the denoiser: it sees state, image, proposal, and the time as a channel.
+    """A plain network in the place of the denoiser: it sees state, image, presegmentation, and the time as a channel.
 
     Args:
         network: ``x -> (B, K, ...)`` of ``2K + C + 1`` channels.
@@ -78,9 +78,9 @@ class Plain(nn.Module):
         super().__init__()
         self.network, self.num_classes, self.divisor = network, num_classes, divisor
 
-    def encode(self, image: torch.Tensor, proposal: torch.Tensor) -> list[torch.Tensor]:
-        """Return image and proposal as they are: nothing can be computed ahead."""
-        return [torch.cat([image, proposal], dim=1)]
+    def encode(self, image: torch.Tensor, presegmentation: torch.Tensor) -> list[torch.Tensor]:
+        """Return image and presegmentation as they are: nothing can be computed ahead."""
+        return [torch.cat([image, presegmentation], dim=1)]
 
     def denoise(
         self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str = "", solver_steps: int = 0

@@ -29,7 +29,7 @@ from benchmarks.trust import measuring
 from benchmarks.volume.volume import table
 from monai_pdddpm.bundle import keep_freed_memory
 from monai_pdddpm.data import labelled_cases, write_phantom
-from monai_pdddpm.errors import UserError, friendly_errors
+from monai_pdddpm.utils.errors import UserError, friendly_errors
 
 STAGES_OF_OURS = ("segment", "encode", "chain", "networks", "total")
 SWITCHES: dict[str, dict[str, Any]] = {  # each alone, the others as shipped
@@ -37,13 +37,13 @@ SWITCHES: dict[str, dict[str, Any]] = {  # each alone, the others as shipped
     "freed memory goes back to the system": {"keep_memory": False},
     "float32": {"overrides": {"precision": "float32"}},
     "one member at a time": {"overrides": {"inferer::member_batch": 1}},
-    "every window": {"overrides": {"active": "all"}},
+    "every window": {"overrides": {"windows": "all"}},
     "fusion by steps": {"overrides": {"fusion": "step"}},
     "compiled": {"overrides": {"compile": True}},
     "two solver steps in each block": {"overrides": {"solver_steps": 2}},
     "noise in each step (eta 1)": {"overrides": {"rule::eta": 1.0}},
-    "all the way to index 0": {"overrides": {"end_share": 0.0}},
-    **{f"steps {n}": {"overrides": {"steps": n}} for n in (1, 2, 3, 5, 10)},
+    "all the way to index 0": {"overrides": {"end_fraction": 0.0}},
+    **{f"steps {n}": {"overrides": {"num_steps": n}} for n in (1, 2, 3, 5, 10)},
 }
 
 
@@ -52,7 +52,7 @@ def cases_of(dataset_dir: Path | None, number: int, work: Path) -> list[dict[str
     if dataset_dir is None:
         dataset_dir = work / f"phantom_{number}"
         if not dataset_dir.exists():
-            write_phantom(dataset_dir, train=1, validation=number, test=0, series=0, readings=1, progress=False)
+            write_phantom(dataset_dir, train=1, validation=number, test=0, series=0, annotations=1, progress=False)
     return labelled_cases(dataset_dir, "validation")[:number]
 
 
@@ -68,7 +68,7 @@ def parse_weights(given: Sequence[str]) -> dict[str, Path]:
         if name not in CONTENDERS or not Path(path).is_file():
             raise UserError(
                 f"weights: found '{text}', expected contender=file with a contender of {', '.join(CONTENDERS)} and a "
-                "file that exists; mend --weights"
+                "file that exists; fix --weights"
             )
         found[name] = Path(path).resolve()
     return found
@@ -87,7 +87,7 @@ def job_of(contender: str, cases: Sequence[Mapping[str, Any]], args: argparse.Na
         "cases": [dict(case) for case in cases],
         "repeats": args.repeats,
         "seconds": args.seconds,
-        "steps": args.timed_steps,
+        "num_steps": args.timed_steps,
     }
 
 
@@ -133,7 +133,7 @@ def note(cases: Sequence[Any], args: argparse.Namespace, rows: Mapping[str, Mapp
     scaled = [
         f"{row['title']}: {row['timed_steps']} of {row['steps']} steps"
         for row in rows.values()
-        if row["timed_steps"] != row["steps"]
+        if row["timed_steps"] != row["num_steps"]
     ]
     text = (
         f"{args.bundle.name}, {len(cases)} cases; {machine_line(args)} {when([*rows.values()])} "
@@ -238,10 +238,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parsed(options, argv)
     for name in ("cases", "repeats", "members"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise UserError(f"{name}: found {getattr(args, name)}, expected 1 or more; mend --{name}")
+            raise UserError(f"{name}: found {getattr(args, name)}, expected 1 or more; fix --{name}")
     for name in ("threads", "member_batch"):
         if min(getattr(args, name) or [1]) < 1:
-            raise UserError(f"{name}: found {getattr(args, name)}, expected numbers of 1 or more; mend --{name}")
+            raise UserError(f"{name}: found {getattr(args, name)}, expected numbers of 1 or more; fix --{name}")
     args.weights = parse_weights(args.weights)
     return args
 

@@ -30,7 +30,7 @@ from benchmarks.speed.options import parsed, shared_options
 from benchmarks.trust import measuring
 from benchmarks.volume.volume import peak_mib, status_mib, table
 from monai_pdddpm.data import write_phantom
-from monai_pdddpm.errors import UserError, friendly_errors
+from monai_pdddpm.utils.errors import UserError, friendly_errors
 
 STAGES = {"segmenter": "train_segmenter.json", "denoiser": "train.json"}
 PHANTOM_CASES = 24
@@ -274,9 +274,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parsed(options, argv)
     for name, low in (("iterations", 2), ("warm_up", 1)):
         if getattr(args, name) < low:
-            raise UserError(f"{name}: found {getattr(args, name)}, expected {low} or more; mend --{name}")
+            raise UserError(f"{name}: found {getattr(args, name)}, expected {low} or more; fix --{name}")
     if min(args.workers) < 0:
-        raise UserError(f"workers: found {args.workers}, expected numbers of 0 or more; mend --workers")
+        raise UserError(f"workers: found {args.workers}, expected numbers of 0 or more; fix --workers")
     return args
 
 

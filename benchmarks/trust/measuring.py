@@ -18,13 +18,13 @@ from monai.transforms import ResampleToMatch
 from tqdm import tqdm
 
 from monai_pdddpm.bundle import load_network
-from monai_pdddpm.bundle.weights import load_weights, read_weights
 from monai_pdddpm.data import case_name
 from monai_pdddpm.handlers.case_report import write_json as write_json
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.metrics import calibration_metrics, near_structure
 from monai_pdddpm.networks import PDDDPM
-from monai_pdddpm.transforms.summary import agreement
+from monai_pdddpm.networks.weights import load_weights, read_weights
+from monai_pdddpm.transforms.case_summary import agreement
 
 ROOT = Path(__file__).resolve().parents[2]
 Draw = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]

@@ -1,8 +1,8 @@
-"""Do members differ as readings do? Members of the phantom's bundle against probabilities that are known.
+"""Do members differ as annotations do? Members of the phantom's bundle against probabilities that are known.
 
 ``python benchmarks/trust/phantom.py`` draws many members for fresh scans and compares, near the borders, each voxel's
 frequency over members with the probability that the generator drew from, and the correlation of neighbouring voxels
-over members with that over readings.
+over members with that over annotations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser
 from numpy.typing import NDArray
 
 from monai_pdddpm.bundle import load_network
-from monai_pdddpm.data.phantom_law import Phantom, make_phantom_scan
+from monai_pdddpm.data.phantom_distribution import Phantom, make_phantom_scan
 
 ROOT = Path(__file__).parents[2]
 FIRST_SEED = 9000  # far from the seeds of the bundle's own scans
@@ -78,7 +78,7 @@ def measure(phantom: Phantom, output: Array, classes: int = 3) -> dict[str, floa
     labels = sample_labels(members)
     frequency = np.stack([(labels == k).mean(0) for k in range(classes)])
     rng = np.random.default_rng(0)
-    readings = np.stack([phantom.draw_reading(rng) for _ in range(len(members))])
+    annotations = np.stack([phantom.draw_annotation(rng) for _ in range(len(members))])
     unsure = (known[0] > 0.1) & (known[0] < 0.9)
 
     def against(p: Array, name: str) -> dict[str, float]:
@@ -89,11 +89,11 @@ def measure(phantom: Phantom, output: Array, classes: int = 3) -> dict[str, floa
 
     result = against(output[2 * classes : 3 * classes], "segmenter") | against(output[:classes], "mean")
     result |= against(frequency, "frequency")
-    truth = np.stack([(readings == k).mean(0) for k in range(classes)])
-    result |= against(truth, "readings")  # what as many true readings would give
+    truth = np.stack([(annotations == k).mean(0) for k in range(classes)])
+    result |= against(truth, "annotations")  # what as many true annotations would give
     for d in DISTANCES:
         result[f"correlation_{d}"] = neighbour_correlation((labels > 0).astype(np.float32), unsure, d)
-        result[f"readings_correlation_{d}"] = neighbour_correlation((readings > 0).astype(np.float32), unsure, d)
+        result[f"readings_correlation_{d}"] = neighbour_correlation((annotations > 0).astype(np.float32), unsure, d)
     return result
 
 
@@ -129,12 +129,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = json.loads(text)
         result = run(settings, args.scans, args.members, args.model_file)
         print(json.dumps(settings))
-        for name in ("segmenter", "mean", "frequency", "readings"):
+        for name in ("segmenter", "mean", "frequency", "annotations"):
             print(f"  {name:10} ECE {result[f'{name}_ece']:.4f}  MAE {result[f'{name}_mae']:.4f}")
         pairs = [
             f"{d}: {result[f'correlation_{d}']:.2f} ({result[f'readings_correlation_{d}']:.2f})" for d in DISTANCES
         ]
-        print("  correlation at distance, members (readings):", ", ".join(pairs), flush=True)
+        print("  correlation at distance, members (annotations):", ", ".join(pairs), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
-from monai_pdddpm.data.provenance import checksum
 from monai_pdddpm.metrics.summary import paired_difference, statistic
+from monai_pdddpm.utils.provenance import checksum
 
 mpl.use("agg")
 from matplotlib import pyplot as plt

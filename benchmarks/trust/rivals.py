@@ -14,7 +14,7 @@ from monai_pdddpm.networks.solvers import evaluations
 
 
 class Refiner(nn.Module):
-    """A plain network given image and proposal, in the place of a denoiser: it looks at neither x_t nor t.
+    """A plain network given image and presegmentation, in the place of a denoiser: it looks at neither x_t nor t.
 
     Trained and asked through the same pipeline with a single step, it is a refiner without diffusion.
 
@@ -30,9 +30,9 @@ class Refiner(nn.Module):
         self.num_classes = num_classes
         self.divisor = divisor
 
-    def encode(self, image: torch.Tensor, proposal: torch.Tensor) -> list[torch.Tensor]:
+    def encode(self, image: torch.Tensor, presegmentation: torch.Tensor) -> list[torch.Tensor]:
         """Return the refined logits as the only feature."""
-        return [self.network(torch.cat([image, proposal], dim=1))]
+        return [self.network(torch.cat([image, presegmentation], dim=1))]
 
     def denoise(
         self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str = "", solver_steps: int = 0
@@ -96,9 +96,9 @@ class SubPixelODEUNet(ODEUNet):
         )
         self.stride = 1  # from the head's input to the first level's grid
 
-    def encode(self, image: torch.Tensor, proposal: torch.Tensor | None = None) -> list[torch.Tensor]:
+    def encode(self, image: torch.Tensor, presegmentation: torch.Tensor | None = None) -> list[torch.Tensor]:
         """Return the condition's features, those of the head on the first level's grid too."""
-        head, *levels = super().encode(image, proposal)
+        head, *levels = super().encode(image, presegmentation)
         return [self.cells(head), *levels]
 
 

@@ -41,7 +41,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 RIVALS = {
     "segmenter": "segmenter (study)",
     "deep ensemble of 8": "deep ensemble of 8 (study)",
-    "a plain refiner (SegResNet on image and proposal)": "refiner (study)",
+    "a plain refiner (SegResNet on image and presegmentation)": "refiner (study)",
     "base": "ensemble (study)",
 }
 # degree 1 to 3 of each; noise in standard deviations of the scan, blur in voxels, resolution as a share

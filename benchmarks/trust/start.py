@@ -1,8 +1,8 @@
-"""From which T' on is the start honest? The first prediction, from the noised proposal and from the noised truth.
+"""From which T' on is the start honest? The first prediction, from the noised presegmentation and from the noised truth.
 
 ``python benchmarks/trust/start.py --dataset_dir <data>`` gives the bundle's denoiser both, with the same noise, for
 every T' of a list. Where the predictions differ, the chain starts with an opinion that inference does not have: the
-proposal's errors come back as evidence. An honest start is one that makes no difference.
+presegmentation's errors come back as evidence. An honest start is one that makes no difference.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STARTS = (100, 200, 300, 400, 500, 600, 700, 800, 900, 950, 1000)
 def first_predictions(
     network: PDDDPM, image: torch.Tensor, label: torch.Tensor, start_step: int, seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Return the first prediction, (K, ...), from the noised proposal and from the noised truth.
+    """Return the first prediction, (K, ...), from the noised presegmentation and from the noised truth.
 
     Args:
         network: segmenter and denoiser.
@@ -46,12 +46,12 @@ def first_predictions(
     """
     t = start_step - 1
     with torch.no_grad(), autocast(image.device, "bfloat16"):
-        proposal = network.propose(network.segment(image))
-        truth = torch.nn.functional.one_hot(label, proposal.shape[1]).movedim(-1, 0)[None].float()
-        features = network.encode(image, proposal)
-        noise = member_noise(seed, 0, 0, proposal.shape[1:])[None]
+        presegmentation = network.propose(network.segment(image))
+        truth = torch.nn.functional.one_hot(label, presegmentation.shape[1]).movedim(-1, 0)[None].float()
+        features = network.encode(image, presegmentation)
+        noise = member_noise(seed, 0, 0, presegmentation.shape[1:])[None]
         found = {}
-        for name, clean in (("proposal", proposal), ("truth", truth)):
+        for name, clean in (("presegmentation", presegmentation), ("truth", truth)):
             x_t = network.start(clean, noise, t)
             output = network.denoise(x_t, torch.full((1,), t), features)
             found[name] = network.probabilities(network.x0(output, x_t, t))[0].float()
@@ -67,7 +67,7 @@ def run(
     items = measuring.load_cases(parser, labelled_cases(dataset_dir, "validation")[::every])
     lines = []
     for start_step in STARTS:
-        change, nll = [], {"proposal": [], "truth": []}  # type: ignore[var-annotated]
+        change, nll = [], {"presegmentation": [], "truth": []}  # type: ignore[var-annotated]
         for item in items:
             image, _ = pad_to(item["image"], parser["roi_size"])
             label = pad_to(item["label"][None, None].float(), parser["roi_size"])[0][0, 0].long()
@@ -75,7 +75,7 @@ def run(
             crop = tuple(slice(0, n) for n in size)
             found = first_predictions(network, image[(slice(None), slice(None), *crop)], label[crop], start_step)
             near = near_structure(label[crop])
-            change.append(float((found["proposal"] - found["truth"]).abs().sum(0)[near].mean()) / 2)
+            change.append(float((found["presegmentation"] - found["truth"]).abs().sum(0)[near].mean()) / 2)
             for name, p in found.items():
                 nll[name].append(calibration_metrics(p, label[crop], near)["nll"])
         abar = float(network.abar[start_step - 1])
@@ -85,7 +85,7 @@ def run(
                 "start_step": start_step,
                 "snr": abar / (1 - abar) * amplitude**2,
                 "change": float(np.mean(change)),
-                "nll_from_proposal": float(np.mean(nll["proposal"])),
+                "nll_from_presegmentation": float(np.mean(nll["presegmentation"])),
                 "nll_from_truth": float(np.mean(nll["truth"])),
                 "cases": len(items),
             }
@@ -105,12 +105,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     model_file = args.model_file or args.bundle / "models" / "model.pt"
     lines = run(args.bundle, args.dataset_dir, args.every, json.loads(args.overrides), model_file)
     text = [
-        "| T' | SNR of the labels | probability that changes | NLL from the proposal | NLL from the truth |",
+        "| T' | SNR of the labels | probability that changes | NLL from the presegmentation | NLL from the truth |",
         "|---|---|---|---|---|",
     ]
     for x in lines:
         cells = [str(x["start_step"]), f"{x['snr']:.2g}", f"{x['change']:.4f}"]
-        cells += [f"{x['nll_from_proposal']:.3f}", f"{x['nll_from_truth']:.3f}"]
+        cells += [f"{x['nll_from_presegmentation']:.3f}", f"{x['nll_from_truth']:.3f}"]
         text.append(f"| {' | '.join(cells)} |")
     print("\n".join(text))
     (HERE / "results_start.json").write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")

@@ -57,7 +57,7 @@ def train(name: str, variant: Mapping[str, Any], copy: int, args: argparse.Names
         "dataset_dir": str(args.dataset_dir),
         "output_dir": str(folder),
         "folds": FOLDS,
-        "fold": copy if "leave_out" in variant else FOLD,
+        "fold": copy if "fold" in variant else FOLD,
         "seed": 1000 * copy,
         "device": "cpu",
         "max_epochs": args.epochs,
@@ -148,9 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.work, args.bundle, args.dataset_dir = args.work.resolve(), args.bundle.resolve(), args.dataset_dir.resolve()
     variants = read_variants(args.only)
     if "train" in args.stages:
-        jobs = [
-            (name, v, copy) for name, v in variants.items() for copy in v.get("leave_out", range(v.get("copies", 1)))
-        ]
+        jobs = [(name, v, copy) for name, v in variants.items() for copy in v.get("fold", range(v.get("copies", 1)))]
         for name, variant, copy in tqdm(jobs, desc="training", disable=None):
             train(name, variant, copy, args)
     if "measure" in args.stages:

@@ -35,17 +35,17 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.trust import measuring  # noqa: E402
 from monai_pdddpm.bundle import keep_freed_memory  # noqa: E402
 from monai_pdddpm.data import labelled_cases  # noqa: E402
-from monai_pdddpm.data.phantom_law import CLASS_MEANS, NOISE_SD, Phantom, make_phantom_scan  # noqa: E402
-from monai_pdddpm.errors import UserError, friendly_errors  # noqa: E402
+from monai_pdddpm.data.phantom_distribution import CLASS_MEANS, NOISE_SD, Phantom, make_phantom_scan  # noqa: E402
 from monai_pdddpm.inferers import PDDDPMInferer  # noqa: E402
-from monai_pdddpm.inferers.active import active_voxels  # noqa: E402
+from monai_pdddpm.inferers.active_voxels import active_voxels  # noqa: E402
 from monai_pdddpm.inferers.autocast import autocast  # noqa: E402
 from monai_pdddpm.inferers.chain import reverse_chain  # noqa: E402
 from monai_pdddpm.inferers.noise import member_noise  # noqa: E402
 from monai_pdddpm.inferers.windows import WindowPlan  # noqa: E402
 from monai_pdddpm.metrics import near_structure  # noqa: E402
 from monai_pdddpm.networks import PDDDPM  # noqa: E402
-from monai_pdddpm.transforms.summary import agreement  # noqa: E402
+from monai_pdddpm.transforms.case_summary import agreement  # noqa: E402
+from monai_pdddpm.utils.errors import UserError, friendly_errors  # noqa: E402
 
 mpl.use("agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -62,10 +62,10 @@ AXES = "xyz"
 HANDOVER_REACH = 2  # planes on both sides of the middle between two windows, over which the Gaussians change places
 BORDER_REACH = 3  # voxels on both sides of a window's border
 CASE_SETTINGS: tuple[dict[str, Any], ...] = (
-    {"active": "all"},
-    *({"active": "proposal", "doubt": doubt, "margin": 2} for doubt in (0.01, 0.05, 0.2)),
-    *({"active": "proposal", "doubt": 0.05, "margin": margin} for margin in (0, 6)),
-    {"active": "proposal", "doubt": 0.05, "margin": 2, "fusion": "step"},
+    {"windows": "all"},
+    *({"windows": "active", "uncertainty_threshold": threshold, "dilation": 2} for threshold in (0.01, 0.05, 0.2)),
+    *({"active": "presegmentation", "uncertainty_threshold": 0.05, "margin": margin} for margin in (0, 6)),
+    {"active": "presegmentation", "uncertainty_threshold": 0.05, "margin": 2, "fusion": "step"},
 )
 
 Array = NDArray[Any]
@@ -252,7 +252,7 @@ def with_own_noise(
         mean (K, X, Y, Z) and variance of the foreground classes (K-1, X, Y, Z).
     """
     plan = WindowPlan(image.shape[2:], inferer.roi_size, inferer.overlap, inferer.mode)
-    proposal = network.propose(preseg[None])
+    presegmentation = network.propose(preseg[None])
     mean, variance = torch.zeros_like(preseg), torch.zeros_like(preseg[1:])
     shape = (len(preseg), *plan.roi_size)
     for number, window in enumerate(plan.windows):
@@ -261,7 +261,7 @@ def with_own_noise(
             for draw in range(inferer.chain.draws)
         ]
         with torch.no_grad(), autocast(image.device, inferer.precision):
-            proposed = plan.cut(proposal, window)
+            proposed = plan.cut(presegmentation, window)
             features = network.encode(plan.cut(image, window), proposed)
             drawn = reverse_chain(network, proposed, features, noise, inferer.chain).float()
         plan.add(mean, window, drawn.mean(0))
@@ -308,13 +308,13 @@ def cost(
     """Time active windows, in both orders of work, against all windows; one line for each."""
     volume = make_volume(size)
     image, network = volume.tensor(), phantom_pair(volume)
-    settings = {"members": members, "steps": steps, "write_members": False}
+    settings = {"members": members, "num_steps": steps, "write_members": False}
     lines: list[dict[str, Any]] = []
     all_windows = torch.empty(0)
     for active, fusion, times in (
         ("all", "window", 1),
-        ("proposal", "window", repeats),
-        ("proposal", "step", repeats),
+        ("presegmentation", "window", repeats),
+        ("presegmentation", "step", repeats),
     ):
         inferer = inferer_of(PHANTOM, active=active, fusion=fusion, **settings)
         runs = []
@@ -354,7 +354,13 @@ def cost(
         f"{' x '.join(map(str, size))} voxels. Difference and Dice are between the answer and that of all windows. "
         f"The bundle's own segmenter would leave {left} of {lines[0]['windows_run']} windows to run."
     )
-    content = {"size": list(size), "members": members, "steps": steps, "windows_of_own_segmenter": left, "rows": lines}
+    content = {
+        "size": list(size),
+        "members": members,
+        "num_steps": steps,
+        "windows_of_own_segmenter": left,
+        "rows": lines,
+    }
     write("cost", content, text, folder)
     return lines
 
@@ -409,7 +415,7 @@ def memory(
     for fusion in fusions:
         first: dict[str, Any] = {}
         for members, return_members in ensembles:
-            settings = {"size": list(size), "members": members, "steps": steps, "fusion": fusion}
+            settings = {"size": list(size), "members": members, "num_steps": steps, "fusion": fusion}
             settings["return_members"] = return_members
             command = [sys.executable, str(HERE / "volume.py"), "--memory_of", json.dumps(settings)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
@@ -436,7 +442,7 @@ def memory(
     ]
     text = table(head, rows)
     text += f"\n\n{steps} steps, {' x '.join(map(str, size))} voxels, {lines[0]['windows_run']} windows run."
-    write("memory", {"size": list(size), "steps": steps, "rows": lines}, text, folder)
+    write("memory", {"size": list(size), "num_steps": steps, "rows": lines}, text, folder)
     return lines
 
 
@@ -449,7 +455,7 @@ def seams(
     known = torch.as_tensor(scan.probability)
     label, classes, law = known.argmax(0), len(known), (known * (1 - known))[1:]
     network, region = phantom_pair(), near_structure(label)
-    settings = {**(overrides or {}), "write_members": False, "active": "all"}
+    settings = {**(overrides or {}), "write_members": False, "windows": "all"}
     answers: dict[str, tuple[torch.Tensor, torch.Tensor, float | None]] = {}
     preseg = known
     for name, changes in (
@@ -567,9 +573,12 @@ def case(
             }
         means = {name: float(np.mean([f[name] for f in found.values()])) for name in next(iter(found.values()))}
         lines.append({"settings": settings, "members": inferer.members, "cases": found, "mean": means})
-    head = ["windows", "doubt", "margin", "fusion", "Dice", "ECE", "NLL", "s", "run", "skipped"]
+    head = ["windows", "uncertainty_threshold", "margin", "fusion", "Dice", "ECE", "NLL", "s", "run", "skipped"]
     rows = [
-        [x["settings"].get(name, default) for name, default in (("active", ""), ("doubt", "-"), ("margin", "-"))]
+        [
+            x["settings"].get(name, default)
+            for name, default in (("active", ""), ("uncertainty_threshold", "-"), ("margin", "-"))
+        ]
         + [x["settings"].get("fusion", "window")]
         + [f"{x['mean']['dice']:.4f}", f"{x['mean']['ece']:.4f}", f"{x['mean']['nll']:.4f}"]
         + [f"{x['mean']['seconds']:.1f}", f"{x['mean']['windows_run']:g}", f"{x['mean']['windows_skipped']:g}"]
@@ -577,7 +586,7 @@ def case(
     ]
     text = table(head, rows)
     text += f"\n\n{bundle.name}, {section}, cases: {len(items)}, members: {lines[0]['members']}; means over the cases."
-    write("case", {"bundle": bundle.name, "section": section, "rows": lines}, text, folder)
+    write("case", {"bundle": bundle.name, "data_list_key": section, "rows": lines}, text, folder)
     return lines
 
 
@@ -604,7 +613,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--parts", nargs="+", choices=PARTS, help="all by default, case only with --dataset_dir")
     options.add_argument("--size", type=int, nargs=3, default=SIZE, help="of the volume of cost and memory, in voxels")
     options.add_argument("--members", type=int, default=2, help="of cost")
-    options.add_argument("--steps", type=int, default=2, help="of cost and memory")
+    options.add_argument("--num_steps", type=int, default=2, help="of cost and memory")
     options.add_argument("--repeats", type=int, default=3, help="runs of cost with active windows")
     options.add_argument("--dataset_dir", type=Path, help="of case: labelled scans")
     options.add_argument("--bundle", type=Path, default=PHANTOM, help="of case")

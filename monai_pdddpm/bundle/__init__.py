@@ -1,13 +1,14 @@
 """What turns the pipeline of ``configs/`` into bundles, and what a running bundle asks of its surroundings."""
 
-from .allocator import keep_freed_memory
-from .calibration import load_calibration, save_calibration
+from monai_pdddpm.networks.weights import load_network, load_segmenter
+from monai_pdddpm.utils.allocator import keep_freed_memory
+
+from .calibration_file import load_calibration, save_calibration
 from .distributed import GlobalLoss, distributed_network, join_ranks, leave_ranks, rank_device
 from .export import export_ensemble
 from .locate import find_bundle_root, pick_device
 from .settings import check_settings
 from .threads import fit_threads
-from .weights import load_network, load_segmenter
 
 __all__ = [
     "GlobalLoss",

@@ -12,9 +12,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from monai_pdddpm.data import ranks
-from monai_pdddpm.errors import UserError
-from monai_pdddpm.inferers.training import InForward
+from monai_pdddpm.inferers.denoising_inferer import InForward
+from monai_pdddpm.utils import ranks
+from monai_pdddpm.utils.errors import UserError
 
 # a process that is done waits for the others, and cases may take hours; torchrun itself ends all when one dies
 PATIENCE = timedelta(days=7)
@@ -31,7 +31,7 @@ def rank_device(processes_per_device: int = 1) -> torch.device:
     """
     if not isinstance(processes_per_device, int) or processes_per_device < 1:
         raise UserError(
-            f"processes_per_device: found {processes_per_device!r}, expected a whole number of at least 1; mend "
+            f"processes_per_device: found {processes_per_device!r}, expected a whole number of at least 1; fix "
             "--processes_per_device"
         )
     count = torch.cuda.device_count()

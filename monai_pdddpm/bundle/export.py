@@ -15,18 +15,28 @@ import torch
 from monai.data import save_net_with_metadata
 
 from monai_pdddpm import __version__
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.inferers.noise import member_noise
 from monai_pdddpm.networks import ADAPTIVE_SOLVERS, PDDDPM
-from monai_pdddpm.networks.ensemble import OUTPUTS, FixedEnsemble
+from monai_pdddpm.networks.fixed_ensemble import OUTPUTS, FixedEnsemble
 from monai_pdddpm.schedulers import DDIMRule
 from monai_pdddpm.transforms.outputs import SplitOutputd, Uncertaintyd
+from monai_pdddpm.utils.errors import UserError
 
 FILES = {"torchscript": "ensemble.ts", "onnx": "ensemble.onnx"}
 LARGEST_DIFFERENCE = 1e-3
 # what the inferer is told and one window does not see
-_OF_VOLUMES = ("overlap", "mode", "fusion", "active", "doubt", "margin", "proposal_smoothing", "precision", "roi_size")
+_OF_VOLUMES = (
+    "overlap",
+    "mode",
+    "fusion",
+    "windows",
+    "uncertainty_threshold",
+    "dilation",
+    "presegmentation_smoothing",
+    "precision",
+    "roi_size",
+)
 
 
 def export_ensemble(
@@ -96,7 +106,7 @@ def fixed_ensemble(network: PDDDPM, inferer: PDDDPMInferer, temperature: float =
     shape = (_denoiser(network).num_classes, *inferer.roi_size)
     noise = torch.stack([member_noise(inferer.seed, member, 0, shape) for member in range(inferer.members)])
     return FixedEnsemble(
-        network, noise, chain.time_steps, inferer.segmenter_share, temperature, chain.solver, chain.solver_steps
+        network, noise, chain.time_steps, inferer.presegmentation_weight, temperature, chain.solver, chain.solver_steps
     ).eval()
 
 
@@ -116,7 +126,7 @@ def _denoiser(network: PDDDPM) -> Any:
 
 def _check_formats(formats: Sequence[str], folder: Path, overwrite: bool) -> None:
     if not formats or isinstance(formats, str) or not set(formats) <= set(FILES):
-        raise UserError(f"formats: found {formats!r}, expected a list of {' and '.join(FILES)}; mend --formats")
+        raise UserError(f"formats: found {formats!r}, expected a list of {' and '.join(FILES)}; fix --formats")
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if "onnx" in formats and missing:
         raise UserError(
@@ -153,7 +163,7 @@ def _read(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({error}), expected the bundle's own; mend --bundle_root") from error
+        raise UserError(f"{file}: cannot be read ({error}), expected the bundle's own; fix --bundle_root") from error
 
 
 def _write_torchscript(ensemble: FixedEnsemble, image: torch.Tensor, file: Path, contents: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 
 def pick_device() -> torch.device:

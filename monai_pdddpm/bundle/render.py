@@ -19,7 +19,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 from monai_pdddpm.data.checks import check_range
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.inferers.autocast import autocast
 from monai_pdddpm.networks import COMPILE_MODES
 from monai_pdddpm.schedulers import forward_process
+from monai_pdddpm.utils.errors import UserError
 
 _LOWEST = {
     "members": 1,
     "val_members": 1,
-    "steps": 1,
+    "num_steps": 1,
     "start_step": 0,
     "end_step": 0,
     "seed": 0,
@@ -28,7 +28,7 @@ _LOWEST = {
     "folds": 0,
     "fold": -1,
 }
-_SHARES = ("overlap", "segmenter_share")
+_SHARES = ("overlap", "presegmentation_weight")
 _SWITCHES = (
     *("overwrite", "write_members", "write_dicom_seg", "write_seg_nrrd", "write_scene", "write_report"),
     *("calibrated", "resume"),
@@ -78,7 +78,7 @@ def _is_number(value: object) -> bool:
 def _check_chain(start_step: int, end_step: int) -> None:
     if 0 < start_step <= end_step:
         raise UserError(
-            f"start_step: found {start_step}, expected more than end_step, which is {end_step}, or 0 for the proposal "
+            f"start_step: found {start_step}, expected more than end_step, which is {end_step}, or 0 for the presegmentation "
             f"itself; set start_step higher or end_step to at most {start_step - 1}"
         )
 

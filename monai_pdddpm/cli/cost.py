@@ -64,7 +64,7 @@ def denoiser_parameters(definition: Mapping[str, Any]) -> int | None:
         velocity = conv(width, width, 1) + 2 * width
         return acceleration + velocity + (embedding + 1) * 2 * width
 
-    total = conv(definition["image_channels"] + definition.get("proposal_channels", 0), stem) + residual(stem)
+    total = conv(definition["image_channels"] + definition.get("presegmentation_channels", 0), stem) + residual(stem)
     for a, b in pairwise((stem, *widths)):
         total += conv(a, b) + residual(b) + conv(b, b, 1)
     total += 2 * (embedding + 1) * embedding + conv(classes, widths[0])

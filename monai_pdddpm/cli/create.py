@@ -21,15 +21,15 @@ from tqdm import tqdm
 from monai_pdddpm.bundle.render import as_text, fill, render_task
 from monai_pdddpm.cli.datasets import DataSet, Finding, as_decathlon, read_dataset
 from monai_pdddpm.cli.fingerprint import Reader, fingerprint, look
-from monai_pdddpm.cli.foreign import Segmenter, read_segmenter
 from monai_pdddpm.cli.memory import memory_at_hand
 from monai_pdddpm.cli.plan import plan
-from monai_pdddpm.cli.rules import Choice
+from monai_pdddpm.cli.planner import Choice
+from monai_pdddpm.cli.readme import commands, describe, describe_more, page
+from monai_pdddpm.cli.segmenter_bundle import Segmenter, read_segmenter
 from monai_pdddpm.cli.templates import licence_file, templates
-from monai_pdddpm.cli.words import commands, describe, describe_more, page
 from monai_pdddpm.data.checks import check_output_dir
 from monai_pdddpm.data.datalist import labelled_cases
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["Created", "create_bundle"]
 
@@ -78,9 +78,9 @@ def create_bundle(
     if not _NAME.fullmatch(name):
         raise UserError(f"name: found {name!r}, expected a letter, then letters, digits and _; choose such a name")
     if spacing is not None and not (len(spacing) == 3 and all(0.001 <= size <= 100 for size in spacing)):
-        raise UserError(f"--spacing: found {list(spacing)}, expected three sizes from 0.001 to 100 mm; mend them")
+        raise UserError(f"--spacing: found {list(spacing)}, expected three sizes from 0.001 to 100 mm; fix them")
     if memory is not None and not 0 < memory < math.inf:
-        raise UserError(f"--memory: found {memory:g}, expected a number of GiB above 0; mend it")
+        raise UserError(f"--memory: found {memory:g}, expected a number of GiB above 0; fix it")
     folder = output_dir.expanduser().absolute() / name
     if folder.exists():
         raise UserError(f"{folder}: is there already and is not overwritten; remove it, or choose another name")
@@ -137,7 +137,7 @@ def _seen(data: DataSet, progress: bool) -> tuple[dict[str, Any], list[Finding]]
     if stopping := _stopping(findings):
         more = f" and {len(stopping) - 1} more" if len(stopping) > 1 else ""
         raise UserError(
-            f"{stopping[0]}{more}; python -m monai_pdddpm check {shlex.quote(str(data.source))} lists all; mend or "
+            f"{stopping[0]}{more}; python -m monai_pdddpm check {shlex.quote(str(data.source))} lists all; fix or "
             "unlist them"
         )
     return fingerprint(data, facts), findings

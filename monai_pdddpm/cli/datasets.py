@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from monai_pdddpm.data.datalist import SCAN_EXTENSIONS, SECTIONS, case_name, present_files
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["Case", "DataSet", "Finding", "as_decathlon", "check_name", "read_dataset"]
 
@@ -110,7 +110,7 @@ def read_dataset(
         )
     source = path / "dataset.json" if path.is_dir() else path
     if not source.is_file():
-        raise UserError(f"{source}: does not exist, expected a dataset.json or the folder of a data set; mend the path")
+        raise UserError(f"{source}: does not exist, expected a dataset.json or the folder of a data set; fix the path")
     content = _read_json(source)
     read = _read_nnunet if "channel_names" in content or "file_ending" in content else _read_decathlon
     found = read(source.absolute(), content)
@@ -175,15 +175,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); mend it") from error
+        raise UserError(f"{path}: cannot be read as JSON ({error}); fix it") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: found a {type(content).__name__}, expected an object with lists of cases; mend it")
+        raise UserError(f"{path}: found a {type(content).__name__}, expected an object with lists of cases; fix it")
     return content
 
 
 def _channel_names(source: Path, key: str, names: object) -> tuple[str, ...]:
     if not isinstance(names, dict) or sorted(names) != sorted(str(i) for i in range(len(names))) or not names:
-        raise UserError(f'{source}: {key} is {names!r}, expected names by number from "0" up; mend it')
+        raise UserError(f'{source}: {key} is {names!r}, expected names by number from "0" up; fix it')
     return tuple(check_name(names[str(i)], f"{source}: {key} {i}") for i in range(len(names)))
 
 
@@ -199,7 +199,7 @@ def _label_names(source: Path, pairs: Iterable[tuple[Any, Any]]) -> dict[int, st
                 "values are not known here); give each value a label of its own"
             ) from None
         if not 0 <= number < 2**16 or number in labels:
-            raise UserError(f"{source}: the label value {number} is named twice or not from 0 to 65535; mend labels")
+            raise UserError(f"{source}: the label value {number} is named twice or not from 0 to 65535; fix labels")
         labels[number] = check_name(name, f"{source}: label {number}")
     labels = {0: "background"} | dict(sorted(labels.items()))
     if len(labels) < 2:
@@ -353,7 +353,7 @@ def _bids_labels(root: Path, derivative: str | None) -> dict[int, str]:
         return {}
     header, *rows = [line.split("\t") for line in files[0].read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if not {"index", "name"} <= set(header):
-        raise UserError(f"{files[0]}: found the columns {header}, expected index and name; mend it")
+        raise UserError(f"{files[0]}: found the columns {header}, expected index and name; fix it")
     return _label_names(files[0], ((row[header.index("index")], row[header.index("name")]) for row in rows))
 
 

@@ -19,7 +19,7 @@ from monai_pdddpm.data.checks import check_voxels
 from monai_pdddpm.data.datalist import present_files
 from monai_pdddpm.data.geometry import largest_shift
 from monai_pdddpm.data.loading import LoadScan
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["Facts", "Reader", "fingerprint", "look"]
 
@@ -138,7 +138,7 @@ def _look_at_label(
             "grid", f"the image is {sizes[0]} and its label map {sizes[1]} voxels; resample the label map to the image"
         )
     elif (shift := largest_shift(affine, np.asarray(label.affine, dtype=float), shape[1:])) > _SAME_GRID:
-        found("grid", f"the label map lies up to {shift:.3g} voxels off the image by its header; mend the header")
+        found("grid", f"the label map lies up to {shift:.3g} voxels off the image by its header; fix the header")
     fractions = [value for value in counts if not math.isfinite(value) or value != round(value)]
     if fractions:
         few = ", ".join(f"{value:g}" for value in fractions[:3])
@@ -147,7 +147,7 @@ def _look_at_label(
     unknown = [value for value in whole if dataset.labels and value not in dataset.labels]
     if unknown:
         known = ", ".join(map(str, dataset.labels))
-        found("label-value", f"label values {', '.join(map(str, unknown[:5]))} are none of {known}; mend or name them")
+        found("label-value", f"label values {', '.join(map(str, unknown[:5]))} are none of {known}; fix or name them")
     if not any(value > 0 for value in whole):
         found("label-empty", "nothing is labelled; right only for a scan without what is sought")
     return findings, whole

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from monai_pdddpm.cli.cost import denoiser_parameters, segmenter_parameters, window_count
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["as_lines", "bundle_info"]
 
 _TEXTS = ("name", "version", "task", "description", "intended_use", "image_classes", "data_source")
-_SETTINGS = ("members", "steps", "start_step", "end_step", "num_train_timesteps", "seed", "segmenter_share")
+_SETTINGS = ("members", "num_steps", "start_step", "end_step", "num_train_timesteps", "seed", "presegmentation_weight")
 
 
 def bundle_info(folder: Path, size: Sequence[int] | None = None) -> dict[str, Any]:
@@ -141,14 +141,14 @@ def _network_line(network: Mapping[str, Any]) -> str:
 
 
 def _cost(settings: Mapping[str, Any], window: Any, overlap: Any, size: Sequence[int] | None) -> dict[str, Any]:
-    steps, members = settings.get("steps"), settings.get("members")
+    steps, members = settings.get("num_steps"), settings.get("members")
     known = isinstance(steps, int) and isinstance(members, int)
     each = steps * members if known and settings.get("start_step") != 0 else 0 if known else None  # type: ignore[operator]
     cost: dict[str, Any] = {"denoiser_evaluations_per_window": each}
     plain = isinstance(window, list) and all(_is_number(side) for side in window) and _is_number(overlap)
     if size is not None and plain and each is not None:
         if len(size) != len(window) or min(size) < 1:
-            raise UserError(f"--size: found {list(size)}, expected {len(window)} numbers of voxels from 1 up; mend it")
+            raise UserError(f"--size: found {list(size)}, expected {len(window)} numbers of voxels from 1 up; fix it")
         windows = window_count(size, window, overlap)
         cost |= {"size": list(size), "windows": windows, "denoiser_evaluations": windows * each}
     return cost

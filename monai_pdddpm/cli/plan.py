@@ -10,12 +10,12 @@ import torch
 from monai.networks.nets import SegResNet
 from torch import nn
 
-from monai_pdddpm.cli import rules
-from monai_pdddpm.cli.foreign import Segmenter, network_of, smallest_cube
+from monai_pdddpm.cli import planner
 from monai_pdddpm.cli.memory import Need, Room, computer_memory, need_of
-from monai_pdddpm.cli.rules import Choice
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.cli.planner import Choice
+from monai_pdddpm.cli.segmenter_bundle import Segmenter, network_of, smallest_cube
 from monai_pdddpm.networks import ODEUNet
+from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["plan"]
 
@@ -54,28 +54,28 @@ def plan(
         steps = ", ".join(transform["_target_"] for transform in foreign.intensity) or "as it is"
         intensity = Choice("intensity", foreign.intensity, steps, why)
     else:
-        space, intensity = rules.choose_spacing(seen, wanted), rules.choose_intensity(seen)
-    shape = rules.resampled_shape(seen, space.value)
+        space, intensity = planner.choose_spacing(seen, wanted), planner.choose_intensity(seen)
+    shape = planner.resampled_shape(seen, space.value)
     depth = (
         Choice("depth", 8, "denoiser of 4 levels", "the windows follow the segmenter")
         if foreign
-        else (rules.choose_depth(shape))
+        else (planner.choose_depth(shape))
     )
     divisor = depth.value
     kind = network_of(foreign.network, "network_def") if foreign else None
     needs = {filters: _need(channels, classes, filters, divisor, kind) for filters in (16, 8)}
-    widths = rules.choose_widths(lambda filters: needs[filters], divisor, room)
+    widths = planner.choose_widths(lambda filters: needs[filters], divisor, room)
     need = needs[widths.value]
     window = (
         _foreign_window(foreign, kind, channels, shape, need, room)
         if foreign and kind is not None
-        else (rules.choose_window(shape, divisor, need, room))
+        else (planner.choose_window(shape, divisor, need, room))
     )
-    batch = rules.choose_batch(window.value, need, room)
-    overlap = rules.choose_overlap(shape, window.value)
-    length = rules.choose_length(trained_on, batch.value)
-    cache = rules.choose_cache(seen, space.value, computer_memory())
-    flips, lesions = rules.choose_flips(names), rules.choose_lesions(names)
+    batch = planner.choose_batch(window.value, need, room)
+    overlap = planner.choose_overlap(shape, window.value)
+    length = planner.choose_length(trained_on, batch.value)
+    cache = planner.choose_cache(seen, space.value, computer_memory())
+    flips, lesions = planner.choose_flips(names), planner.choose_lesions(names)
     choices = [space, intensity, depth, widths, window, batch, overlap, length, cache, flips, lesions]
     missing = {channel["name"]: channel["missing"] for channel in seen["channels"] if channel["missing"]}
     if missing:
@@ -116,9 +116,9 @@ def _foreign_window(
     foreign: Segmenter, network: nn.Module, channels: int, shape: Sequence[int], need: Need, room: Room
 ) -> Choice:
     own = foreign.window
-    if own and len(own) == 3 and all(s > 0 and s % 8 == 0 for s in own) and need.of(own, rules.FEWEST) <= room.size:
+    if own and len(own) == 3 and all(s > 0 and s % 8 == 0 for s in own) and need.of(own, planner.FEWEST) <= room.size:
         return Choice("window", own, f"{' x '.join(map(str, own))} voxels", f"that of {foreign.name}")
-    return rules.choose_window(own or shape, smallest_cube(network, channels), need, room)
+    return planner.choose_window(own or shape, smallest_cube(network, channels), need, room)
 
 
 def _need(channels: int, classes: int, filters: int, divisor: int, foreign: nn.Module | None) -> Need:

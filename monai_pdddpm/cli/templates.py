@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["licence_file", "templates"]
 

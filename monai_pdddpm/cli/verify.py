@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monai_pdddpm.data.finished import report_path
-from monai_pdddpm.data.provenance import RUNS, checksum, made_by, read_runs, record_id
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.data.pending_cases import report_path
+from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.provenance import RUNS, checksum, made_by, read_runs, record_id
 from monai_pdddpm.visualize.report import FAILURES
 
 
@@ -46,14 +46,14 @@ def verify(output_dir: str | Path) -> Verified:
     """
     folder = Path(output_dir)
     if not folder.is_dir():
-        raise UserError(f"{folder}: no folder, expected one with results; mend the path")
+        raise UserError(f"{folder}: no folder, expected one with results; fix the path")
     found = Verified()
     runs = _runs(folder, found)
     for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != FAILURES and p.name[0] != "."):
         found.cases += 1
         _case(path, runs, found)
     if not found.cases:
-        raise UserError(f"{folder}: found no case, expected the output_dir of a run; mend the path")
+        raise UserError(f"{folder}: found no case, expected the output_dir of a run; fix the path")
     return found
 
 

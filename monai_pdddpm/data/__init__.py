@@ -2,16 +2,17 @@
 
 from typing import Any
 
+from monai_pdddpm.utils.provenance import provenance_record
+from monai_pdddpm.utils.ranks import RankSampler, cases_of_rank, is_first_rank
+
 from .cache import CachedDataset
 from .checks import CheckImaged, CheckLabeld, check_file, check_output_dir, check_range, check_voxels
 from .datalist import case_name, inference_cases, labelled_cases
 from .dataset import CaseDataset, CaseFailure, case_collate
-from .finished import report_path, unfinished_cases
-from .folds import fold_cases, training_cases, with_readings
+from .folds import fold_cases, training_cases, with_annotations
 from .label_values import LabelValueWriter
 from .loading import LoadScan, LoadScand
-from .provenance import run_record
-from .ranks import RankSampler, cases_of_rank, is_first_rank
+from .pending_cases import pending_cases, report_path
 from .scans import plan_scan
 from .writer import GridWriter
 
@@ -38,12 +39,12 @@ __all__ = [
     "inference_cases",
     "is_first_rank",
     "labelled_cases",
+    "pending_cases",
     "plan_scan",
+    "provenance_record",
     "report_path",
-    "run_record",
     "training_cases",
-    "unfinished_cases",
-    "with_readings",
+    "with_annotations",
     "write_phantom",
 ]
 

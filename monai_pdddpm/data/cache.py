@@ -11,7 +11,7 @@ from monai.data.utils import set_rnd
 
 from monai_pdddpm.data.datalist import case_file
 from monai_pdddpm.data.dataset import explain_failure
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["CachedDataset"]
 

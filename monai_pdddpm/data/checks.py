@@ -18,7 +18,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from monai_pdddpm.data.geometry import largest_shift
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 __all__ = [
     "FOURTH_DIMENSIONS",
@@ -158,7 +158,7 @@ class CheckLabeld(MapTransform):
             shift = largest_shift(np.asarray(image.affine), np.asarray(label.affine), (*shape, 1, 1)[:3])
             if shift > _SAME_PLACE:
                 raise UserError(
-                    f"{path}: found labels {shift:.3g} voxels away from their scan, expected one grid; mend the header "
+                    f"{path}: found labels {shift:.3g} voxels away from their scan, expected one grid; fix the header "
                     "of either, or put both on one grid"
                 )
             if strange := self._strange(label.as_tensor() if isinstance(label, MetaTensor) else label):
@@ -167,7 +167,7 @@ class CheckLabeld(MapTransform):
                     known = f"whole numbers from 0 to {len(self.known) - 1}"
                 raise UserError(
                     f"{path}: found the label values {', '.join(strange[:5])}{', ...' if len(strange) > 5 else ''}, "
-                    f"expected {known}; mend the label map, or give the bundle that it belongs to"
+                    f"expected {known}; fix the label map, or give the bundle that it belongs to"
                 )
         return d
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from monai_pdddpm.data.dicom import has_series, require_one_series
-from monai_pdddpm.errors import UserError, printable
+from monai_pdddpm.utils.errors import UserError, printable
 
 __all__ = [
     "SCAN_EXTENSIONS",
@@ -93,14 +93,14 @@ def check_case_name(image: str | os.PathLike | Sequence[str | os.PathLike | None
     )
 
 
-def inference_cases(dataset_dir: str | os.PathLike, section: str = "test") -> list[dict[str, Any]]:
+def inference_cases(dataset_dir: str | os.PathLike, data_list_key: str = "test") -> list[dict[str, Any]]:
     """List the scans to segment.
 
     Args:
         dataset_dir: one scan file; a folder of scans (subfolders are not searched); a folder with a ``dataset.json``
             in the Decathlon's layout; a folder with one DICOM series; a folder with scans in ``imagesTs`` or
             ``imagesTr``; or a folder with subfolders of one DICOM series each.
-        section: list to take from a ``dataset.json``: ``test``, ``validation`` or ``training``. When it lists
+        data_list_key: list to take from a ``dataset.json``: ``test``, ``validation`` or ``training``. When it lists
             nothing, the next of these three is taken, and a printed line says so.
 
     Returns:
@@ -113,7 +113,7 @@ def inference_cases(dataset_dir: str | os.PathLike, section: str = "test") -> li
             stays in the list, for the run to report.
     """
     root = Path(dataset_dir).expanduser()
-    wanted = _sections_from(section)
+    wanted = _sections_from(data_list_key)
     if not os.path.exists(root):  # pathlib's own raises where a folder may not be entered
         raise UserError(f"{root}: does not exist, expected a scan or a folder of scans; check dataset_dir")
     if not os.path.isdir(root):
@@ -142,7 +142,7 @@ def inference_cases(dataset_dir: str | os.PathLike, section: str = "test") -> li
     return cases
 
 
-def labelled_cases(dataset_dir: str | os.PathLike, section: str) -> list[dict[str, Any]]:
+def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[dict[str, Any]]:
     """List pairs of image and label for training or validation.
 
     Without a list for validation in ``dataset.json``, the last fifth of the training list (at least one case) is
@@ -150,7 +150,7 @@ def labelled_cases(dataset_dir: str | os.PathLike, section: str) -> list[dict[st
 
     Args:
         dataset_dir: folder with a ``dataset.json`` in the Decathlon's layout, or with ``imagesTr`` and ``labelsTr``.
-        section: ``training`` or ``validation``.
+        data_list_key: ``training`` or ``validation``.
 
     Returns:
         For each case ``{"image": path, "label": path}``. Of a ``dataset.json``, ``image`` may be a list with one path
@@ -160,8 +160,10 @@ def labelled_cases(dataset_dir: str | os.PathLike, section: str) -> list[dict[st
         UserError: when the folder, the list, a label or a file is missing, or one case alone is to be split. A file
             that is missing in a list with others is left for the loader, which knows what stands for it.
     """
-    if section not in ("training", "validation"):
-        raise UserError(f"section: found {section!r}, expected 'training' or 'validation'; mend the configuration")
+    if data_list_key not in ("training", "validation"):
+        raise UserError(
+            f"data_list_key: found {data_list_key!r}, expected 'training' or 'validation'; fix the configuration"
+        )
     root = Path(dataset_dir).expanduser()
     if not os.path.isdir(root):
         raise UserError(f"{root}: not a folder, expected one with labelled cases and a dataset.json; check dataset_dir")
@@ -179,20 +181,22 @@ def labelled_cases(dataset_dir: str | os.PathLike, section: str) -> list[dict[st
     if not validation:
         training, validation = _hold_out(root, training)
 
-    cases = training if section == "training" else validation
+    cases = training if data_list_key == "training" else validation
     unlabelled = [case_file(case["image"]) for case in cases if "label" not in case]
     if unlabelled:
         raise UserError(
-            f"{root}: {_some(unlabelled)} without a label; expected 'label' for each {section} case; add it"
+            f"{root}: {_some(unlabelled)} without a label; expected 'label' for each {data_list_key} case; add it"
         )
     _require_files(cases)
     return cases
 
 
-def _sections_from(section: str) -> Sequence[str]:
-    if section not in SECTIONS:
-        raise UserError(f"section: found {section!r}, expected one of {', '.join(SECTIONS)}; mend the configuration")
-    return SECTIONS[SECTIONS.index(section) :]
+def _sections_from(data_list_key: str) -> Sequence[str]:
+    if data_list_key not in SECTIONS:
+        raise UserError(
+            f"data_list_key: found {data_list_key!r}, expected one of {', '.join(SECTIONS)}; fix the configuration"
+        )
+    return SECTIONS[SECTIONS.index(data_list_key) :]
 
 
 def _is_scan(path: Path) -> bool:
@@ -245,9 +249,9 @@ def _read_json(path: Path) -> dict:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     except (ValueError, RecursionError) as error:  # also when the text is not UTF-8, or nested without end
-        raise UserError(f"{path}: not valid JSON ({error}); mend it") from error
+        raise UserError(f"{path}: not valid JSON ({error}); fix it") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: found a {type(content).__name__}, expected an object with lists of cases; mend it")
+        raise UserError(f"{path}: found a {type(content).__name__}, expected an object with lists of cases; fix it")
     return content
 
 
@@ -265,7 +269,7 @@ def _entries(root: Path, content: dict, name: str) -> list[dict[str, Any]]:
     root = root / _data_root(path, content)
     listed = content.get(name) or []
     if not isinstance(listed, list):
-        raise UserError(f"{path}: {name!r} is a {type(listed).__name__}, expected a list of cases; mend it")
+        raise UserError(f"{path}: {name!r} is a {type(listed).__name__}, expected a list of cases; fix it")
     cases = []
     for number, entry in enumerate(listed):
         files = entry if isinstance(entry, dict) else {"image": entry}
@@ -274,7 +278,7 @@ def _entries(root: Path, content: dict, name: str) -> list[dict[str, Any]]:
         case: dict[str, Any] = {}
         if isinstance(image, list):
             if not any(image):
-                raise UserError(f"{path}: image of {where} lists no file, expected at least one path; mend it")
+                raise UserError(f"{path}: image of {where} lists no file, expected at least one path; fix it")
             case["image"] = [str(root / _inside(path, where, "image", file)) if file else None for file in image]
         else:
             case["image"] = str(root / _inside(path, where, "image", image))
@@ -288,13 +292,13 @@ def _data_root(path: Path, content: dict) -> Path:
     """Return the folder that paths are relative to: ``root``, for a list that lies elsewhere than its scans."""
     value = content.get("root", ".")
     if not isinstance(value, str) or not os.path.isdir(path.parent / value):
-        raise UserError(f"{path}: root is {value!r}, expected the folder that the scans lie in; mend it")
+        raise UserError(f"{path}: root is {value!r}, expected the folder that the scans lie in; fix it")
     return Path(value)
 
 
 def _inside(path: Path, entry: str, key: str, value: object) -> str:
     if not isinstance(value, str) or not value or "\0" in value:
-        raise UserError(f"{path}: {key} of {entry} is {value!r}, expected one path inside the folder; mend it")
+        raise UserError(f"{path}: {key} of {entry} is {value!r}, expected one path inside the folder; fix it")
     # both kinds of path, since the file may have been written elsewhere
     parts = (*PurePosixPath(value).parts, *PureWindowsPath(value).parts)
     home = PurePosixPath(value).parts[:1] and PurePosixPath(value).parts[0].startswith("~")

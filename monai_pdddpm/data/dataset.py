@@ -15,8 +15,8 @@ from monai_pdddpm.data.checks import check_choice, check_fourth_dimension
 from monai_pdddpm.data.datalist import case_file, case_name, check_case_name
 from monai_pdddpm.data.headers import unreadable
 from monai_pdddpm.data.scans import MISSING, plan_scan
-from monai_pdddpm.data.shortage import shortage
-from monai_pdddpm.errors import UserError, printable, user_message
+from monai_pdddpm.utils.errors import UserError, printable, user_message
+from monai_pdddpm.utils.resource_errors import shortage
 
 __all__ = ["CaseDataset", "CaseFailure", "case_collate", "explain_failure"]
 

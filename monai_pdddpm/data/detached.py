@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["DEFLATE_RATIO", "DETACHABLE", "VoxelData", "find_data"]
 
@@ -168,7 +168,7 @@ def _beside(header: Path, name: str) -> Path:
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or ".." in parts:
         raise UserError(
             f"{header}: its voxels lie outside of its folder ({name!r}), expected a file beside it; move the file "
-            "there and mend the header"
+            "there and fix the header"
         )
     if name.split()[0].upper() == "LIST" or "%" in name:
         raise UserError(

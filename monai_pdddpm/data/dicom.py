@@ -12,7 +12,7 @@ import itk
 import numpy as np
 from monai.data import ITKReader
 
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["Series", "SeriesReader", "has_series", "read_series", "require_one_series"]
 

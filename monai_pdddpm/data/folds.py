@@ -1,4 +1,4 @@
-"""Which cases and labels a training uses: folds, and the readings of several readers."""
+"""Which cases and labels a training uses: folds, and the annotations of several readers."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from monai_pdddpm.data.datalist import labelled_cases
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 
-def training_cases(dataset_dir: str | os.PathLike, sections: Sequence[str] = ("training",)) -> list[dict[str, Any]]:
-    """List the labelled cases of some sections of a data set, see :func:`monai_pdddpm.data.labelled_cases`.
+def training_cases(dataset_dir: str | os.PathLike, list_keys: Sequence[str] = ("training",)) -> list[dict[str, Any]]:
+    """List the labelled cases of some list_keys of a data set, see :func:`monai_pdddpm.data.labelled_cases`.
 
     Args:
         dataset_dir: folder of the data set.
-        sections: ``training``, or with ``validation`` for a last training on all there is, which no case is left to
+        list_keys: ``training``, or with ``validation`` for a last training on all there is, which no case is left to
             measure.
 
     Raises:
-        UserError: when a section is another one or named twice, or its cases cannot be used.
+        UserError: when a list_key is another one or named twice, or its cases cannot be used.
     """
-    if not sections or len(set(sections)) != len(sections):
-        raise UserError(f"train_sections: found {sections!r}, expected ['training'] or ['training', 'validation']")
-    return [case for section in sections for case in labelled_cases(dataset_dir, section)]
+    if not list_keys or len(set(list_keys)) != len(list_keys):
+        raise UserError(f"train_list_keys: found {list_keys!r}, expected ['training'] or ['training', 'validation']")
+    return [case for list_key in list_keys for case in labelled_cases(dataset_dir, list_key)]
 
 
-def fold_cases(cases: Sequence[dict[str, Any]], folds: int = 0, leave_out: int = -1) -> list[dict[str, Any]]:
+def fold_cases(cases: Sequence[dict[str, Any]], folds: int = 0, fold: int = -1) -> list[dict[str, Any]]:
     """Tag cases with their fold and leave one fold out.
 
     Folds are runs of neighbouring cases, so that scans of one subject, which mostly follow each other, stay together.
@@ -35,7 +35,7 @@ def fold_cases(cases: Sequence[dict[str, Any]], folds: int = 0, leave_out: int =
     Args:
         cases: in a fixed order.
         folds: number of folds; 0 returns the cases as they are.
-        leave_out: the fold to leave out, from 0; -1 keeps all.
+        fold: the fold to leave out, from 0; -1 keeps all.
 
     Returns:
         the cases with an integer ``fold`` added.
@@ -47,25 +47,25 @@ def fold_cases(cases: Sequence[dict[str, Any]], folds: int = 0, leave_out: int =
         return list(cases)
     if not 2 <= folds <= len(cases):
         raise UserError(f"folds: {folds} was found, 2 to the number of training cases ({len(cases)}) is expected")
-    if not -1 <= leave_out < folds:
-        raise UserError(f"fold: {leave_out} was found, 0 to {folds - 1} is expected, or -1 for all cases")
+    if not -1 <= fold < folds:
+        raise UserError(f"fold: {fold} was found, 0 to {folds - 1} is expected, or -1 for all cases")
     tagged = [case | {"fold": i * folds // len(cases)} for i, case in enumerate(cases)]
-    return [case for case in tagged if case["fold"] != leave_out]
+    return [case for case in tagged if case["fold"] != fold]
 
 
-def with_readings(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put all readings of a case in the place of its one label, where there are any.
+def with_annotations(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put all annotations of a case in the place of its one label, where there are any.
 
     Args:
-        cases: with the path of a label map under ``label``; readings are 4D files of the same name in a folder
-            ``readings...`` beside ``labels...``.
+        cases: with the path of a label map under ``label``; annotations are 4D files of the same name in a folder
+            ``annotations...`` beside ``labels...``.
 
     Returns:
-        the cases; :class:`monai_pdddpm.transforms.RandReadingd` draws one reading at each use.
+        the cases; :class:`monai_pdddpm.transforms.RandAnnotationd` draws one reading at each use.
     """
     found = []
     for case in cases:
         label = Path(case["label"])
-        readings = label.parent.with_name(label.parent.name.replace("labels", "readings", 1)) / label.name
-        found.append(case | {"label": str(readings)} if readings.is_file() else dict(case))
+        annotations = label.parent.with_name(label.parent.name.replace("labels", "annotations", 1)) / label.name
+        found.append(case | {"label": str(annotations)} if annotations.is_file() else dict(case))
     return found

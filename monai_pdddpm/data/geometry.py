@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["check_affine", "coverage", "is_sheared", "largest_shift"]
 
@@ -27,19 +27,19 @@ def check_affine(path: str | os.PathLike, affine: np.ndarray) -> None:
     Raises:
         UserError: when it is not finite, cannot be inverted, or a voxel has an edge below 0.001 mm or above 100 mm.
     """
-    mend = "mend the header, for example with nibabel or fslorient"
+    fix = "fix the header, for example with nibabel or fslorient"
     finite = bool(np.isfinite(affine).all())
     sizes = voxel_sizes(affine) if finite else np.ones(3)
     if not ((sizes >= _SMALLEST) & (sizes <= _LARGEST)).all():
         found = " x ".join(f"{size:g}" for size in sizes)
         raise UserError(
             f"{path}: found voxels of {found} mm in its affine, expected {_SMALLEST:g} to {_LARGEST:g} mm along each "
-            f"axis; {mend}"
+            f"axis; {fix}"
         )
     # the determinant of unit axes is the volume that they span: 1 when orthogonal, 0 when they lie in a plane
     if not finite or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-4:
         raise UserError(
-            f"{path}: its affine cannot be inverted, expected finite numbers and three independent axes; {mend}"
+            f"{path}: its affine cannot be inverted, expected finite numbers and three independent axes; {fix}"
         )
 
 

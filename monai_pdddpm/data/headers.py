@@ -23,8 +23,8 @@ from monai_pdddpm.data.checks import check_file, check_memory
 from monai_pdddpm.data.detached import DEFLATE_RATIO, find_data
 from monai_pdddpm.data.dicom import Series, read_series
 from monai_pdddpm.data.geometry import check_affine, is_sheared, largest_shift
-from monai_pdddpm.data.shortage import shortage
-from monai_pdddpm.errors import UserError, printable
+from monai_pdddpm.utils.errors import UserError, printable
+from monai_pdddpm.utils.resource_errors import shortage
 
 __all__ = ["NIFTI_EXTENSIONS", "ScanHeader", "read_header", "unpacked_nifti", "unreadable"]
 
@@ -94,7 +94,7 @@ def read_header(path: str | os.PathLike) -> ScanHeader:
     if np.abs(header.affine[:3, 3]).max() > _FARTHEST:
         raise UserError(
             f"{path}: its first voxel lies {np.abs(header.affine[:3, 3]).max():g} mm away, expected at most "
-            f"{_FARTHEST:g}; mend the header, for example with nibabel or fslorient"
+            f"{_FARTHEST:g}; fix the header, for example with nibabel or fslorient"
         )
     if is_sheared(header.affine):
         note = "its axes are not at right angles (a tilted gantry?), so it was interpolated even at its own voxel size"
@@ -119,7 +119,7 @@ def _nifti(path: Path) -> ScanHeader:
     unit = int(raw["xyzt_units"]) % 8
     if unit in _UNITS:
         raise UserError(
-            f"{path}: found {_UNITS[unit]}s as its unit of length, expected mm; convert its affine, or mend xyzt_units "
+            f"{path}: found {_UNITS[unit]}s as its unit of length, expected mm; convert its affine, or fix xyzt_units "
             "in the header if that is what is wrong"
         )
     spatial, extra = image.shape[:3], image.shape[3:]
@@ -152,12 +152,12 @@ def _forms(path: Path, image: nib.Nifti1Image, raw: nib.Nifti1Header, spatial: t
     if not (np.isfinite(sizes[: len(spatial)]).all() and (sizes[: len(spatial)] > 0).all()):
         raise UserError(
             f"{path}: found voxels of {' x '.join(f'{size:g}' for size in sizes)} mm (pixdim), expected positive "
-            "numbers; mend the header, for example with nibabel or fslhd"
+            "numbers; fix the header, for example with nibabel or fslhd"
         )
     if int(header["qform_code"]) > 0:
         if raw["pixdim"][0] not in (-1, 0, 1):  # which way the third axis runs; 0 stands for 1
             raise UserError(
-                f"{path}: found {raw['pixdim'][0]:g} as its qfac (pixdim[0]), expected 1 or -1; mend the header, for "
+                f"{path}: found {raw['pixdim'][0]:g} as its qfac (pixdim[0]), expected 1 or -1; fix the header, for "
                 "example with nibabel or fslorient"
             )
         return notes
@@ -173,7 +173,7 @@ def _qform(header: nib.Nifti1Header) -> np.ndarray:
 
 
 def _raw_header(path: Path, header: nib.Nifti1Header) -> nib.Nifti1Header:
-    """Read a header once more, without what nibabel mends on loading."""
+    """Read a header once more, without what nibabel fixes on loading."""
     with nib.openers.ImageOpener(str(path)) as file:
         return type(header)(file.read(header.sizeof_hdr), endianness=header.endianness, check=False)
 

@@ -21,7 +21,7 @@ from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.data.dicom import SeriesReader
 from monai_pdddpm.data.headers import NIFTI_EXTENSIONS, ScanHeader, unpacked_nifti, unreadable
 from monai_pdddpm.data.scans import MISSING, Image, ScanPlan, plan_scan
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["LoadScan", "LoadScand"]
 
@@ -109,8 +109,8 @@ class LoadScan(Transform):
             if first is None:
                 first = image
             elif i in plan.other_grids:
-                to_first = SpatialResample(mode="bilinear", padding_mode="zeros")
-                image = to_first(image, dst_affine=first.affine, spatial_size=first.shape[1:])
+                send_to_rank0 = SpatialResample(mode="bilinear", padding_mode="zeros")
+                image = send_to_rank0(image, dst_affine=first.affine, spatial_size=first.shape[1:])
             parts.append(image.as_tensor())
         if len(parts) == 1:
             return first

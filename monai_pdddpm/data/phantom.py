@@ -1,7 +1,7 @@
 """A dataset of phantoms as files: ``python -m monai_pdddpm.data.phantom DIR`` writes one.
 
 The layout is that of the Medical Segmentation Decathlon; what the scans are is said in
-:mod:`monai_pdddpm.data.phantom_law`.
+:mod:`monai_pdddpm.data.phantom_distribution`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from monai_pdddpm.data.datalist import SCAN_EXTENSIONS
 
-from .phantom_law import (
+from .phantom_distribution import (
+    ANNOTATION_MM,
     BEAT,
     BIAS_MM,
     BIAS_SD,
@@ -35,7 +36,6 @@ from .phantom_law import (
     FRAME_SECONDS,
     LABELS,
     NOISE_SD,
-    READING_MM,
     make_phantom_scan,
     make_phantom_series,
     phantom_affine,
@@ -50,7 +50,7 @@ def write_phantom(
     validation: int = 12,
     test: int = 6,
     series: int = 1,
-    readings: int = 8,
+    annotations: int = 8,
     size: Sequence[int] = DEFAULT_SIZE,
     spacing: Sequence[float] = DEFAULT_SPACING,
     seed: int = 0,
@@ -60,7 +60,7 @@ def write_phantom(
 
     Training and validation cases lie in ``imagesTr`` and ``labelsTr``, test cases in ``imagesTs`` and ``labelsTs``. A
     case has the same file name in each folder: the image (float32), the label (uint8, the first reading),
-    ``readingsTr|Ts`` (4D uint8, last axis reading) and ``probabilityTr|Ts`` (4D float32, last axis class). ``series``
+    ``annotationsTr|Ts`` (4D uint8, last axis reading) and ``probabilityTr|Ts`` (4D float32, last axis class). ``series``
     and ``series_labels`` hold 4D files, time last; one reader labels all frames of a series with the same deviation.
     ``dataset.json`` lists the cases and how they were made.
 
@@ -70,7 +70,7 @@ def write_phantom(
         validation: number of validation cases.
         test: number of test cases.
         series: number of time series.
-        readings: readings per case, at least 1.
+        annotations: annotations per case, at least 1.
         size: voxels along X, Y, Z.
         spacing: voxel size in mm.
         seed: decides everything; a case depends on it and on its own number alone.
@@ -89,8 +89,8 @@ def write_phantom(
     counts = {"training": train, "validation": validation, "test": test, "series": series}
     if min(counts.values()) < 0:
         raise ValueError(f"the numbers of cases must not be negative, got {counts}.")
-    if readings < 1:
-        raise ValueError(f"readings must be at least 1, got {readings}.")
+    if annotations < 1:
+        raise ValueError(f"annotations must be at least 1, got {annotations}.")
     grid: dict[str, Any] = {"size": [int(n) for n in size], "spacing": [float(h) for h in spacing]}
     target.parent.mkdir(parents=True, exist_ok=True)
     # written beside the target, so that the renaming stays within one file system and is all or nothing
@@ -103,24 +103,24 @@ def write_phantom(
             if key == "series":
                 lists[key].append(_write_series(root, len(lists[key]), seed, **grid))
             else:
-                lists[key].append(_write_case(root, number, "Ts" if key == "test" else "Tr", readings, seed, **grid))
-        _write_list(root, lists, {"seed": int(seed), "readings": int(readings), **grid})
+                lists[key].append(_write_case(root, number, "Ts" if key == "test" else "Tr", annotations, seed, **grid))
+        _write_list(root, lists, {"seed": int(seed), "annotations": int(annotations), **grid})
         root.rename(target)
     return target
 
 
 def _write_case(
-    root: Path, number: int, split: str, readings: int, seed: int, size: Sequence[int], spacing: Sequence[float]
+    root: Path, number: int, split: str, annotations: int, seed: int, size: Sequence[int], spacing: Sequence[float]
 ) -> dict[str, str]:
-    """Write image, label, readings and probabilities of one case; return its entry of the list."""
+    """Write image, label, annotations and probabilities of one case; return its entry of the list."""
     sequence = np.random.SeedSequence(seed, spawn_key=(0, number))
     phantom = make_phantom_scan(size, spacing, sequence)
     reader = np.random.default_rng(sequence.spawn(1)[0])
-    drawn = np.stack([phantom.draw_reading(reader) for _ in range(readings)], axis=-1)
+    drawn = np.stack([phantom.draw_annotation(reader) for _ in range(annotations)], axis=-1)
     name = f"phantom_{number:03d}.nii.gz"
     _save(root / f"images{split}" / name, phantom.image, spacing)
     _save(root / f"labels{split}" / name, drawn[..., 0], spacing)
-    _save(root / f"readings{split}" / name, drawn, spacing)
+    _save(root / f"annotations{split}" / name, drawn, spacing)
     _save(root / f"probability{split}" / name, np.moveaxis(phantom.probability, 0, -1), spacing)
     return {"image": f"images{split}/{name}", "label": f"labels{split}/{name}"}
 
@@ -130,7 +130,7 @@ def _write_series(root: Path, number: int, seed: int, size: Sequence[int], spaci
     sequence = np.random.SeedSequence(seed, spawn_key=(1, number))
     frames, reader = make_phantom_series(size, spacing, seed=sequence), sequence.spawn(1)[0]
     # the generator is made anew for each frame: the same deviation, so that the label does not flicker
-    labels = [frame.draw_reading(np.random.default_rng(reader)) for frame in frames]
+    labels = [frame.draw_annotation(np.random.default_rng(reader)) for frame in frames]
     name = f"phantom_series_{number:03d}.nii.gz"
     _save(root / "series" / name, np.stack([frame.image for frame in frames], -1), spacing, FRAME_SECONDS)
     _save(root / "series_labels" / name, np.stack(labels, -1), spacing, FRAME_SECONDS)
@@ -154,7 +154,7 @@ def _write_list(root: Path, lists: dict[str, list[dict[str, str]]], settings: di
     """Write ``dataset.json``: what there is, and every number that it was made with."""
     image = {"class_means": CLASS_MEANS, "noise_sd": NOISE_SD, "bias_sd": BIAS_SD, "bias_mm": BIAS_MM}
     shape = {"deformation": DEFORMATION, "deformation_mm": DEFORMATION_MM, "beat": BEAT}
-    doubt = {"body_widths_mm": BODY_WIDTHS_MM, "core_widths_mm": CORE_WIDTHS_MM, "reading_mm": READING_MM}
+    doubt = {"body_widths_mm": BODY_WIDTHS_MM, "core_widths_mm": CORE_WIDTHS_MM, "annotation_mm": ANNOTATION_MM}
     contents = {
         "name": "Phantom",
         "description": "Synthetic nested structures with blurred borders and known class probabilities",
@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("dataset_dir", metavar="DIR", help="folder to make")
-    for name, value in {"train": 48, "validation": 12, "test": 6, "series": 1, "readings": 8, "seed": 0}.items():
+    for name, value in {"train": 48, "validation": 12, "test": 6, "series": 1, "annotations": 8, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=value, help="as in write_phantom")
     parser.add_argument("--size", type=int, nargs=3, default=DEFAULT_SIZE, help="voxels along X, Y, Z")
     parser.add_argument("--spacing", type=float, nargs=3, default=DEFAULT_SPACING, help="voxel size in mm")

@@ -12,7 +12,7 @@ from monai_pdddpm.data.checks import check_choice, check_fourth_dimension
 from monai_pdddpm.data.datalist import present_files
 from monai_pdddpm.data.geometry import coverage, largest_shift
 from monai_pdddpm.data.headers import ScanHeader, read_header
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["MISSING", "Image", "ScanPlan", "plan_scan"]
 
@@ -77,7 +77,7 @@ def plan_scan(
         entry is None or isinstance(entry, (str, os.PathLike)) for entry in image
     ):
         raise UserError(
-            f"image: found {image!r}, expected a path, or a list with one for each channel; mend the data list"
+            f"image: found {image!r}, expected a path, or a list with one for each channel; fix the data list"
         )
     if fourth_dimension == "time":
         raise UserError(
@@ -106,7 +106,7 @@ def _plan_channels(
         expected = ", ".join(names[str(i)] for i in range(channels or 0) if str(i) in names)
         raise UserError(
             f"{case}: found a list of {len(image)} files, expected {channels}, one for each channel"
-            f"{f' ({expected})' if expected else ''}; mend the list, with null where a channel is missing"
+            f"{f' ({expected})' if expected else ''}; fix the list, with null where a channel is missing"
         )
     headers: list[ScanHeader | None] = []
     others: set[int] = set()

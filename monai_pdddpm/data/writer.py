@@ -16,9 +16,9 @@ from monai.data import NibabelWriter
 from monai.utils import convert_data_type, get_equivalent_dtype
 
 from monai_pdddpm import __version__
-from monai_pdddpm.data.complete import complete_file
 from monai_pdddpm.data.geometry import largest_shift
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.atomic_write import atomic_write
+from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["GridWriter"]
 
@@ -227,7 +227,7 @@ def _as_type(array: np.ndarray, wanted: DtypeLike | torch.dtype, path: Path) -> 
 
 
 def _write_whole(image: nib.Nifti1Image, path: Path) -> None:
-    with complete_file(path) as part, part.open("xb") as file:
+    with atomic_write(path) as part, part.open("xb") as file:
         if path.name.endswith(".gz"):
             # neither name nor time goes into the file, so that equal results are equal files
             with gzip.GzipFile("", "wb", compresslevel=_COMPRESSION, fileobj=file, mtime=0) as packed:

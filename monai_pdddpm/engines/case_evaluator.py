@@ -10,8 +10,8 @@ from monai.engines import SupervisedEvaluator
 
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.data.dataset import CaseFailure, explain_failure
-from monai_pdddpm.data.ranks import gathered
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.ranks import gathered
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class CaseEvaluator(SupervisedEvaluator):
     It takes the items of :class:`monai_pdddpm.data.CaseDataset`. Whatever is raised while a case is read, inferred,
     post-processed or written ends that case only and is logged; :meth:`run` sums up at the end. ``state.seconds``
     holds the seconds of the current case's stages. Handlers of ``ITERATION_COMPLETED`` meet an empty list after a
-    failure; MONAI's metrics cannot take one, :class:`monai_pdddpm.transforms.Evaluated` never sees it.
+    failure; MONAI's metrics cannot take one, :class:`monai_pdddpm.transforms.SegmentationMetricsd` never sees it.
 
     Of several processes each has its own cases, or none. All sum up together, when the last one is done.
 

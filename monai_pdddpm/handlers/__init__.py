@@ -3,26 +3,26 @@
 from .calibration_fit import CalibrationFit
 from .case_report import CaseReport
 from .checkpoint import EpochSeed, ModelSaver, TrainingCheckpoint
+from .distributed_members import DistributedMembersHandler
 from .evaluation_report import EvaluationReport
 from .folder_report import FolderReport
-from .member_server import MemberServer
-from .pass_on import PassOn
 from .progress import CaseProgress, Progress, TrackedLoss
-from .run_record import RunRecord
+from .provenance import ProvenanceHandler
+from .reraise_exceptions import ReraiseExceptions
 from .viewer_files import ViewerFiles
 
 __all__ = [
     "CalibrationFit",
     "CaseProgress",
     "CaseReport",
+    "DistributedMembersHandler",
     "EpochSeed",
     "EvaluationReport",
     "FolderReport",
-    "MemberServer",
     "ModelSaver",
-    "PassOn",
     "Progress",
-    "RunRecord",
+    "ProvenanceHandler",
+    "ReraiseExceptions",
     "TrackedLoss",
     "TrainingCheckpoint",
     "ViewerFiles",

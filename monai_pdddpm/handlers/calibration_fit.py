@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
-from monai_pdddpm.bundle.calibration import save_calibration
+from monai_pdddpm.bundle.calibration_file import save_calibration
 from monai_pdddpm.data.datalist import case_name
-from monai_pdddpm.data.ranks import gathered, is_first_rank
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.metrics.calibration import near_structure
 from monai_pdddpm.metrics.recalibration import CalibrationCase, cross_validated, fit_calibration
-from monai_pdddpm.transforms.summary import agreement, foreground_labels, voxel_volume_ml
+from monai_pdddpm.transforms.case_summary import agreement, foreground_labels, voxel_volume_ml
+from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.ranks import gathered, is_first_rank
 
 LEAST_CASES = 6  # each is left out in turn, and a fit needs five
 
@@ -28,7 +28,7 @@ class CalibrationFit:
     """Collect what the cases of an evaluation say, and write the calibration when all are done.
 
     Each item needs ``pred`` (K, ...), ``seg``, ``members``, ``label`` and the ``result`` of
-    :class:`monai_pdddpm.transforms.Summarised`. Of several processes the first one fits on the cases of all.
+    :class:`monai_pdddpm.transforms.CaseSummaryd`. Of several processes the first one fits on the cases of all.
 
     Args:
         path: JSON file to write.

@@ -18,16 +18,16 @@ from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from nibabel.affines import voxel_sizes
 
-from monai_pdddpm.data.complete import complete_file, remove_parts
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.data.detached import DETACHABLE, find_data
-from monai_pdddpm.data.finished import report_path
 from monai_pdddpm.data.loading import LoadScan
-from monai_pdddpm.data.provenance import checksum, made_by, versions
-from monai_pdddpm.data.ranks import gathered, is_first_rank
+from monai_pdddpm.data.pending_cases import report_path
 from monai_pdddpm.engines import CaseEvaluator
+from monai_pdddpm.transforms.case_summary import foreground_labels
 from monai_pdddpm.transforms.outputs import frames_of
-from monai_pdddpm.transforms.summary import foreground_labels
+from monai_pdddpm.utils.atomic_write import atomic_write, remove_partial_files
+from monai_pdddpm.utils.provenance import checksum, made_by, versions
+from monai_pdddpm.utils.ranks import gathered, is_first_rank
 from monai_pdddpm.visualize.overview import save_overview
 
 try:
@@ -49,7 +49,7 @@ class CaseReport:
         labels: channel index -> name, the background included.
         settings: what the run was asked for; a later run compares it.
         overview: write the picture.
-        record: of the run, see :func:`monai_pdddpm.data.run_record`; its checksums go into each report.
+        record: of the run, see :func:`monai_pdddpm.data.provenance_record`; its checksums go into each report.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class CaseReport:
         for file in engine.state.output["image"].meta["filename_or_obj"]:
             report = report_path(self.output_dir, case_name(file))
             report.unlink(missing_ok=True)
-            remove_parts(report.parent)
+            remove_partial_files(report.parent)
 
     def __call__(self, engine: CaseEvaluator) -> None:
         """Write picture and report of each item of the engine's output."""
@@ -178,5 +178,5 @@ def device_name(device: torch.device) -> str:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON so that the file appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with complete_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

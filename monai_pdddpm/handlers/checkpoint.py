@@ -15,10 +15,10 @@ from monai.data.utils import set_rnd
 from monai.engines import Evaluator, Trainer
 
 from monai_pdddpm.data.cache import CachedDataset
-from monai_pdddpm.data.complete import complete_file, remove_parts
-from monai_pdddpm.data.ranks import gathered, is_first_rank
-from monai_pdddpm.data.shortage import memory_short
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.atomic_write import atomic_write, remove_partial_files
+from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.ranks import gathered, is_first_rank
+from monai_pdddpm.utils.resource_errors import memory_short
 
 
 def save_atomically(content: Any, path: str | os.PathLike) -> None:
@@ -35,7 +35,7 @@ def _packed(content: Any) -> memoryview:
 
 def _write(packed: memoryview, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with complete_file(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(packed)
 
 
@@ -119,7 +119,7 @@ class TrainingCheckpoint:
             UserError: when the file is not a checkpoint of this training, or not all processes see it.
         """
         if is_first_rank():
-            remove_parts(self.path.parent, self.path.suffix)
+            remove_partial_files(self.path.parent, self.path.suffix)
         seen = gathered(self.resume and self.path.is_file())
         if any(seen) and not all(seen):
             raise UserError(
@@ -214,10 +214,10 @@ class ModelSaver:
         path: the file, ``{"model": state_dict}`` with tensors only.
         network: whose state is written.
         evaluator: the validation, whose key metric decides; without one the last state is kept.
-        keep: ``"best"`` or ``"last"``.
+        checkpoint_policy: ``"best"`` or ``"last"``.
 
     Raises:
-        UserError: when ``keep`` is neither.
+        UserError: when ``checkpoint_policy`` is neither.
     """
 
     def __init__(
@@ -225,14 +225,16 @@ class ModelSaver:
         path: str | os.PathLike,
         network: torch.nn.Module,
         evaluator: Evaluator | None = None,
-        keep: str = "best",
+        checkpoint_policy: str = "best",
     ) -> None:
-        if keep not in ("best", "last"):
-            raise UserError(f"keep: found {keep!r}, expected best or last; mend --keep")
+        if checkpoint_policy not in ("best", "last"):
+            raise UserError(
+                f"checkpoint_policy: found {checkpoint_policy!r}, expected best or last; fix --checkpoint_policy"
+            )
         self.path = Path(path)
         self.network = network
         self.evaluator = evaluator
-        self.keep = keep
+        self.checkpoint_policy = checkpoint_policy
         self._trained = False
 
     def attach(self, engine: Trainer) -> None:
@@ -245,7 +247,7 @@ class ModelSaver:
 
     def _clean(self, engine: Trainer) -> None:
         if is_first_rank():
-            remove_parts(self.path.parent, self.path.suffix)
+            remove_partial_files(self.path.parent, self.path.suffix)
 
     def _end_epoch(self, engine: Trainer) -> None:
         self._trained = True
@@ -254,13 +256,13 @@ class ModelSaver:
             self._trained = False
 
     def _save_best(self, evaluator: Evaluator) -> None:
-        if self.keep == "last" or evaluator.state.best_metric_epoch == evaluator.state.epoch:
+        if self.checkpoint_policy == "last" or evaluator.state.best_metric_epoch == evaluator.state.epoch:
             self.save()
 
     def _save_last(self, engine: Trainer) -> None:
         if not self._trained and self.path.exists():
             return
-        if self.keep == "last" or self.evaluator is None or self.evaluator.state.best_metric_epoch < 0:
+        if self.checkpoint_policy == "last" or self.evaluator is None or self.evaluator.state.best_metric_epoch < 0:
             self.save()
 
     def save(self) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from monai_pdddpm.data.complete import complete_file
-from monai_pdddpm.data.ranks import gathered, is_first_rank, rank
 from monai_pdddpm.metrics.summary import KEYS, as_table, case_rows, summarise
+from monai_pdddpm.utils.atomic_write import atomic_write
+from monai_pdddpm.utils.ranks import gathered, is_first_rank, rank
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +62,12 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that it is seen complete or not at all."""
-    with complete_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 class EvaluationReport:
-    """An ignite handler that writes what `Evaluated` found in every case of an evaluation.
+    """An ignite handler that writes what `SegmentationMetricsd` found in every case of an evaluation.
 
     At the end of the run `output_dir` holds `evaluation_cases.csv` (one row for each case, method and label) and
     `evaluation_summary.json` (`summarise`), and the table of the summary is printed. In a run on several processes the
@@ -123,7 +123,7 @@ class EvaluationReport:
         if not cases:
             raise RuntimeError(
                 "no case was evaluated: no item of the engine's output has 'metrics'; the data list needs labels, and "
-                "the post-processing needs Evaluated"
+                "the post-processing needs SegmentationMetricsd"
             )
         if not is_first_rank():
             return

@@ -11,11 +11,11 @@ from pathlib import Path
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 
-from monai_pdddpm.data.complete import complete_file, remove_parts
 from monai_pdddpm.data.datalist import case_name
-from monai_pdddpm.data.ranks import is_first_rank
 from monai_pdddpm.engines import CaseEvaluator
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.atomic_write import atomic_write, remove_partial_files
+from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.ranks import is_first_rank
 from monai_pdddpm.visualize.report import FAILURES, write_report
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class FolderReport:
             path = self._path(failure["case"])
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with complete_file(path) as part:
+                with atomic_write(path) as part:
                     part.write_text(json.dumps(failure, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             except (OSError, UserError) as error:  # the cases after this one count for more
                 logger.warning("%s: its failure could not be noted (%s)", failure["case"], error)
@@ -68,7 +68,7 @@ class FolderReport:
         if not is_first_rank():  # by now the cases of all processes are done: CaseReport waited for them
             return
         for folder in (self.output_dir, self.output_dir / FAILURES):
-            remove_parts(folder)
+            remove_partial_files(folder)
         with contextlib.suppress(OSError):  # not there, or not empty
             (self.output_dir / FAILURES).rmdir()
         try:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from monai.engines.utils import IterationEvents
 
-from monai_pdddpm.data.complete import complete_file
 from monai_pdddpm.data.datalist import SCAN_EXTENSIONS, case_name
 from monai_pdddpm.engines import CaseEvaluator
+from monai_pdddpm.transforms.case_summary import foreground_labels
 from monai_pdddpm.transforms.dicom_seg import segment_codes
 from monai_pdddpm.transforms.outputs import frames_of
-from monai_pdddpm.transforms.summary import foreground_labels
+from monai_pdddpm.utils.atomic_write import atomic_write
 from monai_pdddpm.visualize.slicer import (
     colour_table,
     label_colours,
@@ -40,7 +40,7 @@ class ViewerFiles:
     Args:
         output_dir: one folder a case below it.
         labels: channel index -> name, the background included.
-        codes: what the labels are, see :func:`monai_pdddpm.transforms.dicom_seg.segment_codes`.
+        dicom_codes: what the labels are, see :func:`monai_pdddpm.transforms.dicom_seg.segment_codes`.
         tables: write colour tables and scene.
         seg_nrrd: write ``.seg.nrrd``.
 
@@ -52,13 +52,13 @@ class ViewerFiles:
         self,
         output_dir: str | os.PathLike[str],
         labels: Mapping[str, str],
-        codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+        dicom_codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
         tables: bool = True,
         seg_nrrd: bool = False,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.labels = foreground_labels(labels)
-        self.codes = segment_codes(self.labels, codes)
+        self.dicom_codes = segment_codes(self.labels, dicom_codes)
         self.colours = label_colours(self.labels)
         self.tables = tables
         self.seg_nrrd = seg_nrrd
@@ -88,7 +88,7 @@ class ViewerFiles:
         seg, frames = item["seg"], frames_of(item)
         volumes = np.asarray(seg)[0]
         affine = np.asarray(seg.affine, dtype=float)
-        fields = segment_fields(self.labels, self.colours, self.codes, volumes.shape[:3])
+        fields = segment_fields(self.labels, self.colours, self.dicom_codes, volumes.shape[:3])
         names = [f"{case}_seg.seg.nrrd"]
         if frames > 1:
             digits = len(str(frames - 1))
@@ -118,5 +118,5 @@ def scan_for_scene(item: Mapping[str, Any]) -> str | None:
 
 
 def _write(path: Path, text: str) -> None:
-    with complete_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")

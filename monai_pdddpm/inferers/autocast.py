@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.inferers import Inferer, SimpleInferer
 
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -20,7 +20,7 @@ def check_precision(precision: str) -> str:
         UserError: otherwise.
     """
     if precision not in PRECISIONS:
-        raise UserError(f"precision: found {precision!r}, expected {', '.join(PRECISIONS)}; mend --precision")
+        raise UserError(f"precision: found {precision!r}, expected {', '.join(PRECISIONS)}; fix --precision")
     return precision
 
 

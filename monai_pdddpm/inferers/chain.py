@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.schedulers import AncestralRule, DDIMRule, DDPMProcess
+from monai_pdddpm.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -103,16 +103,16 @@ class Chain:
 
 def reverse_chain(
     network: Any,
-    proposal: torch.Tensor,
+    presegmentation: torch.Tensor,
     features: list[torch.Tensor],
     noise: Sequence[torch.Tensor],
     chain: Chain,
 ) -> torch.Tensor:
-    """Go from the noised proposal back to segmentations.
+    """Go from the noised presegmentation back to segmentations.
 
     Args:
         network: :class:`monai_pdddpm.networks.PDDDPM`, or what offers the same.
-        proposal: (B, K, ...) or (1, K, ...), probabilities or one-hot.
+        presegmentation: (B, K, ...) or (1, K, ...), probabilities or one-hot.
         features: of the condition, of batch size B or 1.
         noise: the start's field, (B, K, ...), and for a stochastic rule one more per reverse step.
         chain: times, rule and process.
@@ -120,8 +120,8 @@ def reverse_chain(
     Returns:
         (B, K, ...) float32 probabilities, the prediction at the last time step.
     """
-    x_t = network.start(proposal, noise[0], chain.time_steps[0])
-    x_pre = network.state(proposal)
+    x_t = network.start(presegmentation, noise[0], chain.time_steps[0])
+    x_pre = network.state(presegmentation)
     x_0 = chain.predict(network, x_t, 0, features)
     for i in range(1, len(chain.time_steps)):
         x_t = chain.advance(network, x_t, x_0, x_pre, i - 1, noise)

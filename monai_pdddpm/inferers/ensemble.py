@@ -11,15 +11,15 @@ from tqdm import tqdm
 
 from monai_pdddpm.metrics.uncertainty import predictive_entropy
 
-from .active import active_voxels
+from .active_voxels import active_voxels
 from .autocast import autocast
 from .chain import Stopwatch
 from .frames import smoothed_over_frames
-from .members import MemberDrawer, home_of_volumes
+from .members import MemberSampler, volume_device
 from .noise import member_seed
 from .scratch import scratch_tensor
 from .statistics import EnsembleStatistics
-from .windows import Region, Window, WindowPlan, covering_windows, pad_to, rim_of
+from .windows import Region, Window, WindowPlan, covering_windows, margin_of, pad_to
 
 if TYPE_CHECKING:
     from .pdddpm import PDDDPMInferer
@@ -43,7 +43,7 @@ class EnsembleRun:
         self.numbers = range(settings.members)  # of the members that are drawn here
         frames = image[:, None] if settings.fourth_dimension == "time" else image[None]
         expected = getattr(getattr(network, "denoiser", None), "num_classes", 2)
-        self.home = home_of_volumes(4 * self._channels(expected) * frames[:, 0].numel(), image.device)
+        self.home = volume_device(4 * self._channels(expected) * frames[:, 0].numel(), image.device)
         self.frames, self.inner = pad_to(frames.to(self.home), settings.roi_size)
         size = self.frames.shape[2:]
         self.plan = WindowPlan(size, settings.roi_size, settings.overlap, settings.mode, self.home)
@@ -58,7 +58,7 @@ class EnsembleRun:
         """Return the output channels, (T x (3K [+ members K]), X, Y[, Z]); ``ran`` says what was run."""
         output: torch.Tensor | None = None
         with tqdm(total=0, desc="members", leave=False, disable=not self.settings.progress or None) as bar:
-            for f, (preseg, proposed) in enumerate(self._proposals()):
+            for f, (preseg, proposed) in enumerate(self._presegmentations()):
                 frame = self.frames[f : f + 1]
                 if output is None:
                     classes = self._classes(frame) if preseg is None else preseg.shape[1]
@@ -79,9 +79,9 @@ class EnsembleRun:
         with autocast(self.device, self.settings.precision):
             return _seeded(self.network, part, self.settings.seed).shape[1]
 
-    def _proposals(self) -> Iterator[tuple[Any, Any]]:
+    def _presegmentations(self) -> Iterator[tuple[Any, Any]]:
         """Yield each frame's pre-segmentation and what is proposed, (1, K, ...); None of a network without parts."""
-        frames, smoothing = self.frames, self.settings.proposal_smoothing
+        frames, smoothing = self.frames, self.settings.presegmentation_smoothing
         if not has_parts(self.network):
             yield from [(None, None)] * len(frames)
             return
@@ -119,7 +119,7 @@ class EnsembleRun:
         self._count(windows, self.settings.members * windows * len(self.settings.chain.time_steps), bar)
         if region is None:
             return everywhere, ()
-        drawer = MemberDrawer(self.settings, self.network, self.plan, region, frame, proposed, self.device, self.watch)
+        drawer = MemberSampler(self.settings, self.network, self.plan, region, frame, proposed, self.device, self.watch)
         return region.box, drawer.draw(bar, self.numbers)
 
     def _active_region(self, proposed: torch.Tensor) -> Region | None:
@@ -127,11 +127,11 @@ class EnsembleRun:
         settings, plan = self.settings, self.plan
         if not settings.chain.time_steps:
             return None
-        if settings.active == "all":
+        if settings.windows == "all":
             return Region(plan, plan.windows)
-        voxels = active_voxels(proposed, settings.doubt, settings.margin)
+        voxels = active_voxels(proposed, settings.uncertainty_threshold, settings.dilation)
         even = [window for window in plan.windows if voxels[window].any()]
-        rim = rim_of(plan.roi_size, settings.overlap)
+        rim = margin_of(plan.roi_size, settings.overlap)
         placed = covering_windows(voxels, plan.roi_size, rim)
         if len(placed) < len(even):
             return Region(plan, placed, rim)
@@ -169,7 +169,7 @@ class EnsembleRun:
         self, output: torch.Tensor, proposed: torch.Tensor | None, box: Window, drawn: Iterable[torch.Tensor]
     ) -> None:
         """Put the members, each (K, box), and their statistics into a frame's output."""
-        statistics, share = self._collect(output, box, drawn), self.settings.segmenter_share
+        statistics, share = self._collect(output, box, drawn), self.settings.presegmentation_weight
         if not statistics.weight:
             return
         if proposed is not None and share > 0:
@@ -181,7 +181,7 @@ class EnsembleRun:
 
     def _collect(self, output: torch.Tensor, box: Window, drawn: Iterable[torch.Tensor]) -> EnsembleStatistics:
         """Put the members into a frame's output where they are wanted, and return their statistics."""
-        statistics, weight = EnsembleStatistics(), (1 - self.settings.segmenter_share) / self.settings.members
+        statistics, weight = EnsembleStatistics(), (1 - self.settings.presegmentation_weight) / self.settings.members
         for number, member in zip(self.numbers, drawn, strict=False):  # there may be none to draw
             with self.watch("statistics"):
                 statistics.add(member, weight)

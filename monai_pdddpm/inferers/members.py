@@ -70,8 +70,8 @@ class FeatureStore:
             logger.debug("features are encoded anew: no room for them in a temporary file (%s)", error)
 
 
-class MemberDrawer:
-    """Draws members of one volume behind one proposal.
+class MemberSampler:
+    """Draws members of one volume behind one presegmentation.
 
     ``fusion="window"`` runs the whole chain in a window before the next: the condition is encoded once and its features
     are dropped. ``fusion="step"`` predicts x_0 in all windows, blends it on the volume and takes one reverse step for
@@ -106,10 +106,10 @@ class MemberDrawer:
         self.region = region
         self.image = image
         self.preseg = preseg
-        self.proposal = network.propose(preseg)
+        self.presegmentation = network.propose(preseg)
         self.device = device
         self.watch = watch
-        self._room = working_memory(settings.memory, device)
+        self._room = member_memory_budget(settings.memory, device)
         volumes = self.chain.draws + WORKING_VOLUMES[settings.fusion]
         size = 4 * volumes * self.region.cut(preseg).numel()
         self.at_once = max(1, min(settings.member_batch, self._room // size))
@@ -133,9 +133,9 @@ class MemberDrawer:
                 with self.watch("encode"):
                     condition = features(window)
                 with self.watch("chain"):
-                    proposal = self._to_device(self.plan.cut(self.proposal, window))
+                    presegmentation = self._to_device(self.plan.cut(self.presegmentation, window))
                     fields = [self._to_device(self.plan.cut(field, inside)) for field in noise]
-                    drawn = reverse_chain(self.network, proposal, condition, fields, self.chain)
+                    drawn = reverse_chain(self.network, presegmentation, condition, fields, self.chain)
             with self.watch("blend"):
                 region.add(blended, inside, drawn)
             bar.update(len(drawn) * len(self.chain.time_steps))
@@ -143,7 +143,7 @@ class MemberDrawer:
 
     def _by_step(self, noise: list[torch.Tensor], features: Features, bar: tqdm) -> torch.Tensor:
         region, chain = self.region, self.chain
-        x_pre, otherwise = (self.network.state(region.cut(p)) for p in (self.proposal, self.preseg))
+        x_pre, otherwise = (self.network.state(region.cut(p)) for p in (self.presegmentation, self.preseg))
         x_t = start_state(x_pre, noise[0], self.network.abar[chain.time_steps[0]].to(x_pre.device))
         x_0 = torch.zeros_like(x_t)
         for i in range(len(chain.time_steps)):
@@ -165,8 +165,10 @@ class MemberDrawer:
         return self.network.probabilities(x_0)
 
     def _encode(self, window: Window) -> list[torch.Tensor]:
-        image, proposal = (self._to_device(self.plan.cut(volume, window)) for volume in (self.image, self.proposal))
-        return self.network.encode(image, proposal)
+        image, presegmentation = (
+            self._to_device(self.plan.cut(volume, window)) for volume in (self.image, self.presegmentation)
+        )
+        return self.network.encode(image, presegmentation)
 
     def _noise(self, numbers: range, draw: int) -> torch.Tensor:
         shape, box = self.preseg.shape[1:], self.region.box
@@ -179,14 +181,14 @@ class MemberDrawer:
         return part.to(self.device)
 
 
-def working_memory(mib: int, device: torch.device) -> int:
+def member_memory_budget(mib: int, device: torch.device) -> int:
     """Return the bytes that members in work may take: as asked, or 256 MiB, or an eighth of what a GPU has free."""
     if mib:
         return mib * MIB
     return torch.cuda.mem_get_info(device)[0] // 8 if device.type == "cuda" else CPU_MEMORY
 
 
-def home_of_volumes(size: int, device: torch.device) -> torch.device:
+def volume_device(size: int, device: torch.device) -> torch.device:
     """Return where a case's volumes are kept: the device when they take at most half of its free memory, else the CPU.
 
     Args:

@@ -12,8 +12,8 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 
 from monai_pdddpm.data.checks import FOURTH_DIMENSIONS
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.schedulers import AncestralRule, DDIMRule, check_steps, forward_process
+from monai_pdddpm.utils.errors import UserError
 
 from .autocast import check_precision
 from .chain import Chain, Stopwatch
@@ -22,14 +22,14 @@ from .members import FUSIONS
 
 logger = logging.getLogger(__name__)
 
-ACTIVE = ("proposal", "all")
+WINDOWS = ("active", "all")
 
 
 class PDDDPMInferer(Inferer):
     """Draw members for a whole volume and return what they say together, as one tensor.
 
     The segmenter is asked in every window, and its blended answer is the pre-segmentation. The chain runs in the
-    windows where that leaves something to decide (:func:`monai_pdddpm.inferers.active.active_voxels`); elsewhere the
+    windows where that leaves something to decide (:func:`monai_pdddpm.inferers.active_voxels.active_voxels`); elsewhere the
     pre-segmentation is every member's answer. A member's noise is cut from one field for the whole volume, and its
     windows are blended in float32 before any statistic is taken, so a member is a sample of the whole volume; the
     statistics are running sums. Stateless: one object may serve several threads.
@@ -48,16 +48,16 @@ class PDDDPMInferer(Inferer):
         mode: ``"gaussian"`` or ``"constant"`` blending.
         rule: reverse step, DDIM with eta 0 by default.
         training_process: the one that the network was trained with.
-        segmenter_share: weight, 0 to below 1, of the segmenter's probabilities beside the members', in the mean as in
+        presegmentation_weight: weight, 0 to below 1, of the segmenter's probabilities beside the members', in the mean as in
             variance and entropy.
         fusion: ``"window"`` runs the whole chain window by window, ``"step"`` blends the prediction of every step on
             the volume before the next.
-        active: ``"proposal"`` runs the windows with active voxels, ``"all"`` every window.
-        doubt: probability beside the likeliest class from which on a voxel is active.
-        margin: of voxels around active ones that are active too.
+        windows: ``"active"`` runs the windows with active voxels, ``"all"`` every window.
+        uncertainty_threshold: probability beside the likeliest class from which on a voxel is active.
+        dilation: of voxels around active ones that are active too.
         fourth_dimension: ``"channel"``: the channels of an image are its modalities; ``"time"``: they are frames, each
             an image of one channel, and all have the same members' noise.
-        proposal_smoothing: standard deviation, in frames, of a Gaussian over the proposals of neighbouring frames; 0
+        presegmentation_smoothing: standard deviation, in frames, of a Gaussian over the presegmentations of neighbouring frames; 0
             smooths nothing.
         member_batch: most members that run through the denoiser together.
         memory: MiB for the members in work, and as much for features; 0 takes 256 on the CPU, where more features go to
@@ -82,13 +82,13 @@ class PDDDPMInferer(Inferer):
         mode: str = "gaussian",
         rule: DDIMRule | AncestralRule | None = None,
         training_process: str = "ddpm",
-        segmenter_share: float = 0.0,
+        presegmentation_weight: float = 0.0,
         fusion: str = "window",
-        active: str = "proposal",
-        doubt: float = 0.05,
-        margin: int = 2,
+        windows: str = "active",
+        uncertainty_threshold: float = 0.05,
+        dilation: int = 2,
         fourth_dimension: str = "channel",
-        proposal_smoothing: float = 0.0,
+        presegmentation_smoothing: float = 0.0,
         member_batch: int = 8,
         memory: int = 0,
         return_members: bool = False,
@@ -102,38 +102,42 @@ class PDDDPMInferer(Inferer):
             ("members", members, 1),
             ("member_batch", member_batch, 1),
             ("seed", seed, 0),
-            ("margin", margin, 0),
+            ("dilation", dilation, 0),
             ("memory", memory, 0),
         ):
             if not isinstance(whole, int) or whole < low:
-                raise UserError(f"{name}: found {whole!r}, expected a whole number of at least {low}; mend --{name}")
+                raise UserError(f"{name}: found {whole!r}, expected a whole number of at least {low}; fix --{name}")
         listed = list(solver_steps) if isinstance(solver_steps, Sequence) else [solver_steps]
         if len(listed) not in (1, len(time_steps)) or any(not isinstance(n, int) or n < 0 for n in listed):
             raise UserError(
                 f"solver_steps: found {solver_steps!r}, expected a whole number of at least 0, or one for each of the "
-                f"{len(time_steps)} time steps; mend --solver_steps"
+                f"{len(time_steps)} time steps; fix --solver_steps"
             )
-        for name, share in (("overlap", overlap), ("segmenter_share", segmenter_share), ("doubt", doubt)):
+        for name, share in (
+            ("overlap", overlap),
+            ("presegmentation_weight", presegmentation_weight),
+            ("uncertainty_threshold", uncertainty_threshold),
+        ):
             if not isinstance(share, (int, float)) or not 0 <= share < 1:
-                raise UserError(f"{name}: found {share!r}, expected a number from 0 to below 1; mend --{name}")
+                raise UserError(f"{name}: found {share!r}, expected a number from 0 to below 1; fix --{name}")
         for name, word, words in (
             ("fusion", fusion, FUSIONS),
-            ("active", active, ACTIVE),
+            ("windows", windows, WINDOWS),
             ("fourth_dimension", fourth_dimension, FOURTH_DIMENSIONS),
         ):
             if word not in words:
-                raise UserError(f"{name}: found {word!r}, expected {' or '.join(words)}; mend --{name}")
-        if not isinstance(proposal_smoothing, (int, float)) or not 0 <= proposal_smoothing < float("inf"):
+                raise UserError(f"{name}: found {word!r}, expected {' or '.join(words)}; fix --{name}")
+        if not isinstance(presegmentation_smoothing, (int, float)) or not 0 <= presegmentation_smoothing < float("inf"):
             raise UserError(
-                f"proposal_smoothing: found {proposal_smoothing!r}, expected a number of frames of at least 0; mend "
-                "--proposal_smoothing"
+                f"presegmentation_smoothing: found {presegmentation_smoothing!r}, expected a number of frames of at least 0; fix "
+                "--presegmentation_smoothing"
             )
         if mode not in ("gaussian", "constant"):
             raise UserError(
-                f"mode: found {mode!r}, expected gaussian or constant; mend the inferer in the configuration"
+                f"mode: found {mode!r}, expected gaussian or constant; fix the inferer in the configuration"
             )
         if not isinstance(roi_size, Sequence) or any(not isinstance(r, int) or r < 1 for r in roi_size):
-            raise UserError(f"roi_size: found {roi_size!r}, expected a list of whole numbers above 0; mend --roi_size")
+            raise UserError(f"roi_size: found {roi_size!r}, expected a list of whole numbers above 0; fix --roi_size")
         self.roi_size = tuple(roi_size)
         self.members = members
         self.seed = seed
@@ -142,11 +146,11 @@ class PDDDPMInferer(Inferer):
         each = listed * len(time_steps) if len(listed) == 1 else listed
         self.chain = Chain(list(time_steps), rule or DDIMRule(), forward_process(training_process), solver, each)
         self.training_process = training_process
-        self.segmenter_share = segmenter_share
+        self.presegmentation_weight = presegmentation_weight
         self.fusion = fusion
-        self.active, self.doubt, self.margin = active, doubt, margin
+        self.windows, self.uncertainty_threshold, self.dilation = windows, uncertainty_threshold, dilation
         self.fourth_dimension = fourth_dimension
-        self.proposal_smoothing = proposal_smoothing
+        self.presegmentation_smoothing = presegmentation_smoothing
         self.member_batch = member_batch
         self.memory = memory
         self.return_members = return_members
@@ -214,12 +218,12 @@ class PDDDPMInferer(Inferer):
             "roi_size": list(self.roi_size),
             "overlap": self.overlap,
             "mode": self.mode,
-            "segmenter_share": self.segmenter_share,
+            "presegmentation_weight": self.presegmentation_weight,
             "fusion": self.fusion,
-            "active": self.active,
-            "doubt": self.doubt,
-            "margin": self.margin,
-            "proposal_smoothing": self.proposal_smoothing,
+            "windows": self.windows,
+            "uncertainty_threshold": self.uncertainty_threshold,
+            "dilation": self.dilation,
+            "presegmentation_smoothing": self.presegmentation_smoothing,
             "precision": self.precision,
         }
 
@@ -228,7 +232,7 @@ class PDDDPMInferer(Inferer):
         if len(self.roi_size) != images.dim() - 2:
             raise UserError(
                 f"roi_size: found {list(self.roi_size)} for images with {images.dim() - 2} spatial axes, expected one "
-                "number for each; mend --roi_size"
+                "number for each; fix --roi_size"
             )
         if not has_parts(network):
             return
@@ -236,6 +240,6 @@ class PDDDPMInferer(Inferer):
         if any(r % divisor for r in self.roi_size):
             raise UserError(
                 f"roi_size: found {list(self.roi_size)}, expected multiples of {divisor}, which the denoiser needs; "
-                "mend --roi_size"
+                "fix --roi_size"
             )
         check_steps(self.chain.time_steps, len(network.abar))

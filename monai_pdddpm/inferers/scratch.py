@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 IN_MEMORY = 256 * 2**20  # bytes
 

@@ -83,7 +83,7 @@ class WindowPlan:
         return accumulator.div_(self.total)
 
 
-def rim_of(roi_size: Sequence[int], overlap: float) -> tuple[int, ...]:
+def margin_of(roi_size: Sequence[int], overlap: float) -> tuple[int, ...]:
     """Return how far from a window's border, along each axis, evenly spread windows have every voxel in one of them."""
     return tuple(min(math.floor(r * overlap / 2 + 1e-6), (r - 1) // 2) for r in roi_size)
 

@@ -11,7 +11,7 @@ from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.data.geometry import largest_shift
 from monai_pdddpm.data.headers import read_header
 from monai_pdddpm.data.loading import LoadScan
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["check_annotations", "read_pairs"]
 

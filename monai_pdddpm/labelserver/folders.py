@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["bundle_labels", "find_bundles"]
 

@@ -16,12 +16,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.labelserver.folders import find_bundles
+from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["put_bundle"]
 
-_OPTIONS = ("members", "steps")
+_OPTIONS = ("members", "num_steps")
 _PARTS = (
     "LICENSE",
     "docs",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["doubt"]
+__all__ = ["mean_entropy_near_structure"]
 
 
-def doubt(result: Mapping[str, Any]) -> float:
+def mean_entropy_near_structure(result: Mapping[str, Any]) -> float:
     """Score a scan by how little the members of its ensemble agree; the highest score is to be annotated first.
 
     With y the answer and y_1 ... y_N the members, over the classes k that any of them has::
@@ -24,7 +24,7 @@ def doubt(result: Mapping[str, Any]) -> float:
     score counts.
 
     Args:
-        result: ``data["result"]`` of :class:`monai_pdddpm.transforms.Summarised`.
+        result: ``data["result"]`` of :class:`monai_pdddpm.transforms.CaseSummaryd`.
 
     Returns:
         from 0 to 2.
@@ -33,7 +33,7 @@ def doubt(result: Mapping[str, Any]) -> float:
         UserError: when the answer came without members.
     """
     if "frames" in result:
-        return max(doubt(frame) for frame in result["frames"])
+        return max(mean_entropy_near_structure(frame) for frame in result["frames"])
     if "agreement" not in result["features"]:
         raise UserError("members: the answer has none to compare, expected at least two; set write_members to True")
     return 1 - float(result["features"]["agreement"]) + bool(result["unlike_usual"])

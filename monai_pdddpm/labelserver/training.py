@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from monai_pdddpm.bundle.weights import load_weights, read_weights
 from monai_pdddpm.data.checks import check_choice, check_output_dir, check_range
-from monai_pdddpm.data.complete import complete_file
 from monai_pdddpm.data.datalist import case_name
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.handlers.checkpoint import save_atomically
+from monai_pdddpm.networks.weights import load_weights, read_weights
+from monai_pdddpm.utils.atomic_write import atomic_write
+from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["STAGES", "fine_tune", "hold_out", "load_segmenter_alone", "replace_model", "validation_dice"]
 
@@ -119,7 +119,7 @@ def fine_tune(
         "kept_in": str(work),
     }
     outcome["message"] = _message(outcome)
-    with complete_file(work / "outcome.json") as file:
+    with atomic_write(work / "outcome.json") as file:
         file.write_text(json.dumps(outcome, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return outcome
 
@@ -164,7 +164,7 @@ def replace_model(bundle: Path, candidate: Path, keep_in: Path) -> None:
     keep_in.mkdir(parents=True, exist_ok=True)
     current, calibration = bundle / "models" / "model.pt", bundle / "models" / "calibration.json"
     shutil.copy2(current, keep_in / "model_before.pt")
-    with complete_file(current) as part:
+    with atomic_write(current) as part:
         shutil.copyfile(candidate, part)
     if calibration.is_file():  # it was fitted to the answers of the old model
         os.replace(calibration, keep_in / "calibration_before.json")

@@ -1,5 +1,5 @@
 """The loss of the denoiser."""
 
-from .denoising import DenoisingLoss
+from .denoising_loss import DenoisingLoss
 
 __all__ = ["DenoisingLoss"]

@@ -1,5 +1,14 @@
 """Metrics of a probabilistic segmentation: mask, probabilities, samples, ranking, and the summary over cases."""
 
+from monai_pdddpm.metrics.annotators import (
+    DiversityMetric,
+    GeneralizedEnergyDistanceMetric,
+    HungarianIoUMetric,
+    diversity,
+    generalized_energy_distance,
+    hungarian_iou,
+    pairwise_iou,
+)
 from monai_pdddpm.metrics.calibration import calibration_metrics, near_structure
 from monai_pdddpm.metrics.lesions import lesion_metrics
 from monai_pdddpm.metrics.ranking import (
@@ -10,15 +19,6 @@ from monai_pdddpm.metrics.ranking import (
     excess_aurc,
     normalized_cross_correlation,
     uncertainty_error_overlap,
-)
-from monai_pdddpm.metrics.raters import (
-    DiversityMetric,
-    GeneralizedEnergyDistanceMetric,
-    HungarianIoUMetric,
-    diversity,
-    generalized_energy_distance,
-    hungarian_iou,
-    pairwise_iou,
 )
 from monai_pdddpm.metrics.segmentation import segmentation_metrics
 from monai_pdddpm.metrics.summary import as_table, case_rows, summarise

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.metrics.segmentation import Labels, class_names, plain_pair
+from monai_pdddpm.utils.errors import UserError
 
 
 def check_min_voxels(min_voxels: int) -> int:
@@ -20,7 +20,7 @@ def check_min_voxels(min_voxels: int) -> int:
     """
     if isinstance(min_voxels, bool) or not isinstance(min_voxels, int) or min_voxels < 1:
         raise UserError(
-            f"min_lesion_voxels: found {min_voxels!r}, expected a whole number of voxels from 1 up; mend the "
+            f"min_lesion_voxels: found {min_voxels!r}, expected a whole number of voxels from 1 up; fix the "
             "configuration"
         )
     return min_voxels

@@ -11,7 +11,7 @@ from monai.metrics import CumulativeIterationMetric
 from monai.utils import MetricReduction, convert_to_tensor
 from torchmetrics.functional.regression import pearson_corrcoef
 
-from monai_pdddpm.metrics.raters import CaseMetric
+from monai_pdddpm.metrics.annotators import CaseMetric
 
 Values = torch.Tensor | Sequence[float]
 

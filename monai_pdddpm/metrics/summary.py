@@ -19,7 +19,7 @@ Statistic = dict[str, float | int | None]
 
 
 def case_rows(case: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Lay out what `Evaluated` found for one case as rows.
+    """Lay out what `SegmentationMetricsd` found for one case as rows.
 
     Args:
         case: name of the case.

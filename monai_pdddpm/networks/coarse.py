@@ -16,7 +16,7 @@ class CoarseODEUNet(ODEUNet):
 
     Late in the forward process a state tells of little but large regions, so that a coarser mask is enough there (the
     idea of UDPM, Abu-Hussein and Giryes 2023). Every other voxel of the state is taken, which leaves the noise its
-    variance, unlike a mean; image and proposal are averaged; the prediction is interpolated. The state itself stays on
+    variance, unlike a mean; image and presegmentation are averaged; the prediction is interpolated. The state itself stays on
     the scan's grid, so that chain, rules and inferers are those of any denoiser. The weights are those of an ODE-U-Net
     of the same settings; they should be trained in this way. There is no export of it.
 
@@ -32,11 +32,11 @@ class CoarseODEUNet(ODEUNet):
         super().__init__(**kwargs)
         self.coarse_from = coarse_from
 
-    def encode(self, image: torch.Tensor, proposal: torch.Tensor | None = None) -> list[torch.Tensor]:
+    def encode(self, image: torch.Tensor, presegmentation: torch.Tensor | None = None) -> list[torch.Tensor]:
         """Return the condition's features on the scan's grid, and after them those on the coarser one."""
         size = self.coarse_size(image.shape[2:])
-        smaller = [None if x is None else F.interpolate(x, size, mode="area") for x in (image, proposal)]
-        return super().encode(image, proposal) + super().encode(*smaller)  # type: ignore[arg-type]
+        smaller = [None if x is None else F.interpolate(x, size, mode="area") for x in (image, presegmentation)]
+        return super().encode(image, presegmentation) + super().encode(*smaller)  # type: ignore[arg-type]
 
     def denoise(
         self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str = "", solver_steps: int = 0

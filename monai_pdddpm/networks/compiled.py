@@ -41,9 +41,9 @@ class CompiledDenoiser(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("denoiser"), name)
 
-    def encode(self, image: torch.Tensor, proposal: torch.Tensor | None = None) -> list[torch.Tensor]:
+    def encode(self, image: torch.Tensor, presegmentation: torch.Tensor | None = None) -> list[torch.Tensor]:
         """Return the condition's features; being run once a window, this part is left as it is."""
-        return self.denoiser.encode(image, proposal)  # type: ignore[operator]
+        return self.denoiser.encode(image, presegmentation)  # type: ignore[operator]
 
     def denoise(
         self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str = "", solver_steps: int = 0

@@ -18,11 +18,11 @@ from .solvers import ADAPTIVE_SOLVERS, FIXED_STEP_SOLVERS, evaluations
 
 
 class ConditionEncoder(nn.Module):
-    """Features of the image (and of the proposal) for every resolution of the denoiser.
+    """Features of the image (and of the presegmentation) for every resolution of the denoiser.
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: channels of image and proposal together.
+        in_channels: channels of image and presegmentation together.
         stem_channels: channels at full resolution.
         stride: step from full resolution to the first level, 1 or 2.
         channels: channels of each level, finest first.
@@ -68,7 +68,7 @@ class ODEUNet(nn.Module):
         spatial_dims: 2 or 3.
         image_channels: channels of the image.
         num_classes: K, channels of x_t and of the output, the background included.
-        proposal_channels: channels of the proposal that the condition encoder sees beside the image, K or 0.
+        presegmentation_channels: channels of the presegmentation that the condition encoder sees beside the image, K or 0.
         channels: channels of each level, finest first; multiples of ``groups``.
         stem_channels: channels at full resolution; a multiple of ``groups``.
         stride: step from full resolution to the first level, 1 or 2.
@@ -89,7 +89,7 @@ class ODEUNet(nn.Module):
         spatial_dims: int,
         image_channels: int,
         num_classes: int,
-        proposal_channels: int = 0,
+        presegmentation_channels: int = 0,
         channels: Sequence[int] = (32, 64, 128),
         stem_channels: int = 16,
         stride: int = 2,
@@ -106,7 +106,7 @@ class ODEUNet(nn.Module):
         conv = Conv[Conv.CONV, spatial_dims]
         self.image_channels = image_channels
         self.num_classes = num_classes
-        self.proposal_channels = proposal_channels
+        self.presegmentation_channels = presegmentation_channels
         self.embedding_channels = embedding_channels
         self.solver = solver
         self.solver_steps = solver_steps
@@ -115,7 +115,7 @@ class ODEUNet(nn.Module):
         self.stride = stride
 
         self.encoder = ConditionEncoder(
-            spatial_dims, image_channels + proposal_channels, stem_channels, stride, channels, groups
+            spatial_dims, image_channels + presegmentation_channels, stem_channels, stride, channels, groups
         )
         self.embed = nn.Sequential(
             nn.Linear(embedding_channels, embedding_channels),
@@ -146,17 +146,19 @@ class ODEUNet(nn.Module):
         )
 
     @torch.jit.export
-    def encode(self, image: torch.Tensor, proposal: torch.Tensor | None = None) -> list[torch.Tensor]:
+    def encode(self, image: torch.Tensor, presegmentation: torch.Tensor | None = None) -> list[torch.Tensor]:
         """Return the features of the condition, which serve every time step and every member.
 
         Args:
             image: (B, C, ...), each axis divisible by ``divisor``.
-            proposal: (B, K, ...), when the network was made with proposal channels.
+            presegmentation: (B, K, ...), when the network was made with presegmentation channels.
         """
-        if self.proposal_channels > 0:
-            if proposal is None:
-                raise ValueError("proposal: this denoiser was made with proposal channels and needs the proposal")
-            image = torch.cat([image, proposal.to(image.dtype)], dim=1)
+        if self.presegmentation_channels > 0:
+            if presegmentation is None:
+                raise ValueError(
+                    "presegmentation: this denoiser was made with presegmentation channels and needs the presegmentation"
+                )
+            image = torch.cat([image, presegmentation.to(image.dtype)], dim=1)
         return self.encoder(image)
 
     @torch.jit.export
@@ -194,10 +196,10 @@ class ODEUNet(nn.Module):
         return self.head(z + features[0])
 
     def forward(
-        self, x_t: torch.Tensor, t: torch.Tensor, image: torch.Tensor, proposal: torch.Tensor | None = None
+        self, x_t: torch.Tensor, t: torch.Tensor, image: torch.Tensor, presegmentation: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return ``denoise(x_t, t, encode(image, proposal))``."""
-        return self.denoise(x_t, t, self.encode(image, proposal), "", 0)
+        """Return ``denoise(x_t, t, encode(image, presegmentation))``."""
+        return self.denoise(x_t, t, self.encode(image, presegmentation), "", 0)
 
 
 def _check(

@@ -13,11 +13,11 @@ from monai_pdddpm.schedulers.predictions import decode_probabilities, encode_lab
 from monai_pdddpm.schedulers.rules import ddim_step
 from monai_pdddpm.schedulers.schedule import start_state
 
-PROPOSALS = ("hard", "soft")
+PRESEGMENTATIONS = ("hard", "soft")
 
 
 class PDDDPM(nn.Module):
-    """A frozen segmenter that proposes and a denoiser that draws segmentations from the noised proposal.
+    """A frozen segmenter that proposes and a denoiser that draws segmentations from the noised presegmentation.
 
     ``forward(image)`` is the whole method with fixed steps for one member, one tensor in and one tensor out, so that
     MONAI's tools can check and export it. The inferer uses the parts: :meth:`segment`, :meth:`start`, :meth:`encode`,
@@ -25,7 +25,7 @@ class PDDDPM(nn.Module):
 
     Args:
         segmenter: image -> (B, K, ...), any network whose output is of the image's size.
-        denoiser: has ``encode(image, proposal) -> features`` and ``denoise(x_t, t, features, solver, solver_steps)``,
+        denoiser: has ``encode(image, presegmentation) -> features`` and ``denoise(x_t, t, features, solver, solver_steps)``,
             such as :class:`ODEUNet`.
         time_steps: descending time indices of the chain in ``forward``; empty gives the pre-segmentation.
         num_train_timesteps: T.
@@ -34,7 +34,7 @@ class PDDDPM(nn.Module):
         prediction: what the denoiser predicts, ``"x0"`` (as logits), ``"eps"`` or ``"v"``.
         label_range: states of an absent and of a present class. The narrower it is, the lower the noise at which a
             region is decided; see docs/why-few-steps.md.
-        proposal: ``"hard"`` starts from, and shows the denoiser, the one-hot argmax; ``"soft"`` the probabilities.
+        presegmentation: ``"hard"`` starts from, and shows the denoiser, the one-hot argmax; ``"soft"`` the probabilities.
         segmenter_output: ``"logits"`` or ``"probabilities"``.
 
     Raises:
@@ -54,7 +54,7 @@ class PDDDPM(nn.Module):
         schedule_options: dict[str, Any] | None = None,
         prediction: str = "x0",
         label_range: Sequence[float] = (-1.0, 1.0),
-        proposal: str = "hard",
+        presegmentation: str = "hard",
         segmenter_output: str = "logits",
     ) -> None:
         super().__init__()
@@ -62,8 +62,8 @@ class PDDDPM(nn.Module):
             raise ValueError(f"prediction: '{prediction}' was found, one of {', '.join(PREDICTIONS)} is expected")
         if len(label_range) != 2 or not label_range[0] < label_range[1]:
             raise ValueError(f"label_range: {label_range} was found, two rising numbers are expected")
-        if proposal not in PROPOSALS:
-            raise ValueError(f"proposal: '{proposal}' was found, hard or soft is expected")
+        if presegmentation not in PRESEGMENTATIONS:
+            raise ValueError(f"presegmentation: '{presegmentation}' was found, hard or soft is expected")
         if segmenter_output not in ("logits", "probabilities"):
             raise ValueError(f"segmenter_output: '{segmenter_output}' was found, logits or probabilities is expected")
         self.segmenter = segmenter.requires_grad_(False).eval()
@@ -71,7 +71,7 @@ class PDDDPM(nn.Module):
         self.time_steps = check_steps(time_steps, num_train_timesteps)
         self.prediction = prediction
         self.low, self.high = float(label_range[0]), float(label_range[1])
-        self.hard = proposal == "hard"
+        self.hard = presegmentation == "hard"
         self.logits = segmenter_output == "logits"
         abar = cumulative_schedule(num_train_timesteps, schedule, **(schedule_options or {}))
         self.register_buffer("abar", abar, persistent=False)
@@ -96,7 +96,7 @@ class PDDDPM(nn.Module):
 
     @torch.jit.export
     def propose(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """Return the proposal, (B, K, ...): the segmenter's probabilities, or their one-hot argmax when ``hard``."""
+        """Return the presegmentation, (B, K, ...): the segmenter's probabilities, or their one-hot argmax when ``hard``."""
         if not self.hard:
             return probabilities
         index = likeliest_class(probabilities, dim=1, keepdim=True)
@@ -108,14 +108,14 @@ class PDDDPM(nn.Module):
         return encode_labels(probabilities, self.low, self.high)
 
     @torch.jit.export
-    def encode(self, image: torch.Tensor, proposal: torch.Tensor) -> list[torch.Tensor]:
-        """Return the denoiser's features of image and proposal, computed once for all steps and members."""
-        return self.denoiser.encode(image, self.state(proposal))  # type: ignore[operator]
+    def encode(self, image: torch.Tensor, presegmentation: torch.Tensor) -> list[torch.Tensor]:
+        """Return the denoiser's features of image and presegmentation, computed once for all steps and members."""
+        return self.denoiser.encode(image, self.state(presegmentation))  # type: ignore[operator]
 
     @torch.jit.export
-    def start(self, proposal: torch.Tensor, noise: torch.Tensor, t: int) -> torch.Tensor:
+    def start(self, presegmentation: torch.Tensor, noise: torch.Tensor, t: int) -> torch.Tensor:
         """Return sqrt(abar_t) x_pre + sqrt(1 - abar_t) noise, the state in which the chain starts (PD-DDPM)."""
-        return start_state(self.state(proposal), noise, self.abar[t])
+        return start_state(self.state(presegmentation), noise, self.abar[t])
 
     @torch.jit.export
     def denoise(
@@ -147,9 +147,9 @@ class PDDDPM(nn.Module):
         pre = self.segment(image)
         if len(self.time_steps) == 0:
             return pre
-        proposal = self.propose(pre)
-        features = self.encode(image, proposal)
-        x_t = self.start(proposal, torch.randn_like(pre) if noise is None else noise, self.time_steps[0])
+        presegmentation = self.propose(pre)
+        features = self.encode(image, presegmentation)
+        x_t = self.start(presegmentation, torch.randn_like(pre) if noise is None else noise, self.time_steps[0])
         x_0 = x_t
         for i, t in enumerate(self.time_steps):
             output = self.denoise(x_t, torch.full([1], t, device=x_t.device), features, "", 0)

@@ -8,7 +8,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 
 class CosineDecay(LambdaLR):
@@ -28,7 +28,7 @@ class CosineDecay(LambdaLR):
 
     def __init__(self, optimizer: Optimizer, epochs: int) -> None:
         if epochs < 1:
-            raise UserError(f"max_epochs: found {epochs}, expected 1 or more; mend --max_epochs")
+            raise UserError(f"max_epochs: found {epochs}, expected 1 or more; fix --max_epochs")
         super().__init__(optimizer, lambda n: (1 + math.cos(math.pi * min(n, epochs) / epochs)) / 2)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

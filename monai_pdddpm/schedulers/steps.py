@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 
 def early_end(start_step: int, share: float) -> int:
@@ -33,18 +33,18 @@ def early_end(start_step: int, share: float) -> int:
         855
     """
     if not isinstance(start_step, int):
-        raise UserError(f"start_step: found {start_step!r}, expected a whole number of at least 0; mend --start_step")
+        raise UserError(f"start_step: found {start_step!r}, expected a whole number of at least 0; fix --start_step")
     if not (isinstance(share, (int, float)) and 0 <= share <= 1):
-        raise UserError(f"end_share: found {share!r}, expected a number from 0 to 1; mend --end_share")
+        raise UserError(f"end_fraction: found {share!r}, expected a number from 0 to 1; fix --end_fraction")
     return max(0, min(int(share * start_step), start_step - 1))
 
 
-def uniform_steps(start_step: int, steps: int, end_step: int = 0) -> list[int]:
-    """Return ``steps`` indices evenly spread from T'-1 down to ``end_step`` (Fast-DDPM's uniform list, truncated).
+def uniform_steps(start_step: int, num_steps: int, end_step: int = 0) -> list[int]:
+    """Return ``num_steps`` indices evenly spread from T'-1 down to ``end_step`` (Fast-DDPM's uniform list, truncated).
 
     Args:
         start_step: T', 0 or more; 0 gives the empty list.
-        steps: length of the list, 1 or more; more than there are indices gives every index.
+        num_steps: length of the list, 1 or more; more than there are indices gives every index.
         end_step: the last index of a list of 2 or more, at most T'-1.
 
     Raises:
@@ -54,23 +54,23 @@ def uniform_steps(start_step: int, steps: int, end_step: int = 0) -> list[int]:
         >>> uniform_steps(300, 10)
         [299, 266, 233, 199, 166, 133, 100, 66, 33, 0]
     """
-    _check(start_step, steps, end_step)
+    _check(start_step, num_steps, end_step)
     if start_step == 0:
         return []
     top = start_step - 1
-    gaps = min(steps, start_step - end_step) - 1
+    gaps = min(num_steps, start_step - end_step) - 1
     if gaps == 0:
         return [top]
     # in whole numbers, so that ties always round down, as in Fast-DDPM's list
     return [top - (2 * i * (top - end_step) + gaps) // (2 * gaps) for i in range(gaps + 1)]
 
 
-def uneven_steps(start_step: int, steps: int, end_step: int = 0) -> list[int]:
-    """Return ``steps`` indices, 40 % of them in the lower 70 % of the range and 60 % above (Fast-DDPM's other list).
+def uneven_steps(start_step: int, num_steps: int, end_step: int = 0) -> list[int]:
+    """Return ``num_steps`` indices, 40 % of them in the lower 70 % of the range and 60 % above (Fast-DDPM's other list).
 
     Args:
         start_step: T', 0 or more; 0 gives the empty list.
-        steps: length of the list, 1 or more; where they would fall on the same index the list is shorter, and more
+        num_steps: length of the list, 1 or more; where they would fall on the same index the list is shorter, and more
             than there are indices gives every index.
         end_step: the last index of a list of 2 or more, at most T'-1.
 
@@ -81,16 +81,16 @@ def uneven_steps(start_step: int, steps: int, end_step: int = 0) -> list[int]:
         >>> uneven_steps(300, 5)
         [299, 255, 210, 105, 0]
     """
-    _check(start_step, steps, end_step)
+    _check(start_step, num_steps, end_step)
     if start_step == 0:
         return []
     top = start_step - 1
-    if steps >= start_step - end_step:
+    if num_steps >= start_step - end_step:
         return list(range(top, end_step - 1, -1))
     bend = end_step + (top - end_step) * 699 / 999
-    below = max(int(0.4 * steps), min(steps - 1, 1))  # one at least, which is the end of the list
+    below = max(int(0.4 * num_steps), min(num_steps - 1, 1))  # one at least, which is the end of the list
     low = np.linspace(end_step, bend, below + 1)[:-1]
-    high = np.linspace(bend, top, steps - below) if steps - below > 1 else np.array([top])
+    high = np.linspace(bend, top, num_steps - below) if num_steps - below > 1 else np.array([top])
     return sorted({math.ceil(i) for i in (*low, *high)}, reverse=True)
 
 
@@ -109,10 +109,10 @@ def check_steps(time_steps: Iterable[int], num_train_timesteps: int) -> list[int
     return time_steps
 
 
-def _check(start_step: int, steps: int, end_step: int) -> None:
+def _check(start_step: int, num_steps: int, end_step: int) -> None:
     if start_step < 0:
         raise ValueError(f"start_step: {start_step} was found, 0 or more is expected")
-    if steps < 1:
-        raise ValueError(f"steps: {steps} was found, 1 or more is expected")
+    if num_steps < 1:
+        raise ValueError(f"num_steps: {num_steps} was found, 1 or more is expected")
     if start_step and not 0 <= end_step < start_step:
         raise ValueError(f"end_step: {end_step} was found, 0 to start_step - 1 = {start_step - 1} is expected")

@@ -1,25 +1,25 @@
-"""Dictionary transforms that MONAI lacks, and the corruption of proposals."""
+"""Dictionary transforms that MONAI lacks, and the corruption of presegmentations."""
 
-from .corruption import ProposalCorruption
-from .cross_fitting import CrossFittedProposald
+from .annotations import RandAnnotationd
+from .case_summary import CaseSummaryd
+from .corruption import PresegmentationCorruption
+from .cross_fitting import CrossFittedPresegmentationd
 from .dicom_seg import SaveDicomSegd
-from .evaluate import Evaluated
 from .label_values import LabelValuesd
 from .outputs import InvertMembersd, SplitOutputd, Uncertaintyd
-from .readings import RandReadingd
+from .segmentation_metrics import SegmentationMetricsd
 from .spacing import Spacingd
-from .summary import Summarised
 
 __all__ = [
-    "CrossFittedProposald",
-    "Evaluated",
+    "CaseSummaryd",
+    "CrossFittedPresegmentationd",
     "InvertMembersd",
     "LabelValuesd",
-    "ProposalCorruption",
-    "RandReadingd",
+    "PresegmentationCorruption",
+    "RandAnnotationd",
     "SaveDicomSegd",
+    "SegmentationMetricsd",
     "Spacingd",
     "SplitOutputd",
-    "Summarised",
     "Uncertaintyd",
 ]

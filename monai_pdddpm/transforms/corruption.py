@@ -1,4 +1,4 @@
-"""Proposals of the training cases made as imperfect as those of new cases."""
+"""Presegmentations of the training cases made as imperfect as those of new cases."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import math
 import torch
 from torch.nn import functional as F
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.metrics.uncertainty import likeliest_class
+from monai_pdddpm.utils.errors import UserError
 
 
-class ProposalCorruption:
-    """Bend the borders of one-hot proposals and let blobs appear and vanish, as a segmenter's errors do.
+class PresegmentationCorruption:
+    """Bend the borders of one-hot presegmentations and let blobs appear and vanish, as a segmenter's errors do.
 
-    A segmenter is nearly perfect on the cases that it was trained on; a denoiser that learns from those proposals
-    learns to copy. This is the cheap cure; proposals from segmenters that never saw the case are the clean one.
-    Severities are drawn per case, so that the denoiser meets good and bad proposals. Random numbers are torch's.
+    A segmenter is nearly perfect on the cases that it was trained on; a denoiser that learns from those presegmentations
+    learns to copy. This is the cheap cure; presegmentations from segmenters that never saw the case are the clean one.
+    Severities are drawn per case, so that the denoiser meets good and bad presegmentations. Random numbers are torch's.
 
     Args:
-        probability: share of the proposals that are corrupted.
+        probability: share of the presegmentations that are corrupted.
         shift: standard deviation of the smooth random warp's nodes along each axis, in voxels, in the severest case;
             no voxel moves more than twice as far.
         doubt: amplitude of the smooth field that is added to the blurred one-hot before the argmax, in the severest
@@ -35,55 +35,55 @@ class ProposalCorruption:
             if not 0 <= value <= (1 if name == "probability" else math.inf):
                 expected = "a number from 0 to 1" if name == "probability" else "a number of at least 0"
                 raise UserError(
-                    f"{name}: found {value!r}, expected {expected}; mend the corruption in the configuration"
+                    f"{name}: found {value!r}, expected {expected}; fix the corruption in the configuration"
                 )
         if scale < 1:
-            raise UserError(f"scale: found {scale!r}, expected at least 1; mend the corruption in the configuration")
+            raise UserError(f"scale: found {scale!r}, expected at least 1; fix the corruption in the configuration")
         self.probability = probability
         self.shift = shift
         self.doubt = doubt
         self.scale = scale
 
-    def __call__(self, proposal: torch.Tensor) -> torch.Tensor:
-        """Return corrupted proposals.
+    def __call__(self, presegmentation: torch.Tensor) -> torch.Tensor:
+        """Return corrupted presegmentations.
 
         Args:
-            proposal: one-hot, (B, K, ...), two or three spatial axes.
+            presegmentation: one-hot, (B, K, ...), two or three spatial axes.
 
         Returns:
             one-hot, of the same shape and type.
         """
-        severity = torch.rand(len(proposal), *[1] * (proposal.dim() - 1), device=proposal.device)
+        severity = torch.rand(len(presegmentation), *[1] * (presegmentation.dim() - 1), device=presegmentation.device)
         # coordinates in bfloat16 would be off by a good part of a voxel
-        with torch.autocast(proposal.device.type, enabled=False):
-            corrupted = self.corrupt(proposal.float(), severity)
+        with torch.autocast(presegmentation.device.type, enabled=False):
+            corrupted = self.corrupt(presegmentation.float(), severity)
         chosen = torch.rand_like(severity) < self.probability
-        return torch.where(chosen, corrupted.to(proposal.dtype), proposal)
+        return torch.where(chosen, corrupted.to(presegmentation.dtype), presegmentation)
 
-    def corrupt(self, proposal: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:
-        """Return every proposal corrupted.
+    def corrupt(self, presegmentation: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:
+        """Return every presegmentation corrupted.
 
         Args:
-            proposal: one-hot, (B, K, ...), float32.
+            presegmentation: one-hot, (B, K, ...), float32.
             severity: from 0 (unchanged) to 1, (B, 1, ...).
         """
-        batch, classes, *size = proposal.shape
-        warped = self._warp(proposal, severity)
+        batch, classes, *size = presegmentation.shape
+        warped = self._warp(presegmentation, severity)
         # a blurred one-hot is near 1/2 at borders only, so that is where the field decides
         blurred = torch.lerp(warped, _blur(warped, len(size)), severity)
-        field = self._smooth_field(batch, classes, size, proposal.device)
+        field = self._smooth_field(batch, classes, size, presegmentation.device)
         index = likeliest_class(blurred + self.doubt * severity * field, dim=1, keepdim=True)
-        return torch.zeros_like(proposal).scatter_(1, index, 1.0)
+        return torch.zeros_like(presegmentation).scatter_(1, index, 1.0)
 
-    def _warp(self, proposal: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:
-        batch, _, *size = proposal.shape
-        identity = torch.eye(len(size), len(size) + 1, device=proposal.device).expand(batch, -1, -1)
-        grid = F.affine_grid(identity, list(proposal.shape), align_corners=False)
-        field = self._smooth_field(batch, len(size), size, proposal.device).clamp(-2, 2) * severity * self.shift
+    def _warp(self, presegmentation: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:
+        batch, _, *size = presegmentation.shape
+        identity = torch.eye(len(size), len(size) + 1, device=presegmentation.device).expand(batch, -1, -1)
+        grid = F.affine_grid(identity, list(presegmentation.shape), align_corners=False)
+        field = self._smooth_field(batch, len(size), size, presegmentation.device).clamp(-2, 2) * severity * self.shift
         # grid_sample counts axes from the last, in units of half the volume
         in_grid_units = torch.stack([field[:, i] * 2 / size[i] for i in reversed(range(len(size)))], dim=-1)
         return F.grid_sample(
-            proposal, grid + in_grid_units, mode="bilinear", padding_mode="border", align_corners=False
+            presegmentation, grid + in_grid_units, mode="bilinear", padding_mode="border", align_corners=False
         )
 
     def _smooth_field(self, batch: int, channels: int, size: list[int], device: torch.device) -> torch.Tensor:

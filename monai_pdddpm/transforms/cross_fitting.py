@@ -1,4 +1,4 @@
-"""Proposals for the training cases from segmenters that never saw them."""
+"""Presegmentations for the training cases from segmenters that never saw them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 
-from monai_pdddpm.bundle.weights import load_weights, read_weights
 from monai_pdddpm.metrics.uncertainty import likeliest_class
+from monai_pdddpm.networks.weights import load_weights, read_weights
 
 
-class CrossFittedProposald(MapTransform):
-    """Add ``proposal``, the label map of the segmenter that was trained without the case's fold.
+class CrossFittedPresegmentationd(MapTransform):
+    """Add ``presegmentation``, the label map of the segmenter that was trained without the case's fold.
 
     A case without ``fold`` (a validation case) passes unchanged: there the network's own segmenter is honest.
 
@@ -35,7 +35,7 @@ class CrossFittedProposald(MapTransform):
         self._by_fold: dict[int, torch.nn.Module] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with ``proposal``, (1, X, Y[, Z]) float32, added."""
+        """Return the data with ``presegmentation``, (1, X, Y[, Z]) float32, added."""
         d = dict(data)
         if "fold" not in d:
             return d
@@ -44,7 +44,9 @@ class CrossFittedProposald(MapTransform):
             with torch.no_grad():
                 logits = self.inferer(torch.as_tensor(image)[None], self._of(int(d["fold"])))
             labels = likeliest_class(logits, dim=1).float()
-            d["proposal"] = MetaTensor(labels, meta=dict(image.meta)) if isinstance(image, MetaTensor) else labels
+            d["presegmentation"] = (
+                MetaTensor(labels, meta=dict(image.meta)) if isinstance(image, MetaTensor) else labels
+            )
         return d
 
     def _of(self, fold: int) -> torch.nn.Module:

@@ -15,11 +15,11 @@ from monai.transforms import MapTransform
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from monai_pdddpm import __version__
-from monai_pdddpm.data.complete import complete_file
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.data.dicom import has_series, read_series
-from monai_pdddpm.errors import UserError
-from monai_pdddpm.transforms.summary import foreground_labels
+from monai_pdddpm.transforms.case_summary import foreground_labels
+from monai_pdddpm.utils.atomic_write import atomic_write
+from monai_pdddpm.utils.errors import UserError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -59,26 +59,26 @@ def require_highdicom() -> None:
 
 
 def segment_codes(
-    labels: Mapping[int, str], codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None
+    labels: Mapping[int, str], dicom_codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None
 ) -> dict[int, dict[str, Code]]:
     """Category and type of each label as DICOM codes.
 
     Args:
         labels: names of the foreground labels by value.
-        codes: {"1": {"category": [value, scheme, meaning], "type": [value, scheme, meaning]}}; what is left out is
+        dicom_codes: {"1": {"category": [value, scheme, meaning], "type": [value, scheme, meaning]}}; what is left out is
             of the category Anatomical Structure and the type Tissue (`DEFAULT_CODES`).
 
     Returns:
         {label: {"category": (value, scheme, meaning), "type": ...}} for every label.
 
     Raises:
-        UserError: where codes are given for no label, or one is not three texts that DICOM can hold.
+        UserError: where dicom_codes are given for no label, or one is not three texts that DICOM can hold.
     """
-    given = {str(key): value for key, value in (codes or {}).items()}
+    given = {str(key): value for key, value in (dicom_codes or {}).items()}
     strange = [key for key in given if key not in map(str, labels)]
     if strange:
         raise UserError(
-            f"codes: found {strange[0]!r}, expected numbers of labels ({', '.join(map(str, labels))}); mend the "
+            f"dicom_codes: found {strange[0]!r}, expected numbers of labels ({', '.join(map(str, labels))}); fix the "
             "configuration"
         )
     return {index: _codes_of(index, given.get(str(index))) for index in labels}
@@ -87,7 +87,7 @@ def segment_codes(
 def _codes_of(index: int, given: Any) -> dict[str, Code]:
     """Codes of one label, the default where nothing is given."""
     if given is not None and (not isinstance(given, Mapping) or set(given) - set(DEFAULT_CODES)):
-        raise UserError(f"codes: found {given!r} for label {index}, expected 'category' and 'type'; mend it")
+        raise UserError(f"dicom_codes: found {given!r} for label {index}, expected 'category' and 'type'; fix it")
     found = dict(DEFAULT_CODES)
     for kind, code in (given or {}).items():
         texts = (
@@ -95,8 +95,8 @@ def _codes_of(index: int, given: Any) -> dict[str, Code]:
         )
         if not texts or len(code[1]) > _LONGEST_SHORT or len(code[2]) > _LONGEST:
             raise UserError(
-                f"codes: found {code!r} as {kind} of label {index}, expected [value, scheme, meaning] such as "
-                f"{list(DEFAULT_CODES[kind])}; mend it"
+                f"dicom_codes: found {code!r} as {kind} of label {index}, expected [value, scheme, meaning] such as "
+                f"{list(DEFAULT_CODES[kind])}; fix it"
             )
         found[kind] = (code[0], code[1], code[2])
     return found
@@ -213,19 +213,19 @@ class SaveDicomSegd(MapTransform):
     It needs highdicom and pydicom: ``pip install highdicom pydicom``. In JSON::
 
         {"_target_": "monai_pdddpm.transforms.SaveDicomSegd", "write": "@write_dicom_seg", "keys": "seg",
-         "output_dir": "@output_dir", "labels": "@labels", "codes": "@codes"}
+         "output_dir": "@output_dir", "labels": "@labels", "dicom_codes": "@dicom_codes"}
 
     Args:
         keys: the key of the label map, a MetaTensor (1, X, Y, Z) on the grid of its source, with an affine in mm (RAS)
             and `filename_or_obj`, see `series_folder`.
         output_dir: one folder a case below it.
         labels: label value -> name, the background (0) included or not.
-        codes: what the labels are, see `segment_codes`.
+        dicom_codes: what the labels are, see `segment_codes`.
         write: false turns the transform off, and asks for no package.
         allow_missing_keys: pass data without the key.
 
     Raises:
-        UserError: at construction, where a package is missing, or labels or codes do not fit; at a call, where series
+        UserError: at construction, where a package is missing, or labels or dicom_codes do not fit; at a call, where series
             and label map do not fit each other, or the disk does not take the file.
     """
 
@@ -235,7 +235,7 @@ class SaveDicomSegd(MapTransform):
         *,
         output_dir: str | os.PathLike,
         labels: Mapping[str, str],
-        codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+        dicom_codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
         write: bool = True,
         allow_missing_keys: bool = False,
     ) -> None:
@@ -252,7 +252,7 @@ class SaveDicomSegd(MapTransform):
                     f"labels: found {name!r} for label {index}, expected 1 to {_LONGEST} characters without a "
                     "backslash for a DICOM SEG; shorten it"
                 )
-        self.codes = segment_codes(self.labels, codes)
+        self.dicom_codes = segment_codes(self.labels, dicom_codes)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the file of one case; the data come back as they are."""
@@ -276,7 +276,7 @@ class SaveDicomSegd(MapTransform):
         case = case_name(file)
         folder = self.output_dir / case
         folder.mkdir(parents=True, exist_ok=True)
-        with complete_file(folder / f"{case}_seg.dcm") as part:
+        with atomic_write(folder / f"{case}_seg.dcm") as part:
             instance.save_as(part)
 
     def _segments(self, seg: MetaTensor, key: Hashable, source: Path) -> np.ndarray:
@@ -310,8 +310,8 @@ class SaveDicomSegd(MapTransform):
             hd.seg.SegmentDescription(
                 segment_number=number,
                 segment_label=name,
-                segmented_property_category=CodedConcept(*self.codes[index]["category"]),
-                segmented_property_type=CodedConcept(*self.codes[index]["type"]),
+                segmented_property_category=CodedConcept(*self.dicom_codes[index]["category"]),
+                segmented_property_type=CodedConcept(*self.dicom_codes[index]["type"]),
                 algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
                 algorithm_identification=algorithm,
             )
@@ -347,6 +347,6 @@ class SaveDicomSegd(MapTransform):
             ValueError,
         ) as error:  # highdicom's, of headers that lack something
             raise UserError(
-                f"{source}: highdicom cannot make a SEG of this series ({error}); mend its headers, or leave out "
+                f"{source}: highdicom cannot make a SEG of this series ({error}); fix its headers, or leave out "
                 "--write_dicom_seg"
             ) from error

@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 
 class LabelValuesd(MapTransform):
@@ -44,7 +44,7 @@ class LabelValuesd(MapTransform):
                 file = label.meta.get("filename_or_obj", key) if isinstance(label, MetaTensor) else key
                 raise UserError(
                     f"{file}: found the label values {', '.join(f'{value:g}' for value in strange[:5])}, expected none "
-                    f"but {', '.join(map(str, self.values))}; mend the label map, or name them in the labels of the "
+                    f"but {', '.join(map(str, self.values))}; fix the label map, or name them in the labels of the "
                     "data set and create the bundle anew"
                 )
             d[key] = classes

@@ -11,10 +11,10 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Invertd, MapTransform
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.inferers.scratch import scratch_tensor
 from monai_pdddpm.metrics.recalibration import tempered
 from monai_pdddpm.metrics.uncertainty import likeliest_class, mutual_information, predictive_entropy
+from monai_pdddpm.utils.errors import UserError
 
 MAPS = ("member_entropy", "variance", "preseg", "members")
 _TOGETHER = 32 * 2**20  # bytes of members that go back together: MONAI needs some ms to begin with
@@ -55,7 +55,7 @@ class SplitOutputd(MapTransform):
             if found < 3 * k or found % k or output.shape[0] % frames:
                 raise UserError(
                     f"{key}: found {output.shape[0]} channels, expected 3 x {k} classes and {k} more for each member, "
-                    f"{frames} times; mend num_classes or 'labels', or use PDDDPMInferer"
+                    f"{frames} times; fix num_classes or 'labels', or use PDDDPMInferer"
                 )
             parts = [
                 part.flatten(0, 1)

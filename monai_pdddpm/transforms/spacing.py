@@ -1,4 +1,4 @@
-"""Resampling to a voxel size, with a flaw of MONAI's mended."""
+"""Resampling to a voxel size, with a flaw of MONAI's fixed."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-from monai_pdddpm.errors import UserError, friendly_errors
+from monai_pdddpm.utils.errors import UserError, friendly_errors
 from monai_pdddpm.visualize.overview import save_figure
 
 __all__ = ["curves_figure", "main", "read_series", "run_folders", "smoothed"]

@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import AbstractPathEffect, Normal, Stroke, withStroke
 
-from monai_pdddpm.data.complete import complete_file
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.atomic_write import atomic_write
+from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.visualize.cuts import (
     Array,
     Case,
@@ -149,7 +149,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     kind, known = path.suffix[1:].lower(), figure.canvas.get_supported_filetypes()
     if kind not in known:
         raise UserError(f"{path}: expected a name that ends in .{', .'.join(sorted(known))}; .png is the usual one")
-    with complete_file(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, format=kind, dpi=_DPI)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from monai_pdddpm.data.complete import complete_file
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.atomic_write import atomic_write
+from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["FAILURES", "write_report"]
 
@@ -125,7 +125,7 @@ def write_report(output_dir: Path, *, overwrite: bool = False) -> Path:
         raise UserError(f"{path}: is there and was not written by this program; move it away, or allow to overwrite it")
     page = _page(folder, cases)
     if page != there:
-        with complete_file(path) as part:
+        with atomic_write(path) as part:
             part.write_text(page, encoding="utf-8")
     return path
 

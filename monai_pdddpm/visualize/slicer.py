@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 
-from monai_pdddpm.data.complete import complete_file
+from monai_pdddpm.utils.atomic_write import atomic_write
 from monai_pdddpm.visualize.overview import COLOURS
 
 __all__ = ["colour_table", "label_colours", "scene", "segment_fields", "snap_labels", "write_seg_nrrd"]
@@ -154,7 +154,7 @@ def write_seg_nrrd(path: Path, label_map: NDArray[Any], affine: NDArray[Any], fi
     image.SetOrigin((_LPS_FROM_RAS @ affine[:3, 3]).tolist())
     for key, text in fields.items():
         image.SetMetaData(key, text)
-    with complete_file(path) as part:
+    with atomic_write(path) as part:
         try:
             sitk.WriteImage(image, str(part), useCompression=True)
         except RuntimeError as error:  # SimpleITK's only kind

@@ -35,7 +35,7 @@ from label_server import (
 )
 
 from monai_pdddpm.data import write_phantom
-from monai_pdddpm.labelserver import doubt, entropy_levels, level_names
+from monai_pdddpm.labelserver import entropy_levels, level_names
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,7 +45,7 @@ pytestmark = [
 DATA = ROOT.parent / "shared" / "data"
 PHANTOM, HIPPOCAMPUS, LESION = (f"{task}_segmentation" for task in ("phantom", "hippocampus_mri", "ms_lesion_mri"))
 SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}  # what the plugin adds to each request
-FEW = {"members": 2, "steps": 2}
+FEW = {"members": 2, "num_steps": 2}
 ANSWER, JOB = 240, 300  # seconds that are waited at most
 
 # the plugin's own client, which needs the server's packages: a line of JSON in, a line of JSON out
@@ -165,7 +165,7 @@ def connect(environment, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory):
-    few = {"train": 4, "validation": 0, "test": 1, "series": 0, "readings": 1}
+    few = {"train": 4, "validation": 0, "test": 1, "series": 0, "annotations": 1}
     target = tmp_path_factory.mktemp("phantom") / "data"
     return write_phantom(target, **few, size=(24, 24, 24), spacing=(1.0, 1.0, 1.0), seed=5, progress=False)
 
@@ -212,7 +212,7 @@ def bundles(truths, tmp_path_factory):
 def slicer(start, connect, installed, app, studies, bundles, truths):
     """A client of our app with all bundles, that draws few members in few steps."""
     words = ["--app", app, "--studies", studies, "--conf", "bundles", ",".join(str(bundles / name) for name in truths)]
-    return connect(*start(installed, *words, *("--conf", "members", "2", "--conf", "steps", "2")))
+    return connect(*start(installed, *words, *("--conf", "members", "2", "--conf", "num_steps", "2")))
 
 
 def image_id(path):
@@ -318,13 +318,13 @@ def test_the_most_doubtful_scan_is_proposed(slicer, studies, truths):
     scores = {case: one["image"]["info"][f"{PHANTOM}_doubt"] for case, one in stored.items()}
     for scan, _ in truths[PHANTOM]:
         _, numbers = slicer("infer", PHANTOM, image_id(scan), {**SLICER})
-        assert scores[image_id(scan)] == pytest.approx(doubt(numbers), abs=1e-4)
+        assert scores[image_id(scan)] == pytest.approx(mean_entropy_near_structure(numbers), abs=1e-4)
     if LESION in truths:  # four channels are four frames to this bundle
         case = image_id(truths[LESION][0][0])
         assert scores[case] == -1
         assert "found 4 frames, expected one scan" in stored[case]["image"]["info"][f"{PHANTOM}_doubt_note"]
     proposed = [slicer("next_sample", "uncertainty", {}) for _ in scores]
-    assert [one["doubt"] for one in proposed] == sorted(scores.values(), reverse=True)
+    assert [one["mean_entropy_near_structure"] for one in proposed] == sorted(scores.values(), reverse=True)
     assert {one["id"] for one in proposed} == set(scores)
     assert slicer("next_sample", "first", {})["id"] in scores
     assert "no such strategy" in slicer.ask("next_sample", "nothing", {})["error"]
@@ -384,7 +384,7 @@ def test_stock_app(start, connect, environment, installed, studies, truths, tmp_
     slicer = connect(*start(installed, "--app", tmp_path / "monaibundle", "--studies", studies, *words))
     model = slicer("info")["models"][PHANTOM]
     assert model["labels"] == {"body": 1, "core": 2}
-    assert {"members", "steps"} <= set(model["config"])
+    assert {"members", "num_steps"} <= set(model["config"])
     scan, label = truths[PHANTOM][-1]
     file, numbers = slicer("infer", PHANTOM, image_id(scan), {**SLICER, **FEW})
     found, affine = read_nrrd(file)

@@ -9,10 +9,10 @@ import torch
 from benchmarks.speed import growth, jobs, speed
 from benchmarks.speed.growth import CURVES, MARK_SIDE, amount, curve_table, run_point, size_of, slopes, slopes_of
 from benchmarks.speed.options import BUNDLES
-from monai_pdddpm.inferers.windows import WindowPlan, covering_windows, rim_of
+from monai_pdddpm.inferers.windows import WindowPlan, covering_windows, margin_of
 
 PHANTOM = BUNDLES / "phantom_segmentation"
-TINY = {"roi_size": [16, 16, 16], "members": 2, "steps": 3}
+TINY = {"roi_size": [16, 16, 16], "members": 2, "num_steps": 3}
 
 
 def test_a_line_has_one_slope():
@@ -50,14 +50,14 @@ def test_the_undecided_place_fits_into_one_window_of_each_bundle(edge, config):
     roi, reach = config["roi_size"], config["margin"] + 1  # neighbours of the marked voxels see a border
     active = torch.zeros([max(edge, r) for r in roi], dtype=torch.bool)
     active[tuple(slice(n // 2 - reach, n // 2 + MARK_SIDE + reach) for n in active.shape)] = True
-    assert len(covering_windows(active, roi, rim_of(roi, config["overlap"]))) == 1
+    assert len(covering_windows(active, roi, margin_of(roi, config["overlap"]))) == 1
 
 
 @pytest.mark.parametrize(
     ("curve", "value", "run", "skipped", "evaluations"),
     [
         ("members", 3, 1, 0, 3 * 3),
-        ("steps", 2, 1, 0, 2 * 2),
+        ("num_steps", 2, 1, 0, 2 * 2),
         ("windows", 2, 2, 0, 2 * 2 * 3),
         ("volume", 8, 1, 0, 2 * 3),  # smaller than a window
         ("volume", 32, 1, 26, 2 * 3),
@@ -67,7 +67,7 @@ def test_a_point_runs_what_it_says(curve, value, run, skipped, evaluations):
     row = run_point(curve, value, str(PHANTOM), "cpu", TINY, repeats=1, seconds=60)
     assert (row["windows_run"], row["windows_skipped"], row["denoiser_evaluations"]) == (run, skipped, evaluations)
     assert row["members"] == (3 if curve == "members" else 2)
-    assert row["steps"] == (2 if curve == "steps" else 3)
+    assert row["num_steps"] == (2 if curve == "num_steps" else 3)
     parts = sum(row["seconds"][stage]["median"] for stage in growth.STAGES[:-1])
     assert 0 < parts <= row["seconds"]["total"]["median"]
     assert row["peak_mib"] > 0.99 * row["start_mib"] > 0  # the kernel counts to a few pages
@@ -88,7 +88,7 @@ def row(curve, value, seconds, size=(40, 56, 40)):
         "value": value,
         "size": list(size),
         "members": value if curve == "members" else 8,
-        "steps": 2,
+        "num_steps": 2,
         "windows_run": 1,
         "windows_skipped": 3,
         "denoiser_evaluations": 2 * value,
@@ -132,13 +132,13 @@ def test_table_and_figure(tmp_path, monkeypatch, capsys):
     assert "From 8 to 64 one more member costs 0.5 s, from 1 to 8 0.5 s: 1.00 times as much" in text
     assert "### Steps" not in text
     slow.append(3)
-    speed.main([*common, "--growth", "steps", "--members", "4"])  # the other curve stays
+    speed.main([*common, "--growth", "num_steps", "--members", "4"])  # the other curve stays
     assert [value for _, value, _ in asked[7:]] == [1, 2, 3]
     text = (tmp_path / "results_growth_cpu.md").read_text()
     assert text.index("### Members") < text.index("### Steps")
     assert "Left out: 5, 10, 20, since a run before took more than 500 s (--seconds)." in text
     found = json.loads((tmp_path / "results_growth_cpu.json").read_text())
-    assert found["slopes"] == {"members": {"behind": 0.5, "before": 0.5, "ratio": 1.0}, "steps": None}
+    assert found["slopes"] == {"members": {"behind": 0.5, "before": 0.5, "ratio": 1.0}, "num_steps": None}
     assert [len(rows) for rows in found["curves"].values()] == [7, 3]
     assert (tmp_path / "results_growth_cpu.png").stat().st_size > 5000
     slow.clear()

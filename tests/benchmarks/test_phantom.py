@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.trust.phantom import calibration_error, measure, near_border, neighbour_correlation
-from monai_pdddpm.data.phantom_law import make_phantom_scan, smooth_field
+from monai_pdddpm.data.phantom_distribution import make_phantom_scan, smooth_field
 
 
 def test_calibration_error_by_hand():
@@ -33,8 +33,8 @@ def test_neighbour_correlation_of_known_fields():
 def test_readings_in_the_place_of_members_are_found_right():
     scan = make_phantom_scan(seed=5, size=(24, 28, 20), spacing=(2.0, 2.0, 2.0))
     rng = np.random.default_rng(1)
-    readings = [scan.draw_reading(rng) for _ in range(64)]
-    members = np.stack([np.stack([r == k for k in range(3)]) for r in readings]).astype(np.float32)
+    annotations = [scan.draw_annotation(rng) for _ in range(64)]
+    members = np.stack([np.stack([r == k for k in range(3)]) for r in annotations]).astype(np.float32)
     segmenter = np.full_like(scan.probability, 1 / 3)
     spread = np.zeros((3, *segmenter.shape[1:]), np.float32)
     output = np.concatenate([members.mean(0), spread, segmenter, members.reshape(-1, *segmenter.shape[1:])])

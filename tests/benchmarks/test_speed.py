@@ -17,11 +17,11 @@ from benchmarks.speed.costs import count_flops, parameters
 from benchmarks.speed.options import BUNDLES, HERE
 from benchmarks.speed.rivals import Concatenated, FirstSteps, FromNoise, Passes, Silent
 from monai_pdddpm.data import labelled_cases, write_phantom
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.inferers.chain import Chain, reverse_chain
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.schedulers import AncestralRule, uniform_steps
 from monai_pdddpm.schedulers.processes import DDPMProcess
+from monai_pdddpm.utils.errors import UserError
 
 HIPPOCAMPUS, PHANTOM = (BUNDLES / f"{name}_segmentation" for name in ("hippocampus_mri", "phantom"))
 TINY = {"roi_size": [16, 16, 16]}
@@ -31,7 +31,7 @@ TINY = {"roi_size": [16, 16, 16]}
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("speed") / "data"
     size = (16, 16, 16)
-    write_phantom(folder, train=1, validation=2, test=0, series=0, readings=1, size=size, progress=False)
+    write_phantom(folder, train=1, validation=2, test=0, series=0, annotations=1, size=size, progress=False)
     return folder
 
 
@@ -74,9 +74,11 @@ def test_a_chain_of_monais_scheduler_is_monais_own_loop():
 
     network = FromNoise(Silent(2), Concatenated(Half(), 2), prediction="eps", schedule="linear_beta")
     image, noise = torch.randn(1, 1, 4, 4, 4), torch.randn(3, 2, 4, 4, 4)
-    proposal = network.propose(network.segment(image))
+    presegmentation = network.propose(network.segment(image))
     torch.manual_seed(1)
-    found = reverse_chain(network, proposal, network.encode(image, proposal), [noise], contenders.vanilla_chain())
+    found = reverse_chain(
+        network, presegmentation, network.encode(image, presegmentation), [noise], contenders.vanilla_chain()
+    )
     scheduler, x = DDPMScheduler(num_train_timesteps=1000), noise
     torch.manual_seed(1)
     for t in scheduler.timesteps.tolist():
@@ -164,20 +166,20 @@ def test_parameters_and_flops_of_the_hippocampus_contenders():
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_every_contender_is_measured(name, data, small_baseline):
     cases = labelled_cases(data, "validation")
-    found = measure.measure(name, Task(PHANTOM, members=2, overrides=TINY), cases, repeats=1, steps=2)
+    found = measure.measure(name, Task(PHANTOM, members=2, overrides=TINY), cases, repeats=1, num_steps=2)
     assert set(found["seconds"]) == {*measure.STAGES, "networks", "total"}
     assert set(found["by_case"]) == {"phantom_001", "phantom_002"}
     parts = sum(found["seconds"][stage]["median"] for stage in measure.NETWORK_STAGES)
     assert parts <= found["seconds"]["total"]["median"]
     assert found["flops"]["case"] > 0
     assert found["peak_mib"] > 0.99 * found["start_mib"] > 0  # the kernel counts to a few pages
-    whole = found["timed_steps"] == found["steps"]
+    whole = found["timed_steps"] == found["num_steps"]
     assert whole == (name not in ("ddpm", "ddim", "fast_ddpm", "paper"))
     trained = name.startswith("ours") or name in ("segmenter", "segmenter_flips")
     assert (found["dice"] is not None) == (whole and trained)
-    if found["steps"] and found["windows_run"]:
+    if found["num_steps"] and found["windows_run"]:
         members = 1 if name == "ours_one" else 2
-        assert found["denoiser_evaluations"] == pytest.approx(members * found["steps"] * found["windows_run"])
+        assert found["denoiser_evaluations"] == pytest.approx(members * found["num_steps"] * found["windows_run"])
 
 
 def row(name, seconds, **changes):
@@ -185,7 +187,7 @@ def row(name, seconds, **changes):
     content = {
         "title": CONTENDERS[name].title,
         "members": 8,
-        "steps": 5,
+        "num_steps": 5,
         "timed_steps": 5,
         "seconds": dict.fromkeys((*measure.STAGES, "networks", "total"), quartiles),
         "by_case": {c: {"networks": f * seconds, "total": 2 * f * seconds} for c, f in (("a", 1), ("b", 2), ("c", 9))},
@@ -306,11 +308,11 @@ def test_share_of_convolutions():
 
 @pytest.mark.slow
 def test_profile_and_layout_run(tmp_path, small_baseline, capsys):
-    overrides = json.dumps({**TINY, "steps": 2})
+    overrides = json.dumps({**TINY, "num_steps": 2})
     common = ["--device", "cpu", "--members", "2", "--repeats", "1", "--overrides", overrides]
     speed.main([*common, "--output_dir", str(tmp_path), "--profile", "--layout"])
     found = json.loads((tmp_path / "results_profile_cpu.json").read_text())
-    assert (found["members"], found["steps"]) == (2, 2)
+    assert (found["members"], found["num_steps"]) == (2, 2)
     ours = [f"ours: {what}" for what in ("the chain", "denoiser, batch 1", "denoiser, batch 2", "segmenter", "encoder")]
     theirs = [f"DDPM, 1000 steps: denoiser, batch {batch}" for batch in (1, 2)]
     assert list(found["convolutions"]) == [*ours, *theirs]
@@ -328,7 +330,7 @@ def test_profile_and_layout_run(tmp_path, small_baseline, capsys):
 @pytest.mark.slow
 def test_a_contender_runs_in_a_process_of_its_own(tmp_path, data):
     common = ["--dataset_dir", str(data), "--bundle", str(PHANTOM), "--cases", "1", "--device", "cpu"]
-    common += ["--members", "1", "--repeats", "1", "--overrides", json.dumps({**TINY, "steps": 1})]
+    common += ["--members", "1", "--repeats", "1", "--overrides", json.dumps({**TINY, "num_steps": 1})]
     speed.main([*common, "--only", "ours", "--work", str(tmp_path / "work"), "--output_dir", str(tmp_path)])
     (found,) = json.loads((tmp_path / "results_contenders_cpu.json").read_text())["rows"].values()
     assert found["times_ours"] == {"networks": 1, "total": 1}

@@ -55,7 +55,7 @@ def test_settings_of_every_row_make_an_inferer(name, row):
     inferer = parser.get_parsed_content("inferer")
     assert inferer.chain.time_steps[0] == settings["start_step"] - 1
     assert inferer.members == settings["members"]
-    assert len(inferer.chain.time_steps) == settings["steps"]
+    assert len(inferer.chain.time_steps) == settings["num_steps"]
     if "rule::eta" in settings:
         assert inferer.chain.rule == DDIMRule(settings["rule::eta"])
 

@@ -11,7 +11,7 @@ from benchmarks.speed import training
 from benchmarks.speed.options import BUNDLES
 from benchmarks.speed.training import STAGES, Waiting, rates, run_job, training_table
 from monai_pdddpm.data import write_phantom
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 PHANTOM = BUNDLES / "phantom_segmentation"
 TINY = {"roi_size": [16, 16, 16]}
@@ -65,7 +65,7 @@ def test_waiting_is_told_from_working(clock, iterations, seconds, counted, ran):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("training") / "data"
-    return write_phantom(folder, 5, 1, 0, 0, readings=2, size=(16, 16, 16), progress=False)
+    return write_phantom(folder, 5, 1, 0, 0, annotations=2, size=(16, 16, 16), progress=False)
 
 
 def job(stage, data, **changes):

@@ -24,10 +24,10 @@ from benchmarks.volume.volume import (
     with_own_noise,
 )
 from monai_pdddpm.data import write_phantom
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.inferers.windows import WindowPlan
 from monai_pdddpm.networks import PDDDPM
+from monai_pdddpm.utils.errors import UserError
 
 TINY = (64, 64, 48)
 
@@ -48,7 +48,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.believes_state = believes_state
 
-    def encode(self, image, proposal):
+    def encode(self, image, presegmentation):
         return [image]
 
     def denoise(self, x_t, t, features, solver="", solver_steps=0):
@@ -159,11 +159,11 @@ def test_own_noise_of_a_denoiser_that_knows():
 
 @pytest.mark.slow
 def test_cost_runs(tmp_path):
-    lines = cost(TINY, members=1, steps=1, repeats=2, folder=tmp_path)
+    lines = cost(TINY, members=1, num_steps=1, repeats=2, folder=tmp_path)
     assert [(x["active"], x["fusion"], x["runs"]) for x in lines] == [
         ("all", "window", 1),
-        ("proposal", "window", 2),
-        ("proposal", "step", 2),
+        ("presegmentation", "window", 2),
+        ("presegmentation", "step", 2),
     ]
     assert all(x["windows_run"] + x["windows_skipped"] == 8 for x in lines)
     assert lines[0]["windows_skipped"] == lines[0]["largest_difference"] == 0
@@ -172,14 +172,14 @@ def test_cost_runs(tmp_path):
 
 
 def test_memory_of_one_ensemble():
-    found = memory_of(TINY, members=2, steps=1, fusion="window", return_members=True)
+    found = memory_of(TINY, members=2, num_steps=1, fusion="window", return_members=True)
     assert found["peak"] >= found["before"] > 0
     assert found["output"] == pytest.approx(3 * (3 + 2) * 64 * 64 * 48 * 4 / 2**20)
 
 
 @pytest.mark.slow
 def test_memory_runs_in_processes_of_its_own(tmp_path):
-    lines = memory(TINY, steps=1, ensembles=((1, False), (2, True)), fusions=("step",), folder=tmp_path)
+    lines = memory(TINY, num_steps=1, ensembles=((1, False), (2, True)), fusions=("step",), folder=tmp_path)
     assert [(x["members"], x["return_members"]) for x in lines] == [(1, False), (2, True)]
     assert lines[0]["growth_percent"] == 0
     assert results(tmp_path, "memory")["rows"] == lines
@@ -193,7 +193,7 @@ def test_memory_tells_a_process_that_fails(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_seams_run(tmp_path):
-    lines = seams(TINY, {"members": 2, "steps": 1}, tmp_path)
+    lines = seams(TINY, {"members": 2, "num_steps": 1}, tmp_path)
     names = ["window", "step", "own noise", "own noise, constant", "one window", "the law"]
     assert [x["name"] for x in lines] == names
     assert lines[-1]["spread_kept"] == pytest.approx(1)
@@ -204,9 +204,9 @@ def test_seams_run(tmp_path):
 
 @pytest.mark.slow
 def test_case_runs(tmp_path):
-    data = write_phantom(tmp_path / "data", train=1, validation=2, test=0, series=0, readings=1, progress=False)
+    data = write_phantom(tmp_path / "data", train=1, validation=2, test=0, series=0, annotations=1, progress=False)
     model_file = script.PHANTOM / "models" / "model.pt"
-    lines = case(script.PHANTOM, model_file, data, cases=1, overrides={"members": 2, "steps": 1}, folder=tmp_path)
+    lines = case(script.PHANTOM, model_file, data, cases=1, overrides={"members": 2, "num_steps": 1}, folder=tmp_path)
     assert [x["settings"] for x in lines] == list(script.CASE_SETTINGS)
     assert all(len(x["cases"]) == 1 and 0 <= x["mean"]["dice"] <= 1 for x in lines)
     assert lines[0]["mean"]["windows_run"] == 1

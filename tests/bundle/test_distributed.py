@@ -7,12 +7,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from monai_pdddpm.bundle import GlobalLoss, distributed_network, join_ranks, rank_device
-from monai_pdddpm.data import ranks
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.inferers import DenoisingInferer
-from monai_pdddpm.inferers.training import Denoised
+from monai_pdddpm.inferers.denoising_inferer import Denoised
 from monai_pdddpm.losses import DenoisingLoss
 from monai_pdddpm.networks import PDDDPM, ODEUNet
+from monai_pdddpm.utils import ranks
+from monai_pdddpm.utils.errors import UserError
 
 SEGMENTER_LOSS = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
 
@@ -29,7 +29,7 @@ def own(tensor):
 def pair():
     torch.manual_seed(0)
     denoiser = ODEUNet(
-        spatial_dims=2, image_channels=1, num_classes=3, proposal_channels=3, channels=[8, 16], stem_channels=8
+        spatial_dims=2, image_channels=1, num_classes=3, presegmentation_channels=3, channels=[8, 16], stem_channels=8
     )
     return PDDDPM(nn.Conv2d(1, 3, 1), denoiser)
 

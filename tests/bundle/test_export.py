@@ -11,12 +11,12 @@ from monai.networks.nets import UNet
 from torch import nn
 
 from monai_pdddpm.bundle import export, export_ensemble
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.networks import PDDDPM, ODEUNet
-from monai_pdddpm.networks.ensemble import OUTPUTS
+from monai_pdddpm.networks.fixed_ensemble import OUTPUTS
 from monai_pdddpm.schedulers import AncestralRule, DDIMRule
 from monai_pdddpm.transforms import SplitOutputd, Uncertaintyd
+from monai_pdddpm.utils.errors import UserError
 
 K, SIZE = 3, [16, 24]
 STEPS = [899, 500, 100]
@@ -27,7 +27,7 @@ def network():
     """Networks of the kind that is shipped, small, with weights that are not at rest."""
     torch.manual_seed(0)
     segmenter = UNet(2, 1, K, channels=(4, 8), strides=(2,), norm=("group", {"num_groups": 2}))
-    denoiser = ODEUNet(2, 1, K, proposal_channels=K, channels=(8, 8), stem_channels=8, embedding_channels=16)
+    denoiser = ODEUNet(2, 1, K, presegmentation_channels=K, channels=(8, 8), stem_channels=8, embedding_channels=16)
     for parameter in denoiser.parameters():
         nn.init.normal_(parameter, std=0.2)
     with torch.no_grad():  # let the state speak
@@ -49,7 +49,7 @@ def root(tmp_path):
 
 
 def inferer(**options):
-    defaults = {"members": 4, "seed": 7, "active": "all", "precision": "float32", "progress": False}
+    defaults = {"members": 4, "seed": 7, "windows": "all", "precision": "float32", "progress": False}
     return PDDDPMInferer(**({"roi_size": SIZE, "time_steps": STEPS} | defaults | options))
 
 
@@ -74,7 +74,7 @@ def assert_alike(found, expected, atol=2e-5):
     ("options", "temperature"),
     [
         ({}, 1.0),
-        ({"segmenter_share": 0.3}, 1.4),
+        ({"presegmentation_weight": 0.3}, 1.4),
         ({"members": 1, "seed": 3, "solver": "rk4", "solver_steps": 2}, 0.8),
         ({"time_steps": []}, 1.0),
         ({"time_steps": [999, 600], "return_members": True}, 1.0),
@@ -92,7 +92,7 @@ def test_torchscript_answers_as_inference(network, root, options, temperature):
 
 
 def test_what_is_fixed_lies_inside(network, root):
-    (file,) = export_ensemble(network, inferer(segmenter_share=0.25), root, root / "out", 1.5, ["torchscript"])
+    (file,) = export_ensemble(network, inferer(presegmentation_weight=0.25), root, root / "out", 1.5, ["torchscript"])
     inside = {"metadata.json": "", "inference.json": "", "ensemble.json": ""}
     torch.jit.load(file, _extra_files=inside)
     metadata, configuration, fixed = (json.loads(text) for text in inside.values())
@@ -102,7 +102,14 @@ def test_what_is_fixed_lies_inside(network, root):
     assert list(formats["outputs"]) == list(OUTPUTS)
     assert all(entry["spatial_shape"] == SIZE for entry in formats["outputs"].values())
     assert configuration == {"preprocessing": "as told here"}
-    told = {"members": 4, "seed": 7, "time_steps": STEPS, "segmenter_share": 0.25, "temperature": 1.5, "window": SIZE}
+    told = {
+        "members": 4,
+        "seed": 7,
+        "time_steps": STEPS,
+        "presegmentation_weight": 0.25,
+        "temperature": 1.5,
+        "window": SIZE,
+    }
     assert {key: fixed[key] for key in told} == told
     assert fixed["precision"] == "float32"
     assert "overlap" not in fixed
@@ -110,7 +117,7 @@ def test_what_is_fixed_lies_inside(network, root):
 
 @pytest.mark.slow
 def test_onnx_answers_as_inference(network, root, capsys):
-    settings = inferer(segmenter_share=0.3)
+    settings = inferer(presegmentation_weight=0.3)
     (file,) = export_ensemble(network, settings, root, root / "out", 1.4, ["onnx"])
     assert "ensemble.onnx: differs from Python's answer by at most" in capsys.readouterr().out
     onnx.checker.check_model(onnx.load(file))
@@ -180,7 +187,7 @@ def test_a_file_that_says_something_else_never_appears(network, root, monkeypatc
 
 def test_a_network_that_torchscript_does_not_take_is_named(root):
     torch.manual_seed(0)
-    options = {"proposal_channels": K, "channels": (8, 8), "stem_channels": 8, "attention": True}
+    options = {"presegmentation_channels": K, "channels": (8, 8), "stem_channels": 8, "attention": True}
     pair = PDDDPM(UNet(2, 1, K, channels=(4, 8), strides=(2,)), ODEUNet(2, 1, K, **options)).eval()
     with pytest.raises(UserError, match="TorchScript does not take this network"):
         export_ensemble(pair, inferer(), root, root / "out", formats=["torchscript"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from monai_pdddpm.bundle import find_bundle_root, pick_device
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 
 def bundle(folder, name):

@@ -27,14 +27,14 @@ def test_pd_ddpm_2022_is_the_papers(bundle):
     assert inferer.chain.time_steps == list(range(299, -1, -1))
     assert inferer.chain.rule == AncestralRule("fixed_large")
     assert inferer.members == 5
-    assert inferer.segmenter_share == 0
+    assert inferer.presegmentation_weight == 0
     assert (network.low, network.high, network.prediction, network.hard) == (0, 1, "eps", True)
     assert len(network.abar) == 1000
     # cosine schedule: what is left of a mask at the start
     assert network.abar[299].item() == pytest.approx(0.787, abs=1e-3)
-    # the denoiser does not see the proposal
+    # the denoiser does not see the presegmentation
     image, size = torch.randn(1, parser["channels"], 16, 16, 16), (1, network.denoiser.num_classes, 16, 16, 16)
-    features = [network.encode(image, proposal) for proposal in (torch.zeros(size), torch.ones(size))]
+    features = [network.encode(image, presegmentation) for presegmentation in (torch.zeros(size), torch.ones(size))]
     assert all(torch.equal(a, b) for a, b in zip(*features, strict=True))
 
 

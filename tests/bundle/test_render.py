@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from monai_pdddpm.bundle.render import as_text, fill, render_all, render_bundle
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 TASKS = sorted(path.stem for path in (ROOT / "configs" / "tasks").glob("*.json"))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from monai_pdddpm.bundle import check_settings
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 FINE = {
     "device": torch.device("cpu"),
@@ -14,10 +14,10 @@ FINE = {
     "training_process": "ddpm",
     "start_step": 900,
     "end_step": 250,
-    "steps": 5,
+    "num_steps": 5,
     "num_train_timesteps": 1000,
     "members": 8,
-    "segmenter_share": 0,
+    "presegmentation_weight": 0,
     "overwrite": False,
     "max_epochs": 1,
     "learning_rate": 1e-3,
@@ -51,7 +51,7 @@ def test_keys_that_are_not_there_are_not_missed():
     ("key", "value", "told"),
     [
         ("members", 0, "members: found 0, expected a whole number of at least 1; set members to one"),
-        ("steps", 2.5, r"steps: found 2\.5"),
+        ("num_steps", 2.5, r"num_steps: found 2\.5"),
         ("seed", True, "seed: found True"),
         ("seed", 2**63, "seed: found 9223372036854775808, expected a whole number from 0 to 9223372036854775807"),
         ("fold", -2, "fold: found -2"),
@@ -59,7 +59,7 @@ def test_keys_that_are_not_there_are_not_missed():
         ("start_step", 250, "start_step: found 250, expected more than end_step, which is 250, .* at most 249"),
         ("overlap", 1, "overlap: found 1, expected a number from 0 to below 1"),
         ("overlap", float("nan"), "overlap: found nan"),
-        ("segmenter_share", "half", "segmenter_share: found 'half'"),
+        ("presegmentation_weight", "half", "presegmentation_weight: found 'half'"),
         ("learning_rate", 0, "learning_rate: found 0, expected a number above 0"),
         ("learning_rate", float("inf"), "learning_rate: found inf"),
         ("overwrite", "yes", "overwrite: found 'yes', expected True or False; write --overwrite True"),

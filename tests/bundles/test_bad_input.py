@@ -67,7 +67,7 @@ def folder(phantom, tmp_path_factory):
 def mixed(fresh_command, bundle, folder, tmp_path_factory):
     """The run over the whole folder, and where it wrote."""
     target = tmp_path_factory.mktemp("mixed") / "output"
-    options = {"config_file": bundle / "configs" / "inference.json", "members": 1, "steps": 1}
+    options = {"config_file": bundle / "configs" / "inference.json", "members": 1, "num_steps": 1}
     return fresh_command("run", "inference", **options, dataset_dir=folder, output_dir=target), target
 
 
@@ -110,7 +110,7 @@ def test_missing_file_does_not_stop_the_others(command, bundle, phantom, tmp_pat
     if kind == "linked":
         missing.symlink_to(tmp_path / "gone.nii.gz")
     options = {"config_file": bundle / "configs" / "inference.json", "output_dir": tmp_path / "output"}
-    done = command("run", "inference", **options, dataset_dir=data, members=1, steps=1)
+    done = command("run", "inference", **options, dataset_dir=data, members=1, num_steps=1)
     assert done.error, done
     assert "1 of " in done.error
     assert f"{missing}: does not exist" in done.out + done.err
@@ -121,7 +121,7 @@ def test_missing_file_does_not_stop_the_others(command, bundle, phantom, tmp_pat
 
 def test_phantom_is_made_wherever_it_is_asked_for(command, bundle, tmp_path):
     options = {"config_file": bundle / "configs" / "inference.json", "output_dir": tmp_path / "output"}
-    done = command("run", "inference", **options, dataset_dir=tmp_path / "new" / "data", members=1, steps=1)
+    done = command("run", "inference", **options, dataset_dir=tmp_path / "new" / "data", members=1, num_steps=1)
     assert done.code == 0, done
     assert (tmp_path / "new" / "data" / "dataset.json").is_file()
     assert len(list(tmp_path.glob("output/*/*_seg.nii.gz"))) == 6
@@ -156,13 +156,18 @@ def test_value_that_is_no_class_stops_the_training(command, bundle, strange_labe
     done = command("run", "training", **options, dataset_dir=strange_label)
     assert done.error, done
     file = re.escape(f"{strange_label}/labelsTr/")  # the one to validate on is read first
-    told = rf"error: {file}phantom_00[14]\.nii\.gz: found the label values 9, expected whole numbers from 0 to 2; mend"
+    told = rf"error: {file}phantom_00[14]\.nii\.gz: found the label values 9, expected whole numbers from 0 to 2; fix"
     assert re.match(told, done.error)
     assert not list(tmp_path.rglob("*.pt"))  # nothing was learnt from it
 
 
 def test_value_that_is_no_class_stops_one_case_of_an_evaluation(command, bundle, strange_label, tmp_path):
-    options = {"config_file": bundle / "configs" / "evaluate.json", "output_dir": tmp_path, "members": 2, "steps": 1}
+    options = {
+        "config_file": bundle / "configs" / "evaluate.json",
+        "output_dir": tmp_path,
+        "members": 2,
+        "num_steps": 1,
+    }
     done = command("run", "evaluating", **options, dataset_dir=strange_label)
     assert done.error, done
     assert "1 of 2 cases failed (phantom_004)" in done.error
@@ -207,7 +212,7 @@ def wrong(phantom, tmp_path_factory):
         ("dataset_dir", "{wrong}/file", "file: not a scan by its name"),
         ("dataset_dir", "{wrong}/dataset", "dataset.json: not valid JSON"),
         ("dataset_dir", "{wrong}/outside", "leaves the folder"),
-        ("section", "tests", "section: found 'tests'"),
+        ("data_list_key", "tests", "section: found 'tests'"),
         ("model_file", "{wrong}/none.pt", "none.pt does not exist"),
         ("model_file", "{wrong}/other_network.pt", "weights of another network"),
         ("model_file", "{wrong}/payload.pt", "cannot be read as weights"),
@@ -219,13 +224,13 @@ def wrong(phantom, tmp_path_factory):
         ("members", -1, "members: found -1"),
         ("members", 1.5, "members: found 1.5"),
         ("members", "eight", "members: found 'eight'"),
-        ("steps", 0, "steps: found 0"),
-        ("steps", 2.5, "steps: found 2.5"),
+        ("num_steps", 0, "num_steps: found 0"),
+        ("num_steps", 2.5, "num_steps: found 2.5"),
         ("start_step", -1, "start_step: found -1, expected a whole number from 0 to 1000"),
         ("start_step", 1001, "start_step: found 1001, expected a whole number from 0 to 1000"),
         ("start_step", "high", "start_step: found 'high'"),
         ("end_step", 1000, "expected more than end_step, which is 1000"),
-        ("end_share", 2, "end_share: found 2"),
+        ("end_fraction", 2, "end_fraction: found 2"),
         ("seed", -1, "seed: found -1"),
         ("device", "cuda:7", "device: 'cuda:7' cannot be used, this computer has no CUDA device"),
         ("device", "gpu", "device: 'gpu' cannot be used"),
@@ -233,7 +238,7 @@ def wrong(phantom, tmp_path_factory):
         ("precision", "float16", "float16"),
         ("training_process", "magic", "training_process: 'magic'"),
         ("overlap", 1, "overlap: found 1, expected a number from 0 to below 1"),
-        ("segmenter_share", -0.5, "segmenter_share: found -0.5"),
+        ("presegmentation_weight", -0.5, "presegmentation_weight: found -0.5"),
         ("overwrite", "yes", "overwrite: found 'yes', expected True or False"),
     ],
 )

@@ -27,16 +27,16 @@ def costs(bundle):
     network, roi = parser.get_parsed_content("network_def"), parser["roi_size"]
     network.to("meta")
     image = torch.empty(1, network.denoiser.image_channels, *roi, device="meta")
-    proposal = torch.empty(1, network.denoiser.num_classes, *roi, device="meta")
+    presegmentation = torch.empty(1, network.denoiser.num_classes, *roi, device="meta")
     with torch.no_grad():
-        features = network.denoiser.encode(image, proposal)
+        features = network.denoiser.encode(image, presegmentation)
         time = torch.zeros(1, device="meta")
         return {
             "segmenter_parameters": sum(p.numel() for p in network.segmenter.parameters()),
             "denoiser_parameters": sum(p.numel() for p in network.denoiser.parameters()),
             "segment_mflop": million_flops(network.segmenter, image),
-            "encode_mflop": million_flops(network.denoiser.encode, image, proposal),
-            "denoise_mflop": million_flops(network.denoiser.denoise, proposal, time, features),
+            "encode_mflop": million_flops(network.denoiser.encode, image, presegmentation),
+            "denoise_mflop": million_flops(network.denoiser.denoise, presegmentation, time, features),
             "members": parser.get_parsed_content("members"),
             "denoiser_calls_of_a_member": len(parser.get_parsed_content("time_steps")),
         }

@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-SHORT = {"members": 1, "steps": 1, "roi_size": [24, 24, 24]}
+SHORT = {"members": 1, "num_steps": 1, "roi_size": [24, 24, 24]}
 LISTED = "['$print(*sorted(case[\\'image\\'] for case in @data), sep=chr(10))', '$print(@model_file, @output_dir)']"
 
 
@@ -50,7 +50,7 @@ def test_decathlon_folder_from_the_root_of_the_repository(command, copy_bundle, 
     assert finished(bundle / "output") == ["phantom_006", "phantom_007"]
     # of a list, the command looks into the sections that hold cases
     options = {"config_file": config, "dataset_dir": phantom, "output_dir": tmp_path / "other", "run": LISTED}
-    done = command("run", cwd=tmp_path, section="validation", **options)
+    done = command("run", cwd=tmp_path, data_list_key="validation", **options)
     assert done.code == 0, done
     listed = [f"{phantom}/imagesTr/phantom_00{number}.nii.gz" for number in (4, 5)]
     assert done.out.splitlines()[-3:] == [*listed, f"{bundle}/models/model.pt {tmp_path / 'other'}"]

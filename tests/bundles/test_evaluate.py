@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 CASES = ("phantom_004", "phantom_005")
 LABELS = {1: "body", 2: "core"}
-SHORT = {"members": 2, "steps": 2, "section": "validation"}
+SHORT = {"members": 2, "num_steps": 2, "data_list_key": "validation"}
 
 
 @pytest.fixture(scope="module")

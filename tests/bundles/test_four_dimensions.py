@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from monai_pdddpm.data.phantom_law import make_phantom_series, phantom_affine
+from monai_pdddpm.data.phantom_distribution import make_phantom_series, phantom_affine
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def series(frames, fresh_command, bundle, tmp_path_factory):
     save(folder / "scans" / "one_frame.nii.gz", frames[0][..., None], seconds=40.0)
     for number, frame in enumerate(frames):
         save(folder / "scans" / f"frame{number}.nii.gz", frame)
-    options = {"members": MEMBERS, "steps": 2, "dataset_dir": folder / "scans", "output_dir": folder / "out"}
+    options = {"members": MEMBERS, "num_steps": 2, "dataset_dir": folder / "scans", "output_dir": folder / "out"}
     done = fresh_command("run", "inference", config_file=bundle / "configs" / "inference.json", **options)
     assert done.code == 0, done
     return folder / "out"
@@ -135,7 +135,12 @@ class TestChannels:
         entries = [{"image": files}, "four.nii.gz", {"image": ["gone_flair.nii.gz", "without_t1.nii.gz", *files[2:]]}]
         entries.append({"image": ["mixed_flair.nii.gz", *files[1:3], "coarse_t2.nii.gz"]})
         (data / "dataset.json").write_text(json.dumps({"test": entries}))
-        options = {"members": 2, "steps": 1, "dataset_dir": data, "config_file": bundle / "configs" / "inference.json"}
+        options = {
+            "members": 2,
+            "num_steps": 1,
+            "dataset_dir": data,
+            "config_file": bundle / "configs" / "inference.json",
+        }
         strict = fresh_command("run", "inference", output_dir=folder / "out", **options)
         lenient = fresh_command("run", "inference", output_dir=folder / "zero", missing_channels="zero", **options)
         return folder, strict, lenient

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from monai_pdddpm.data import write_phantom
-from monai_pdddpm.data.phantom_law import make_phantom_scan
+from monai_pdddpm.data.phantom_distribution import make_phantom_scan
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ def save_turned(path, axes, spacing, seed):
 def dataset(tmp_path_factory):
     """Two scans on an oblique grid of 1 mm, and two with other axes and thick slices, in the Decathlon's layout."""
     target = tmp_path_factory.mktemp("dataset") / "data"
-    few = {"train": 0, "validation": 0, "test": 2, "series": 0, "readings": 1}
+    few = {"train": 0, "validation": 0, "test": 2, "series": 0, "annotations": 1}
     write_phantom(target, **few, size=(38, 44, 36), seed=101, progress=False)
     save_turned(target / "imagesTs" / "flipped_LAS.nii.gz", "LAS", (1.0, 1.0, 2.5), 102)
     save_turned(target / "imagesTs" / "turned_PIR.nii.gz", "PIR", (2.5, 1.0, 1.0), 103)
@@ -63,7 +63,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def few(bundle):
     """Options that make a run short."""
-    return {"config_file": bundle / "configs" / "inference.json", "members": MEMBERS, "steps": 2}
+    return {"config_file": bundle / "configs" / "inference.json", "members": MEMBERS, "num_steps": 2}
 
 
 @pytest.fixture(scope="module")
@@ -208,9 +208,9 @@ def test_report_tells_what_was_run(report, dataset, output, case, bundle, read_i
     assert report["case"] == case
     assert report["image"] == str(dataset / "imagesTs" / f"{case}.nii.gz")
     assert report["labels"] == {"1": "body", "2": "core"}
-    time_steps = read_inference(bundle, steps=2).get_parsed_content("time_steps")
+    time_steps = read_inference(bundle, num_steps=2).get_parsed_content("time_steps")
     start_step = time_steps[0] + 1
-    settings = {"members": MEMBERS, "start_step": start_step, "steps": 2, "seed": 0}
+    settings = {"members": MEMBERS, "start_step": start_step, "num_steps": 2, "seed": 0}
     assert report["settings"].items() >= settings.items()
     inference = report["inference"]
     assert inference["time_steps"] == time_steps

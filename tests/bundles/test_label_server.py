@@ -47,7 +47,7 @@ def scans(phantom):
 
 @pytest.fixture(scope="module")
 def task(bundle, read_inference):
-    return Task(read_inference(bundle, members=2, steps=2), bundle)
+    return Task(read_inference(bundle, members=2, num_steps=2), bundle)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_requests_in_threads_are_answered_as_one_by_one(task, scans, answers):
 
 def test_answer_is_that_of_the_command(command, bundle, scans, answers, tmp_path):
     options = {"config_file": bundle / "configs" / "inference.json", "dataset_dir": scans[0], "output_dir": tmp_path}
-    done = command("run", "inference", **options, members=2, steps=2, device="cpu")
+    done = command("run", "inference", **options, members=2, num_steps=2, device="cpu")
     assert done.code == 0, done
     name = scans[0].name.removesuffix(".nii.gz")
     seg = np.asanyarray(nib.load(tmp_path / name / f"{name}_seg.nii.gz").dataobj)

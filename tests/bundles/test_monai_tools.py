@@ -214,7 +214,7 @@ def test_onnx_export(command, copied, metadata, tmp_path):
     file, size = tmp_path / "model.onnx", [24, 24, 24]
     formats = metadata["network_data_format"]
     channels, classes = formats["inputs"]["image"]["num_channels"], formats["outputs"]["pred"]["num_channels"]
-    small = {"steps": 2, "input_shape": [1, channels, *size]}
+    small = {"num_steps": 2, "input_shape": [1, channels, *size]}
     done = command("onnx_export", cwd=copied, args_file="configs/export_args.json", filepath=file, **small)
     assert done.code == 0, done
     onnx.checker.check_model(onnx.load(file))
@@ -229,14 +229,14 @@ def test_onnx_export(command, copied, metadata, tmp_path):
 @pytest.mark.slow
 def test_exported_ensemble_gives_what_inference_gives(command, copied, metadata, read_inference, tmp_path):
     size, out = [24, 32, 16], tmp_path / "out"
-    settings = {"members": 3, "steps": 2, "seed": 5, "roi_size": size}
+    settings = {"members": 3, "num_steps": 2, "seed": 5, "roi_size": size}
     done = command(
         "run", "export", config_file=copied / "configs" / "export.json", output_dir=out, bundle_root=copied, **settings
     )
     assert done.code == 0, done
     assert sorted(path.name for path in out.iterdir()) == ["ensemble.onnx", "ensemble.ts"]
 
-    parser = read_inference(copied, **settings, active="all", precision="float32", write_members=False)
+    parser = read_inference(copied, **settings, windows="all", precision="float32", write_members=False)
     channels, classes = parser["channels"], len(parser["labels"])
     image = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(2))
     output = parser.get_parsed_content("inferer")(image, load(parser, copied))[0]

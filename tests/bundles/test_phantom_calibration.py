@@ -1,4 +1,4 @@
-"""The phantom's true probabilities are known: do members differ as readings do?"""
+"""The phantom's true probabilities are known: do members differ as annotations do?"""
 
 import pytest
 
@@ -25,5 +25,5 @@ def test_members_are_calibrated_and_better_than_the_segmenter(measured, name):
 
 @pytest.mark.parametrize("distance", phantom.DISTANCES)
 def test_neighbours_agree_as_in_readings(measured, distance):
-    readings = measured[f"readings_correlation_{distance}"]
-    assert measured[f"correlation_{distance}"] == pytest.approx(readings, abs=0.08)
+    annotations = measured[f"readings_correlation_{distance}"]
+    assert measured[f"correlation_{distance}"] == pytest.approx(annotations, abs=0.08)

@@ -95,7 +95,7 @@ def test_model_is_the_moving_average_at_the_best_epoch(denoiser, untrained):
 
 def test_inference_takes_the_trained_weights(command, untrained, denoiser, phantom, tmp_path):
     options = {"config_file": config(untrained, "inference"), "dataset_dir": phantom, "output_dir": tmp_path}
-    done = command("run", "inference", **options, members=2, steps=2)
+    done = command("run", "inference", **options, members=2, num_steps=2)
     assert done.code == 0, done
     for case in ("phantom_006", "phantom_007"):
         assert nib.load(tmp_path / case / f"{case}_seg.nii.gz").shape == (24, 24, 24)

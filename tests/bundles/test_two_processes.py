@@ -21,7 +21,7 @@ from monai_pdddpm.data import write_phantom
 pytestmark = pytest.mark.slow
 
 SHORT = {"max_epochs": 2, "val_interval": 2, "roi_size": [24, 24, 24], "device": "cpu", "precision": "float32"}
-FEW = {"members": 2, "steps": 1, "roi_size": [24, 24, 24]}
+FEW = {"members": 2, "num_steps": 1, "roi_size": [24, 24, 24]}
 CASES = 12
 
 
@@ -34,7 +34,7 @@ def both(bundle, name, overlay):
 def scans(tmp_path_factory):
     """Small scans of a folder, one of which cannot be read."""
     data = tmp_path_factory.mktemp("scans") / "data"
-    few = {"train": 1, "validation": 1, "test": CASES, "series": 0, "readings": 1}
+    few = {"train": 1, "validation": 1, "test": CASES, "series": 0, "annotations": 1}
     write_phantom(data, **few, size=(24, 24, 24), spacing=(1.5, 1.5, 1.5), seed=3, progress=False)
     folder = data / "imagesTs"
     (folder / "phantom_005b.nii.gz").write_text("no scan")
@@ -140,7 +140,7 @@ def test_training_goes_on(two_commands, copy_bundle, phantom, tmp_path):
 
 
 def test_evaluation_prints_the_same_table(command, two_commands, bundle, phantom, tmp_path):
-    options = {"dataset_dir": phantom, "section": "training", **FEW}
+    options = {"dataset_dir": phantom, "data_list_key": "training", **FEW}
     one = command(
         "run", "evaluating", config_file=bundle / "configs/evaluate.json", output_dir=tmp_path / "1", **options
     )

@@ -29,7 +29,13 @@ def test_segmenter(options):
     "options",
     [
         {"image_channels": 1, "num_classes": 2},
-        {"image_channels": 4, "num_classes": 3, "proposal_channels": 3, "channels": [16, 32], "stem_channels": 8},
+        {
+            "image_channels": 4,
+            "num_classes": 3,
+            "presegmentation_channels": 3,
+            "channels": [16, 32],
+            "stem_channels": 8,
+        },
     ],
 )
 def test_denoiser(options):

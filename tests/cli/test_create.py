@@ -13,8 +13,8 @@ from monai.networks.nets import SegResNet
 
 from monai_pdddpm.__main__ import main
 from monai_pdddpm.cli.create import create_bundle
-from monai_pdddpm.cli.foreign import read_segmenter
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.cli.segmenter_bundle import read_segmenter
+from monai_pdddpm.utils.errors import UserError
 
 SCHEMA = Path(__file__).parents[1] / "bundles" / "meta_schema_20240725.json"
 QUICK = {"device": "cpu", "precision": "float32"}
@@ -141,9 +141,9 @@ def test_both_stages_evaluation_and_inference(made):
     folder = made(values=(0, 2, 5), test=["imagesTr/case 0 é.nii.gz"]).folder
     run(folder, "train_segmenter", max_epochs=1, **FEW)
     run(folder, "train", max_epochs=1, **FEW)
-    run(folder, "evaluate", "infer", members=1, steps=1)
+    run(folder, "evaluate", "infer", members=1, num_steps=1)
     assert (folder / "eval").is_dir()
-    run(folder, "inference", "infer", members=1, steps=1, write_seg_nrrd=True)
+    run(folder, "inference", "infer", members=1, num_steps=1, write_seg_nrrd=True)
     case = folder / "output" / "case 0 é"
 
     def voxels(kind):
@@ -233,7 +233,7 @@ class TestForeignSegmenter:
         own = {name.removeprefix("segmenter."): w for name, w in pair.items() if name.startswith("segmenter.")}
         assert own.keys() == given.keys()
         assert all(torch.equal(own[name], given[name]) for name in given)
-        run(folder, "inference", "infer", members=1, steps=1)
+        run(folder, "inference", "infer", members=1, num_steps=1)
         assert (folder / "output" / "case_3" / "case_3_preseg.nii.gz").is_file()
 
     @pytest.mark.parametrize(

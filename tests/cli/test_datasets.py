@@ -7,7 +7,7 @@ import pytest
 
 from monai_pdddpm.cli.datasets import as_decathlon, check_name, read_dataset
 from monai_pdddpm.data import inference_cases, labelled_cases
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 
 def kinds(dataset):
@@ -143,7 +143,7 @@ def test_no_data_set(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         read_dataset(tmp_path / "dataset.json")
     (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(UserError, match="mend it"):
+    with pytest.raises(UserError, match="fix it"):
         read_dataset(tmp_path)
 
 

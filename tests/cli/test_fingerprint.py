@@ -8,7 +8,7 @@ import pytest
 
 from monai_pdddpm.cli.datasets import read_dataset
 from monai_pdddpm.cli.fingerprint import Reader, fingerprint, look
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 
 def save(path, array, affine=None):

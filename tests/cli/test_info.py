@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from monai_pdddpm.cli.info import as_lines, bundle_info
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 PHANTOM = ROOT / "bundles" / "phantom_segmentation"
@@ -18,12 +18,12 @@ def test_phantom():
     found = bundle_info(PHANTOM, (48, 100, 40))
     config = json.loads((PHANTOM / "configs" / "inference.json").read_text(encoding="utf-8"))
     assert found["labels"] == config["labels"]
-    assert (found["members"], found["steps"], found["start_step"]) == (8, config["steps"], 1000)
+    assert (found["members"], found["num_steps"], found["start_step"]) == (8, config["num_steps"], 1000)
     assert found["cost"] == {
-        "denoiser_evaluations_per_window": 8 * config["steps"],
+        "denoiser_evaluations_per_window": 8 * config["num_steps"],
         "size": [48, 100, 40],
         "windows": 3,  # 100 voxels by windows of 56, half overlapping
-        "denoiser_evaluations": 3 * 8 * config["steps"],
+        "denoiser_evaluations": 3 * 8 * config["num_steps"],
     }
     assert any("8 members" in line for line in as_lines(found))
 
@@ -51,7 +51,7 @@ def test_nothing_is_executed(tmp_path):
     config |= {
         "imports": [bad],
         "members": bad,
-        "steps": "@bad",
+        "num_steps": "@bad",
         "bad": bad,
         "roi_size": bad,
         "spacing": [1.0, bad, 1.0],
@@ -62,7 +62,7 @@ def test_nothing_is_executed(tmp_path):
     for name, content in (("inference", config), ("metadata", metadata)):
         (bundle / "configs" / f"{name}.json").write_text(json.dumps(content))
     found = bundle_info(bundle, (8, 8, 8))
-    assert found["members"] == found["steps"] == bad  # shown as it stands there
+    assert found["members"] == found["num_steps"] == bad  # shown as it stands there
     assert "\n".join(as_lines(found))
     assert found["cost"] == {"denoiser_evaluations_per_window": None}
     assert not trace.exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from monai_pdddpm.cli.templates import licence_file, templates
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 

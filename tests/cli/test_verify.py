@@ -6,10 +6,10 @@ import pytest
 
 from monai_pdddpm.__main__ import main
 from monai_pdddpm.cli.verify import verify
-from monai_pdddpm.data import report_path, run_record
-from monai_pdddpm.data.provenance import checksum, made_by
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.data import provenance_record, report_path
 from monai_pdddpm.handlers.case_report import write_json
+from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.provenance import checksum, made_by
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def output(tmp_path):
         (tmp_path / "bundle" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "bundle" / name).write_text("{}")
     settings = {"members": 2}
-    record = run_record(tmp_path / "bundle", tmp_path / "bundle/models/model.pt", None, settings)
+    record = provenance_record(tmp_path / "bundle", tmp_path / "bundle/models/model.pt", None, settings)
     folder = tmp_path / "output"
     write_json(folder / "run.json", {"runs": [{"begun": "2026-01-01T00:00:00+00:00", **record}]})
     (folder / "index.html").write_text("<html>")

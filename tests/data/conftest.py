@@ -14,14 +14,14 @@ def write_series():
     of the slices.
     """
 
-    def write(folder, array, affine, uid=f"{UID}.1", names="IM{:04}", leave_out=(), slopes=None, thickness=None):
+    def write(folder, array, affine, uid=f"{UID}.1", names="IM{:04}", fold=(), slopes=None, thickness=None):
         folder.mkdir(parents=True, exist_ok=True)
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         axes = affine[:3, :2] / spacing[:2]
         direction = np.c_[axes, np.cross(axes[:, 0], axes[:, 1])]
         files = []
         for number in range(array.shape[2]):
-            if number in leave_out:
+            if number in fold:
                 continue
             image = itk.image_from_array(np.ascontiguousarray(array[:, :, number].T)[None])
             image.SetSpacing((float(spacing[0]), float(spacing[1]), float(thickness or spacing[2])))

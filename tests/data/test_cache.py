@@ -7,7 +7,7 @@ from monai.data import CacheDataset
 from monai.transforms import Compose, Lambda, Randomizable, Transform
 
 from monai_pdddpm.data import CachedDataset
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 
 class Later(Randomizable, Transform):

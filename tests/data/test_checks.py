@@ -18,7 +18,7 @@ from monai_pdddpm.data.checks import (
     check_range,
     check_voxels,
 )
-from monai_pdddpm.errors import UserError, user_message
+from monai_pdddpm.utils.errors import UserError, user_message
 
 VOXELS = np.random.default_rng(0).integers(0, 1000, (6, 7, 5)).astype(np.int16)
 
@@ -210,7 +210,7 @@ class TestLabels:
         assert torch.equal(self.check(label, values=(0, 3, 7))["label"], label)
         self.check(label.byte(), values=(0, 3, 7))
         label[0, 0, 0, :4] = torch.tensor([9.0, 2, -1, 2])
-        with pytest.raises(UserError, match=r"found the label values -1, 2, 9, expected none but 0, 3, 7; mend"):
+        with pytest.raises(UserError, match=r"found the label values -1, 2, 9, expected none but 0, 3, 7; fix"):
             self.check(label, values=(0, 3, 7))
 
     def test_other_size(self):

@@ -15,7 +15,7 @@ from monai_pdddpm.data.datalist import (
     labelled_cases,
     present_files,
 )
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 
 def touch(root: Path, *names: str) -> None:

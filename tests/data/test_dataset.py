@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Subset
 from monai_pdddpm.data.checks import CheckImaged
 from monai_pdddpm.data.dataset import CaseDataset, case_collate
 from monai_pdddpm.data.loading import LoadScand
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 VOXELS = np.random.default_rng(0).integers(0, 1000, (6, 7, 5)).astype(np.int16)
 READ = [LoadScand("image", channels=None)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from monai_pdddpm.data.detached import find_data
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 VOXELS = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
 NRRD = b"NRRD0004\n# a remark: it\ntype: short\ndimension: 3\nsizes: 5 4 3\nencoding: raw\n"

@@ -11,8 +11,8 @@ from scipy.spatial.transform import Rotation
 from monai_pdddpm.data.dataset import case_collate
 from monai_pdddpm.data.dicom import has_series, read_series, require_one_series
 from monai_pdddpm.data.loading import LoadScan, LoadScand
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.transforms.spacing import Spacingd
+from monai_pdddpm.utils.errors import UserError
 
 SHAPE = (14, 11, 12)
 VOXELS = np.random.default_rng(0).integers(-100, 1000, SHAPE).astype(np.int16)
@@ -93,7 +93,7 @@ class TestSeries:
 class TestRefused:
     @pytest.mark.parametrize("missing", [1, 5, 10])
     def test_missing_slice(self, tmp_path, write_series, missing):
-        write_series(tmp_path, VOXELS, oblique(), leave_out=(missing,))
+        write_series(tmp_path, VOXELS, oblique(), fold=(missing,))
         refused(tmp_path, "not evenly spaced, found 5 mm between", "2.5 mm elsewhere")
 
     def test_doubled_slice(self, tmp_path, write_series):

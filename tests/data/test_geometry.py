@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from monai_pdddpm.data.geometry import check_affine, coverage, is_sheared, largest_shift
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 SHAPE = (10, 20, 5)
 

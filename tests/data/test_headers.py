@@ -10,7 +10,7 @@ import pytest
 from monai.transforms import LoadImage
 
 from monai_pdddpm.data.headers import read_header
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 VOXELS = np.random.default_rng(0).integers(0, 1000, (6, 7, 5)).astype(np.int16)
 

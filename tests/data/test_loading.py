@@ -17,8 +17,8 @@ from scipy.spatial.transform import Rotation
 from monai_pdddpm.data.checks import CheckImaged
 from monai_pdddpm.data.dataset import case_collate
 from monai_pdddpm.data.loading import LoadScan, LoadScand
-from monai_pdddpm.errors import UserError, user_message
 from monai_pdddpm.transforms.spacing import Spacingd
+from monai_pdddpm.utils.errors import UserError, user_message
 
 SHAPE = (9, 8, 7)
 VOXELS = np.random.default_rng(0).integers(0, 1000, SHAPE).astype(np.float32)

@@ -9,10 +9,10 @@ import pytest
 
 from monai_pdddpm.data import phantom as module
 from monai_pdddpm.data.phantom import ensure_phantom, main, write_phantom
-from monai_pdddpm.data.phantom_law import phantom_affine
+from monai_pdddpm.data.phantom_distribution import phantom_affine
 
 TINY = {"size": (12, 14, 10), "spacing": (3.0, 3.0, 3.5)}
-FEW = {"train": 2, "validation": 1, "test": 1, "series": 1, "readings": 3, "progress": False, **TINY}
+FEW = {"train": 2, "validation": 1, "test": 1, "series": 1, "annotations": 3, "progress": False, **TINY}
 
 
 def digests(folder):
@@ -27,7 +27,7 @@ def dataset(tmp_path_factory):
 
 def test_written_files(dataset):
     cases = {"Tr": ["phantom_000", "phantom_001", "phantom_002"], "Ts": ["phantom_003"]}
-    expected = {f"{kind}{s}": cases[s] for kind in ("images", "labels", "readings", "probability") for s in cases}
+    expected = {f"{kind}{s}": cases[s] for kind in ("images", "labels", "annotations", "probability") for s in cases}
     expected |= {"series": ["phantom_series_000"], "series_labels": ["phantom_series_000"]}
     found = {
         folder.name: sorted(path.name.removesuffix(".nii.gz") for path in folder.iterdir())
@@ -35,7 +35,7 @@ def test_written_files(dataset):
         if folder.is_dir()
     }
     assert found == expected
-    kinds = {"images": ((), "float32"), "labels": ((), "uint8"), "readings": ((3,), "uint8")}
+    kinds = {"images": ((), "float32"), "labels": ((), "uint8"), "annotations": ((3,), "uint8")}
     kinds |= {"probability": ((3,), "float32"), "series": ((8,), "float32"), "series_labels": ((8,), "uint8")}
     for folder in found:
         extra, dtype = kinds[folder.removesuffix("Tr").removesuffix("Ts")]
@@ -54,14 +54,14 @@ def test_written_files(dataset):
 
 def test_label_is_the_first_reading_and_follows_the_probability(dataset):
     for split, name in [("Tr", "phantom_000"), ("Ts", "phantom_003")]:
-        label, readings, probability = (
+        label, annotations, probability = (
             np.asanyarray(nib.load(dataset / f"{kind}{split}" / f"{name}.nii.gz").dataobj)
-            for kind in ("labels", "readings", "probability")
+            for kind in ("labels", "annotations", "probability")
         )
-        assert np.array_equal(label, readings[..., 0])
-        assert not np.array_equal(readings[..., 0], readings[..., 1])
+        assert np.array_equal(label, annotations[..., 0])
+        assert not np.array_equal(annotations[..., 0], annotations[..., 1])
         assert probability.sum(-1) == pytest.approx(np.ones(label.shape), abs=1e-6)
-        drawn = np.take_along_axis(probability[..., None], readings[:, :, :, None].astype(int), axis=3)
+        drawn = np.take_along_axis(probability[..., None], annotations[:, :, :, None].astype(int), axis=3)
         assert drawn.min() > 1e-6  # nothing impossible was drawn
 
 
@@ -111,8 +111,8 @@ def test_refuses_what_exists_and_numbers_out_of_range(tmp_path):
     (tmp_path / "there").mkdir()
     with pytest.raises(FileExistsError, match="choose another folder"):
         write_phantom(tmp_path / "there", **FEW)
-    for wrong in ({"train": -1}, {"readings": 0}, {"seed": -1}, {"size": (2, 2, 2)}):
-        with pytest.raises(ValueError, match=r"negative|readings|size"):
+    for wrong in ({"train": -1}, {"annotations": 0}, {"seed": -1}, {"size": (2, 2, 2)}):
+        with pytest.raises(ValueError, match=r"negative|annotations|size"):
             write_phantom(tmp_path / "new", **FEW | wrong)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
@@ -151,7 +151,18 @@ def test_ensure_phantom_yields_to_a_faster_process(tmp_path, monkeypatch):
 
 
 def test_command_line(tmp_path, capsys):
-    few = ["--train=1", "--validation=0", "--test=0", "--series=0", "--readings=1", "--seed=4", "--size", "8", "8", "8"]
+    few = [
+        "--train=1",
+        "--validation=0",
+        "--test=0",
+        "--series=0",
+        "--annotations=1",
+        "--seed=4",
+        "--size",
+        "8",
+        "8",
+        "8",
+    ]
     main([str(tmp_path / "data"), *few])
     assert json.loads((tmp_path / "data" / "dataset.json").read_text())["generator"]["seed"] == 4
     with pytest.raises(SystemExit):

@@ -6,7 +6,7 @@ import pytest
 
 from monai_pdddpm.data.loading import LoadScan
 from monai_pdddpm.data.scans import plan_scan
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 NAMES = {"0": "FLAIR", "1": "T1", "2": "T2"}
 

@@ -18,8 +18,8 @@ from scipy.spatial.transform import Rotation
 from monai_pdddpm import __version__
 from monai_pdddpm.data.dataset import case_collate
 from monai_pdddpm.data.writer import GridWriter
-from monai_pdddpm.errors import user_message
 from monai_pdddpm.transforms.spacing import Spacingd
+from monai_pdddpm.utils.errors import user_message
 
 SHAPE = (14, 11, 9)
 MARK = (9, 3, 6)

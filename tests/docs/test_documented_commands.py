@@ -62,16 +62,16 @@ PUT_IN = {
 WINDOW = "--roi_size [24,24,24]"
 SHORTER = {
     "training": f"--max_epochs 1 --val_interval 1 --batch_size 2 {WINDOW}",
-    "inference": f"--members 2 --steps 2 {WINDOW}",
-    "evaluating": f"--members 2 --steps 2 {WINDOW}",
-    "calibrating": f"--members 2 --steps 2 {WINDOW}",
-    "export": f"--members 1 --steps 1 {WINDOW}",
+    "inference": f"--members 2 --num_steps 2 {WINDOW}",
+    "evaluating": f"--members 2 --num_steps 2 {WINDOW}",
+    "calibrating": f"--members 2 --num_steps 2 {WINDOW}",
+    "export": f"--members 1 --num_steps 1 {WINDOW}",
     **{
         f"{name}_segmentation/configs/train": "--train#dataloader#sampler#num_samples 4"
         for name in ("liver_ct", "spleen_ct", "ms_lesion_mri")
     },
 }
-SHORTER_PYTHON = {"members=16": "members=2, steps=2, roi_size=[24, 24, 24]", "1, 1, 40, 56, 40": "1, 1, 24, 24, 24"}
+SHORTER_PYTHON = {"members=16": "members=2, num_steps=2, roi_size=[24, 24, 24]", "1, 1, 40, 56, 40": "1, 1, 24, 24, 24"}
 # what stands in a block that is not run in the repository's root -> where
 FOLDERS = {'"ensemble.onnx"': f"{HIPPOCAMPUS}/export"}
 # a line of the documents -> what it leaves, as they say
@@ -146,7 +146,7 @@ def commands(tmp_path_factory):
 def data(tmp_path_factory):
     """Small scans with labels, of one channel and two labels, and of four channels and one label."""
     folder = tmp_path_factory.mktemp("data")
-    few = {"train": 5, "validation": 6, "test": 1, "series": 1, "readings": 1}
+    few = {"train": 5, "validation": 6, "test": 1, "series": 1, "annotations": 1}
     one = write_phantom(folder / "one", **few, size=(24, 24, 24), seed=5, progress=False)
     four = shutil.copytree(one, folder / "four")
     for path in four.glob("images*/*.nii.gz"):

@@ -14,7 +14,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 from monai_pdddpm.data import CaseDataset, case_collate
 from monai_pdddpm.engines import CaseEvaluator
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 NAMES = ("a", "b", "c")
 BAD = 7.0  # what the bad case is known by, once it is read

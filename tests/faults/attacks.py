@@ -30,7 +30,6 @@ from attacks_by_checkpoints import CHECKPOINTS
 from attacks_by_data import DATA
 from attacks_payload import PAYLOADS
 from monai.apps import utils as monai_utils
-
 from monai_pdddpm.errors import user_message
 
 DOCS = Path(__file__).parents[2] / "docs" / "reliability.md"

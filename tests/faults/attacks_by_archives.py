@@ -13,8 +13,8 @@ from pathlib import Path
 
 from attacks_by_data import ask
 from monai.apps.utils import extractall
-
 from monai_pdddpm.cli.foreign import read_segmenter
+
 from monai_pdddpm.data import inference_cases
 from monai_pdddpm.labelserver import find_bundles
 

@@ -10,8 +10,8 @@ from attacks_by_checkpoints import NETWORK
 from attacks_by_data import ask
 from attacks_payload import bare_pickle
 from monai.networks.nets import UNet
-
 from monai_pdddpm.cli.foreign import read_segmenter
+
 from monai_pdddpm.labelserver import bundle_labels, find_bundles
 
 
@@ -44,7 +44,7 @@ def _info(folder: Path, mark: Path) -> str:
         for key, make in {
             "imports": lambda m: [_expression(m)],
             "members": _expression,
-            "steps": _calls,
+            "num_steps": _calls,
             "end_step": lambda m: {"_target_": "builtins.open", "share": _expression(m)},
             "roi_size": lambda m: [_expression(m)],
             "spacing": _calls,
@@ -74,7 +74,7 @@ def _info_of_pickle(folder: Path, mark: Path) -> None:
 
 
 def _info_of_circle(folder: Path, mark: Path) -> str:
-    ask("info", str(_bundle(folder, mark, members="@steps", steps="@members")))
+    ask("info", str(_bundle(folder, mark, members="@num_steps", steps="@members")))
     return "references in a circle are followed 20 times"
 
 

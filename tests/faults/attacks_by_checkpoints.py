@@ -12,9 +12,9 @@ import torch
 from attacks_payload import PAYLOADS, bare_pickle
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
+from monai_pdddpm.cli.foreign import read_segmenter
 
 from monai_pdddpm.bundle import load_calibration, load_network, load_segmenter
-from monai_pdddpm.cli.foreign import read_segmenter
 from monai_pdddpm.handlers.checkpoint import TrainingCheckpoint
 from monai_pdddpm.labelserver.put_bundle import put_bundle
 from monai_pdddpm.labelserver.training import load_segmenter_alone, validation_dice

@@ -12,12 +12,12 @@ import nibabel as nib
 import numpy as np
 from attacks_payload import Payload, bare_pickle
 from monai.data.folder_layout import FolderLayout
+from monai_pdddpm.errors import UserError
 from test_inside import NAMES
 
 from monai_pdddpm.__main__ import main
 from monai_pdddpm.data import LoadScan, inference_cases
 from monai_pdddpm.data.datalist import check_case_name, labelled_cases
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.visualize.report import write_report
 
 

@@ -132,7 +132,7 @@ def server_outcomes() -> list[Outcome]:
         bundle = copy_bundle(BUNDLE, parts["bundles"], [16, 16, 16])
         make_scans(studies, 1, [16, 16, 16])
         words = ["--app", app, "--studies", studies, "--conf", "bundles", bundle]
-        words += ["--conf", "members", 2, "--conf", "steps", 1]
+        words += ["--conf", "members", 2, "--conf", "num_steps", 1]
         process, port = start_server(python, site, app, log, *words, settings={"TMPDIR": str(parts["temporary"])})
         try:
             wait_until_ready(process, port, log)

@@ -13,11 +13,11 @@ import nibabel as nib
 import numpy as np
 from endurance_watch import Usage, beyond, growth, least, table, usage
 
-from monai_pdddpm.data.phantom_law import make_phantom_scan, phantom_affine
+from monai_pdddpm.data.phantom_distribution import make_phantom_scan, phantom_affine
 
 CONFIG = Path(__file__).parents[2] / "bundles" / "phantom_segmentation" / "configs" / "inference.json"
 SIZE, SPACING = (24, 24, 24), (1.0, 1.0, 1.0)
-FEW = {"members": 2, "steps": 1, "roi_size": "[24,24,24]", "device": "cpu"}
+FEW = {"members": 2, "num_steps": 1, "roi_size": "[24,24,24]", "device": "cpu"}
 ALONE = 5  # cases that are also run by themselves
 
 

@@ -81,7 +81,7 @@ def endure_requests(count: int, clients: int, folder: Path) -> tuple[str, list[s
     bundle = copy_bundle(BUNDLE, parts["bundles"], SIZE)
     make_scans(studies, SCANS, SIZE)
     words = ["--app", app, "--studies", studies, "--conf", "bundles", bundle]
-    few = ["--conf", "members", 2, "--conf", "steps", 1]
+    few = ["--conf", "members", 2, "--conf", "num_steps", 1]
     settings = {"TMPDIR": str(parts["temporary"])}
     process, port = start_server(python, site, app, log, *words, *few, settings=settings)
     try:

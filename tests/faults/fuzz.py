@@ -40,18 +40,18 @@ if __name__ == "__main__" and "--worker" in sys.argv and "--plain" not in sys.ar
     with contextlib.suppress(ImportError):
         import atheris as ATHERIS
 
-FOLLOWED = ["monai_pdddpm.data", "monai_pdddpm.bundle.calibration", "nibabel"]
+FOLLOWED = ["monai_pdddpm.data", "monai_pdddpm.bundle.calibration_file", "nibabel"]
 # they have to be imported within this
 with ATHERIS.instrument_imports(include=FOLLOWED) if ATHERIS else contextlib.nullcontext():
     import nibabel as nib
     from spoil import AFFINE, VOXELS, itk_image, nifti, series
 
-    from monai_pdddpm.bundle.calibration import load_calibration
+    from monai_pdddpm.bundle.calibration_file import load_calibration
     from monai_pdddpm.data import CaseDataset, CheckImaged, LoadScand, inference_cases, labelled_cases
     from monai_pdddpm.data.datalist import check_case_name
     from monai_pdddpm.data.geometry import check_affine, largest_shift
     from monai_pdddpm.data.headers import read_header
-    from monai_pdddpm.errors import UserError, user_message
+    from monai_pdddpm.utils.errors import UserError, user_message
 
 SECONDS = 5  # that an input may take
 MEMORY = 1 << 29  # bytes of address space that an input may take

@@ -45,9 +45,9 @@ PATIENCE = 300  # seconds that a run may take to end when it was told to, on a m
 SIZE = (16, 16, 16)
 _SHORT = {"max_epochs": 6, "val_interval": 4, "roi_size": "[16, 16, 16]", "batch_size": 2}
 SETTINGS = {
-    "inference": {"members": 2, "steps": 1, "write_seg_nrrd": True},
+    "inference": {"members": 2, "num_steps": 1, "write_seg_nrrd": True},
     "segmenter": {**_SHORT, "keep": "best"},
-    "denoiser": {**_SHORT, "steps": 1, "val_members": 1},
+    "denoiser": {**_SHORT, "num_steps": 1, "val_members": 1},
 }
 CONFIGS = {"inference": "inference", "segmenter": "train_segmenter", "denoiser": "train"}
 
@@ -315,7 +315,7 @@ def main():
     try:
         work.mkdir(parents=True, exist_ok=True)
         warm_up(work)
-        few = {"train": 4, "validation": 1, "test": 3, "series": 0, "readings": 1}
+        few = {"train": 4, "validation": 1, "test": 3, "series": 0, "annotations": 1}
         data = write_phantom(work / "data", **few, size=SIZE, spacing=(2.0, 2.0, 2.0), progress=False)
         for name in options.what:
             for ledger in run_task(Task.prepare(name, work, data), signals, options.kills, options.seed):

@@ -18,7 +18,7 @@ from monai.transforms import Compose
 from spoil import AFFINE, VOXELS, Make, save
 
 from monai_pdddpm.bundle import load_network
-from monai_pdddpm.bundle.calibration import load_calibration
+from monai_pdddpm.bundle.calibration_file import load_calibration
 from monai_pdddpm.bundle.settings import check_settings
 from monai_pdddpm.data import LoadScand
 from monai_pdddpm.data.checks import CheckLabeld
@@ -234,10 +234,10 @@ def _settings() -> list[Kind]:
     def checked(name: str, value: Any) -> Look:
         usual = {
             "members": 2,
-            "steps": 5,
+            "num_steps": 5,
             "seed": 0,
             "overlap": 0.5,
-            "segmenter_share": 0.0,
+            "presegmentation_weight": 0.0,
             "overwrite": False,
             "start_step": 1000,
             "end_step": 0,
@@ -262,13 +262,13 @@ def _settings() -> list[Kind]:
         ("members", True),
         ("members", NAN),
         ("members", [8]),
-        ("steps", 0),
+        ("num_steps", 0),
         ("seed", -1),
         ("overlap", 1),
         ("overlap", -0.1),
         ("overlap", NAN),
         ("overlap", "half"),
-        ("segmenter_share", 2),
+        ("presegmentation_weight", 2),
         ("overwrite", "yes"),
         ("overwrite", 1),
         ("start_step", 1001),

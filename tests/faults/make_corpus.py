@@ -34,7 +34,7 @@ from monai.transforms import Compose
 from spoil import AFFINE, VOXELS, save, series
 
 from monai_pdddpm.data import CaseDataset, CheckImaged, LoadScand, case_name, inference_cases
-from monai_pdddpm.errors import user_message
+from monai_pdddpm.utils.errors import user_message
 
 DOCS = Path(__file__).parents[2] / "docs" / "bad-input.md"
 SECONDS = 5  # that a kind may take

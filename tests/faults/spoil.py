@@ -11,7 +11,7 @@ import itk
 import nibabel as nib
 import numpy as np
 
-from monai_pdddpm.data.phantom_law import make_phantom_scan, phantom_affine
+from monai_pdddpm.data.phantom_distribution import make_phantom_scan, phantom_affine
 
 SPACING = (1.0, 1.5, 2.0)
 VOXELS = make_phantom_scan((14, 12, 10), SPACING, seed=3).image.astype(np.float32)
@@ -27,7 +27,7 @@ def nifti(
     endian: str = "<",
     extension: bytes = b"",
 ) -> bytes:
-    """Return a NIfTI-1 file whose header has been changed field by field, with nothing mended.
+    """Return a NIfTI-1 file whose header has been changed field by field, with nothing fixed.
 
     ``edits`` has a field, or a field and an index, and its value.
     """

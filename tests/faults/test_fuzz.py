@@ -89,7 +89,7 @@ class TestFindings:
         assert [path.read_bytes() for path in tmp_path.glob("*_scan")] == [b"a"]
 
     def test_a_line_with_advice_is_right(self, tmp_path):
-        look = raising("scan: found nothing, expected something; mend it")
+        look = raising("scan: found nothing, expected something; fix it")
         found = fuzz.Fuzzer(fuzz.Target("scan", lambda folder: [], look), tmp_path)
         assert found(b"") is None
         assert found.findings == {}

@@ -7,7 +7,7 @@ from monai.data.folder_layout import FolderLayout
 
 from monai_pdddpm.data import case_name, report_path
 from monai_pdddpm.data.datalist import check_case_name
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 
 NAMES = [
     *("..nii", "....nii", ".nii", "..nii.gz", "a..nii", ".. .nii", "x\\..\\..\\y.nii.gz", "~root.nii", "-rf.nii"),

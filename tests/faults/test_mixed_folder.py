@@ -64,7 +64,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(folder, tmp_path_factory):
     output = tmp_path_factory.mktemp("run") / "output"
-    words = f"-m monai.bundle run inference --members 1 --steps 1 --config_file {CONFIG}".split()
+    words = f"-m monai.bundle run inference --members 1 --num_steps 1 --config_file {CONFIG}".split()
     options = ["--dataset_dir", str(folder), "--output_dir", str(output), "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(

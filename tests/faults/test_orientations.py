@@ -9,7 +9,7 @@ import pytest
 from monai.bundle import ConfigParser
 from scipy.ndimage import center_of_mass
 
-from monai_pdddpm.data.phantom_law import make_phantom_scan, phantom_affine
+from monai_pdddpm.data.phantom_distribution import make_phantom_scan, phantom_affine
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def answers(request, tmp_path_factory):
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / "inference.json")
     parser.read_meta(BUNDLE / "configs" / "metadata.json")
-    options = {"bundle_root": str(BUNDLE), "device": "cpu", "precision": "float32", "members": 1, "steps": 1}
+    options = {"bundle_root": str(BUNDLE), "device": "cpu", "precision": "float32", "members": 1, "num_steps": 1}
     small = {"roi_size": [32, 32, 24], "write_members": False, "handlers": []}
     parser.update({"dataset_dir": str(data), "output_dir": str(output), **options, **small})
     parser.get_parsed_content("evaluator").run()

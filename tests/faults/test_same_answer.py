@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "phantom_segmentation"
 COUNT, SIZE = 4, [16, 16, 16]
-FEW = {"members": 2, "steps": 2, "roi_size": SIZE, "device": "cpu"}
+FEW = {"members": 2, "num_steps": 2, "roi_size": SIZE, "device": "cpu"}
 # what says how long it took, how much memory, and how many threads there were
 OF_A_RUN = ("seconds", "peak_memory_mib", "device")
 # of probabilities, with 2 threads instead of 1: sums are then taken in another order, in 8 bits of bfloat16

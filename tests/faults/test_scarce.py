@@ -14,14 +14,14 @@ from kill_checks import differing, files_in, is_part, is_whole
 from scarce import limit, run, small_disk
 
 from monai_pdddpm.data import write_phantom
-from monai_pdddpm.data.complete import complete_file
 from monai_pdddpm.data.dataset import explain_failure
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.inferers import scratch
 from monai_pdddpm.inferers.members import FeatureStore
+from monai_pdddpm.utils.atomic_write import atomic_write
+from monai_pdddpm.utils.errors import UserError
 
 KIB, MIB = 2**10, 2**20
-FEW = {"members": 2, "steps": 1}
+FEW = {"members": 2, "num_steps": 1}
 SHORT = {"max_epochs": 2, "val_interval": 2, "roi_size": "[16, 16, 16]", "batch_size": 2}
 CASES = ("phantom_004", "phantom_005", "phantom_006")
 
@@ -29,7 +29,7 @@ CASES = ("phantom_004", "phantom_005", "phantom_006")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Scans of 16 x 16 x 16 voxels: 3 to train on, 1 for validation, 3 for test."""
-    few = {"train": 3, "validation": 1, "test": 3, "series": 0, "readings": 1}
+    few = {"train": 3, "validation": 1, "test": 3, "series": 0, "annotations": 1}
     target = tmp_path_factory.mktemp("scarce") / "data"
     return write_phantom(target, **few, size=(16, 16, 16), spacing=(2.0, 2.0, 2.0), progress=False)
 
@@ -202,7 +202,7 @@ class TestLines:
 
     def test_open_files_when_writing(self, tmp_path):
         expected = r"cannot be written \(Too many open files\); end other programs, or allow"
-        with pytest.raises(UserError, match=expected), complete_file(tmp_path / "a.json"):
+        with pytest.raises(UserError, match=expected), atomic_write(tmp_path / "a.json"):
             raise OSError(24, "Too many open files")
 
     def test_other_errors_are_told_as_before(self):
@@ -249,6 +249,6 @@ def test_report_of_a_case_is_the_last_that_fails(tmp_path):
     """A disk that fills up between a case's maps and its report leaves a case that is not finished."""
     with small_disk(tmp_path / "disk", 16 * KIB) as disk:
         (disk / "filler").write_bytes(bytes(15 * KIB))
-        with pytest.raises(UserError, match="No space left"), complete_file(disk / "a_report.json") as part:
+        with pytest.raises(UserError, match="No space left"), atomic_write(disk / "a_report.json") as part:
             part.write_text(json.dumps({"case": "a" * 8 * KIB}))
         assert [path.name for path in disk.iterdir()] == ["filler"]

@@ -14,15 +14,15 @@ from monai.inferers import Inferer
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd, SaveImaged
 
 import monai_pdddpm
-from monai_pdddpm.data import CaseDataset, GridWriter, case_collate, unfinished_cases
+from monai_pdddpm.data import CaseDataset, GridWriter, case_collate, pending_cases
 from monai_pdddpm.engines import CaseEvaluator
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.handlers import CaseReport
 from monai_pdddpm.handlers.case_report import device_name, input_checksums, peak_memory_mib, write_json
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.metrics.recalibration import Calibration
 from monai_pdddpm.networks import PDDDPM
-from monai_pdddpm.transforms import SplitOutputd, Summarised, Uncertaintyd
+from monai_pdddpm.transforms import CaseSummaryd, SplitOutputd, Uncertaintyd
+from monai_pdddpm.utils.errors import UserError
 
 LABELS = {"0": "background", "1": "lesion"}
 SETTINGS = {"members": 3, "seed": 5}
@@ -38,12 +38,12 @@ class Threshold(torch.nn.Module):
 
 
 class Local(torch.nn.Module):
-    """Sure of the proposal, but for the noise."""
+    """Sure of the presegmentation, but for the noise."""
 
     num_classes = 2
 
-    def encode(self, image, proposal):
-        return [proposal]
+    def encode(self, image, presegmentation):
+        return [presegmentation]
 
     def denoise(self, x_t, t, features, solver, solver_steps):
         return 4 * features[0] + 2 * x_t
@@ -67,7 +67,7 @@ def run(cases, out, settings=SETTINGS, overview=False, save=True, before=None, i
         SplitOutputd("pred", 2),
         Invertd(maps, read, orig_keys="image", nearest_interp=False, to_tensor=True),
         Uncertaintyd("pred"),
-        Summarised("seg", LABELS, calibration=calibration),
+        CaseSummaryd("seg", LABELS, calibration=calibration),
     ]
     if save:
         options = {"output_dir": out, "resample": False, "print_log": False, "writer": GridWriter}
@@ -173,11 +173,11 @@ def sorted_last(out):
 def test_a_finished_case_is_skipped_and_done_again_only_when_asked(cases, tmp_path):
     out = tmp_path / "out"
     run(cases[:1], out)
-    assert unfinished_cases(cases, out, SETTINGS) == [cases[1]]
+    assert pending_cases(cases, out, SETTINGS) == [cases[1]]
     with pytest.raises(UserError, match="seed=5 are there, seed=6 is asked for"):
-        unfinished_cases(cases, out, SETTINGS | {"seed": 6})
+        pending_cases(cases, out, SETTINGS | {"seed": 6})
     first = report(out)
-    run(unfinished_cases(cases, out, SETTINGS | {"seed": 6}, overwrite=True), out, SETTINGS | {"seed": 6})
+    run(pending_cases(cases, out, SETTINGS | {"seed": 6}, overwrite=True), out, SETTINGS | {"seed": 6})
     assert report(out)["settings"]["seed"] == 6
     assert first["settings"]["seed"] == 5
     assert sorted(os.listdir(out / "one")) == ["one_report.json", "one_seg.nii.gz"]
@@ -193,7 +193,7 @@ def test_a_case_that_was_being_done_again_when_the_run_died_is_not_finished(case
     with pytest.raises(KeyboardInterrupt):
         run(cases, out, SETTINGS | {"seed": 6}, before=die)
     # new maps lie beside no report; the second case was not touched
-    assert unfinished_cases(cases, out, SETTINGS) == [cases[0]]
+    assert pending_cases(cases, out, SETTINGS) == [cases[0]]
 
 
 def test_a_failed_case_has_no_report(cases, tmp_path):

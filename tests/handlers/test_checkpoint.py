@@ -18,9 +18,9 @@ from monai.handlers import LrScheduleHandler, ValidationHandler
 from monai.transforms import Compose, EnsureTyped, RandFlipd, RandGaussianNoised, RandSpatialCropd
 from torch import nn
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.handlers import EpochSeed, ModelSaver, TrainingCheckpoint
 from monai_pdddpm.handlers.checkpoint import save_atomically
+from monai_pdddpm.utils.errors import UserError
 
 EPOCHS = 6
 SCORES = {1: 0.5, 2: 0.9, 3: 0.7, 4: 0.8, 5: 0.85, 6: 0.6}
@@ -371,8 +371,8 @@ class TestKeep:
         assert made == saved
 
     def test_anything_else(self, tmp_path):
-        with pytest.raises(UserError, match="keep: found 'first', expected best or last"):
-            ModelSaver(tmp_path / "model.pt", torch.nn.Linear(1, 1), keep="first")
+        with pytest.raises(UserError, match="checkpoint_policy: found 'first', expected best or last"):
+            ModelSaver(tmp_path / "model.pt", torch.nn.Linear(1, 1), checkpoint_policy="first")
 
 
 class Evil:

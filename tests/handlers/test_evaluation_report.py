@@ -11,9 +11,9 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Activationsd, CopyItemsd
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.handlers.evaluation_report import EvaluationReport, as_csv, case_names, write_whole
-from monai_pdddpm.transforms.evaluate import Evaluated
+from monai_pdddpm.transforms.segmentation_metrics import SegmentationMetricsd
+from monai_pdddpm.utils.errors import UserError
 
 
 def metrics(dice):
@@ -77,7 +77,7 @@ def test_lesions_are_written_and_compared_as_the_others(tmp_path, capsys):
         answers["preseg"][:, 0, 0, 0] = found
         data = {key: MetaTensor(torch.cat([1 - mask, mask])) for key, mask in answers.items()}
         label = MetaTensor(truth, meta={"filename_or_obj": name})
-        return Evaluated(labels=["lesion"], lesions=True)({**data, "label": label, "image": label})
+        return SegmentationMetricsd(labels=["lesion"], lesions=True)({**data, "label": label, "image": label})
 
     run(EvaluationReport(tmp_path), [[case("a.nii", found=1)], [case("b.nii", found=0)]])
     rows = {(row["case"], row["method"]): row for row in cases(tmp_path) if row["label"] == "lesion"}
@@ -122,7 +122,7 @@ def test_a_file_that_comes_twice_counts_once(tmp_path, caplog):
 
 
 def test_no_case_is_an_error(tmp_path):
-    with pytest.raises(RuntimeError, match=r"no case was evaluated.*Evaluated"):
+    with pytest.raises(RuntimeError, match=r"no case was evaluated.*SegmentationMetricsd"):
         run(EvaluationReport(tmp_path), [[{"image": torch.zeros(1)}]])
     assert not os.listdir(tmp_path)
 
@@ -184,7 +184,7 @@ def test_within_an_evaluator_of_monai(tmp_path):
         device=torch.device("cpu"),
         val_data_loader=DataLoader(Dataset([case("a"), case("b"), case("c")]), batch_size=2),
         network=Threshold(),
-        postprocessing=lambda data: Evaluated(labels=["lesion"])(
+        postprocessing=lambda data: SegmentationMetricsd(labels=["lesion"])(
             CopyItemsd("pred", names="preseg")(Activationsd("pred", softmax=True)(data))
         ),
         val_handlers=[report],

@@ -9,9 +9,9 @@ from monai.engines.utils import IterationEvents
 
 from monai_pdddpm.data import report_path
 from monai_pdddpm.engines import CaseEvaluator
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.handlers import FolderReport
 from monai_pdddpm.handlers.case_report import write_json
+from monai_pdddpm.utils.errors import UserError
 
 
 class Reporting:

@@ -12,8 +12,8 @@ import SimpleITK as sitk
 import torch
 from monai.data import MetaTensor
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.handlers import ViewerFiles
+from monai_pdddpm.utils.errors import UserError
 
 LABELS = {"0": "background", "1": "lung", "2": "heart"}
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, 1.5, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]])
@@ -101,4 +101,4 @@ def test_scene_leaves_out_a_dicom_series(tmp_path):
 
 def test_codes_that_fit_no_label_are_refused_before_any_work(tmp_path):
     with pytest.raises(UserError, match="codes: found '7'"):
-        ViewerFiles(tmp_path, LABELS, codes={"7": {}})
+        ViewerFiles(tmp_path, LABELS, dicom_codes={"7": {}})

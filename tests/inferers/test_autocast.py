@@ -5,9 +5,9 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.inferers import AutocastInferer
 from monai_pdddpm.inferers.autocast import autocast, check_precision
+from monai_pdddpm.utils.errors import UserError
 
 
 class Watching(torch.nn.Conv2d):
@@ -53,7 +53,7 @@ def test_wrapped_inferer_gets_the_arguments():
 @pytest.mark.parametrize("precision", ["bf16", "float64", "", 16])
 def test_unknown_precision_is_refused_at_once(precision):
     for refuse in (check_precision, AutocastInferer):
-        with pytest.raises(UserError, match=r"precision: found .* expected float32, bfloat16, float16; mend"):
+        with pytest.raises(UserError, match=r"precision: found .* expected float32, bfloat16, float16; fix"):
             refuse(precision)
 
 

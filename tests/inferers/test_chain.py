@@ -22,8 +22,8 @@ class Denoiser(nn.Module):
         super().__init__()
         self.calls = []
 
-    def encode(self, image, proposal):
-        return [image, proposal]
+    def encode(self, image, presegmentation):
+        return [image, presegmentation]
 
     def denoise(self, x_t, t, features, solver, solver_steps):
         self.calls.append((int(t), solver, solver_steps))
@@ -43,24 +43,24 @@ def network():
 def given():
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, 1, 6, 5, generator=generator)
-    proposal = torch.zeros(1, 2, 6, 5)
-    proposal[:, 0, :3], proposal[:, 1, 3:] = 1, 1
-    return image, proposal, [torch.randn(4, 2, 6, 5, generator=generator) for _ in STEPS]
+    presegmentation = torch.zeros(1, 2, 6, 5)
+    presegmentation[:, 0, :3], presegmentation[:, 1, 3:] = 1, 1
+    return image, presegmentation, [torch.randn(4, 2, 6, 5, generator=generator) for _ in STEPS]
 
 
 def run(network, given, rule=None, process="ddpm", steps=STEPS, members=slice(None), **options):
-    image, proposal, noise = given
+    image, presegmentation, noise = given
     noise = [field[members] for field in noise]
-    features = network.encode(image, proposal)
+    features = network.encode(image, presegmentation)
     chain = Chain(steps, rule or DDIMRule(), forward_process(process), **options)
-    return reverse_chain(network, proposal, features, noise, chain)
+    return reverse_chain(network, presegmentation, features, noise, chain)
 
 
 def by_hand(network, given, process, eta):
     """DDIM's eq. 12 in float64; the residual process is the same chain on x - R."""
-    image, proposal, noise = (x.double() if torch.is_tensor(x) else [f.double() for f in x] for x in given)
+    image, presegmentation, noise = (x.double() if torch.is_tensor(x) else [f.double() for f in x] for x in given)
     abar = network.abar.double()
-    x_pre = proposal * 2 - 1
+    x_pre = presegmentation * 2 - 1
     features = [image, x_pre]  # the encoder is shown the state
     x = abar[STEPS[0]].sqrt() * x_pre + (1 - abar[STEPS[0]]).sqrt() * noise[0]
     for i, t in enumerate(STEPS):
@@ -100,9 +100,9 @@ def test_each_time_may_have_its_own_solver_steps(network, given):
 
 
 def test_one_step_is_the_prediction_at_the_start(network, given):
-    image, proposal, noise = given
-    x_t = network.start(proposal, noise[0], 300)
-    expected = logits(x_t, 300, network.encode(image, proposal)).softmax(1)
+    image, presegmentation, noise = given
+    x_t = network.start(presegmentation, noise[0], 300)
+    expected = logits(x_t, 300, network.encode(image, presegmentation)).softmax(1)
     assert torch.allclose(run(network, given, steps=[300]), expected, atol=1e-6)
 
 

@@ -7,10 +7,10 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.inferers import DenoisingInferer
 from monai_pdddpm.networks import PDDDPM, ODEUNet
-from monai_pdddpm.transforms import ProposalCorruption
+from monai_pdddpm.transforms import PresegmentationCorruption
+from monai_pdddpm.utils.errors import UserError
 
 K = 3
 STEPS = [899, 620, 300, 10]
@@ -41,8 +41,8 @@ class Recorder(nn.Module):
         self.weight = nn.Parameter(torch.tensor(1.7))
         self.encoded, self.shown = [], []
 
-    def encode(self, image, proposal):
-        self.encoded.append((image, proposal))
+    def encode(self, image, presegmentation):
+        self.encoded.append((image, presegmentation))
         return [self.weight * image]
 
     def denoise(self, x_t, t, features, solver="", solver_steps=0):
@@ -68,10 +68,10 @@ class Case:
 
         monkeypatch.setattr(torch, "randn_like", recorded)
 
-    def run(self, process, seed=0, proposal=None, **options):
+    def run(self, process, seed=0, presegmentation=None, **options):
         torch.manual_seed(seed)
         inferer = DenoisingInferer(STEPS, process, precision="float32", **options)
-        return inferer(self.image, self.network, self.label, proposal)
+        return inferer(self.image, self.network, self.label, presegmentation)
 
     @property
     def truth(self):
@@ -162,7 +162,7 @@ class TestStates:
         a = case.abar(shown["t"])
         from_truth = a.sqrt() * case.truth + (1 - a).sqrt() * case.fields[-1]
         share = torch.isclose(shown["x_t"], from_truth).flatten(1).all(1).float().mean()
-        # a few proposals are the truth anyway
+        # a few presegmentations are the truth anyway
         assert 0.3 - 4 * 0.023 < share < 0.3 + 4 * 0.023 + 0.05
 
 
@@ -192,16 +192,16 @@ class TestProposals:
     @pytest.mark.parametrize("process", PROCESSES)
     def test_encoder_sees_image_and_the_state_of_the_proposal(self, case, process):
         case.run(process)
-        ((image, proposal),) = case.network.denoiser.encoded
+        ((image, presegmentation),) = case.network.denoiser.encoded
         assert torch.equal(image, case.image)
-        assert torch.equal(proposal, case.proposed)
+        assert torch.equal(presegmentation, case.proposed)
 
     def test_corruption_is_applied_to_what_is_shown_and_noised(self, case):
         given = []
 
-        def rolled(proposal):
-            given.append(proposal)
-            return proposal.roll(1, dims=1)
+        def rolled(presegmentation):
+            given.append(presegmentation)
+            return presegmentation.roll(1, dims=1)
 
         case.run("presegmentation", corruption=rolled)
         assert torch.equal(given[0] * 2 - 1, case.proposed)
@@ -213,17 +213,17 @@ class TestProposals:
 
     def test_given_proposal_takes_the_segmenter_s_place(self, case):
         given = torch.randint(K, case.label.shape)
-        case.run("presegmentation", proposal=given)
+        case.run("presegmentation", presegmentation=given)
         assert case.network.segmenter.calls == 0
         assert torch.equal(case.network.denoiser.encoded[0][1], one_hot(given) * 2 - 1)
 
     def test_given_proposal_is_corrupted_too(self, case):
         given = torch.randint(K, case.label.shape)
-        case.run("ddpm", proposal=given, corruption=lambda p: p.flip(1))
+        case.run("ddpm", presegmentation=given, corruption=lambda p: p.flip(1))
         assert torch.equal(case.network.denoiser.encoded[0][1], one_hot(given).flip(1) * 2 - 1)
 
     def test_soft_proposals_are_probabilities(self, monkeypatch):
-        case = Case(monkeypatch, proposal="soft")
+        case = Case(monkeypatch, presegmentation="soft")
         case.run("presegmentation")
         expected = case.network.segment(case.image) * 2 - 1
         assert torch.equal(case.network.denoiser.encoded[0][1], expected)
@@ -242,7 +242,7 @@ class TestProposals:
 def test_every_weight_of_the_denoiser_is_trained(process, precision):
     # autocast keeps cast weights: those of the recycled pass without gradient must not serve the pass with one
     torch.manual_seed(0)
-    denoiser = ODEUNet(2, 1, K, proposal_channels=K, channels=(8, 8), stem_channels=8, embedding_channels=16)
+    denoiser = ODEUNet(2, 1, K, presegmentation_channels=K, channels=(8, 8), stem_channels=8, embedding_channels=16)
     for parameter in denoiser.parameters():
         nn.init.normal_(parameter, std=0.2)
     network = PDDDPM(Segmenter(), denoiser, time_steps=STEPS).train()
@@ -288,9 +288,9 @@ class TestTargets:
 class TestKinds:
     def test_metatensors_stay_outside_of_the_networks(self, case):
         case.image, case.label = MetaTensor(case.image), MetaTensor(case.label)
-        denoised = case.run("recycled", proposal=MetaTensor(case.label.as_tensor()))
-        ((image, proposal),) = case.network.denoiser.encoded
-        tensors = [image, proposal, *denoised, *(shown["x_t"] for shown in case.network.denoiser.shown)]
+        denoised = case.run("recycled", presegmentation=MetaTensor(case.label.as_tensor()))
+        ((image, presegmentation),) = case.network.denoiser.encoded
+        tensors = [image, presegmentation, *denoised, *(shown["x_t"] for shown in case.network.denoiser.shown)]
         assert not any(isinstance(x, MetaTensor) for x in tensors)
 
     def test_short_types_inside_float32_outside(self, monkeypatch):
@@ -302,7 +302,7 @@ class TestKinds:
 
     def test_three_axes_and_corruption(self, monkeypatch):
         case = Case(monkeypatch, batch=2, size=(8, 7, 6))
-        denoised = case.run("recycled", corruption=ProposalCorruption())
+        denoised = case.run("recycled", corruption=PresegmentationCorruption())
         assert denoised.output.shape == denoised.target.shape == (2, K, 8, 7, 6)
 
     def test_one_case_alone(self, monkeypatch):
@@ -349,11 +349,11 @@ class TestSettings:
     @pytest.mark.parametrize("value", [K, -1])
     def test_labels_that_the_network_does_not_have(self, case, value):
         case.label[0, 0, 0, 0] = value
-        with pytest.raises(UserError, match=r"label: found values from .* expected 0 to 2; mend 'labels'"):
+        with pytest.raises(UserError, match=r"label: found values from .* expected 0 to 2; fix 'labels'"):
             case.run("ddpm")
         wrong, case.label = case.label, case.label * 0
-        with pytest.raises(UserError, match=r"proposal: found values from"):
-            case.run("ddpm", proposal=wrong)
+        with pytest.raises(UserError, match=r"presegmentation: found values from"):
+            case.run("ddpm", presegmentation=wrong)
 
 
 class TestSeeds:
@@ -365,7 +365,7 @@ class TestSeeds:
         image = torch.randn(4, 1, 8, 8, generator=generator)
         label = torch.randint(K, (4, 1, 8, 8), generator=generator)
         network = PDDDPM(Segmenter(), Recorder(), time_steps=STEPS)
-        options = {"truth_share": 0.5, "corruption": ProposalCorruption(), "precision": "float32"}
+        options = {"truth_share": 0.5, "corruption": PresegmentationCorruption(), "precision": "float32"}
         inferer = DenoisingInferer(STEPS, process, **options)
         seeds = torch.tensor([5, 2**62, 7, 5])
         whole = inferer(image, network, label, seeds=seeds)

@@ -11,13 +11,13 @@ from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.networks.nets import UNet
 from torch import nn
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.inferers.noise import member_noise
 from monai_pdddpm.inferers.windows import WindowPlan
 from monai_pdddpm.networks import PDDDPM, ODEUNet
 from monai_pdddpm.schedulers import AncestralRule, DDIMRule
 from monai_pdddpm.transforms import SplitOutputd
+from monai_pdddpm.utils.errors import UserError
 
 K = 3
 STEPS = [899, 500, 100]
@@ -42,9 +42,9 @@ class Denoiser(nn.Module):
         self.formula = formula
         self.encoded = self.denoised = 0
 
-    def encode(self, image, proposal):
+    def encode(self, image, presegmentation):
         self.encoded += 1
-        return [image, proposal]
+        return [image, presegmentation]
 
     def denoise(self, x_t, t, features, solver, solver_steps):
         self.denoised += len(x_t)
@@ -67,7 +67,7 @@ def real_pair(dims=2, seed=0, **options):
     """Networks of the kind that is shipped, small, with weights that are not at rest."""
     torch.manual_seed(seed)
     segmenter = UNet(dims, 1, K, channels=(4, 8), strides=(2,), norm=("group", {"num_groups": 2}))
-    denoiser = ODEUNet(dims, 1, K, proposal_channels=K, channels=(8, 8), stem_channels=8, embedding_channels=16)
+    denoiser = ODEUNet(dims, 1, K, presegmentation_channels=K, channels=(8, 8), stem_channels=8, embedding_channels=16)
     for parameter in denoiser.parameters():
         nn.init.normal_(parameter, std=0.2)
     with torch.no_grad():  # let the state speak
@@ -158,7 +158,7 @@ class TestStart:
     @pytest.mark.parametrize("network", [formula_pair(), real_pair()])
     @pytest.mark.parametrize("share", [0.0, 0.3])
     def test_without_steps_the_pre_segmentation_is_the_answer(self, network, share):
-        output = inferer(steps=[], segmenter_share=share, return_members=True, members=4)(image(11, 12), network)
+        output = inferer(steps=[], presegmentation_weight=share, return_members=True, members=4)(image(11, 12), network)
         mean, entropy, variance, preseg, members = split(output)
         assert torch.equal(mean, preseg)
         assert torch.equal(variance, torch.zeros_like(variance))
@@ -185,18 +185,18 @@ class TestStart:
         assert torch.allclose(members, expected[:, None], atol=1e-5)
 
     def test_the_less_is_left_of_the_proposal_the_less_it_is_copied(self):
-        # a denoiser that believes its state: near T'=1 it copies the proposal, near T it draws freely
+        # a denoiser that believes its state: near T'=1 it copies the presegmentation, near T it draws freely
         network = formula_pair(lambda x_t, features: 3 * x_t)
         x = image(24, 24)
-        proposal = network.propose(network.segment(x)).bool()
-        kept = [inferer((24, 24), steps=[t])(x, network)[:, :K][proposal].mean() for t in (0, 300, 600, 950)]
+        presegmentation = network.propose(network.segment(x)).bool()
+        kept = [inferer((24, 24), steps=[t])(x, network)[:, :K][presegmentation].mean() for t in (0, 300, 600, 950)]
         assert kept[0] > 0.95
         assert kept[0] > kept[1] > kept[2] > kept[3]
         assert abs(kept[3] - 1 / K) < 0.1
 
     def test_soft_proposal_is_the_probabilities(self):
         x = image(8, 8)
-        network = formula_pair(lambda x_t, features: features[1], proposal="soft")
+        network = formula_pair(lambda x_t, features: features[1], presegmentation="soft")
         expected = (2 * network.segment(x) - 1).softmax(1)
         assert torch.allclose(inferer()(x, network)[:, :K], expected, atol=1e-5)
 
@@ -324,7 +324,7 @@ class TestSegmenterShare:
     @pytest.mark.parametrize("share", [0.25, 0.9])
     def test_by_hand(self, share):
         x, network = image(11, 12), formula_pair()
-        output = inferer(members=3, segmenter_share=share, return_members=True)(x, network)
+        output = inferer(members=3, presegmentation_weight=share, return_members=True)(x, network)
         mean, entropy, variance, preseg, members = (part[0].double() for part in split(output))
         everyone = torch.cat([members, preseg[None]])
         weight = torch.tensor([(1 - share) / 3] * 3 + [share]).double().view(-1, 1, 1, 1)
@@ -457,8 +457,8 @@ class TestSettings:
             ("overlap", 1.0),
             ("overlap", -0.1),
             ("overlap", "half"),
-            ("segmenter_share", 1.0),
-            ("segmenter_share", -0.5),
+            ("presegmentation_weight", 1.0),
+            ("presegmentation_weight", -0.5),
             ("precision", "bf16"),
             ("solver_steps", -1),
             ("solver_steps", None),
@@ -471,7 +471,7 @@ class TestSettings:
         ],
     )
     def test_out_of_range_names_the_key(self, key, value):
-        with pytest.raises(UserError, match=rf"^{key}: found .*, expected .*; mend ") as caught:
+        with pytest.raises(UserError, match=rf"^{key}: found .*, expected .*; fix ") as caught:
             PDDDPMInferer(**{"roi_size": (8, 8), "time_steps": STEPS, key: value})
         assert repr(value) in str(caught.value)
 

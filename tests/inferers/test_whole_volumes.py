@@ -7,14 +7,14 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.inferers import PDDDPMInferer, members, scratch
-from monai_pdddpm.inferers.active import active_voxels
+from monai_pdddpm.inferers.active_voxels import active_voxels
 from monai_pdddpm.inferers.frames import smoothed_over_frames
-from monai_pdddpm.inferers.members import FeatureStore, home_of_volumes, working_memory
+from monai_pdddpm.inferers.members import FeatureStore, member_memory_budget, volume_device
 from monai_pdddpm.inferers.scratch import scratch_tensor
 from monai_pdddpm.inferers.windows import Region, WindowPlan
 from monai_pdddpm.schedulers import AncestralRule, DDIMRule
+from monai_pdddpm.utils.errors import UserError
 
 from .test_pdddpm_inferer import STEPS, K, Segmenter, formula_pair, image, real_pair
 
@@ -98,7 +98,7 @@ class TestOrders:
     @pytest.mark.parametrize("process", ["ddpm", "residual"])
     def test_both_are_the_untiled_answer_where_a_voxel_needs_no_neighbour(self, rule, process):
         x, network = image(21, 19), formula_pair()
-        options = {"rule": rule, "training_process": process, "active": "all"}
+        options = {"rule": rule, "training_process": process, "windows": "all"}
         untiled = inferer((24, 24), **options)
         # the untiled volume is padded, and with it the noise: the field must be the same
         x = image(24, 24)
@@ -108,7 +108,7 @@ class TestOrders:
 
     def test_they_differ_where_a_voxel_does(self):
         x, network = image(24, 24), real_pair()
-        window, step = (inferer(fusion=fusion, active="all")(x, network) for fusion in ("window", "step"))
+        window, step = (inferer(fusion=fusion, windows="all")(x, network) for fusion in ("window", "step"))
         assert torch.equal(window[:, 2 * K : 3 * K], step[:, 2 * K : 3 * K])
         assert not torch.allclose(window[:, :K], step[:, :K], atol=1e-4)
         assert torch.allclose(step[:, :K].sum(1), torch.ones(()), atol=1e-5)
@@ -132,7 +132,7 @@ class TestOrders:
             monkeypatch.setattr(members, "MIB", 1)
         if full:
             monkeypatch.setattr(members, "ScratchFile", full_disk)
-        inferer(fusion=fusion, memory=memory, active="all")(image(16, 16), network)
+        inferer(fusion=fusion, memory=memory, windows="all")(image(16, 16), network)
         assert network.denoiser.encoded == windows * expected  # 3 members x 3 steps, when nothing is kept
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -153,7 +153,7 @@ def full_disk():
 
 
 def certain_outside(x_t, features):
-    """Logits of the state where the image is near 0, of the proposal elsewhere."""
+    """Logits of the state where the image is near 0, of the presegmentation elsewhere."""
     here = (features[0].abs() < 0.5).float()
     return here * (2 * x_t + features[1]) + (1 - here) * 60 * features[1]
 
@@ -175,8 +175,8 @@ class TestActiveWindows:
     @pytest.mark.parametrize("share", [0.0, 0.3])
     def test_they_are_all_windows_where_the_proposal_is_certain_outside(self, fusion, share):
         network = formula_pair(certain_outside, Certain())
-        few = inferer(fusion=fusion, segmenter_share=share)
-        everything = inferer(fusion=fusion, segmenter_share=share, active="all")
+        few = inferer(fusion=fusion, presegmentation_weight=share)
+        everything = inferer(fusion=fusion, presegmentation_weight=share, windows="all")
         assert torch.allclose(few(self.scan(), network), everything(self.scan(), network), atol=1e-5)
         counted = ran(few, network, self.scan())
         assert 0 < counted["windows_run"] < counted["windows_skipped"]
@@ -192,7 +192,7 @@ class TestActiveWindows:
         for row, column in ((19, 30), (50, 13)):  # astride of even windows
             x[..., row : row + 4, column : column + 3] = torch.linspace(-0.4, 0.4, 12).view(4, 3)
         network = formula_pair(certain_outside, Certain())
-        few, everything = inferer(**options), inferer(**options, active="all")
+        few, everything = inferer(**options), inferer(**options, windows="all")
         assert torch.allclose(few(x, network), everything(x, network), atol=1e-5)
         assert ran(few, network, x)["windows_run"] == 2
         assert few(x, network)[0, K + 1].max() > 0.01
@@ -210,10 +210,12 @@ class TestActiveWindows:
 
     def test_margin_and_doubt_add_windows(self):
         network, x = formula_pair(certain_outside, Certain()), self.scan()
-        runs = [ran(inferer(margin=margin), network, x)["windows_run"] for margin in (0, 4, 40)]
+        runs = [ran(inferer(dilation=margin), network, x)["windows_run"] for margin in (0, 4, 40)]
         assert runs == sorted(set(runs))
         doubting = real_pair()
-        runs = [ran(inferer(doubt=doubt), doubting, image(40, 40))["windows_run"] for doubt in (0.0, 0.5)]
+        runs = [
+            ran(inferer(uncertainty_threshold=doubt), doubting, image(40, 40))["windows_run"] for doubt in (0.0, 0.5)
+        ]
         assert runs[0] >= runs[1]
 
 
@@ -243,14 +245,14 @@ class TestMemory:
     def test_volumes_go_to_the_cpu_when_they_would_fill_the_device(self, monkeypatch, caplog):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (800 * 2**20, 2**30))
         gpu = torch.device("cuda", 0)
-        assert home_of_volumes(400 * 2**20, gpu) == gpu
-        assert working_memory(0, gpu) == 100 * 2**20
+        assert volume_device(400 * 2**20, gpu) == gpu
+        assert member_memory_budget(0, gpu) == 100 * 2**20
         with caplog.at_level(logging.WARNING):
-            assert home_of_volumes(401 * 2**20, gpu) == torch.device("cpu")
+            assert volume_device(401 * 2**20, gpu) == torch.device("cpu")
         assert caplog.text.count("\n") == 1
         assert "401 MiB" in caplog.text
-        assert working_memory(3, gpu) == 3 * 2**20
-        assert working_memory(0, torch.device("cpu")) == 256 * 2**20
+        assert member_memory_budget(3, gpu) == 3 * 2**20
+        assert member_memory_budget(0, torch.device("cpu")) == 256 * 2**20
 
     def test_large_results_lie_in_a_file_and_are_the_same(self, monkeypatch, tmp_path):
         x, network = image(16, 16), formula_pair()
@@ -304,7 +306,9 @@ class TestFrames:
     def test_proposals_are_smoothed_and_the_pre_segmentation_is_not(self):
         series, network = torch.cat([image(8, 8, seed=s) for s in range(4)], dim=1), real_pair()
         plain = inferer(fourth_dimension="time")(series, network)[0].unflatten(0, (4, -1))
-        smooth = inferer(fourth_dimension="time", proposal_smoothing=1.0)(series, network)[0].unflatten(0, (4, -1))
+        smooth = inferer(fourth_dimension="time", presegmentation_smoothing=1.0)(series, network)[0].unflatten(
+            0, (4, -1)
+        )
         assert torch.equal(plain[:, 2 * K : 3 * K], smooth[:, 2 * K : 3 * K])
         assert not torch.allclose(plain[:, :K], smooth[:, :K], atol=1e-3)
 
@@ -315,12 +319,12 @@ class TestFrames:
         ("fusion", "both"),
         ("active", "none"),
         ("fourth_dimension", "space"),
-        ("doubt", 1.0),
-        ("margin", -1),
+        ("uncertainty_threshold", 1.0),
+        ("dilation", -1),
         ("memory", -1),
-        ("proposal_smoothing", -0.5),
+        ("presegmentation_smoothing", -0.5),
     ],
 )
 def test_out_of_range_names_the_key(key, value):
-    with pytest.raises(UserError, match=rf"{key}: found .*, expected .*; mend --{key}"):
+    with pytest.raises(UserError, match=rf"{key}: found .*, expected .*; fix --{key}"):
         inferer(**{key: value})

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from monai_pdddpm.inferers.windows import WindowPlan, covering_windows, pad_to, rim_of, window_starts
+from monai_pdddpm.inferers.windows import WindowPlan, covering_windows, margin_of, pad_to, window_starts
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ class TestCoveringWindows:
         size, roi = (40, 33, 9), (12, 10, 9)
         active = torch.rand(size, generator=torch.Generator().manual_seed(3)) < share
         active[-1, -1, -1] = active[0, 17, 4] = True
-        rim, inside = rim_of(roi, overlap), torch.zeros(size, dtype=torch.bool)
+        rim, inside = margin_of(roi, overlap), torch.zeros(size, dtype=torch.bool)
         for window in covering_windows(active, roi, rim):
             assert all(
                 s.start >= 0 and s.stop <= n and s.stop - s.start == r
@@ -195,7 +195,7 @@ class TestCoveringWindows:
 
     @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.75])
     def test_even_windows_have_every_voxel_behind_the_same_rim(self, overlap):
-        (width,), covered = rim_of((16,), overlap), torch.zeros(77, dtype=torch.bool)
+        (width,), covered = margin_of((16,), overlap), torch.zeros(77, dtype=torch.bool)
         for start in window_starts(77, 16, overlap):
             covered[start + (width if start else 0) : start + 16 - (width if start + 16 < 77 else 0)] = True
         assert covered.all()

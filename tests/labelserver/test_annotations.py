@@ -3,8 +3,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.labelserver import check_annotations, read_pairs
+from monai_pdddpm.utils.errors import UserError
 
 LABELS = {0: "background", 1: "body", 2: "core"}
 AFFINE = np.array([[1.5, 0.1, 0, -20], [-0.1, 1.5, 0, 5], [0, 0, 2, 7], [0, 0, 0, 1.0]])

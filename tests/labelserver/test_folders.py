@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.labelserver import bundle_labels, find_bundles
+from monai_pdddpm.utils.errors import UserError
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.labelserver.put_bundle import main, put_bundle
+from monai_pdddpm.utils.errors import UserError
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "phantom_segmentation"
 
@@ -29,7 +29,7 @@ def test_members_and_steps_are_options_of_the_viewer(app):
     own = json.loads((BUNDLE / "configs" / "inference.json").read_text(encoding="utf-8"))
     parser = ConfigParser()
     parser.read_config(put_bundle(app, BUNDLE) / "configs" / "inference.json")
-    assert parser["displayable_configs"] == {key: own[key] for key in ("members", "steps")}
+    assert parser["displayable_configs"] == {key: own[key] for key in ("members", "num_steps")}
     parser["displayable_configs"].update({"members": 3})
     assert parser.get_parsed_content("settings")["members"] == 3
 

@@ -1,7 +1,7 @@
 import pytest
 
-from monai_pdddpm.errors import UserError
-from monai_pdddpm.labelserver import doubt
+from monai_pdddpm.labelserver import mean_entropy_near_structure
+from monai_pdddpm.utils.errors import UserError
 
 
 def result(agreement, unlike=()):
@@ -9,18 +9,22 @@ def result(agreement, unlike=()):
 
 
 def test_doubt_is_what_agreement_lacks():
-    assert doubt(result(0.75)) == pytest.approx(0.25)
-    assert doubt(result(1.0)) == 0
+    assert mean_entropy_near_structure(result(0.75)) == pytest.approx(0.25)
+    assert mean_entropy_near_structure(result(1.0)) == 0
 
 
 def test_a_scan_unlike_the_usual_comes_before_all_usual_ones():
-    assert doubt(result(1.0, ["volume of core (mL): found 0"])) >= doubt(result(0.0))
+    assert mean_entropy_near_structure(result(1.0, ["volume of core (mL): found 0"])) >= mean_entropy_near_structure(
+        result(0.0)
+    )
 
 
 def test_the_worst_frame_counts():
-    assert doubt({"frames": [result(0.9), result(0.6), result(0.8)], "unlike_usual": []}) == pytest.approx(0.4)
+    assert mean_entropy_near_structure(
+        {"frames": [result(0.9), result(0.6), result(0.8)], "unlike_usual": []}
+    ) == pytest.approx(0.4)
 
 
 def test_an_answer_without_members_has_no_doubt():
     with pytest.raises(UserError, match="write_members"):
-        doubt({"features": {}, "unlike_usual": []})
+        mean_entropy_near_structure({"features": {}, "unlike_usual": []})

@@ -5,9 +5,9 @@ import torch
 from monai.data import MetaTensor
 from monai.losses import DiceCELoss
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.inferers import Denoised
 from monai_pdddpm.losses import DenoisingLoss
+from monai_pdddpm.utils.errors import UserError
 
 
 @pytest.fixture
@@ -88,5 +88,5 @@ def test_a_batch_without_foreground_is_no_trouble(batch):
 
 @pytest.mark.parametrize("prediction", ["x_0", "noise", None])
 def test_unknown_prediction(prediction):
-    with pytest.raises(UserError, match=r"prediction: found .*, expected x0, eps, v; mend --prediction"):
+    with pytest.raises(UserError, match=r"prediction: found .*, expected x0, eps, v; fix --prediction"):
         DenoisingLoss(prediction)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.metrics.lesions import f1_score, lesion_metrics, numbered_lesions
+from monai_pdddpm.utils.errors import UserError
 
 LESION = {1: "lesion"}
 
@@ -133,5 +133,5 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="one shape"):
         found_in(map_of(shape=(4, 4, 4, 4)), map_of(shape=(4, 4, 4, 4)))
     for wrong in (0, 1.5, "2", True):
-        with pytest.raises(UserError, match=r"min_lesion_voxels: found .*, expected .* from 1 up; mend"):
+        with pytest.raises(UserError, match=r"min_lesion_voxels: found .*, expected .* from 1 up; fix"):
             found_in(map_of(), map_of(), min_voxels=wrong)

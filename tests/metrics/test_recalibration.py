@@ -35,7 +35,7 @@ def test_temperature_is_found_again(temperature):
     generator = torch.Generator().manual_seed(0)
     right = torch.randn(40000, 3, generator=generator).mul(2).softmax(1)
     truth = torch.multinomial(right, 1, generator=generator)[:, 0]
-    # what was made too sharp or too soft by 1 / T is mended by T
+    # what was made too sharp or too soft by 1 / T is fixed by T
     assert fit_temperature(tempered(right, 1 / temperature, dim=1), truth) == pytest.approx(temperature, rel=0.04)
 
 

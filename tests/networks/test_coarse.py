@@ -10,7 +10,7 @@ SETTINGS = {
     "spatial_dims": 3,
     "image_channels": 1,
     "num_classes": 2,
-    "proposal_channels": 2,
+    "presegmentation_channels": 2,
     "channels": (8, 8),
     "stem_channels": 8,
     "embedding_channels": 8,
@@ -33,20 +33,20 @@ def inputs(batch=2, size=(16, 16, 24)):
 @torch.no_grad()
 def test_early_times_are_seen_as_ever():
     plain, coarse = pair()
-    x_t, image, proposal = inputs()
+    x_t, image, presegmentation = inputs()
     t = torch.tensor([499])
-    expected = plain.denoise(x_t, t, plain.encode(image, proposal))
-    assert torch.equal(coarse.denoise(x_t, t, coarse.encode(image, proposal)), expected)
+    expected = plain.denoise(x_t, t, plain.encode(image, presegmentation))
+    assert torch.equal(coarse.denoise(x_t, t, coarse.encode(image, presegmentation)), expected)
 
 
 @torch.no_grad()
 def test_late_times_are_seen_on_half_the_grid():
     plain, coarse = pair()
-    x_t, image, proposal = inputs()
+    x_t, image, presegmentation = inputs()
     t, half = torch.tensor([500]), slice(1, None, 2)
-    small = plain.encode(F.avg_pool3d(image, 2), F.avg_pool3d(proposal, 2))
+    small = plain.encode(F.avg_pool3d(image, 2), F.avg_pool3d(presegmentation, 2))
     expected = F.interpolate(plain.denoise(x_t[:, :, half, half, half], t, small), x_t.shape[2:], mode="trilinear")
-    found = coarse.denoise(x_t, t, coarse.encode(image, proposal))
+    found = coarse.denoise(x_t, t, coarse.encode(image, presegmentation))
     torch.testing.assert_close(found, expected)
 
 
@@ -54,9 +54,9 @@ def test_late_times_are_seen_on_half_the_grid():
 @pytest.mark.parametrize("conditions", [1, 3])
 def test_a_batch_of_several_times_is_answered_case_by_case(conditions):
     _, coarse = pair()
-    x_t, image, proposal = inputs(3)
+    x_t, image, presegmentation = inputs(3)
     image = torch.randn(conditions, *image.shape[1:])
-    features = coarse.encode(image, proposal.expand(conditions, *proposal.shape[1:]))
+    features = coarse.encode(image, presegmentation.expand(conditions, *presegmentation.shape[1:]))
     t = torch.tensor([900, 100, 500])
     found = coarse.denoise(x_t, t, features)
     for i in range(3):
@@ -70,8 +70,8 @@ def test_the_noise_keeps_its_variance():
     _, coarse = pair()
     seen = []
     coarse.inlet.register_forward_hook(lambda module, args, output: seen.append(args[0]))
-    x_t, image, proposal = inputs(8)
-    coarse.denoise(x_t, torch.tensor([999]), coarse.encode(image, proposal))
+    x_t, image, presegmentation = inputs(8)
+    coarse.denoise(x_t, torch.tensor([999]), coarse.encode(image, presegmentation))
     assert seen[0].shape[2:] == (8, 8, 12)
     assert abs(seen[0].var().item() - 1) < 0.05
 

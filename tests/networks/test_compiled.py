@@ -13,7 +13,7 @@ from monai_pdddpm.networks import PDDDPM, CompiledDenoiser, ODEUNet
 
 def denoiser():
     torch.manual_seed(0)
-    return ODEUNet(2, 1, 2, proposal_channels=2, channels=(8,), stem_channels=8, embedding_channels=8).eval()
+    return ODEUNet(2, 1, 2, presegmentation_channels=2, channels=(8,), stem_channels=8, embedding_channels=8).eval()
 
 
 def inputs(batch=2):
@@ -28,8 +28,8 @@ def compiled_and_own():
     compiled = CompiledDenoiser(own)
     answers = []
     for batch in (2, 1):
-        x_t, t, image, proposal = inputs(batch)
-        features = compiled.encode(image, proposal)
+        x_t, t, image, presegmentation = inputs(batch)
+        features = compiled.encode(image, presegmentation)
         pair = (compiled.denoise(x_t, t, features), own.denoise(x_t, t, features))
         answers.append([answer.tolist() for answer in pair])
     return answers, compiled._compiled is not None
@@ -55,8 +55,8 @@ def test_goes_on_uncompiled_and_says_so_once(monkeypatch, caplog):
     monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: broken)
     own = denoiser()
     compiled = CompiledDenoiser(own)
-    x_t, t, image, proposal = inputs()
-    features = own.encode(image, proposal)
+    x_t, t, image, presegmentation = inputs()
+    features = own.encode(image, presegmentation)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert torch.equal(compiled.denoise(x_t, t, features), own.denoise(x_t, t, features))
@@ -71,9 +71,9 @@ def test_too_little_memory_is_no_failure_of_the_compiler(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: full)
     compiled = CompiledDenoiser(denoiser())
-    x_t, t, image, proposal = inputs()
+    x_t, t, image, presegmentation = inputs()
     with pytest.raises(torch.OutOfMemoryError):
-        compiled.denoise(x_t, t, compiled.encode(image, proposal))
+        compiled.denoise(x_t, t, compiled.encode(image, presegmentation))
 
 
 def test_stands_for_the_denoiser_in_the_pair(monkeypatch):

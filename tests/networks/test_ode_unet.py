@@ -221,21 +221,23 @@ def test_a_better_solver_comes_nearer_to_the_exact_flow():
 
 
 def test_the_proposal_enters_where_it_should_and_must_be_there():
-    net = network(proposal_channels=CLASSES)
+    net = network(presegmentation_channels=CLASSES)
     x_t, t, image = inputs()
-    proposal = torch.randn_like(x_t)
-    with pytest.raises(ValueError, match=r"^proposal: "):
+    presegmentation = torch.randn_like(x_t)
+    with pytest.raises(ValueError, match=r"^presegmentation: "):
         net(x_t, t, image)
-    with pytest.raises(ValueError, match=r"^proposal: "):
+    with pytest.raises(ValueError, match=r"^presegmentation: "):
         net.encode(image)
-    found = net(x_t, t, image, proposal)
-    assert torch.equal(net.denoise(x_t, t, net.encode(image, proposal)), found)
-    assert difference(net(x_t, t, image, -proposal), found) > 0.01
+    found = net(x_t, t, image, presegmentation)
+    assert torch.equal(net.denoise(x_t, t, net.encode(image, presegmentation)), found)
+    assert difference(net(x_t, t, image, -presegmentation), found) > 0.01
     # As channels after the image's.
-    assert torch.equal(net.encoder(torch.cat([image, proposal], dim=1))[0], net.encode(image, proposal)[0])
-    # A network without proposal channels does not look at it.
+    assert torch.equal(
+        net.encoder(torch.cat([image, presegmentation], dim=1))[0], net.encode(image, presegmentation)[0]
+    )
+    # A network without presegmentation channels does not look at it.
     plain = network()
-    assert torch.equal(plain(x_t, t, image, proposal), plain(x_t, t, image))
+    assert torch.equal(plain(x_t, t, image, presegmentation), plain(x_t, t, image))
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -264,17 +266,17 @@ def test_attention_is_at_the_lowest_level_only_and_has_a_residual(spatial_dims):
     assert_same(silenced, net(x_t, t, image))
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": 1, "solver": "rk4", "proposal_channels": CLASSES}])
+@pytest.mark.parametrize("options", [{}, {"stride": 1, "solver": "rk4", "presegmentation_channels": CLASSES}])
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_torchscript_gives_the_same(spatial_dims, options):
     net = network(spatial_dims=spatial_dims, **options).eval()
     scripted = torch.jit.script(net)
     x_t, t, image = inputs(spatial_dims=spatial_dims)
-    proposal = torch.randn_like(x_t) if options else None
+    presegmentation = torch.randn_like(x_t) if options else None
     with torch.no_grad():
         for _ in range(3):  # the second and third call run optimised graphs
-            assert_same(scripted(x_t, t, image, proposal), net(x_t, t, image, proposal))
-        features, theirs = net.encode(image, proposal), scripted.encode(image, proposal)
+            assert_same(scripted(x_t, t, image, presegmentation), net(x_t, t, image, presegmentation))
+        features, theirs = net.encode(image, presegmentation), scripted.encode(image, presegmentation)
         for mine, other in zip(features, theirs, strict=True):
             assert_same(other, mine)
         assert_same(scripted.denoise(x_t, t[:1], theirs), net.denoise(x_t, t[:1], features))

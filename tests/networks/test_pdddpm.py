@@ -42,7 +42,7 @@ class Oracle(nn.Module):
         self.num_classes = CLASSES
 
     @torch.jit.export
-    def encode(self, image: torch.Tensor, proposal: torch.Tensor) -> list[torch.Tensor]:
+    def encode(self, image: torch.Tensor, presegmentation: torch.Tensor) -> list[torch.Tensor]:
         return [image]
 
     @torch.jit.export
@@ -55,9 +55,9 @@ class Oracle(nn.Module):
         return x
 
 
-def denoiser(seed=0, proposal_channels=CLASSES):
+def denoiser(seed=0, presegmentation_channels=CLASSES):
     torch.manual_seed(seed)
-    net = ODEUNet(2, 2, CLASSES, proposal_channels, (8, 16), 8, embedding_channels=8, groups=4)
+    net = ODEUNet(2, 2, CLASSES, presegmentation_channels, (8, 16), 8, embedding_channels=8, groups=4)
     for module in net.modules():
         if isinstance(module, SecondOrderODEBlock):
             nn.init.normal_(module.acceleration.conv_out.weight, std=0.2)
@@ -81,16 +81,16 @@ def one_hot(index):
 
 @pytest.mark.parametrize("prediction", ["x0", "eps", "v"])
 @pytest.mark.parametrize("label_range", [(-1, 1), (0, 1)])
-@pytest.mark.parametrize("proposal", ["hard", "soft"])
+@pytest.mark.parametrize("presegmentation", ["hard", "soft"])
 @pytest.mark.parametrize("schedule", ["cosine", "linear_beta"])
-def test_forward_is_the_chain_written_by_hand(prediction, label_range, proposal, schedule):
-    net = pair(prediction=prediction, label_range=label_range, proposal=proposal, schedule=schedule)
+def test_forward_is_the_chain_written_by_hand(prediction, label_range, presegmentation, schedule):
+    net = pair(prediction=prediction, label_range=label_range, presegmentation=presegmentation, schedule=schedule)
     image, noise = inputs()
     with torch.no_grad():
         found = net(image, noise)
         abar = cumulative_schedule(1000, schedule)
         pre = net.segmenter(image).softmax(dim=1)
-        proposed = one_hot(pre.argmax(dim=1)) if proposal == "hard" else pre
+        proposed = one_hot(pre.argmax(dim=1)) if presegmentation == "hard" else pre
         x_pre = encode_labels(proposed, *label_range)
         x = start_state(x_pre, noise, abar[899])
         for t, previous in ((899, 449), (449, 20), (20, None)):
@@ -151,11 +151,11 @@ def test_a_perfect_denoiser_gives_the_truth_from_any_start(steps, label_range):
 
 def test_a_hard_proposal_is_the_one_hot_argmax():
     probabilities = torch.tensor([[0.2, 0.5, 0.3], [0.4, 0.35, 0.25]]).view(2, 3, 1, 1)
-    hard = pair(proposal="hard").propose(probabilities)
+    hard = pair(presegmentation="hard").propose(probabilities)
     assert hard.flatten().tolist() == [0, 1, 0, 1, 0, 0]
     # Where two classes tie there is still one only.
     assert pair().propose(torch.full((1, 3, 2, 2), 1 / 3)).sum(dim=1).eq(1).all()
-    assert torch.equal(pair(proposal="soft").propose(probabilities), probabilities)
+    assert torch.equal(pair(presegmentation="soft").propose(probabilities), probabilities)
 
 
 def test_a_segmenter_may_give_probabilities():
@@ -175,14 +175,15 @@ def test_the_denoiser_sees_the_proposal_in_the_label_range(label_range):
     net, (image, _) = pair(label_range=label_range), inputs()
     seen = []
     net.denoiser.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    proposal = net.propose(net.segment(image))
-    net.encode(image, proposal)
+    presegmentation = net.propose(net.segment(image))
+    net.encode(image, presegmentation)
     low, high = label_range
-    torch.testing.assert_close(seen[0], torch.cat([image, low + (high - low) * proposal], dim=1))
-    torch.testing.assert_close(net.state(proposal), low + (high - low) * proposal)
-    # With nothing of the noise the start is the proposal, scaled.
+    torch.testing.assert_close(seen[0], torch.cat([image, low + (high - low) * presegmentation], dim=1))
+    torch.testing.assert_close(net.state(presegmentation), low + (high - low) * presegmentation)
+    # With nothing of the noise the start is the presegmentation, scaled.
     torch.testing.assert_close(
-        net.start(proposal, torch.zeros_like(proposal), 299), net.abar[299].sqrt() * net.state(proposal)
+        net.start(presegmentation, torch.zeros_like(presegmentation), 299),
+        net.abar[299].sqrt() * net.state(presegmentation),
     )
 
 
@@ -251,7 +252,7 @@ def test_another_denoiser_shares_the_segmenter():
         {},
         {"time_steps": []},
         {"time_steps": [299]},
-        {"prediction": "eps", "label_range": (0, 1), "proposal": "soft"},
+        {"prediction": "eps", "label_range": (0, 1), "presegmentation": "soft"},
         {"prediction": "v", "schedule": "linear_beta"},
         {"segmenter_output": "probabilities"},
     ],
@@ -276,14 +277,14 @@ def test_a_script_offers_the_parts_too():
     with torch.no_grad():
         probabilities = net.segment(image)
         torch.testing.assert_close(script.segment(image), probabilities)
-        proposal = net.propose(probabilities)
-        assert torch.equal(script.propose(probabilities), proposal)
-        assert torch.equal(script.state(proposal), net.state(proposal))
-        features = script.encode(image, proposal)
-        for found, expected in zip(features, net.encode(image, proposal), strict=True):
+        presegmentation = net.propose(probabilities)
+        assert torch.equal(script.propose(probabilities), presegmentation)
+        assert torch.equal(script.state(presegmentation), net.state(presegmentation))
+        features = script.encode(image, presegmentation)
+        for found, expected in zip(features, net.encode(image, presegmentation), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-        x_t = script.start(proposal, noise, 899)
-        torch.testing.assert_close(x_t, net.start(proposal, noise, 899))
+        x_t = script.start(presegmentation, noise, 899)
+        torch.testing.assert_close(x_t, net.start(presegmentation, noise, 899))
         t = torch.tensor([899])
         output = net.denoise(x_t, t, features)
         torch.testing.assert_close(script.denoise(x_t, t, features), output, rtol=1e-4, atol=1e-5)
@@ -315,7 +316,7 @@ def test_bfloat16_keeps_states_and_probabilities_in_float32():
     ("options", "name"),
     [
         ({"prediction": "noise"}, "prediction"),
-        ({"proposal": "firm"}, "proposal"),
+        ({"presegmentation": "firm"}, "presegmentation"),
         ({"segmenter_output": "labels"}, "segmenter_output"),
         ({"label_range": [1.0, -1.0]}, "label_range"),
         ({"label_range": [1.0]}, "label_range"),

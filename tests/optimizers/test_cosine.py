@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.optimizers import CosineDecay
+from monai_pdddpm.utils.errors import UserError
 
 
 def optimizer():

@@ -22,8 +22,8 @@ from scipy.spatial.transform import Rotation
 from monai_pdddpm.data import LoadScand
 from monai_pdddpm.data.dataset import case_collate
 from monai_pdddpm.data.geometry import check_affine, coverage, is_sheared, largest_shift
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.transforms import Spacingd
+from monai_pdddpm.utils.errors import UserError
 
 FORMATS = (".nii", ".nii.gz", ".nrrd", ".mha")
 HEADER = ("sform_code", "qform_code", "srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d")

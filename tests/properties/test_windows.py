@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_pdddpm.inferers.windows import Region, WindowPlan, covering_windows, pad_to, rim_of, window_starts
+from monai_pdddpm.inferers.windows import Region, WindowPlan, covering_windows, margin_of, pad_to, window_starts
 
 OVERLAPS = st.floats(0, 0.9)
 
@@ -93,7 +93,7 @@ def test_a_region_of_some_windows_is_a_mean_with_what_is_known_otherwise(plan, d
 @given(covers())
 def test_a_region_of_covering_windows_is_one_too(cover):
     active, roi, overlap = cover
-    rim = rim_of(roi, overlap)
+    rim = margin_of(roi, overlap)
     windows = covering_windows(active, roi, rim)
     if windows:
         check_region(WindowPlan(active.shape, roi, overlap), windows, rim)
@@ -133,7 +133,7 @@ def test_a_region_of_all_windows_knows_nothing_otherwise(plan):
 @given(covers())
 def test_covering_windows(cover):
     active, roi, overlap = cover
-    rim = rim_of(roi, overlap)
+    rim = margin_of(roi, overlap)
     windows = covering_windows(active, roi, rim)
     inside = torch.zeros_like(active)
     for window in windows:

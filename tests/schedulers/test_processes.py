@@ -36,10 +36,10 @@ def abar():
 
 @pytest.fixture
 def states():
-    """A true state, a proposal that is wrong in places, and noise."""
+    """A true state, a presegmentation that is wrong in places, and noise."""
     generator = torch.Generator().manual_seed(0)
-    truth, proposal = (torch.randint(3, (2, 5, 5), generator=generator) for _ in range(2))
-    x_0, x_pre = (torch.nn.functional.one_hot(x, 3).movedim(-1, 1).double() * 2 - 1 for x in (truth, proposal))
+    truth, presegmentation = (torch.randint(3, (2, 5, 5), generator=generator) for _ in range(2))
+    x_0, x_pre = (torch.nn.functional.one_hot(x, 3).movedim(-1, 1).double() * 2 - 1 for x in (truth, presegmentation))
     return x_0, x_pre, torch.randn(x_0.shape, generator=generator, dtype=torch.float64)
 
 
@@ -159,13 +159,13 @@ def test_a_step_with_the_true_x0_lands_in_the_training_distribution(process, rul
     for t, previous in PAIRS:
         abar_t, abar_prev = abar[t], at(abar, previous)
         truth_t, proposal_t, sigma_t = mean_coefficients(process, abar_t)
-        truth, proposal, sigma = mean_coefficients(process, abar_prev)
+        truth, presegmentation, sigma = mean_coefficients(process, abar_prev)
 
         def step(x_t, x_0, x_pre, noise, pair=(abar_t, abar_prev)):
             return process.step(rule, x_t, x_0, x_pre, *pair, noise)
 
         torch.testing.assert_close(step(truth_t, one, zero, zero), truth, rtol=0, atol=1e-9)
-        torch.testing.assert_close(step(proposal_t, zero, one, zero), proposal, rtol=0, atol=1e-9)
+        torch.testing.assert_close(step(proposal_t, zero, one, zero), presegmentation, rtol=0, atol=1e-9)
         old, new = step(sigma_t, zero, zero, zero), step(zero, zero, zero, one)
         variance = old**2 + new**2
         if rule == AncestralRule("fixed_large"):

@@ -141,5 +141,5 @@ def test_a_chain_ends_early_at_a_share_of_its_start():
     assert early_end(0, 0.9) == 0
     assert early_end(10, 1.0) == 9
     assert uniform_steps(950, 3, early_end(950, 0.9)) == [949, 902, 855]
-    with pytest.raises(ValueError, match=r"end_share: found 1\.5"):
+    with pytest.raises(ValueError, match=r"end_fraction: found 1\.5"):
         early_end(950, 1.5)

@@ -1,10 +1,10 @@
-"""Corrupted proposals are proposals still, and no worse than asked for."""
+"""Corrupted presegmentations are presegmentations still, and no worse than asked for."""
 
 import pytest
 import torch
 
-from monai_pdddpm.errors import UserError
-from monai_pdddpm.transforms import ProposalCorruption
+from monai_pdddpm.transforms import PresegmentationCorruption
+from monai_pdddpm.utils.errors import UserError
 
 
 def one_hot(labels, k=2):
@@ -39,47 +39,51 @@ def changed(before, after):
 @pytest.mark.parametrize("k", [2, 4])
 def test_result_is_one_hot_of_the_same_kind(dims, k):
     torch.manual_seed(0)
-    proposal = cubes(dims=dims, k=k)
+    presegmentation = cubes(dims=dims, k=k)
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
-        result = ProposalCorruption(probability=1.0)(proposal.to(dtype))
+        result = PresegmentationCorruption(probability=1.0)(presegmentation.to(dtype))
         assert result.dtype == dtype
-        assert result.shape == proposal.shape
+        assert result.shape == presegmentation.shape
         assert set(result.unique().tolist()) == {0.0, 1.0}
         assert torch.equal(result.sum(1), torch.ones_like(result[:, 0]))
-    assert changed(proposal, result).any()
+    assert changed(presegmentation, result).any()
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_probability_0_changes_nothing(dims):
     torch.manual_seed(0)
-    proposal = cubes(dims=dims)
+    presegmentation = cubes(dims=dims)
     for _ in range(5):
-        assert torch.equal(ProposalCorruption(probability=0.0)(proposal), proposal)
+        assert torch.equal(PresegmentationCorruption(probability=0.0)(presegmentation), presegmentation)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_severity_0_changes_nothing_however_small_the_structure(dims):
     torch.manual_seed(0)
     labels = (torch.rand(3, *[16] * dims) < 0.1).long() + (torch.rand(3, *[16] * dims) < 0.1).long()
-    proposal = one_hot(labels, 3)
-    assert torch.equal(ProposalCorruption().corrupt(proposal, severity(0, proposal)), proposal)
+    presegmentation = one_hot(labels, 3)
+    assert torch.equal(
+        PresegmentationCorruption().corrupt(presegmentation, severity(0, presegmentation)), presegmentation
+    )
 
 
 def test_probability_is_a_share_of_the_cases():
     torch.manual_seed(0)
-    proposal = cubes(batch=300, side=16, dims=2, margin=4)
-    corruption = ProposalCorruption(probability=0.6, shift=3.0)
-    share = changed(proposal, corruption(proposal)).flatten(1).any(1).float().mean()
+    presegmentation = cubes(batch=300, side=16, dims=2, margin=4)
+    corruption = PresegmentationCorruption(probability=0.6, shift=3.0)
+    share = changed(presegmentation, corruption(presegmentation)).flatten(1).any(1).float().mean()
     assert 0.45 < share < 0.68  # mild ones may change nothing
 
 
 def test_severity_differs_between_cases_and_worse_is_worse():
     torch.manual_seed(0)
-    proposal = cubes(batch=24)
-    corruption = ProposalCorruption()
-    mild, severe = (changed(proposal, corruption.corrupt(proposal, severity(s, proposal))) for s in (0.2, 1.0))
+    presegmentation = cubes(batch=24)
+    corruption = PresegmentationCorruption()
+    mild, severe = (
+        changed(presegmentation, corruption.corrupt(presegmentation, severity(s, presegmentation))) for s in (0.2, 1.0)
+    )
     assert 0 < mild.float().mean() < 0.6 * severe.float().mean()
-    each = changed(proposal, corruption(proposal)).flatten(1).float().mean(1)
+    each = changed(presegmentation, corruption(presegmentation)).flatten(1).float().mean(1)
     assert each.max() > 3 * each.min()
 
 
@@ -91,7 +95,7 @@ def test_warp_moves_no_voxel_further_than_twice_the_shift(dims):
     ramps = torch.stack(axes).expand(6, *[-1] * (dims + 1))
     inner = (slice(None), slice(None), *[slice(5, -5)] * dims)
     for value in (0.5, 1.0):
-        moved = (ProposalCorruption(shift=2.0)._warp(ramps, severity(value, ramps)) - ramps)[inner].abs()
+        moved = (PresegmentationCorruption(shift=2.0)._warp(ramps, severity(value, ramps)) - ramps)[inner].abs()
         assert 3.9 * value < moved.max() <= 4.001 * value
         assert 0.2 * value < moved.square().mean().sqrt() < 2 * value  # nodes have 2, what lies between them less
 
@@ -99,8 +103,11 @@ def test_warp_moves_no_voxel_further_than_twice_the_shift(dims):
 @pytest.mark.parametrize("dims", [2, 3])
 def test_borders_bend_and_the_inside_stays(dims):
     torch.manual_seed(0)
-    proposal = cubes(batch=12, dims=dims)
-    bent = changed(proposal, ProposalCorruption(shift=1.0, doubt=0.0).corrupt(proposal, severity(1, proposal)))
+    presegmentation = cubes(batch=12, dims=dims)
+    bent = changed(
+        presegmentation,
+        PresegmentationCorruption(shift=1.0, doubt=0.0).corrupt(presegmentation, severity(1, presegmentation)),
+    )
     depth = distance_to_border(dims=dims).abs()
     assert bent[:, depth < 1].float().mean() > 0.1
     assert not bent[:, depth > 2 * dims**0.5 + 1.5].any()  # the bound holds on each axis, and the blur adds one
@@ -111,7 +118,7 @@ def test_displacement_along_each_axis_is_in_voxels():
     torch.manual_seed(0)
     labels = torch.zeros(1, 12, 40, dtype=torch.long)
     labels[:, 3:9, 10:30] = 1
-    corruption = ProposalCorruption(shift=2.0, doubt=0.0)
+    corruption = PresegmentationCorruption(shift=2.0, doubt=0.0)
     for axis, expected in ((0, (1, 0)), (1, (0, 1))):
 
         def field(batch, channels, size, device, axis=axis):
@@ -127,71 +134,71 @@ def test_displacement_along_each_axis_is_in_voxels():
 
 def test_far_from_borders_next_to_nothing_changes():
     torch.manual_seed(0)
-    corruption = ProposalCorruption()
+    corruption = PresegmentationCorruption()
     for k, share in ((2, 0.001), (4, 0.003)):
         empty = one_hot(torch.zeros(4, 40, 40, 40, dtype=torch.long), k)
         worst = [changed(empty, corruption.corrupt(empty, severity(1, empty))).float().mean() for _ in range(6)]
         assert share / 2.5 < sum(worst) / 6 < 2.5 * share
-    proposal = cubes(batch=16)
+    presegmentation = cubes(batch=16)
     deep = distance_to_border().abs() > 6
     for _ in range(3):
-        assert changed(proposal, corruption(proposal))[:, deep].float().mean() < 0.002
+        assert changed(presegmentation, corruption(presegmentation))[:, deep].float().mean() < 0.002
 
 
 def test_small_structures_vanish_or_stay():
     torch.manual_seed(0)
     labels = torch.zeros(60, 20, 20, 20, dtype=torch.long)
     labels[:, 9:11, 9:11, 9:11] = 1
-    proposal = one_hot(labels)
-    result = ProposalCorruption(probability=1.0)(proposal)
+    presegmentation = one_hot(labels)
+    result = PresegmentationCorruption(probability=1.0)(presegmentation)
     left = result[:, 1].flatten(1).sum(1)
     assert (left == 0).any()
     assert (left >= 7).any()
-    assert (result[:, 1].sum() / proposal[:, 1].sum()) > 0.25
+    assert (result[:, 1].sum() / presegmentation[:, 1].sum()) > 0.25
 
 
 def test_structures_appear_out_of_nothing():
     torch.manual_seed(0)
     empty = one_hot(torch.zeros(4, 40, 40, 40, dtype=torch.long))
-    assert ProposalCorruption(doubt=0.5)(empty)[:, 1].any()
+    assert PresegmentationCorruption(doubt=0.5)(empty)[:, 1].any()
 
 
 def test_seed_repeats_it():
-    proposal = cubes()
-    corruption = ProposalCorruption()
+    presegmentation = cubes()
+    corruption = PresegmentationCorruption()
     results = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        results.append(corruption(proposal))
+        results.append(corruption(presegmentation))
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
 
 
 def test_autocast_around_it_changes_nothing():
     # bfloat16 counts the coordinates of 800 voxels in steps of up to one and a half voxels
-    proposal = one_hot((torch.rand(2, 800, 8, generator=torch.Generator().manual_seed(0)) < 0.5).long())
-    corruption = ProposalCorruption(probability=1.0)
+    presegmentation = one_hot((torch.rand(2, 800, 8, generator=torch.Generator().manual_seed(0)) < 0.5).long())
+    corruption = PresegmentationCorruption(probability=1.0)
     torch.manual_seed(1)
-    expected = corruption(proposal)
+    expected = corruption(presegmentation)
     torch.manual_seed(1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(corruption(proposal), expected)
-        mild = severity(0, proposal)
-        assert not torch.equal(corruption.corrupt(proposal, mild), proposal)  # what it is kept from
+        assert torch.equal(corruption(presegmentation), expected)
+        mild = severity(0, presegmentation)
+        assert not torch.equal(corruption.corrupt(presegmentation, mild), presegmentation)  # what it is kept from
 
 
 def test_input_is_left_as_it_was():
-    proposal = cubes()
-    before = proposal.clone()
-    ProposalCorruption(probability=1.0)(proposal)
-    assert torch.equal(proposal, before)
+    presegmentation = cubes()
+    before = presegmentation.clone()
+    PresegmentationCorruption(probability=1.0)(presegmentation)
+    assert torch.equal(presegmentation, before)
 
 
 def test_small_and_flat_volumes():
     torch.manual_seed(0)
     for size in ((1, 1, 1), (16, 16, 1), (3, 40, 2)):
-        proposal = one_hot(torch.randint(2, (2, *size)))
-        assert ProposalCorruption()(proposal).sum(1).eq(1).all()
+        presegmentation = one_hot(torch.randint(2, (2, *size)))
+        assert PresegmentationCorruption()(presegmentation).sum(1).eq(1).all()
 
 
 @pytest.mark.parametrize(
@@ -206,4 +213,4 @@ def test_small_and_flat_volumes():
 )
 def test_out_of_range_names_the_key(options, text):
     with pytest.raises(UserError, match=text):
-        ProposalCorruption(**options)
+        PresegmentationCorruption(**options)

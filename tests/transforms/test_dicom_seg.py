@@ -18,8 +18,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from monai_pdddpm import __version__
 from monai_pdddpm.data.loading import LoadScan, LoadScand
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.transforms.dicom_seg import SaveDicomSegd, segment_codes, series_folder, slice_affine
+from monai_pdddpm.utils.errors import UserError
 
 LABELS = {"0": "background", "1": "Läsion", "2": "kidney"}
 CODES = {
@@ -101,9 +101,9 @@ def segmentation(folder, affine=None, marks=MARKS, values=None):
     )
 
 
-def saved(tmp_path, seg, labels=LABELS, codes=CODES, case="ct"):
+def saved(tmp_path, seg, labels=LABELS, dicom_codes=CODES, case="ct"):
     data = {"seg": seg}
-    assert SaveDicomSegd(output_dir=tmp_path / "out", labels=labels, codes=codes)(data)["seg"] is seg
+    assert SaveDicomSegd(output_dir=tmp_path / "out", labels=labels, dicom_codes=dicom_codes)(data)["seg"] is seg
     assert os.listdir(tmp_path / "out" / case) == [f"{case}_seg.dcm"]
     return tmp_path / "out" / case / f"{case}_seg.dcm"
 
@@ -228,7 +228,7 @@ def test_an_empty_segment_and_an_empty_answer(tmp_path):
 def test_one_label_with_a_number_of_its_own(tmp_path):
     write_series(tmp_path / "ct")
     seg = segmentation(tmp_path / "ct", marks={1: MARKS[1]}, values={1: 3})
-    ds = pydicom.dcmread(saved(tmp_path, seg.float(), labels={"3": "cyst"}, codes=None))
+    ds = pydicom.dcmread(saved(tmp_path, seg.float(), labels={"3": "cyst"}, dicom_codes=None))
     require_same_places(world_positions(ds), expected_positions({1: MARKS[1]}))
     assert (ds.SegmentSequence[0].SegmentNumber, ds.SegmentSequence[0].SegmentLabel) == (1, "cyst")
 
@@ -373,7 +373,7 @@ def test_what_is_not_the_series_that_was_read_is_refused(tmp_path):
 
 def test_a_series_without_frame_of_reference_is_refused(tmp_path):
     write_series(tmp_path / "ct", without=["FrameOfReferenceUID"])
-    refused(tmp_path, segmentation(tmp_path / "ct"), "highdicom cannot make a SEG of this series.*mend its headers")
+    refused(tmp_path, segmentation(tmp_path / "ct"), "highdicom cannot make a SEG of this series.*fix its headers")
 
 
 def test_values_and_shapes_that_do_not_fit_are_refused(tmp_path):
@@ -402,8 +402,8 @@ def test_a_second_file_is_a_new_instance_of_the_same_content(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"codes": {"3": {}}}, r"codes: found '3', expected numbers of labels \(1, 2\)"),
-        ({"codes": {"0": {}}}, "codes: found '0'"),
+        ({"codes": {"3": {}}}, r"dicom_codes: found '3', expected numbers of labels \(1, 2\)"),
+        ({"codes": {"0": {}}}, "dicom_codes: found '0'"),
         ({"codes": {"1": {"kind": ["1", "SCT", "a"]}}}, "label 1, expected 'category' and 'type'"),
         ({"codes": {"1": ["1", "SCT", "a"]}}, "label 1, expected 'category' and 'type'"),
         ({"codes": {"1": {"type": ["1", "SCT"]}}}, r"as type of label 1, expected \[value, scheme, meaning\]"),

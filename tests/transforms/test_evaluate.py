@@ -5,9 +5,9 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.metrics.calibration import calibration_metrics, near_structure
-from monai_pdddpm.transforms.evaluate import Evaluated
+from monai_pdddpm.transforms.segmentation_metrics import SegmentationMetricsd
+from monai_pdddpm.utils.errors import UserError
 
 LABELS = {1: "front", 2: "back"}
 AFFINE = torch.diag(torch.tensor([2.0, 1.0, 3.0, 1.0]))
@@ -34,7 +34,7 @@ def data():
 
 def test_both_methods_by_hand(data):
     before = set(data)
-    metrics = Evaluated(labels=LABELS)(data)["metrics"]
+    metrics = SegmentationMetricsd(labels=LABELS)(data)["metrics"]
     assert set(data) == before
     assert list(metrics) == ["segmenter", "ensemble"]
     assert metrics["ensemble"]["labels"]["front"] == {
@@ -59,49 +59,51 @@ def test_both_methods_by_hand(data):
 def test_the_reach_is_passed_on(data):
     truth = data["label"].as_tensor()[0].long()
     for voxels in (0, 3):
-        found = Evaluated("preseg", labels=LABELS, methods=["segmenter"], near_voxels=voxels)(data)["metrics"]
+        found = SegmentationMetricsd("preseg", labels=LABELS, methods=["segmenter"], near_voxels=voxels)(data)[
+            "metrics"
+        ]
         expected = calibration_metrics(data["preseg"], truth, near_structure(truth, voxels))
         assert found["segmenter"]["near structure"] == expected
 
 
 def test_lesions_are_compared_when_asked_for(data):
-    plain = Evaluated(labels=LABELS)(data)["metrics"]
+    plain = SegmentationMetricsd(labels=LABELS)(data)["metrics"]
     spotted = data["label"].as_tensor()[0].clone()
     spotted[11, 11, 11] = 1
     data["preseg"] = probability_of(spotted)
     data["pred"] = probability_of(torch.where(spotted == 2, 0, spotted))
-    metrics = Evaluated(labels=LABELS, lesions=True)(data)["metrics"]
+    metrics = SegmentationMetricsd(labels=LABELS, lesions=True)(data)["metrics"]
     front, back = metrics["segmenter"]["labels"]["front"], metrics["ensemble"]["labels"]["back"]
     assert set(plain["segmenter"]["labels"]["front"]) < set(front)
     assert (front["lesion_recall"], front["lesion_precision"], front["false_lesions"]) == (1, 0.5, 1)
     assert front["lesion_f1"] == pytest.approx(2 / 3)
     assert front["volume_difference_percent"] == pytest.approx(100 / 64)
     assert (back["lesion_recall"], back["lesion_f1"], back["volume_difference_percent"]) == (0, 0, 100)
-    larger = Evaluated(labels=LABELS, lesions=True, min_lesion_voxels=2)(data)["metrics"]
+    larger = SegmentationMetricsd(labels=LABELS, lesions=True, min_lesion_voxels=2)(data)["metrics"]
     assert larger["segmenter"]["labels"]["front"]["lesion_precision"] == 1
 
 
 def test_a_least_size_is_checked_at_construction():
     with pytest.raises(UserError, match="min_lesion_voxels: found 0"):
-        Evaluated(labels=LABELS, min_lesion_voxels=0)
+        SegmentationMetricsd(labels=LABELS, min_lesion_voxels=0)
 
 
 def test_plain_probabilities_take_the_size_of_a_voxel_from_the_truth(data):
     data["pred"] = data["pred"].as_tensor()
-    metrics = Evaluated("pred", labels=LABELS, methods=["ensemble"])(data)["metrics"]
+    metrics = SegmentationMetricsd("pred", labels=LABELS, methods=["ensemble"])(data)["metrics"]
     assert metrics["ensemble"]["labels"]["back"]["true_volume_ml"] == pytest.approx(0.384)
     data["label"] = data["label"].as_tensor()
     with pytest.raises(ValueError, match="voxel size"):
-        Evaluated("pred", labels=LABELS, methods=["ensemble"])(data)
+        SegmentationMetricsd("pred", labels=LABELS, methods=["ensemble"])(data)
 
 
 def test_an_oblique_affine_has_the_same_spacing(data):
     turn = torch.eye(4)
     turn[:2, :2] = torch.tensor([[math.cos(0.3), -math.sin(0.3)], [math.sin(0.3), math.cos(0.3)]])
-    straight = Evaluated(labels=LABELS)(data)["metrics"]
+    straight = SegmentationMetricsd(labels=LABELS)(data)["metrics"]
     for key in ("label", "preseg", "pred"):
         data[key] = MetaTensor(data[key].as_tensor(), affine=turn @ AFFINE)
-    oblique = Evaluated(labels=LABELS)(data)["metrics"]
+    oblique = SegmentationMetricsd(labels=LABELS)(data)["metrics"]
     for name in LABELS.values():
         expected = straight["segmenter"]["labels"][name]
         assert oblique["segmenter"]["labels"][name] == pytest.approx(expected, rel=1e-6)
@@ -109,22 +111,22 @@ def test_an_oblique_affine_has_the_same_spacing(data):
 
 def test_two_dimensions(data):
     flat = {key: MetaTensor(value.as_tensor()[..., 5], affine=AFFINE) for key, value in data.items()}
-    metrics = Evaluated(labels=LABELS)(flat)["metrics"]
+    metrics = SegmentationMetricsd(labels=LABELS)(flat)["metrics"]
     assert metrics["segmenter"]["labels"]["front"]["dice"] == 0.75
 
 
 def test_missing_keys_may_be_allowed(data):
     del data["preseg"]
-    assert list(Evaluated(labels=LABELS, allow_missing_keys=True)(data)["metrics"]) == ["ensemble"]
+    assert list(SegmentationMetricsd(labels=LABELS, allow_missing_keys=True)(data)["metrics"]) == ["ensemble"]
     with pytest.raises(KeyError, match="preseg"):
-        Evaluated(labels=LABELS)(data)
+        SegmentationMetricsd(labels=LABELS)(data)
 
 
 def test_an_unknown_value_names_file_found_and_remedy(data):
     data["label"][0, 0, 0, 0] = 4
     data["label"][0, 0, 0, 1] = 0.5
     with pytest.raises(ValueError, match=r"case7.nii.gz: 'label' has the values \[0.5, 4.0\].*\[0, 1, 2\].*MapLabel"):
-        Evaluated(labels=LABELS)(data)
+        SegmentationMetricsd(labels=LABELS)(data)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_an_unknown_value_names_file_found_and_remedy(data):
 )
 def test_what_does_not_fit_is_refused(data, change, message):
     with pytest.raises(ValueError, match=message):
-        Evaluated(labels=LABELS)({**data, **change})
+        SegmentationMetricsd(labels=LABELS)({**data, **change})
 
 
 def test_another_place_is_warned_of(data):
@@ -149,7 +151,7 @@ def test_another_place_is_warned_of(data):
         data["label"] = truth_of(other)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            Evaluated(labels=LABELS)(data)
+            SegmentationMetricsd(labels=LABELS)(data)
         assert (
             any("case7" in str(warning.message) and "22.0 voxels" in str(warning.message) for warning in caught) == far
         )
@@ -158,4 +160,4 @@ def test_another_place_is_warned_of(data):
 def test_keys_and_methods_belong_together():
     for methods in (["segmenter"], ["a", "a"]):
         with pytest.raises(ValueError, match="method's name"):
-            Evaluated(labels=LABELS, methods=methods)
+            SegmentationMetricsd(labels=LABELS, methods=methods)

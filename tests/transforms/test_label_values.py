@@ -2,8 +2,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.transforms import LabelValuesd
+from monai_pdddpm.utils.errors import UserError
 
 
 def test_values_become_classes():

@@ -10,9 +10,9 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.transforms import InvertMembersd, Spacingd, SplitOutputd, Uncertaintyd, outputs
 from monai_pdddpm.transforms.outputs import normalised
+from monai_pdddpm.utils.errors import UserError
 
 K = 3
 SIZE = (4, 5, 2)
@@ -74,7 +74,7 @@ class TestSplit:
 
     @pytest.mark.parametrize(("found", "k"), [(1, 3), (2, 3), (8, 3), (10, 3), (9, 2), (3, 2)])
     def test_another_number_of_channels(self, found, k):
-        with pytest.raises(UserError, match=rf"pred: found {found} channels, expected 3 x {k} classes .*; mend "):
+        with pytest.raises(UserError, match=rf"pred: found {found} channels, expected 3 x {k} classes .*; fix "):
             SplitOutputd("pred", k)({"pred": torch.zeros(found, *SIZE)})
 
 

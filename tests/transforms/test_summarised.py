@@ -8,10 +8,10 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.metrics.recalibration import Calibration
-from monai_pdddpm.transforms import Summarised
-from monai_pdddpm.transforms.summary import agreement, foreground_labels, voxel_volume_ml
+from monai_pdddpm.transforms import CaseSummaryd
+from monai_pdddpm.transforms.case_summary import agreement, foreground_labels, voxel_volume_ml
+from monai_pdddpm.utils.errors import UserError
 
 LABELS = {"0": "background", "1": "head", "2": "tail"}
 AFFINE = torch.diag(torch.tensor([0.5, 2.0, 5.0, 1.0], dtype=torch.float64))  # 5 mm3, 0.005 mL a voxel
@@ -38,7 +38,7 @@ def test_volume_of_a_voxel():
 
 def test_volumes_and_spread_by_hand():
     members = torch.cat([label_map(10, 20), label_map(30, 0), label_map(20, 10)])
-    item = Summarised("seg", LABELS)(
+    item = CaseSummaryd("seg", LABELS)(
         {
             "seg": MetaTensor(label_map(20, 8), affine=AFFINE),
             "members": MetaTensor(members, affine=AFFINE),
@@ -62,7 +62,7 @@ def test_volumes_and_spread_by_hand():
 
 
 def test_without_members_entropy_or_foreground():
-    item = Summarised("seg", LABELS)({"seg": MetaTensor(label_map(0, 0), affine=AFFINE)})
+    item = CaseSummaryd("seg", LABELS)({"seg": MetaTensor(label_map(0, 0), affine=AFFINE)})
     result = item["result"]
     assert result["volume_ml"] == {"head": {"segmentation": 0.0}, "tail": {"segmentation": 0.0}}
     assert result["mean_entropy_inside_nats"] is None
@@ -90,7 +90,7 @@ def test_a_calibration_adds_intervals_and_what_is_unusual():
         ranges={"volume of tail (mL)": (0.01, 2.0), "volume of head (mL)": (0.01, 2.0)},
     )
     data = {"seg": MetaTensor(label_map(20, 8), affine=AFFINE), "members": MetaTensor(members, affine=AFFINE)}
-    result = Summarised("seg", LABELS, calibration=calibration)(data)["result"]
+    result = CaseSummaryd("seg", LABELS, calibration=calibration)(data)["result"]
     # the members' 0.05 and 0.15 mL: mean 0.1, standard deviation 0.05
     assert result["volume_ml"]["head"]["interval_90"] == [0.0, 0.2]
     assert "interval_90" not in result["volume_ml"]["tail"]
@@ -102,7 +102,7 @@ def test_a_calibration_adds_intervals_and_what_is_unusual():
     assert result["predicted_dice"]["interval_90"] == pytest.approx([expected - 0.1, expected + 0.1], abs=1e-4)
     assert json.loads(json.dumps(result)) == result
     narrow = dataclasses.replace(calibration, ranges={"volume of tail (mL)": (1.0, 2.0)})
-    result = Summarised("seg", LABELS, calibration=narrow)(data)["result"]
+    result = CaseSummaryd("seg", LABELS, calibration=narrow)(data)["result"]
     assert result["unlike_usual"] == ["volume of tail (mL): found 0.04, 1 to 2 is usual"]
     # what was learnt from usual cases is not said of this one
     assert "predicted_dice" not in result
@@ -110,21 +110,21 @@ def test_a_calibration_adds_intervals_and_what_is_unusual():
 
 
 def test_one_member_has_no_spread():
-    item = Summarised("seg", LABELS)({"seg": MetaTensor(label_map(4, 0), affine=AFFINE), "members": label_map(4, 0)})
+    item = CaseSummaryd("seg", LABELS)({"seg": MetaTensor(label_map(4, 0), affine=AFFINE), "members": label_map(4, 0)})
     assert item["result"]["volume_ml"]["head"]["members_sd"] == 0
     assert item["result"]["volume_ml"]["head"]["members_mean"] == 0.02
 
 
 def test_many_voxels_are_counted_exactly():
     seg = torch.ones(1, 300, 300, 200, dtype=torch.uint8)  # more than float32 can count one by one
-    item = Summarised("seg", LABELS)({"seg": MetaTensor(seg, affine=torch.eye(4)), "members": seg})
+    item = CaseSummaryd("seg", LABELS)({"seg": MetaTensor(seg, affine=torch.eye(4)), "members": seg})
     assert item["result"]["volume_ml"]["head"]["segmentation"] == 18000.0
     assert item["result"]["volume_ml"]["head"]["members_mean"] == 18000.0
 
 
 def test_item_is_not_changed_but_for_the_result():
     data = {"seg": MetaTensor(label_map(1, 1), affine=AFFINE), "other": 1}
-    item = Summarised("seg", LABELS)(data)
+    item = CaseSummaryd("seg", LABELS)(data)
     assert "result" not in data
     assert set(item) == {"seg", "other", "result"}
 
@@ -133,4 +133,4 @@ def test_labels():
     assert foreground_labels({"0": "background", "2": "b", "1": "a"}) == {2: "b", 1: "a"}
     assert foreground_labels({}) == {}
     with pytest.raises(UserError, match="labels: found the keys 'background', 'tumour', expected channel numbers"):
-        Summarised("seg", {"background": "0", "tumour": "1"})
+        CaseSummaryd("seg", {"background": "0", "tumour": "1"})

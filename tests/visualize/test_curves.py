@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.visualize.curves import curves_figure, main, read_series, run_folders, smoothed
 
 

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.visualize import overview_figure, save_overview
 from monai_pdddpm.visualize.overview import COLOURS
 

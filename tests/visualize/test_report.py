@@ -11,7 +11,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from monai_pdddpm.errors import UserError
+from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.visualize.report import write_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from monai_pdddpm.errors import UserError
 from monai_pdddpm.transforms.dicom_seg import segment_codes
+from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.visualize.slicer import (
     colour_table,
     label_colours,

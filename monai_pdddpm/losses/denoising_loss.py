@@ -1,0 +1,52 @@
+"""The loss that belongs to what the denoiser predicts."""
+
+from __future__ import annotations
+
+import torch
+from monai.losses import DiceCELoss
+from torch import nn
+from torch.nn import functional as F
+
+from monai_pdddpm.inferers.denoising_inferer import Denoised, plain
+from monai_pdddpm.schedulers import PREDICTIONS
+from monai_pdddpm.utils.errors import UserError
+
+
+class DenoisingLoss(nn.Module):
+    """Dice and cross-entropy on the logits of x_0, or the mean squared error of the noise or of v (the paper).
+
+    Cross-entropy is a proper score and carries the calibration, so it weighs more than Dice by default.
+
+    Args:
+        prediction: ``"x0"``, ``"eps"`` or ``"v"``, as the network's.
+        lambda_dice: weight of the Dice loss.
+        lambda_ce: weight of the cross-entropy.
+
+    Raises:
+        UserError: when the prediction is another one.
+    """
+
+    def __init__(self, prediction: str = "x0", lambda_dice: float = 0.2, lambda_ce: float = 1.0) -> None:
+        super().__init__()
+        if prediction not in PREDICTIONS:
+            raise UserError(f"prediction: found {prediction!r}, expected {', '.join(PREDICTIONS)}; fix --prediction")
+        self.prediction = prediction
+        self.dice_ce = DiceCELoss(
+            include_background=False,
+            to_onehot_y=True,
+            softmax=True,
+            batch=True,
+            lambda_dice=lambda_dice,
+            lambda_ce=lambda_ce,
+        )
+
+    def forward(self, denoised: Denoised, label: torch.Tensor) -> torch.Tensor:
+        """Return the loss.
+
+        Args:
+            denoised: from :class:`monai_pdddpm.inferers.DenoisingInferer`.
+            label: true label maps, (B, 1, ...).
+        """
+        if self.prediction == "x0":
+            return self.dice_ce(denoised.output, plain(label))
+        return F.mse_loss(denoised.output, denoised.target)

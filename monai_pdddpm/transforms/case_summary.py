@@ -1,0 +1,161 @@
+"""Numbers for the user from the maps of a case."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from nibabel.affines import voxel_sizes
+
+from monai_pdddpm.metrics.recalibration import Calibration
+from monai_pdddpm.transforms.outputs import frames_of
+from monai_pdddpm.utils.errors import UserError
+
+
+def voxel_volume_ml(affine: torch.Tensor | np.ndarray) -> float:
+    """Return the volume of a voxel in mL from a 4x4 affine in mm."""
+    return abs(float(np.linalg.det(np.asarray(affine, dtype=float)[:3, :3]))) / 1000
+
+
+def foreground_labels(labels: Mapping[str, str]) -> dict[int, str]:
+    """Return the names of the classes above 0 by number, from JSON's names by text.
+
+    Raises:
+        UserError: when a key is not a number.
+    """
+    try:
+        return {int(index): name for index, name in labels.items() if int(index) > 0}
+    except ValueError as error:
+        raise UserError(
+            f"labels: found the keys {', '.join(map(repr, labels))}, expected channel numbers from '0' up; fix them"
+        ) from error
+
+
+class CaseSummaryd(MapTransform):
+    """Put what a decision needs into ``data["result"]``.
+
+    That is the volume of each label, with its spread over the members; how far the members agree with the answer; and,
+    with a calibration, what is unlike the cases that it was fitted on and, where nothing is, a 90 % interval of each
+    volume and the Dice to expect. Of a time series it is a list, ``frames``. MONAI Label hands ``result`` to its
+    client, the report keeps it.
+
+    Args:
+        keys: the key of the label map, (1, X, Y, Z), or (1, X, Y, Z, T) with frames.
+        labels: channel index -> name, the background (0) included.
+        members_key: of the members' label maps, (members, X, Y, Z[, T]).
+        entropy_key: of the entropy map, (1, X, Y, Z[, T]).
+        calibration: of the bundle.
+
+    Raises:
+        UserError: when a key of ``labels`` is not a number.
+    """
+
+    def __init__(
+        self,
+        keys: Any = "seg",
+        labels: Mapping[str, str] | None = None,
+        members_key: str = "members",
+        entropy_key: str = "entropy",
+        calibration: Calibration | None = None,
+    ) -> None:
+        super().__init__(keys)
+        self.labels = foreground_labels(labels or {})
+        self.members_key = members_key
+        self.entropy_key = entropy_key
+        self.calibration = calibration or Calibration()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with ``result`` added."""
+        d = dict(data)
+        frames = frames_of(d)
+        for key in self.key_iterator(d):
+            seg, members, entropy = d[key], d.get(self.members_key), d.get(self.entropy_key)
+            affine = seg.affine if isinstance(seg, MetaTensor) else torch.eye(4)
+            if frames == 1:
+                d["result"] = self._summary(seg, members, entropy, affine=affine)
+                continue
+            series = [
+                self._summary(*(x if x is None else x[..., f] for x in (seg, members, entropy)), affine=affine)
+                for f in range(frames)
+            ]
+            unlike = [f"frame {f}: {text}" for f, one in enumerate(series) for text in one["unlike_usual"]]
+            d["result"] = {"frames": series, "unlike_usual": unlike}
+        return d
+
+    def _summary(self, *maps: Any, affine: torch.Tensor) -> dict[str, Any]:
+        """Return the numbers of one frame: label map (1, X, Y, Z), members (N, X, Y, Z), entropy (1, X, Y, Z)."""
+        seg, members, entropy = maps
+        volumes, members_ml = _volumes(seg, members, self.labels, voxel_volume_ml(affine))
+        inside = seg.new_zeros(0) if entropy is None else entropy[seg > 0]
+        features = _features(volumes, seg.shape[1:], affine)
+        if members is not None:
+            features["agreement"] = agreement(members, seg[0], list(self.labels))
+        unlike = self.calibration.unlike(features)
+        result: dict[str, Any] = {
+            "volume_ml": volumes,
+            "mean_entropy_inside_nats": round(float(inside.float().mean()), 4) if inside.numel() else None,
+            "features": {name: round(value, 5) for name, value in features.items()},
+            "unlike_usual": unlike,
+        }
+        if members is None or unlike:  # what was learnt from usual cases does not hold for others
+            return result
+        for name, ml in members_ml.items():
+            if interval := self.calibration.interval(name, ml):
+                volumes[name]["interval_90"] = [round(bound, 4) for bound in interval]
+        if dice := self.calibration.predicted_dice(features["agreement"]):
+            value, low, high = (round(number, 4) for number in dice)
+            result["predicted_dice"] = {"value": value, "interval_90": [low, high]}
+        return result
+
+
+def _volumes(
+    seg: torch.Tensor, members: torch.Tensor | None, labels: Mapping[int, str], voxel_ml: float
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[float]]]:
+    """Return each label's volume with its spread over the members, and each member's volume, all in mL."""
+    volumes: dict[str, dict[str, Any]] = {}
+    members_ml: dict[str, list[float]] = {}
+    for index, name in labels.items():
+        volumes[name] = {"segmentation": round(int((seg == index).sum()) * voxel_ml, 4)}
+        if members is not None:
+            ml = (members == index).flatten(1).sum(dim=1).double() * voxel_ml
+            members_ml[name] = ml.tolist()
+            volumes[name] |= {
+                "members_mean": round(float(ml.mean()), 4),
+                "members_sd": round(float(ml.std(correction=0)), 4),
+                "members_min": round(float(ml.min()), 4),
+                "members_max": round(float(ml.max()), 4),
+            }
+    return volumes, members_ml
+
+
+def agreement(members: torch.Tensor, answer: torch.Tensor, classes: Sequence[int]) -> float:
+    """Return the Dice of the members with the answer, averaged over members and the classes that any of them has.
+
+    Args:
+        members: label maps, (N, ...).
+        answer: label map, (...).
+        classes: to average over.
+    """
+    found = []
+    for index in classes:
+        mine, theirs = answer == index, (members == index).flatten(1)
+        both = (theirs & mine.flatten()).sum(dim=1)
+        size = theirs.sum(dim=1) + mine.sum()
+        if size.any():
+            found.append(
+                torch.where(size > 0, 2 * both / size.clamp(min=1), torch.ones_like(both, dtype=torch.float32))
+            )
+    return float(torch.stack(found).mean()) if found else 1.0
+
+
+def _features(
+    volumes: Mapping[str, Mapping[str, Any]], shape: Sequence[int], affine: torch.Tensor | np.ndarray
+) -> dict[str, float]:
+    """Return positive numbers that tell an unusual case: field of view and volumes."""
+    sizes = sorted(float(n * s) for n, s in zip(shape, voxel_sizes(np.asarray(affine)), strict=False))
+    features = {f"field of view, side {number} (mm)": size for number, size in enumerate(sizes, start=1)}
+    return features | {f"volume of {name} (mL)": float(volume["segmentation"]) for name, volume in volumes.items()}

@@ -1,0 +1,1 @@
+"""Errors, atomic writing, ranks and provenance: the lowest layer."""

@@ -1,0 +1,110 @@
+"""Which code, weights and settings made a file, from which input: checksums that reports keep."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import monai_pdddpm
+
+__all__ = ["RUNS", "checksum", "code_checksum", "made_by", "provenance_record", "read_runs", "record_id", "versions"]
+
+RUNS = "run.json"  # file of the output folder that tells of its runs
+_PACKAGES = ("monai_pdddpm", "monai", "torch", "numpy", "nibabel")
+
+
+def checksum(path: str | Path) -> str | None:
+    """Return the SHA-256 of a file, or of a folder's files and their names; None where nothing can be read."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+            parts = [f"{file.relative_to(path).as_posix()} {checksum(file)}" for file in files]
+            return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        found = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                found.update(block)
+        return found.hexdigest()
+    except OSError:
+        return None
+
+
+@cache
+def code_checksum() -> str:
+    """Return the SHA-256 of this package's Python files: two installations that share it have the same code."""
+    root = Path(monai_pdddpm.__file__).parent
+    files = sorted(root.rglob("*.py"))
+    parts = [f"{file.relative_to(root).as_posix()} {checksum(file)}" for file in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that an answer depends on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+
+
+def provenance_record(
+    bundle_root: str | Path,
+    model_file: str | Path,
+    calibration_file: str | Path | None,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what a run's answers depend on beside its inputs.
+
+    Args:
+        bundle_root: folder of the bundle.
+        model_file: its weights.
+        calibration_file: None where no calibration is applied.
+        settings: what the run was asked for, as the reports keep it.
+
+    Returns:
+        JSON of ``code`` (checksum, versions), ``bundle`` (name, version, checksum of its configuration), ``weights``,
+        ``calibration`` (file, checksum), ``settings``; and ``id``, a checksum of all that but for the files' places.
+    """
+    configs = Path(bundle_root) / "configs"
+    metadata: Any = {}
+    if (configs / "metadata.json").is_file():
+        metadata = json.loads((configs / "metadata.json").read_text(encoding="utf-8"))
+    record: dict[str, Any] = {
+        "code": {"sha256": code_checksum(), "versions": versions()},
+        "bundle": {"name": metadata.get("name"), "version": metadata.get("version"), "sha256": checksum(configs)},
+        "weights": {"file": str(model_file), "sha256": checksum(model_file)},
+        "calibration": None,
+        "settings": json.loads(json.dumps(dict(settings))),
+    }
+    if calibration_file and Path(calibration_file).is_file():
+        record["calibration"] = {"file": str(calibration_file), "sha256": checksum(calibration_file)}
+    return {"id": record_id(record)} | record
+
+
+def record_id(record: Mapping[str, Any]) -> str:
+    """Return the 16 characters that name a run by its record; where its files lie does not count."""
+    content = {key: value for key, value in record.items() if key not in ("id", "begun")}
+    for key in ("weights", "calibration"):
+        content[key] = content.get(key) and content[key]["sha256"]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def made_by(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the short form of a run's record that each report keeps: its id, and the checksums."""
+    parts = ("code", "bundle", "weights", "calibration")
+    return {"run": record["id"]} | {part: record[part] and record[part]["sha256"] for part in parts}
+
+
+def read_runs(output_dir: str | Path) -> list[dict[str, Any]] | None:
+    """Return the records in an output folder's ``run.json``, none without one; None where it is another file."""
+    path = Path(output_dir) / RUNS
+    if not path.exists():
+        return []
+    try:
+        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        return [dict(run) for run in runs if isinstance(run["id"], str)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,65 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from monai_pdddpm.bundle import load_calibration, save_calibration
+from monai_pdddpm.metrics.recalibration import Calibration
+from monai_pdddpm.utils.errors import UserError
+
+FITTED = Calibration(
+    temperature=1.5,
+    interval_factor={"Anterior": 2.0},
+    dice_line=(1.0, 0.1, 0.05),
+    ranges={"agreement": (0.5, 1.2)},
+    fitted={"cases": 9, "settings": {"members": 8, "num_steps": 5}},
+)
+
+
+def test_comes_back_as_it_was(tmp_path, capsys):
+    save_calibration(FITTED, tmp_path / "models" / "calibration.json")
+    assert (
+        load_calibration(tmp_path / "models" / "calibration.json", settings={"members": 8, "num_steps": 5, "seed": 3})
+        == FITTED
+    )
+    assert capsys.readouterr().out == ""
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["calibration.json"]
+
+
+def test_without_a_file_or_unwanted_nothing_changes(tmp_path):
+    assert load_calibration(tmp_path / "none.json") == Calibration()
+    save_calibration(FITTED, tmp_path / "c.json")
+    assert load_calibration(tmp_path / "c.json", use=False) == Calibration()
+
+
+def test_other_settings_are_told(tmp_path, capsys):
+    save_calibration(FITTED, tmp_path / "c.json")
+    load_calibration(tmp_path / "c.json", settings={"members": 4, "num_steps": 5})
+    assert "fitted with members 8, now 4; intervals" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"temperature": "hot"}',
+        '{"temperature": 0}',
+        '{"dice_line": [1]}',
+        '{"ranges": {"agreement": [1]}}',
+        '{"interval_factor": [1]}',
+        '{"heat": 2}',
+    ],
+)
+def test_what_is_no_calibration(tmp_path, content):
+    (tmp_path / "c.json").write_text(content)
+    with pytest.raises(UserError, match=r"c\.json: not a calibration .*; fit it anew"):
+        load_calibration(tmp_path / "c.json")
+
+
+def test_the_shipped_ones_can_be_read():
+    for path in Path(__file__).parents[2].glob("bundles/*/models/calibration.json"):
+        labels = json.loads((path.parents[1] / "configs" / "inference.json").read_text())["labels"]
+        calibration = load_calibration(path)
+        assert set(calibration.interval_factor) == set(labels.values()) - {labels["0"]}
+        assert calibration.fitted["cases"] >= 5

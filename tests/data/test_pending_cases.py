@@ -1,0 +1,110 @@
+"""A case counts as finished when its report is there and was made with the settings that are asked for."""
+
+import json
+
+import pytest
+
+from monai_pdddpm.data import pending_cases, report_path
+from monai_pdddpm.utils.errors import UserError
+
+SETTINGS = {"members": 8, "seed": 0, "steps": [899, 0], "presegmentation_weight": 0.25}
+CASES = [{"image": f"/data/{name}.nii.gz"} for name in ("a", "b", "c")]
+
+
+def finish(folder, case, settings=SETTINGS):
+    path = report_path(folder, case)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"case": case, "settings": settings}))
+    return path
+
+
+def test_report_path(tmp_path):
+    assert report_path(tmp_path, "scan.1") == tmp_path / "scan.1" / "scan.1_report.json"
+    assert report_path(str(tmp_path), "a") == tmp_path / "a" / "a_report.json"
+
+
+def test_nothing_there_yet(tmp_path, capsys):
+    assert pending_cases(CASES, tmp_path / "none", SETTINGS) == CASES
+    assert capsys.readouterr().out == ""
+
+
+def test_finished_cases_are_left_out_in_order(tmp_path, capsys):
+    finish(tmp_path, "b")
+    assert pending_cases(CASES, str(tmp_path), SETTINGS) == [CASES[0], CASES[2]]
+    assert capsys.readouterr().out == f"1 of 3 cases are finished in {tmp_path}; --overwrite True redoes them\n"
+    finish(tmp_path, "a")
+    finish(tmp_path, "c")
+    assert pending_cases(CASES, tmp_path, SETTINGS) == []
+
+
+def test_a_folder_without_a_report_is_not_finished(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "a_seg.nii.gz").write_text("x")
+    assert pending_cases(CASES, tmp_path, SETTINGS) == CASES
+
+
+def test_overwrite_redoes_all(tmp_path):
+    finish(tmp_path, "a", {"members": 1})
+    report_path(tmp_path, "b").parent.mkdir()
+    report_path(tmp_path, "b").write_text("{")
+    assert pending_cases(CASES, tmp_path, SETTINGS, overwrite=True) == CASES
+
+
+def test_settings_are_compared_as_json_keeps_them(tmp_path):
+    finish(tmp_path, "a", SETTINGS)
+    assert pending_cases(CASES[:1], tmp_path, SETTINGS | {"steps": (899, 0)}) == []
+
+
+def test_settings_that_this_run_does_not_name_do_not_matter(tmp_path):
+    finish(tmp_path, "a", SETTINGS | {"older": 1})
+    assert pending_cases(CASES[:1], tmp_path, SETTINGS) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"seed": 1}, "outputs made with seed=0 are there, seed=1 is asked for"),
+        ({"steps": [1]}, r"outputs made with steps=\[899, 0\] are there, steps=\[1\] is asked for"),
+        ({"new": 3}, "outputs made with new=None are there, new=3 is asked for"),
+    ],
+)
+def test_other_settings_are_an_error_that_names_the_first(tmp_path, change, text):
+    finish(tmp_path, "b")
+    with pytest.raises(UserError, match=text) as caught:
+        pending_cases(CASES, tmp_path, SETTINGS | change)
+    assert str(caught.value).startswith(f"{tmp_path / 'b'}: ")
+    assert str(caught.value).endswith("give another --output_dir, or replace them with --overwrite True")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}", '{"settings": 3}', '{"settings": null}', "\x00\xff"])
+def test_a_file_that_is_no_report(tmp_path, content):
+    path = finish(tmp_path, "a")
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(UserError, match=r"found no report of this program, .* give another --output_dir") as caught:
+        pending_cases(CASES, tmp_path, SETTINGS)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_list_of_files_is_finished_under_the_name_of_the_first_that_is_there(tmp_path):
+    (tmp_path / "t1.nii.gz").touch()
+    case = {"image": [None, "gone.nii.gz", str(tmp_path / "t1.nii.gz")]}
+    assert pending_cases([case], tmp_path, SETTINGS) == [case]
+    finish(tmp_path, "t1")
+    assert pending_cases([case], tmp_path, SETTINGS) == []
+
+
+def test_other_weights_or_another_calibration_are_told(tmp_path):
+    record = {"id": "1", "code": {"sha256": "c"}, "bundle": {"sha256": "b"}, "weights": {"sha256": "w"}}
+    record |= {"calibration": None}
+    path = finish(tmp_path, "a")
+    made = {"run": "1", "code": "another version", "bundle": "b", "weights": "w", "calibration": None}
+    path.write_text(json.dumps({"settings": SETTINGS, "made_by": made}))
+    assert pending_cases(CASES, tmp_path, SETTINGS, record=record) == CASES[1:]
+    for part, words in (("weights", "other weights"), ("calibration", "another calibration")):
+        path.write_text(json.dumps({"settings": SETTINGS, "made_by": made | {part: "x"}}))
+        with pytest.raises(UserError, match=f"outputs made with {words} are there; give another --output_dir"):
+            pending_cases(CASES, tmp_path, SETTINGS, record=record)
+        assert pending_cases(CASES, tmp_path, SETTINGS) == CASES[1:]
+        assert pending_cases(CASES, tmp_path, SETTINGS, overwrite=True, record=record) == CASES
+    finish(tmp_path, "a")  # by an earlier version, which did not say
+    assert pending_cases(CASES, tmp_path, SETTINGS, record=record) == CASES[1:]

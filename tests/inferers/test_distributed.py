@@ -1,0 +1,123 @@
+"""Members spread over processes say what they say in one, and a failure in one process holds up no other."""
+
+import pytest
+import torch
+from torch import nn
+
+from monai_pdddpm.inferers import PDDDPMInferer, SpreadInferer
+from monai_pdddpm.networks import PDDDPM, ODEUNet
+from monai_pdddpm.utils import ranks
+from monai_pdddpm.utils.errors import UserError
+
+OPTIONS = {"roi_size": [8, 8], "time_steps": [899, 300], "precision": "float32", "progress": False, "windows": "all"}
+
+
+class Forward(nn.Module):
+    """A network without parts that draws its own noise."""
+
+    def forward(self, image):
+        return (torch.cat([image, -image], dim=1) + torch.randn(len(image), 2, *image.shape[2:])).softmax(1)
+
+
+class Failing(nn.Module):
+    """Fails in the second process at images that are 7 in the corner."""
+
+    def __init__(self, network, error):
+        super().__init__()
+        self.network, self.error = network, error
+
+    def __getattr__(self, name):
+        return super().__getattr__(name) if name in ("network", "_modules") else getattr(self.network, name)
+
+    def encode(self, image, presegmentation):
+        if ranks.rank() == 1 and (image == 7).any():
+            raise self.error
+        return self.network.encode(image, presegmentation)
+
+
+def pair():
+    torch.manual_seed(0)
+    denoiser = ODEUNet(
+        spatial_dims=2, image_channels=1, num_classes=3, presegmentation_channels=3, channels=[8, 16], stem_channels=8
+    )
+    return PDDDPM(nn.Conv2d(1, 3, 1), denoiser).eval()
+
+
+def images(count=1, channels=1):
+    return [torch.randn(1, channels, 13, 11, generator=torch.Generator().manual_seed(i)) for i in range(count)]
+
+
+def spread(network, volumes, **options):
+    """What the first process makes of each volume; the others serve."""
+    inferer = SpreadInferer(**OPTIONS | options, spread="members")
+    inferer.serve(network, torch.device("cpu"))
+    found = []
+    if ranks.is_first_rank():
+        for volume in volumes:
+            try:
+                found.append(inferer(volume, network))
+            except (RuntimeError, ValueError) as error:
+                found.append(error)
+    inferer.dismiss()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("count", "options"),
+    [
+        (2, {"members": 3, "return_members": True, "presegmentation_weight": 0.3}),
+        (2, {"members": 5, "fusion": "step", "member_batch": 2}),
+        (3, {"members": 2, "return_members": True}),
+        (2, {"members": 2, "active": "presegmentation", "uncertainty_threshold": 0.9}),
+        (2, {"members": 2, "time_steps": []}),
+    ],
+)
+def test_equal_to_one_process(in_processes, count, options):
+    network, volumes = pair(), images(2)
+    found, *others = in_processes(count, lambda: spread(network, volumes, **options))
+    assert others == [[]] * (count - 1)
+    for volume, output in zip(volumes, found, strict=True):
+        torch.testing.assert_close(output, PDDDPMInferer(**OPTIONS | options)(volume, network), rtol=0, atol=1e-6)
+
+
+def test_frames(in_processes):
+    network, volumes = pair(), images(1, channels=3)
+    options = {"members": 3, "fourth_dimension": "time", "presegmentation_smoothing": 1.0, "return_members": True}
+    ((output,), _) = in_processes(2, lambda: spread(network, volumes, **options))
+    torch.testing.assert_close(output, PDDDPMInferer(**OPTIONS | options)(volumes[0], network), rtol=0, atol=1e-6)
+
+
+def test_network_without_parts(in_processes):
+    ((output,), _) = in_processes(2, lambda: spread(Forward(), images(), members=3))
+    expected = PDDDPMInferer(**OPTIONS, members=3)(images()[0], Forward())
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(MemoryError("no room"), "process 1: MemoryError: no room"), (UserError("roi_size: too large"), "roi_size: too")],
+)
+def test_failure_of_a_helper_ends_its_volume_only(in_processes, error, told):
+    network, volumes = Failing(pair(), error), images(3)
+    volumes[1][0, 0, 0, 0] = 7
+    found, _ = in_processes(2, lambda: spread(network, volumes, members=2))
+    assert told in str(found[1])
+    for i in (0, 2):
+        torch.testing.assert_close(
+            found[i], PDDDPMInferer(**OPTIONS, members=2)(volumes[i], network), rtol=0, atol=1e-6
+        )
+
+
+def test_failure_of_the_first_process_ends_its_volume_only(in_processes):
+    network, volumes = pair(), images(2)
+    volumes[0] = torch.zeros(1, 2, 13, 11)  # of two channels, which the networks do not take
+    found, _ = in_processes(2, lambda: spread(network, volumes, members=2))
+    assert isinstance(found[0], RuntimeError)
+    torch.testing.assert_close(found[1], PDDDPMInferer(**OPTIONS, members=2)(volumes[1], network), rtol=0, atol=1e-6)
+
+
+def test_alone_it_is_the_inferer_itself():
+    network, (volume,) = pair(), images()
+    assert torch.equal(spread(network, [volume], members=2)[0], PDDDPMInferer(**OPTIONS, members=2)(volume, network))
+    with pytest.raises(UserError, match="spread: found 'voxels'"):
+        SpreadInferer(**OPTIONS, spread="voxels")

@@ -1,0 +1,106 @@
+"""The exported answer against answers worked out by hand; against the inferer it is held in tests/bundle."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from monai_pdddpm.networks import PDDDPM
+from monai_pdddpm.networks.fixed_ensemble import FixedEnsemble
+
+K, SIZE = 3, (4, 6)
+
+
+class Even(nn.Module):
+    """A segmenter that holds all classes for equally likely."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(image.shape[0], 3, image.shape[2], image.shape[3], device=image.device)
+
+
+class Believer(nn.Module):
+    """A denoiser that is certain of the class whose state is highest."""
+
+    num_classes = K
+
+    @torch.jit.export
+    def encode(self, image: torch.Tensor, presegmentation: torch.Tensor) -> list[torch.Tensor]:
+        return [image]
+
+    @torch.jit.export
+    def denoise(
+        self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str = "", solver_steps: int = 0
+    ) -> torch.Tensor:
+        return 1e6 * x_t
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def noise(members=5):
+    return torch.randn(members, K, *SIZE, generator=torch.Generator().manual_seed(3))
+
+
+def ensemble(members=5, time_steps=(999, 500), **options):
+    # at index 999 of the cosine schedule nothing of the presegmentation is left: the noise alone decides
+    return FixedEnsemble(PDDDPM(Even(), Believer()), noise(members), time_steps, **options).eval()
+
+
+def entropy(p):
+    return torch.special.entr(p).sum(1, keepdim=True)
+
+
+IMAGE = torch.zeros(1, 1, *SIZE)
+VOTES = F.one_hot(noise().argmax(1), K).movedim(-1, 1).float().mean(0, keepdim=True)  # what members decide
+
+
+@pytest.mark.parametrize("scripted", [False, True])
+def test_members_that_are_certain_are_counted(scripted):
+    network = torch.jit.script(ensemble()) if scripted else ensemble()
+    prob, uncertainty, information, variance = network(IMAGE)
+    assert torch.allclose(prob, VOTES, atol=1e-6)
+    assert torch.allclose(uncertainty, entropy(VOTES), atol=1e-5)
+    assert torch.allclose(information, entropy(VOTES), atol=1e-5)  # each member by itself has no doubt
+    assert torch.allclose(variance, (VOTES * (1 - VOTES))[:, 1:], atol=1e-6)
+
+
+def test_segmenter_weighs_as_told():
+    prob, uncertainty, information, variance = ensemble(presegmentation_weight=0.4)(IMAGE)
+    mean = 0.6 * VOTES + 0.4 / K
+    assert torch.allclose(prob, mean, atol=1e-6)
+    assert torch.allclose(uncertainty, entropy(mean), atol=1e-5)
+    assert torch.allclose(information, entropy(mean) - 0.4 * math.log(K), atol=1e-5)
+    assert torch.allclose(variance, (0.6 * VOTES + 0.4 / K**2 - mean**2)[:, 1:], atol=1e-6)  # E p^2 - (E p)^2
+
+
+def test_temperature_moves_the_mean_and_its_entropy_alone():
+    plain, warm = (
+        ensemble(presegmentation_weight=0.4)(IMAGE),
+        ensemble(presegmentation_weight=0.4, temperature=2.0)(IMAGE),
+    )
+    root = plain[0].sqrt()
+    assert torch.allclose(warm[0], root / root.sum(1, keepdim=True), atol=1e-6)
+    assert torch.allclose(warm[1], entropy(warm[0]), atol=1e-6)
+    assert torch.equal(warm[2], plain[2])
+    assert torch.equal(warm[3], plain[3])
+
+
+def test_no_steps_give_the_segmenter():
+    prob, uncertainty, information, variance = ensemble(time_steps=())(IMAGE)
+    assert torch.allclose(prob, torch.full_like(prob, 1 / K))
+    assert torch.allclose(uncertainty, torch.full_like(uncertainty, math.log(K)))
+    assert information.abs().max() < 1e-6
+    assert variance.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 6, 4), (2, 1, *SIZE)])
+def test_other_windows_are_refused(shape):
+    with pytest.raises(ValueError, match="one image of the window's size"):
+        ensemble()(torch.zeros(shape))
+
+
+def test_time_steps_have_to_descend():
+    with pytest.raises(ValueError, match="time_steps"):
+        ensemble(time_steps=(500, 999))

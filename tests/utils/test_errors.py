@@ -1,0 +1,222 @@
+"""A mistake of the user's ends in one line, everything else in the traceback unchanged."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from monai_pdddpm.utils.errors import UserError, printable, user_message
+
+ROOT = Path(__file__).parents[1]
+LINE = "scan.nii: found a text, expected a scan; export it again"
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess:
+    script = "from monai_pdddpm.utils.errors import UserError, friendly_errors\nfriendly_errors()\n" + textwrap.dedent(
+        code
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=False)
+
+
+def test_user_error_is_one_line():
+    done = run(f"raise UserError({LINE!r})")
+    assert (done.returncode, done.stderr) == (1, f"error: {LINE}\n")
+
+
+def test_wrapped_user_error_is_one_line():
+    done = run(f"""
+        try:
+            try:
+                raise UserError({LINE!r})
+            except Exception as error:
+                raise RuntimeError("applying transform <x>") from error
+        except Exception:
+            raise RuntimeError("Failed to instantiate y")
+    """)
+    assert (done.returncode, done.stderr) == (1, f"error: {LINE}\n")
+
+
+def test_line_breaks_are_taken_out():
+    assert run("raise UserError('a: found\\nb')").stderr == "error: a: found b\n"
+
+
+def test_other_errors_keep_their_traceback():
+    done = run("1 / 0")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.rstrip().endswith("ZeroDivisionError: division by zero")
+
+
+def test_interrupt_while_handling_a_user_error_is_no_user_error():
+    done = run("""
+        try:
+            raise UserError("a")
+        except UserError:
+            raise KeyboardInterrupt
+    """)
+    assert done.stderr.startswith("stopped by Ctrl-C: ")
+    assert "error: a\n" not in done.stderr.splitlines(keepends=True)
+
+
+@pytest.mark.parametrize(("name", "by", "code"), [("SIGINT", "Ctrl-C", -signal.SIGINT), ("SIGTERM", "SIGTERM", 143)])
+def test_being_stopped_is_told_in_one_line_with_everything_unwound(tmp_path, name, by, code):
+    done = run(f"""
+        import os, signal, time
+        from monai_pdddpm.utils.atomic_write import atomic_write
+        with atomic_write({str(tmp_path / "a.txt")!r}) as part:
+            part.write_text("half")
+            os.kill(os.getpid(), signal.{name})
+            time.sleep(20)
+    """)
+    line = f"stopped by {by}: what is finished is kept; the same command goes on from there\n"
+    assert (done.returncode, done.stderr) == (code, line)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "by", "code"), [("SIGINT", "Ctrl-C", 130), ("SIGTERM", "SIGTERM", 143)])
+def test_being_stopped_while_monai_imports_is_no_failed_import(tmp_path, name, by, code):
+    (tmp_path / "long_import.py").write_text(f"import signal\nsignal.raise_signal(signal.{name})\n")
+    done = run(f"""
+        import pydoc, sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        pydoc.locate("long_import.Network")
+    """)
+    line = f"stopped by {by}: what is finished is kept; the same command goes on from there\n"
+    assert (done.returncode, done.stderr) == (code, line)
+
+
+def test_end_of_the_program_comes_before_a_second_sigterm():
+    done = run("""
+        import gc, signal
+        class Ending:
+            def __del__(self):
+                signal.raise_signal(signal.SIGTERM)
+        ending = Ending()
+        del ending
+        import atexit, time
+        atexit._run_exitfuncs()
+        time.sleep(0.3)
+        print("ended as it would have")
+    """)
+    assert (done.returncode, done.stdout) == (0, "ended as it would have\n")
+
+
+def test_sigterm_in_a_finalizer_is_heard_too():
+    done = run("""
+        import signal, time
+        class Ending:
+            def __del__(self):
+                signal.raise_signal(signal.SIGTERM)
+                time.sleep(0)
+        ending = Ending()
+        del ending
+        time.sleep(20)
+        print("not stopped")
+    """)
+    assert (done.returncode, done.stdout) == (143, "")
+    assert done.stderr == "stopped by SIGTERM: what is finished is kept; the same command goes on from there\n"
+
+
+def test_other_handlers_of_sigterm_are_left_alone():
+    script = """
+        import signal, sys
+        from monai_pdddpm.utils.errors import friendly_errors
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))
+        friendly_errors()
+        signal.raise_signal(signal.SIGTERM)
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False).returncode == 7
+
+
+def test_being_stopped_with_the_variable_shows_where():
+    done = run("import signal; signal.raise_signal(signal.SIGTERM)", MONAI_PDDDPM_TRACEBACK="1")
+    assert done.returncode == 143
+    assert done.stderr.startswith("Traceback")
+
+
+def test_variable_brings_the_traceback_back():
+    done = run(f"raise UserError({LINE!r})", MONAI_PDDDPM_TRACEBACK="1")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+
+
+def test_second_call_changes_nothing():
+    done = run("""
+        import sys
+        hook = sys.excepthook
+        assert friendly_errors() is None
+        print(sys.excepthook is hook)
+    """)
+    assert done.stdout == "True\n"
+
+
+def test_message_is_found_in_a_traceback_that_became_text():
+    text = f"no writer\nTraceback (most recent call last):\n  x\nmonai_pdddpm.utils.errors.UserError: {LINE}\n"
+    assert user_message(RuntimeError(text)) == LINE
+
+
+@pytest.mark.parametrize("error", [ValueError("a"), RuntimeError("of class monai_pdddpm.utils.errors.UserError: a")])
+def test_no_message_in_other_errors(error):
+    assert user_message(error) is None
+
+
+def test_hidden_context_is_left_alone():
+    def hide():
+        try:
+            raise UserError("a")
+        except UserError:
+            raise KeyError("b") from None
+
+    with pytest.raises(KeyError) as caught:
+        hide()
+    assert user_message(caught.value) is None
+
+
+def test_circle_of_causes_ends():
+    first, second = KeyError("a"), KeyError("b")
+    first.__cause__, second.__cause__ = second, first
+    assert user_message(first) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Größe 脳 a\u202fb.nii", None),
+        ("a\x1b[2J", "a\\x1b[2J"),
+        ("a\nb\tc\0", "a\\nb\\tc\\x00"),
+        ("\udcff", "\\udcff"),
+    ],
+)
+def test_what_would_break_a_line_is_escaped(text, shown):
+    assert printable(text) == (text if shown is None else shown)
+    assert "\x1b" not in user_message(UserError(f"{text}: found nothing"))
+
+
+def test_a_stop_while_python_ends_changes_nothing(tmp_path):
+    """Its work is done by then; an alarm would come after Python has given the signals back, and kill."""
+    script = """
+import atexit, os, signal, time
+from monai_pdddpm.utils.errors import friendly_errors
+
+class Late:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+def late():  # registered first, called last
+    thing = Late()
+    del thing
+    print("alarm in", signal.getitimer(signal.ITIMER_REAL)[0])
+
+atexit.register(late)
+friendly_errors()
+print("done")
+"""
+    (tmp_path / "script.py").write_text(script)
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\nalarm in 0.0\n", "")

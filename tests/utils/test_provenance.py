@@ -1,0 +1,104 @@
+"""Checksums name content, not places, and a run's record changes with whatever its answers depend on."""
+
+import hashlib
+import json
+
+import pytest
+
+from monai_pdddpm.utils.provenance import (
+    checksum,
+    code_checksum,
+    made_by,
+    provenance_record,
+    read_runs,
+    record_id,
+    versions,
+)
+
+SETTINGS = {"members": 8, "time_steps": (999, 600)}
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    for name, text in (
+        ("configs/metadata.json", '{"name": "liver", "version": "0.2.0"}'),
+        ("configs/inference.json", "{}"),
+        ("models/model.pt", "weights"),
+        ("models/calibration.json", "{}"),
+    ):
+        path = tmp_path / "bundle" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "bundle"
+
+
+def record(bundle, calibrated=True, **settings):
+    models = bundle / "models"
+    return provenance_record(
+        bundle, models / "model.pt", models / "calibration.json" if calibrated else None, {**SETTINGS, **settings}
+    )
+
+
+def test_checksum_of_a_file_is_sha256(tmp_path):
+    content = b"0123456789" * 300_000  # more than is read at once
+    (tmp_path / "scan").write_bytes(content)
+    assert checksum(tmp_path / "scan") == hashlib.sha256(content).hexdigest()
+    assert checksum(tmp_path / "none") is None
+
+
+def test_checksum_of_a_folder_is_of_names_and_contents(tmp_path):
+    for series in ("a", "b"):
+        (tmp_path / series / "deep").mkdir(parents=True)
+        (tmp_path / series / "1.dcm").write_text("one")
+        (tmp_path / series / "deep" / "2.dcm").write_text("two")
+    whole = checksum(tmp_path / "a")
+    assert whole == checksum(tmp_path / "b")
+    (tmp_path / "a" / "1.dcm").rename(tmp_path / "a" / "3.dcm")
+    assert checksum(tmp_path / "a") != whole
+    (tmp_path / "b" / "1.dcm").write_text("uno")
+    assert checksum(tmp_path / "b") not in (whole, checksum(tmp_path / "a"))
+
+
+def test_a_record_says_what_a_run_goes_with(bundle):
+    found = record(bundle)
+    assert found["bundle"]["name"] == "liver"
+    assert found["bundle"]["version"] == "0.2.0"
+    assert found["weights"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert found["calibration"]["sha256"] == hashlib.sha256(b"{}").hexdigest()
+    assert found["code"] == {"sha256": code_checksum(), "versions": versions()}
+    assert found["settings"] == {"members": 8, "time_steps": [999, 600]}
+    assert found["id"] == record_id(json.loads(json.dumps(found | {"begun": "now"})))
+    assert made_by(found) == {
+        "run": found["id"],
+        "code": code_checksum(),
+        "bundle": found["bundle"]["sha256"],
+        "weights": found["weights"]["sha256"],
+        "calibration": found["calibration"]["sha256"],
+    }
+    assert set(versions()) == {"python", "monai_pdddpm", "monai", "torch", "numpy", "nibabel"}
+
+
+def test_the_same_run_has_the_same_name_wherever_it_is(bundle, tmp_path):
+    first = record(bundle)["id"]
+    moved = bundle.rename(tmp_path / "elsewhere")
+    assert record(moved)["id"] == first
+    names = {first, record(moved, members=4)["id"], record(moved, calibrated=False)["id"]}
+    for name, text in (("models/model.pt", "others"), ("configs/inference.json", "[]")):
+        (moved / name).write_text(text)
+        names.add(record(moved)["id"])
+    assert len(names) == 5
+
+
+def test_no_calibration_is_none(bundle):
+    (bundle / "models" / "calibration.json").unlink()
+    assert record(bundle)["calibration"] is None
+    assert record(bundle) == record(bundle, calibrated=False)
+
+
+def test_reading_the_runs_of_a_folder(tmp_path):
+    assert read_runs(tmp_path) == []
+    for text in ("", "[]", '{"runs": 3}', '{"runs": [{}]}', '{"mine": true}'):
+        (tmp_path / "run.json").write_text(text)
+        assert read_runs(tmp_path) is None
+    (tmp_path / "run.json").write_text('{"runs": [{"id": "a"}]}')
+    assert read_runs(tmp_path) == [{"id": "a"}]
