@@ -39,26 +39,28 @@ def early_end(start_step: int, share: float) -> int:
     return max(0, min(int(share * start_step), start_step - 1))
 
 
-def uniform_steps(start_step: int, num_steps: int, end_step: int = 0) -> list[int]:
+def uniform_steps(start_step: int, num_steps: int | None = None, end_step: int = 0) -> list[int]:
     """Return ``num_steps`` indices evenly spread from T'-1 down to ``end_step`` (Fast-DDPM's uniform list, truncated).
 
     Args:
         start_step: T', 0 or more; 0 gives the empty list.
-        num_steps: length of the list, 1 or more; more than there are indices gives every index.
+        num_steps: length of the list, 1 to T' - ``end_step``; None gives every index.
         end_step: the last index of a list of 2 or more, at most T'-1.
 
     Raises:
-        ValueError: when an argument is out of range.
+        UserError: if an argument is out of range.
 
     Example:
         >>> uniform_steps(300, 10)
         [299, 266, 233, 199, 166, 133, 100, 66, 33, 0]
     """
+    if num_steps is None:
+        num_steps = max(1, start_step - end_step)
     _check(start_step, num_steps, end_step)
     if start_step == 0:
         return []
     top = start_step - 1
-    gaps = min(num_steps, start_step - end_step) - 1
+    gaps = num_steps - 1
     if gaps == 0:
         return [top]
     # in whole numbers, so that ties always round down, as in Fast-DDPM's list
@@ -66,16 +68,15 @@ def uniform_steps(start_step: int, num_steps: int, end_step: int = 0) -> list[in
 
 
 def uneven_steps(start_step: int, num_steps: int, end_step: int = 0) -> list[int]:
-    """Return ``num_steps`` indices, 40 % of them in the lower 70 % of the range and 60 % above (Fast-DDPM's other list).
+    """Return ``num_steps`` indices, 40 % in the lower 70 % of the range and 60 % above (Fast-DDPM's other list).
 
     Args:
         start_step: T', 0 or more; 0 gives the empty list.
-        num_steps: length of the list, 1 or more; where they would fall on the same index the list is shorter, and more
-            than there are indices gives every index.
+        num_steps: length of the list, 1 to T' - ``end_step``; shorter where two entries fall on the same index.
         end_step: the last index of a list of 2 or more, at most T'-1.
 
     Raises:
-        ValueError: when an argument is out of range.
+        UserError: if an argument is out of range.
 
     Example:
         >>> uneven_steps(300, 5)
@@ -85,7 +86,7 @@ def uneven_steps(start_step: int, num_steps: int, end_step: int = 0) -> list[int
     if start_step == 0:
         return []
     top = start_step - 1
-    if num_steps >= start_step - end_step:
+    if num_steps == start_step - end_step:
         return list(range(top, end_step - 1, -1))
     bend = end_step + (top - end_step) * 699 / 999
     below = max(int(0.4 * num_steps), min(num_steps - 1, 1))  # one at least, which is the end of the list
@@ -111,8 +112,10 @@ def check_steps(time_steps: Iterable[int], num_train_timesteps: int) -> list[int
 
 def _check(start_step: int, num_steps: int, end_step: int) -> None:
     if start_step < 0:
-        raise ValueError(f"start_step: {start_step} was found, 0 or more is expected")
-    if num_steps < 1:
-        raise ValueError(f"num_steps: {num_steps} was found, 1 or more is expected")
+        raise UserError(f"start_step: found {start_step}, expected 0 or more; fix --start_step")
     if start_step and not 0 <= end_step < start_step:
-        raise ValueError(f"end_step: {end_step} was found, 0 to start_step - 1 = {start_step - 1} is expected")
+        raise UserError(f"end_step: found {end_step}, expected 0 to start_step - 1 = {start_step - 1}; fix --end_step")
+    most = start_step - end_step
+    if num_steps < 1 or (start_step and num_steps > most):
+        expected = f"1 to start_step - end_step = {most}" if start_step else "1 or more"
+        raise UserError(f"num_steps: found {num_steps}, expected {expected}; fix --num_steps")
