@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monai_pdddpm.data.pending_cases import report_path
 from monai_pdddpm.utils.errors import UserError
-from monai_pdddpm.utils.provenance import RUNS, checksum, made_by, read_runs, record_id
-from monai_pdddpm.visualize.report import FAILURES
+from monai_pdddpm.utils.provenance import FAILURES, RUNS, checksum, made_by, read_runs, record_id, report_path
 
 
 @dataclass

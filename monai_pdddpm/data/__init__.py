@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from monai_pdddpm.utils.provenance import provenance_record
+from monai_pdddpm.utils.provenance import provenance_record, report_path
 from monai_pdddpm.utils.ranks import RankSampler, cases_of_rank, is_first_rank
 
 from .cache import CachedDataset
@@ -12,7 +12,7 @@ from .dataset import CaseDataset, CaseFailure, case_collate
 from .folds import fold_cases, training_cases, with_annotations
 from .label_values import LabelValueWriter
 from .loading import LoadScan, LoadScand
-from .pending_cases import pending_cases, report_path
+from .pending_cases import pending_cases
 from .scans import plan_scan
 from .writer import GridWriter
 

@@ -9,13 +9,8 @@ from typing import Any
 
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.utils.errors import UserError
-from monai_pdddpm.utils.provenance import made_by
+from monai_pdddpm.utils.provenance import made_by, report_path
 from monai_pdddpm.utils.ranks import is_first_rank
-
-
-def report_path(output_dir: str | Path, case: str) -> Path:
-    """Return the path of a case's report, the last of its files to be written."""
-    return Path(output_dir) / case / f"{case}_report.json"
 
 
 def pending_cases(

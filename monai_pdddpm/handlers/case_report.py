@@ -21,12 +21,11 @@ from nibabel.affines import voxel_sizes
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.data.detached import DETACHABLE, find_data
 from monai_pdddpm.data.loading import LoadScan
-from monai_pdddpm.data.pending_cases import report_path
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.transforms.case_summary import foreground_labels
 from monai_pdddpm.transforms.outputs import frames_of
 from monai_pdddpm.utils.atomic_write import atomic_write, remove_partial_files
-from monai_pdddpm.utils.provenance import checksum, made_by, versions
+from monai_pdddpm.utils.provenance import checksum, made_by, report_path, versions
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
 from monai_pdddpm.visualize.overview import save_overview
 

@@ -15,8 +15,9 @@ from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.utils.atomic_write import atomic_write, remove_partial_files
 from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.provenance import FAILURES
 from monai_pdddpm.utils.ranks import is_first_rank
-from monai_pdddpm.visualize.report import FAILURES, write_report
+from monai_pdddpm.visualize.report import write_report
 
 logger = logging.getLogger(__name__)
 

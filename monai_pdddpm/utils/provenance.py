@@ -13,10 +13,27 @@ from typing import Any
 
 import monai_pdddpm
 
-__all__ = ["RUNS", "checksum", "code_checksum", "made_by", "provenance_record", "read_runs", "record_id", "versions"]
+__all__ = [
+    "FAILURES",
+    "RUNS",
+    "checksum",
+    "code_checksum",
+    "made_by",
+    "provenance_record",
+    "read_runs",
+    "record_id",
+    "report_path",
+    "versions",
+]
 
-RUNS = "run.json"  # file of the output folder that tells of its runs
+FAILURES = "failures"  # folder in the output folder, with one JSON file per failed case
+RUNS = "run.json"  # file in the output folder that lists its runs
 _PACKAGES = ("monai_pdddpm", "monai", "torch", "numpy", "nibabel")
+
+
+def report_path(output_dir: str | Path, case: str) -> Path:
+    """Return the path of a case's report, which is written after the case's other files."""
+    return Path(output_dir) / case / f"{case}_report.json"
 
 
 def checksum(path: str | Path) -> str | None:

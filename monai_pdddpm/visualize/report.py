@@ -14,10 +14,10 @@ from urllib.parse import quote
 
 from monai_pdddpm.utils.atomic_write import atomic_write
 from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.provenance import FAILURES
 
-__all__ = ["FAILURES", "write_report"]
+__all__ = ["write_report"]
 
-FAILURES = "failures"  # folder of the output folder, with a JSON file for each case that failed
 _NAME = "index.html"
 _GENERATOR = '<meta name="generator" content="monai_pdddpm report">'
 _STYLE = """
