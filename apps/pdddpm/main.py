@@ -40,7 +40,6 @@ try:
 
     from monai_pdddpm.bundle import fit_threads, keep_freed_memory, load_network
     from monai_pdddpm.bundle.settings import check_settings
-    from monai_pdddpm.data.checks import check_choice
     from monai_pdddpm.data.headers import read_header
     from monai_pdddpm.labelserver import (
         EntropyLevelsd,
@@ -54,6 +53,7 @@ try:
         read_pairs,
     )
     from monai_pdddpm.labelserver.training import STAGES
+    from monai_pdddpm.utils.checks import check_choice
     from monai_pdddpm.utils.errors import UserError, friendly_errors, user_message
 except ModuleNotFoundError as error:
     stop(

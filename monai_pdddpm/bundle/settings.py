@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from monai_pdddpm.data.checks import check_range
 from monai_pdddpm.inferers.autocast import autocast
 from monai_pdddpm.networks import COMPILE_MODES
 from monai_pdddpm.schedulers import forward_process
+from monai_pdddpm.utils.checks import check_range
 from monai_pdddpm.utils.errors import UserError
 
 _LOWEST = {

@@ -27,8 +27,8 @@ from monai_pdddpm.cli.planner import Choice
 from monai_pdddpm.cli.readme import commands, describe, describe_more, page
 from monai_pdddpm.cli.segmenter_bundle import Segmenter, read_segmenter
 from monai_pdddpm.cli.templates import licence_file, templates
-from monai_pdddpm.data.checks import check_output_dir
 from monai_pdddpm.data.datalist import labelled_cases
+from monai_pdddpm.utils.checks import check_output_dir
 from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["Created", "create_bundle"]

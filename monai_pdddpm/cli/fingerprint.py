@@ -62,7 +62,7 @@ class Reader:
         names = {str(i): name for i, name in enumerate(dataset.channels)}
         quiet = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
         quiet.setLevel(logging.ERROR)  # it tells of DICOM on GPUs, which nobody asked for
-        self.image = LoadScan(len(dataset.channels), channel_names=names, missing="zero")
+        self.image = LoadScan(channels=len(dataset.channels), channel_names=names, missing="zero")
         self.label = LoadScan(channels=None)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+
+from monai_pdddpm.utils.memory import total_memory
 
 __all__ = ["Need", "Room", "memory_at_hand", "need_of", "saved_bytes"]
 
@@ -56,11 +57,8 @@ def memory_at_hand(gib: float | None = None) -> Room:
 
 
 def computer_memory() -> float:
-    """Return the bytes of this computer's memory; 8 GiB where it does not tell."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return 8.0 * GIB
+    """Return the bytes of this computer's memory; 8 GiB where the system does not report it."""
+    return float(total_memory() or 8 * GIB)
 
 
 def saved_bytes(step: Callable[[], torch.Tensor], weights: Sequence[torch.Tensor] = ()) -> int:

@@ -2,17 +2,19 @@
 
 from typing import Any
 
+from monai_pdddpm.utils.checks import check_file, check_output_dir, check_range
 from monai_pdddpm.utils.provenance import provenance_record, report_path
 from monai_pdddpm.utils.ranks import RankSampler, cases_of_rank, is_first_rank
 
 from .cache import CachedDataset
-from .checks import CheckImaged, CheckLabeld, check_file, check_output_dir, check_range, check_voxels
+from .checks import CheckImaged, CheckLabeld, check_voxels
 from .datalist import case_name, inference_cases, labelled_cases
 from .dataset import CaseDataset, CaseFailure, case_collate
 from .folds import fold_cases, training_cases, with_annotations
 from .label_values import LabelValueWriter
 from .loading import LoadScan, LoadScand
 from .pending_cases import pending_cases
+from .scan_spec import ScanSpec
 from .scans import plan_scan
 from .writer import GridWriter
 
@@ -27,6 +29,7 @@ __all__ = [
     "LoadScan",
     "LoadScand",
     "RankSampler",
+    "ScanSpec",
     "case_collate",
     "case_name",
     "cases_of_rank",

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
 from monai.data import Dataset, list_data_collate
 from monai.transforms import LoadImage
 
-from monai_pdddpm.data.checks import check_choice, check_fourth_dimension
 from monai_pdddpm.data.datalist import case_file, case_name, check_case_name
 from monai_pdddpm.data.headers import unreadable
-from monai_pdddpm.data.scans import MISSING, plan_scan
+from monai_pdddpm.data.scan_spec import ScanSpec, as_spec
+from monai_pdddpm.data.scans import plan_scan
 from monai_pdddpm.utils.errors import UserError, printable, user_message
 from monai_pdddpm.utils.resource_errors import shortage
 
@@ -40,34 +40,22 @@ class CaseDataset(Dataset):
     Args:
         data: cases, each a dictionary with the path of a scan, or a list with one for each channel, under ``image``.
         transform: transform or transforms that read and preprocess a case; they return one dictionary.
-        spatial_dims: spatial axes that a scan must have; None leaves files unchecked before they are loaded.
-        channels: volumes that a scan must have; None takes any number.
-        fourth_dimension: "channel", or "time" when a fourth axis holds frames.
-        missing: "error", or "zero" when a channel of a list may be missing.
-        channel_names: what the channels are, by their number, for messages.
+        spec: the scans expected.
+        settings: fields of `ScanSpec`, in place of ``spec``.
 
     Raises:
-        UserError: when an option is none of these.
+        UserError: when a setting is not allowed.
     """
 
     def __init__(
         self,
         data: Sequence[dict[str, Any]],
         transform: Sequence[Callable] | Callable | None = None,
-        spatial_dims: int | None = None,
-        channels: int | None = None,
-        fourth_dimension: str = "channel",
-        missing: str = "error",
-        channel_names: Mapping[str, str] | None = None,
+        spec: ScanSpec | None = None,
+        **settings: Any,
     ) -> None:
-        check_fourth_dimension(fourth_dimension, channels)
-        check_choice("missing_channels", missing, MISSING)
         super().__init__(data, transform)
-        self.spatial_dims = spatial_dims
-        self.channels = channels
-        self.fourth_dimension = fourth_dimension
-        self.missing = missing
-        self.channel_names = channel_names
+        self.spec = as_spec(spec, settings) if spec or settings else None
 
     def _transform(self, index: int) -> dict[str, Any]:
         image = self.data[index]["image"]
@@ -75,10 +63,8 @@ class CaseDataset(Dataset):
         start = time.perf_counter()
         try:
             check_case_name(image)
-            if self.spatial_dims is not None:
-                plan_scan(
-                    image, self.spatial_dims, self.channels, self.fourth_dimension, self.missing, self.channel_names
-                )
+            if self.spec is not None:
+                plan_scan(image, self.spec)
             item = dict(super()._transform(index))
         except Exception as error:
             logger.debug("%s could not be read", path, exc_info=error)

@@ -19,11 +19,12 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from monai_pdddpm.data.checks import check_file, check_memory
 from monai_pdddpm.data.detached import DEFLATE_RATIO, find_data
 from monai_pdddpm.data.dicom import Series, read_series
 from monai_pdddpm.data.geometry import check_affine, is_sheared, largest_shift
+from monai_pdddpm.utils.checks import check_file
 from monai_pdddpm.utils.errors import UserError, printable
+from monai_pdddpm.utils.memory import total_memory
 from monai_pdddpm.utils.resource_errors import shortage
 
 __all__ = ["NIFTI_EXTENSIONS", "ScanHeader", "read_header", "unpacked_nifti", "unreadable"]
@@ -89,7 +90,7 @@ def read_header(path: str | os.PathLike) -> ScanHeader:
         if path.stat().st_size == 0:
             raise UserError(f"{path}: empty file, expected a scan; export or copy it again")
         header = _nifti(path) if path.name.lower().endswith(NIFTI_EXTENSIONS) else _by_itk(path)
-    check_memory(path, header.shape)
+    _check_memory(path, header.shape)
     check_affine(path, header.affine)
     if np.abs(header.affine[:3, 3]).max() > _FARTHEST:
         raise UserError(
@@ -100,6 +101,15 @@ def read_header(path: str | os.PathLike) -> ScanHeader:
         note = "its axes are not at right angles (a tilted gantry?), so it was interpolated even at its own voxel size"
         header = ScanHeader(header.spatial, header.extra, header.affine, (*header.notes, note), header.series)
     return header
+
+
+def _check_memory(path: Path, shape: tuple[int, ...]) -> None:
+    needed, there = 4 * math.prod(shape), total_memory()  # float32
+    if there is not None and needed > there:
+        raise UserError(
+            f"{path}: found shape {' x '.join(map(str, shape))}, which takes {needed / 2**30:.0f} GiB of memory, "
+            f"expected at most the {there / 2**30:.0f} GiB of this computer; check the header, or crop the scan"
+        )
 
 
 def unreadable(path: str | os.PathLike, error: BaseException) -> str:

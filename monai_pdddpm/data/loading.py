@@ -16,11 +16,11 @@ from monai.config import KeysCollection
 from monai.data import ImageReader, ITKReader, MetaTensor, NibabelReader
 from monai.transforms import EnsureChannelFirst, LoadImage, LoadImaged, SpatialResample, Transform
 
-from monai_pdddpm.data.checks import check_choice, check_fourth_dimension
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.data.dicom import SeriesReader
 from monai_pdddpm.data.headers import NIFTI_EXTENSIONS, ScanHeader, unpacked_nifti, unreadable
-from monai_pdddpm.data.scans import MISSING, Image, ScanPlan, plan_scan
+from monai_pdddpm.data.scan_spec import ScanSpec, as_spec
+from monai_pdddpm.data.scans import Image, ScanPlan, plan_scan
 from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["LoadScan", "LoadScand"]
@@ -43,31 +43,15 @@ class LoadScan(Transform):
     dot in its name gets ``.dcm`` after it, since MONAI's ``SaveImage`` would cut the name at the dot.
 
     Args:
-        channels: number of channels expected; None takes any number.
-        spatial_dims: number of spatial axes expected.
-        fourth_dimension: "channel", or "time" when a fourth axis holds frames, of which there may be any number.
-        channel_names: what the channels are, by their number, such as ``{"0": "FLAIR", "1": "T1"}``, for messages.
-        missing: "error", or "zero" to put zeros in the place of a channel of a list that is missing.
+        spec: the scans expected.
+        settings: fields of `ScanSpec`, in place of ``spec``.
 
     Raises:
-        UserError: when an option is none of these.
+        UserError: when a setting is not allowed.
     """
 
-    def __init__(
-        self,
-        channels: int | None = 1,
-        spatial_dims: int = 3,
-        fourth_dimension: str = "channel",
-        channel_names: Mapping[str, str] | None = None,
-        missing: str = "error",
-    ) -> None:
-        check_fourth_dimension(fourth_dimension, channels)
-        check_choice("missing_channels", missing, MISSING)
-        self.channels = channels
-        self.spatial_dims = spatial_dims
-        self.fourth_dimension = fourth_dimension
-        self.channel_names = channel_names
-        self.missing = missing
+    def __init__(self, spec: ScanSpec | None = None, **settings: Any) -> None:
+        self.spec = as_spec(spec, settings)
         self.image_only = True  # MONAI Label sets it to False, and then wants the metadata beside the image
         self._load = _quietly(LoadImage)
 
@@ -84,9 +68,7 @@ class LoadScan(Transform):
         Raises:
             UserError: when the scan cannot be read or is not what was expected.
         """
-        plan = plan_scan(
-            filename, self.spatial_dims, self.channels, self.fourth_dimension, self.missing, self.channel_names
-        )
+        plan = plan_scan(filename, self.spec)
         image = self._stacked(plan)
         case = next(file for file in plan.files if file is not None)
         if os.path.isdir(case) and "." in case_name(case):
@@ -129,8 +111,8 @@ class LoadScan(Transform):
             raise
         except Exception as error:
             raise UserError(unreadable(file, error)) from error
-        if image.ndim > self.spatial_dims + 1:  # all axes but one have length 1 there
-            image = image.reshape(*image.shape[: self.spatial_dims], -1)
+        if image.ndim > self.spec.spatial_dims + 1:  # all axes but one have length 1 there
+            image = image.reshape(*image.shape[: self.spec.spatial_dims], -1)
         return EnsureChannelFirst()(image)
 
 
@@ -141,29 +123,19 @@ class LoadScand(LoadImaged):
 
     Args:
         keys: entries, each a path or a list of paths.
-        channels: as `LoadScan`.
-        spatial_dims: likewise.
-        fourth_dimension: likewise.
-        channel_names: likewise.
-        missing: likewise.
-        allow_missing_keys: pass over keys that are not there.
+        spec: the scans expected.
+        allow_missing_keys: skip keys that are missing.
+        settings: fields of `ScanSpec`, in place of ``spec``.
 
     Raises:
-        UserError: when an option is none of these, and on a call as `LoadScan`.
+        UserError: when a setting is not allowed, and on a call as `LoadScan`.
     """
 
     def __init__(
-        self,
-        keys: KeysCollection,
-        channels: int | None = 1,
-        spatial_dims: int = 3,
-        fourth_dimension: str = "channel",
-        channel_names: Mapping[str, str] | None = None,
-        missing: str = "error",
-        allow_missing_keys: bool = False,
+        self, keys: KeysCollection, spec: ScanSpec | None = None, allow_missing_keys: bool = False, **settings: Any
     ) -> None:
         _quietly(lambda: LoadImaged.__init__(self, keys, allow_missing_keys=allow_missing_keys))
-        self._loader: Any = LoadScan(channels, spatial_dims, fourth_dimension, channel_names, missing)
+        self._loader: Any = LoadScan(spec, **settings)
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
         """Return the data with the scans loaded; a warning is logged for each note."""

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from monai_pdddpm.data.checks import check_choice, check_fourth_dimension
 from monai_pdddpm.data.datalist import present_files
 from monai_pdddpm.data.geometry import coverage, largest_shift
 from monai_pdddpm.data.headers import ScanHeader, read_header
+from monai_pdddpm.data.scan_spec import ScanSpec
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["MISSING", "Image", "ScanPlan", "plan_scan"]
+__all__ = ["Image", "ScanPlan", "plan_scan"]
 
-MISSING = ("error", "zero")
 Image: TypeAlias = str | os.PathLike | Sequence[str | os.PathLike | None]
 _SAME_GRID = 0.01  # voxels
 
@@ -38,14 +37,7 @@ class ScanPlan:
     notes: tuple[str, ...] = ()
 
 
-def plan_scan(
-    image: Image,
-    spatial_dims: int = 3,
-    channels: int | None = 1,
-    fourth_dimension: str = "channel",
-    missing: str = "error",
-    channel_names: Mapping[str, str] | None = None,
-) -> ScanPlan:
+def plan_scan(image: Image, spec: ScanSpec) -> ScanPlan:
     """Read the headers of a scan, and check them and that they fit together.
 
     Voxel values are not looked at, see `check_voxels`.
@@ -53,11 +45,7 @@ def plan_scan(
     Args:
         image: a NIfTI, NRRD or MetaImage file or a folder with one DICOM series; or a list with one 3D file or folder
             for each channel, where None, "" and a file that is not there stand for a channel that is missing.
-        spatial_dims: number of spatial axes expected.
-        channels: number of channels expected; 1 also stands for no axis of channels; None takes any number.
-        fourth_dimension: "channel", or "time" when a fourth axis holds frames, of which there may be any number.
-        missing: "error", or "zero" to put zeros in the place of a channel of a list that is missing.
-        channel_names: what the channels are, by their number, such as ``{"0": "FLAIR", "1": "T1"}``, for messages.
+        spec: the scan expected.
 
     Returns:
         The files to read.
@@ -66,8 +54,7 @@ def plan_scan(
         UserError: when a file is missing (of a list: by ``missing``, always when all are), cannot be read, has other
             axes, or an affine that cannot be right; or when files of a list lie apart from each other.
     """
-    check_fourth_dimension(fourth_dimension, channels)
-    check_choice("missing_channels", missing, MISSING)
+    spatial_dims, channels, fourth_dimension = spec.spatial_dims, spec.channels, spec.fourth_dimension
     if isinstance(image, (str, os.PathLike)):
         path = str(Path(image).expanduser())
         header = read_header(path)
@@ -84,7 +71,7 @@ def plan_scan(
             f"{image[0] if image else 'image'}: found a list of {len(image)} files, expected one file with the frames "
             "on its fourth axis; stack them, for example with nibabel"
         )
-    return _plan_channels(image, spatial_dims, channels, missing, channel_names or {})
+    return _plan_channels(image, spatial_dims, channels, spec.missing, spec.channel_names or {})
 
 
 def _plan_channels(

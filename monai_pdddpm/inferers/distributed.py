@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from monai_pdddpm.data.checks import check_choice
+from monai_pdddpm.utils.checks import check_choice
 from monai_pdddpm.utils.errors import UserError, user_message
 from monai_pdddpm.utils.ranks import SPREADS, cpu_group, gathered, is_first_rank, rank, share, world_size
 

@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 
-from monai_pdddpm.data.checks import FOURTH_DIMENSIONS
+from monai_pdddpm.data.scan_spec import FOURTH_DIMENSIONS
 from monai_pdddpm.schedulers import AncestralRule, DDIMRule, check_steps, forward_process
 from monai_pdddpm.utils.errors import UserError
 

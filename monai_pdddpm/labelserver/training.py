@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from monai_pdddpm.data.checks import check_choice, check_output_dir, check_range
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.handlers.checkpoint import save_atomically
 from monai_pdddpm.networks.weights import load_weights, read_weights
 from monai_pdddpm.utils.atomic_write import atomic_write
+from monai_pdddpm.utils.checks import check_choice, check_output_dir, check_range
 from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["STAGES", "fine_tune", "hold_out", "load_segmenter_alone", "replace_model", "validation_dice"]

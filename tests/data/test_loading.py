@@ -106,14 +106,14 @@ class TestAsMonai:
     def test_other_formats(self, tmp_path, name, channels):
         array = np.random.default_rng(1).random((*SHAPE[::-1], channels), np.float32)
         itk.imwrite(itk.image_from_array(array, is_vector=True), str(tmp_path / name))
-        image = LoadScan(channels)(tmp_path / name)
+        image = LoadScan(channels=channels)(tmp_path / name)
         assert np.array_equal(image.numpy(), array.T)
         assert torch.equal(image.as_tensor(), MONAI({"image": tmp_path / name})["image"].as_tensor())
 
     @pytest.mark.parametrize("shape", [(*SHAPE, 1, 1), (*SHAPE, 1, 3), (*SHAPE, 3, 1), (9, 8, 1, 3, 1)])
     def test_axes_of_length_one(self, tmp_path, shape):
         array = np.random.default_rng(1).random(shape, np.float32)
-        image = LoadScan(None)(save(tmp_path / "a.nii", array))
+        image = LoadScan(channels=None)(save(tmp_path / "a.nii", array))
         assert np.array_equal(image.numpy(), np.moveaxis(array.reshape(*shape[:3], -1), -1, 0))
         assert np.array_equal(image.affine, grid())
 
@@ -126,7 +126,7 @@ class TestAsMonai:
         assert item["image_meta_dict"]["filename_or_obj"] == str(tmp_path / "a.nii")
 
     def test_metadata_survive_a_batch(self, tmp_path):
-        item = LoadScand("image", 2, missing="zero")({"image": [save(tmp_path / "ä.nii"), None]})
+        item = LoadScand("image", channels=2, missing="zero")({"image": [save(tmp_path / "ä.nii"), None]})
         (back,) = decollate_batch(case_collate([item]))
         assert notes(back["image"]) == notes(item["image"]) != []
         assert json.loads(back["image"].meta["files"]) == [str(tmp_path / "ä.nii"), None]
@@ -183,14 +183,14 @@ class TestOddNifti:
         content[2000:3000] = bytes(1000)
         (tmp_path / "bad.nii.gz").write_bytes(content)
         with pytest.raises(UserError, match=r"bad\.nii\.gz: cannot be read as an image \("):
-            LoadScan(2)([good, tmp_path / "bad.nii.gz"])
+            LoadScan(channels=2)([good, tmp_path / "bad.nii.gz"])
 
 
 class TestList:
     def test_one_file_a_channel(self, tmp_path):
         arrays = [VOXELS, VOXELS[::-1].copy(), VOXELS**2]
         files = [save(tmp_path / f"{i}.nii", array, grid("LPS")) for i, array in enumerate(arrays)]
-        image = LoadScan(3)(files)
+        image = LoadScan(channels=3)(files)
         assert np.array_equal(image.numpy(), np.stack(arrays))
         assert np.array_equal(image.affine, grid("LPS"))
         assert image.meta["filename_or_obj"] == files[0]
@@ -200,7 +200,9 @@ class TestList:
     def test_missing_channel_is_zero(self, tmp_path, caplog):
         files = ["", save(tmp_path / "t1.nii", affine=grid("LAS")), str(tmp_path / "gone.nii")]
         with caplog.at_level(logging.WARNING, "monai_pdddpm"):
-            image = LoadScand("image", 3, missing="zero", channel_names={"0": "FLAIR"})({"image": files})["image"]
+            image = LoadScand("image", channels=3, missing="zero", channel_names={"0": "FLAIR"})({"image": files})[
+                "image"
+            ]
         assert image.shape == (3, *SHAPE)
         assert not image[0].any()
         assert np.array_equal(image.numpy()[1], VOXELS)
@@ -226,7 +228,7 @@ class TestList:
             save(tmp_path / "a.nii", ramp(first, SHAPE).astype(np.float32), first),
             save(tmp_path / "b.nii", ramp(other, shape).astype(np.float32), other),
         ]
-        image = LoadScan(2)(files)
+        image = LoadScan(channels=2)(files)
         (note,) = notes(image)
         assert note.startswith("channel 1 lies on another grid: resampled to that of channel 0")
         index = np.stack([*np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), np.ones(SHAPE)]).reshape(4, -1)

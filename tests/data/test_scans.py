@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from monai_pdddpm.data.loading import LoadScan
+from monai_pdddpm.data.scan_spec import ScanSpec
 from monai_pdddpm.data.scans import plan_scan
 from monai_pdddpm.utils.errors import UserError
 
@@ -25,7 +26,7 @@ def shifted(*offset):
 
 def refused(image, *words, **options):
     with pytest.raises(UserError) as caught:
-        plan_scan(image, **options)
+        plan_scan(image, ScanSpec(**options))
     message = str(caught.value)
     assert "\n" not in message
     for word in words:
@@ -61,12 +62,12 @@ class TestAxes:
     def test_channels(self, tmp_path, shape, channels, fits):
         path = save(tmp_path / "a.nii", shape)
         if fits:
-            plan_scan(path, 3, channels)
-            assert LoadScan(channels)(path).shape[1:] == shape[:3]  # what is let in can be loaded
+            plan_scan(path, ScanSpec(channels=channels))
+            assert LoadScan(channels=channels)(path).shape[1:] == shape[:3]  # what is let in can be loaded
         else:
             refused(path, f"{path}: found shape " + " x ".join(map(str, shape)), "3 spatial axes", channels=channels)
             with pytest.raises(UserError):
-                LoadScan(channels)(path)
+                LoadScan(channels=channels)(path)
 
     @pytest.mark.parametrize(
         ("shape", "frames"),
@@ -87,12 +88,12 @@ class TestAxes:
         if frames is None:
             refused(path, "expected 3 spatial axes and frames on a fourth one", fourth_dimension="time")
         else:
-            plan_scan(path, fourth_dimension="time")
+            plan_scan(path, ScanSpec(fourth_dimension="time"))
             assert LoadScan(fourth_dimension="time")(path).shape == (frames, *shape[:3])
 
     def test_two_dimensions(self, tmp_path):
         path = save(tmp_path / "a.nii", (6, 7))
-        plan_scan(path, spatial_dims=2)
+        plan_scan(path, ScanSpec(spatial_dims=2))
         assert LoadScan(spatial_dims=2)(path).shape == (1, 6, 7)
         refused(path, "6 x 7", "3 spatial axes and 1 volume")
         refused(save(tmp_path / "b.nii", (6, 7, 1)), "6 x 7 x 1", "2 spatial axes", spatial_dims=2)
@@ -101,20 +102,7 @@ class TestAxes:
         refused(save(tmp_path / "a.nii"), "6 x 7 x 5", "3 spatial axes and 4 volumes", channels=4)
 
 
-class TestOptions:
-    @pytest.mark.parametrize(
-        ("options", "told"),
-        [
-            ({"fourth_dimension": "frames"}, "fourth_dimension: found 'frames', expected 'channel' or 'time'"),
-            ({"fourth_dimension": "time", "channels": 2}, "fourth_dimension: found 'time' with 2 channels"),
-            ({"missing": "skip"}, "missing_channels: found 'skip', expected 'error' or 'zero'"),
-        ],
-    )
-    def test_unknown(self, options, told):
-        refused("a.nii", told, **options)
-        with pytest.raises(UserError, match=told):
-            LoadScan(**options)
-
+class TestPaths:
     @pytest.mark.parametrize("image", [3, None, [3], {"0": "a.nii"}])
     def test_no_path(self, image):
         refused(image, "expected a path, or a list")
@@ -126,19 +114,19 @@ class TestList:
         return [save(tmp_path / f"{name}.nii.gz") for name in ("flair", "t1", "t2")]
 
     def test_files_on_one_grid(self, files):
-        plan = plan_scan(files, channels=3)
+        plan = plan_scan(files, ScanSpec(channels=3))
         assert plan.files == tuple(files)
         assert (plan.other_grids, plan.notes) == (frozenset(), ())
 
     def test_hundredth_of_a_voxel_is_the_same_grid(self, files):
         save(files[1], affine=shifted(0.005, 0, 0))
-        assert plan_scan(files, channels=3).notes == ()
+        assert plan_scan(files, ScanSpec(channels=3)).notes == ()
 
     @pytest.mark.parametrize("gone", [None, "", "gone.nii"])
     def test_missing_channel(self, files, gone):
         files[1] = gone
         refused(files, "flair.nii.gz: its channel 1 (T1) is missing", "zero", channels=3, channel_names=NAMES)
-        plan = plan_scan(files, channels=3, missing="zero", channel_names=NAMES)
+        plan = plan_scan(files, ScanSpec(channels=3, missing="zero", channel_names=NAMES))
         assert plan.files == (files[0], None, files[2])
         assert plan.notes == ("channel 1 (T1) is missing: zeros in its place",)
 
@@ -156,11 +144,11 @@ class TestList:
 
     def test_number_of_files(self, files):
         refused(files[:2], "found a list of 2 files, expected 3", "(FLAIR, T1, T2)", channels=3, channel_names=NAMES)
-        plan_scan(files[:2], channels=None)
+        plan_scan(files[:2], ScanSpec(channels=None))
 
     def test_file_of_a_list_is_3d(self, files, tmp_path):
         refused([files[0], save(tmp_path / "4d.nii", (6, 7, 5, 2))], "4d.nii: found shape 6 x 7 x 5 x 2", channels=2)
-        plan_scan([files[0], save(tmp_path / "one.nii", (6, 7, 5, 1, 1))], channels=2)
+        plan_scan([files[0], save(tmp_path / "one.nii", (6, 7, 5, 1, 1))], ScanSpec(channels=2))
 
     def test_frames_are_no_list(self, files):
         refused(files, "found a list of 3 files, expected one file with the frames", fourth_dimension="time")
@@ -175,14 +163,14 @@ class TestList:
     )
     def test_other_grid_is_noted(self, files, shape, affine, covered):
         save(files[2], shape, affine)
-        plan = plan_scan(files, channels=3, channel_names=NAMES)
+        plan = plan_scan(files, ScanSpec(channels=3, channel_names=NAMES))
         assert plan.other_grids == {2}
         assert plan.notes == (f"channel 2 (T2) lies on another grid: resampled to that of channel 0 (FLAIR){covered}",)
 
     def test_first_file_that_is_there_gives_the_grid(self, files):
         files[0] = None
         save(files[2], affine=shifted(1, 0, 0))
-        plan = plan_scan(files, channels=3, missing="zero")
+        plan = plan_scan(files, ScanSpec(channels=3, missing="zero"))
         assert plan.other_grids == {2}
         assert "resampled to that of channel 1" in plan.notes[1]
 
@@ -195,5 +183,5 @@ class TestList:
         sheared[0, 1] = 0.2
         for file in files:
             save(file, affine=sheared)
-        notes = plan_scan(files, channels=3, channel_names=NAMES).notes
+        notes = plan_scan(files, ScanSpec(channels=3, channel_names=NAMES)).notes
         assert any(note.startswith("channel 1 (T1): its axes are not at right angles") for note in notes)

@@ -1,0 +1,81 @@
+"""The scans that a network takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from monai_pdddpm.utils.checks import check_choice, check_range
+from monai_pdddpm.utils.errors import UserError
+
+__all__ = ["FOURTH_DIMENSIONS", "MISSING_CHANNELS", "ScanSpec", "as_spec"]
+
+FOURTH_DIMENSIONS = ("channel", "time")
+MISSING_CHANNELS = ("error", "zero")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSpec:
+    """What a scan must look like, shared by `LoadScand` and `CheckImaged`.
+
+    Attributes:
+        channels: number of channels; 1 also fits scans without a channel axis; None takes any number.
+        spatial_dims: number of spatial axes, 2 or 3.
+        fourth_dimension: meaning of a fourth axis: ``"channel"``, or ``"time"`` for frames of one channel, of which a
+            scan may have any number.
+        channel_names: names of the channels by number, such as ``{"0": "FLAIR", "1": "T1"}``, for messages.
+        missing: ``"error"``, or ``"zero"`` to replace a missing channel of a list of files by zeros.
+
+    Raises:
+        UserError: when a value is not allowed, or frames are combined with several channels.
+    """
+
+    channels: int | None = 1
+    spatial_dims: int = 3
+    fourth_dimension: str = "channel"
+    channel_names: Mapping[str, str] | None = None
+    missing: str = "error"
+
+    def __post_init__(self) -> None:
+        if self.channels is not None:
+            check_range("channels", self.channels, 1)
+        check_range("spatial_dims", self.spatial_dims, 2, 3)
+        check_choice("fourth_dimension", self.fourth_dimension, FOURTH_DIMENSIONS)
+        check_choice("missing_channels", self.missing, MISSING_CHANNELS)
+        if self.has_frames and self.channels not in (None, 1):
+            raise UserError(
+                f"fourth_dimension: found 'time' with {self.channels} channels, expected frames of one channel; set "
+                "fourth_dimension to 'channel', or use a bundle made for one channel"
+            )
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether a fourth axis is time."""
+        return self.fourth_dimension == "time"
+
+    def channel_label(self, index: int) -> str:
+        """Return the name of a channel for messages, such as ``channel 0 (FLAIR)``."""
+        name = (self.channel_names or {}).get(str(index))
+        return f"channel {index}" if name is None else f"channel {index} ({name})"
+
+
+def as_spec(spec: ScanSpec | None, settings: Mapping[str, Any]) -> ScanSpec:
+    """Return the specification of a transform, given as an object or as its fields.
+
+    Args:
+        spec: the object, or None.
+        settings: fields of `ScanSpec`.
+
+    Raises:
+        UserError: when both are given, or a field is unknown or not allowed.
+    """
+    if spec is not None:
+        if settings:
+            raise UserError(f"spec: found it beside {', '.join(settings)}, expected one of both; remove the others")
+        return spec
+    if unknown := [name for name in settings if name not in ScanSpec.__dataclass_fields__]:
+        raise UserError(
+            f"{unknown[0]}: found an unknown key, expected {', '.join(ScanSpec.__dataclass_fields__)}; fix the name"
+        )
+    return ScanSpec(**settings)

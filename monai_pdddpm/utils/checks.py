@@ -1,0 +1,106 @@
+"""Checks of settings, files and output folders before a run starts."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from monai_pdddpm.utils.errors import UserError
+
+__all__ = ["check_choice", "check_file", "check_output_dir", "check_range"]
+
+
+def check_range(name: str, value: object, low: int, high: int | None = None) -> None:
+    """Check that a setting is an integer within a range.
+
+    Args:
+        name: key of the configuration.
+        value: its value; booleans are refused.
+        low: smallest value allowed.
+        high: largest value allowed; None for no limit.
+
+    Raises:
+        UserError: when it is not.
+    """
+    try:
+        limit = math.inf if high is None else high
+        fits = not isinstance(value, (bool, np.bool_)) and low <= operator.index(value) <= limit  # type: ignore[arg-type]
+    except TypeError:
+        fits = False
+    if not fits:
+        expected = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise UserError(f"{name}: found {value!r}, expected a whole number {expected}; set {name} to one")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Check that a setting is one of a few words.
+
+    Args:
+        name: key of the configuration.
+        value: its value.
+        choices: the values allowed.
+
+    Raises:
+        UserError: when it is not.
+    """
+    if not isinstance(value, str) or value not in choices:
+        expected = " or ".join(repr(choice) for choice in choices)
+        raise UserError(f"{name}: found {value!r}, expected {expected}; set {name} to one")
+
+
+def check_file(path: str | os.PathLike, what: str, remedy: str) -> None:
+    """Check that a file exists and can be read.
+
+    Args:
+        path: the file.
+        what: its kind, for the message, such as ``checkpoint``.
+        remedy: what the user can do, for the message.
+
+    Raises:
+        UserError: when it cannot be read.
+    """
+    if os.path.isfile(path):  # unlike pathlib, os.path raises nothing in a folder without permission
+        if os.access(path, os.R_OK):
+            return
+        found = "cannot be read (permission denied)"
+    elif os.path.isdir(path):
+        found = "is a folder"
+    else:
+        found = "is not a regular file" if os.path.exists(path) else "does not exist"
+    raise UserError(f"{path}: {found}, expected a {what} file; {remedy}")
+
+
+def check_output_dir(path: str | os.PathLike) -> None:
+    """Check that an output folder can be written to; folders made for the check are removed again.
+
+    Args:
+        path: folder; it and its parents need not exist.
+
+    Raises:
+        UserError: when the folder cannot be made or written to.
+    """
+    folder = Path(path).expanduser()
+    new = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]
+    trial = folder / f".{uuid.uuid4().hex}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            trial.write_bytes(b"0")
+        finally:
+            trial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written to ({error.strerror}), expected a folder for the results; set output_dir to "
+            "one that you may write to"
+        ) from error
+    finally:
+        for made in new:
+            with contextlib.suppress(OSError):  # never made, or another run writes there already
+                made.rmdir()
