@@ -64,7 +64,7 @@ def summary(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
             ours = values(row, metric)
             theirs = {case: value for case, value in values(base, metric).items() if case in ours}
             line[metric] = statistic(list(ours.values()))
-            line[f"{metric}_difference"] = statistic(paired_difference(theirs, ours))
+            line[f"{metric}_difference"] = statistic(list(paired_difference(theirs, ours).values()))
         lines.append(line)
     return lines
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from monai_pdddpm.metrics.summary import KEYS, as_table, case_rows, summarise
+from monai_pdddpm.metrics.summary import KEYS, as_table, case_rows, summarize
 from monai_pdddpm.utils.atomic_write import atomic_write
 from monai_pdddpm.utils.ranks import gathered, is_first_rank, rank
 
@@ -70,13 +70,14 @@ class EvaluationReport:
     """An ignite handler that writes what `SegmentationMetricsd` found in every case of an evaluation.
 
     At the end of the run `output_dir` holds `evaluation_cases.csv` (one row for each case, method and label) and
-    `evaluation_summary.json` (`summarise`), and the table of the summary is printed. In a run on several processes the
+    `evaluation_summary.json` (`summarize`), and the table of the summary is printed. In a run on several processes the
     first one writes the cases of all. A file that comes twice counts once, as where a sampler pads the last round.
 
     Args:
         output_dir: folder for the two files, made where it is missing.
         baseline: name of the method compared with.
         candidate: name of the method that is compared.
+        scans_per_subject: number of consecutively numbered scans of a subject, see `subject_of`.
         resamples: number of bootstrap resamples.
         seed: of the resampling.
 
@@ -89,12 +90,14 @@ class EvaluationReport:
         output_dir: str | os.PathLike[str],
         baseline: str = "segmenter",
         candidate: str = "ensemble",
+        scans_per_subject: int = 1,
         resamples: int = 2000,
         seed: int = 0,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.baseline = baseline
         self.candidate = candidate
+        self.scans_per_subject = scans_per_subject
         self.resamples = resamples
         self.seed = seed
         self._found: list[tuple[str, Mapping[str, Any]]] = []
@@ -132,7 +135,7 @@ class EvaluationReport:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         # The cases first: they are there even if the summary finds fault with them.
         write_whole(self.output_dir / "evaluation_cases.csv", as_csv(rows))
-        summary = summarise(rows, self.baseline, self.candidate, self.resamples, self.seed)
+        summary = summarize(rows, self.baseline, self.candidate, self.scans_per_subject, self.resamples, self.seed)
         text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
         write_whole(self.output_dir / "evaluation_summary.json", text + "\n")
         print(as_table(summary), flush=True)  # another process may end the run before this one ends

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say, and whether the entropy points at the wrong voxels."""
+"""Calibration of probabilities near the structure, and detection of errors by the entropy."""
 
 from __future__ import annotations
 
@@ -11,160 +11,170 @@ from torchmetrics.functional.classification import binary_auroc
 
 from monai_pdddpm.metrics.uncertainty import predictive_entropy
 
+NEAR_VOXELS = 3
 PROBABILITY_FLOOR = 1e-6
-# Half precision and resampling leave sums a little off one; more than this is no distribution.
+# Half precision and resampling leave sums a little off one.
 SUM_TOLERANCE = 1e-2
 METRICS = ("ece", "brier", "nll", "error_auroc")
 
 
-def near_structure(truth: torch.Tensor, voxels: int = 3) -> torch.Tensor:
-    """The voxels where calibration is a question: the true foreground and what lies near it.
+def near_structure(truth: torch.Tensor, voxels: int = NEAR_VOXELS) -> torch.Tensor:
+    """Return the true foreground dilated `voxels` times by a cube of 3 x 3 x 3 voxels.
 
-    The foreground dilated `voxels` times by the full neighbourhood (3 x 3 x 3): every voxel not more than `voxels`
-    steps, diagonal ones included, from a foreground voxel. Averages over a whole scan only praise its empty background.
+    Averages over a whole scan mostly describe its background.
 
     Args:
         truth: integer or boolean tensor (X, Y, Z) or (X, Y), foreground above 0.
-        voxels: reach in voxels, 0 for the foreground alone.
+        voxels: number of dilations, 0 for the foreground alone.
 
     Returns:
-        Boolean mask of the same shape and device; empty where the truth is.
+        Boolean mask of the same shape and device; empty if the truth is.
 
     Raises:
-        ValueError: where `voxels` is negative.
+        ValueError: if `voxels` is negative.
     """
     if voxels < 0:
-        raise ValueError(f"voxels needs to be 0 or more, found {voxels}")
+        raise ValueError(f"voxels: found {voxels}, expected 0 or more")
     truth = convert_to_tensor(truth, track_meta=False)
-    # A maximum over a cube of 2 n + 1 voxels is n such dilations, axis by axis and so much faster.
-    reached = maximum_filter((truth > 0).cpu().numpy(), size=2 * voxels + 1, mode="constant", cval=0)
-    return torch.from_numpy(reached).to(truth.device)
+    # A maximum over a cube of 2 n + 1 voxels equals n dilations and is separable.
+    dilated = maximum_filter((truth > 0).cpu().numpy(), size=2 * voxels + 1, mode="constant", cval=0)
+    return torch.from_numpy(dilated).to(truth.device)
 
 
 def expected_calibration_error(probability: torch.Tensor, truth: torch.Tensor, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over bins of the confidence, sum_m |B_m| / n |acc(B_m) - conf(B_m)|.
+    """Compute the top-label expected calibration error, sum_m |B_m| / n |acc(B_m) - conf(B_m)|.
 
-    The confidence is the largest class's probability; bins ((m - 1) / M, m / M] as in the paper. torchmetrics' function
-    of this name sums in float32 and so drifts from about a million voxels on, which a scan has; this one does not.
+    Bins are ((m - 1) / M, m / M]. MONAI's `CalibrationErrorMetric` is per class, and torchmetrics sums in float32,
+    which is inexact for a million voxels.
 
     Args:
         probability: (N, K), values in [0, 1].
-        truth: (N,), the true class of each row.
+        truth: (N,), true class of each row.
         bins: number M of bins of equal width.
 
     Returns:
         The error, from 0 to 1.
 
-    Source: Guo et al. 2017 (arXiv:1706.04599), eq. 3 (top label).
+    Reference: Guo et al. 2017 (arXiv:1706.04599), eq. 3.
     """
     confidence, predicted = probability.double().max(dim=1)
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
     index = (torch.bucketize(confidence, edges) - 1).clamp(0, bins - 1)
-    # |B_m| (acc - conf) is a sum over the bin's voxels: no division, so nothing to guard in an empty bin.
+    # |B_m| (acc - conf) is a sum over the bin's voxels: no division, so empty bins need no guard.
     gap = torch.bincount(index, weights=(predicted == truth).double() - confidence, minlength=bins)
     return float(gap.abs().sum() / len(truth))
 
 
 def brier_score(probability: torch.Tensor, truth: torch.Tensor) -> float:
-    """Mean over voxels of sum_k (p_k - y_k)^2, from 0 to 2.
+    """Compute the mean over voxels of sum_k (p_k - y_k)^2, from 0 to 2 (Brier 1950).
 
     Args:
         probability: (N, K), values in [0, 1].
-        truth: (N,), the true class of each row; y is its one-hot code.
-
-    Returns:
-        The score, 0 for certain and right everywhere, 2 for certain and wrong everywhere.
-
-    Source: Brier 1950, the original multi-class form (twice the usual binary one).
+        truth: (N,), true class of each row; y is its one-hot code.
     """
     true_probability = probability.gather(1, truth[:, None]).squeeze(1)
     return float((probability.square().sum(1) - 2 * true_probability + 1).mean())
 
 
 def negative_log_likelihood(probability: torch.Tensor, truth: torch.Tensor) -> float:
-    """Mean over voxels of -ln p_truth in nats, probabilities clamped at 1e-6 from below (so at most 13.8).
-
-    Without the clamp a single voxel that excludes the truth would make the mean infinite.
+    """Compute the mean over voxels of -ln p_truth in nats; probabilities are at least 1e-6.
 
     Args:
         probability: (N, K), values in [0, 1].
-        truth: (N,), the true class of each row.
-
-    Returns:
-        The mean, nats.
+        truth: (N,), true class of each row.
     """
     return float(-probability.gather(1, truth[:, None]).clamp(min=PROBABILITY_FLOOR).log().mean())
 
 
 def error_auroc(probability: torch.Tensor, truth: torch.Tensor) -> float:
-    """How well entropy tells wrong voxels from right ones: the chance that a wrong one has the higher entropy.
+    """Compute the probability that a wrong voxel has a higher entropy than a correct one.
 
     Args:
         probability: (N, K), values in [0, 1].
-        truth: (N,), the true class of each row.
+        truth: (N,), true class of each row.
 
     Returns:
-        Area under the ROC curve: 1 perfect, 0.5 useless; nan where no voxel is wrong, or every one.
+        Area under the ROC curve: 1 is perfect, 0.5 is chance; NaN if no voxel is wrong, or every one.
     """
     wrong = probability.argmax(dim=1) != truth
     if bool(wrong.all()) or not bool(wrong.any()):
         return math.nan
-    # torchmetrics squeezes scores above 1 through a sigmoid: entropy in units of ln K stays below. Rounding to float32
-    # makes a tie of the same probabilities summed in another order.
+    # torchmetrics applies a sigmoid to scores above 1: divide by ln K. float32 removes rounding differences.
     entropy = (predictive_entropy(probability, dim=1) / math.log(probability.shape[1])).float().clamp(max=1)
     return float(binary_auroc(entropy, wrong.long()))
+
+
+def voxel_metrics(probability: torch.Tensor, truth: torch.Tensor, bins: int = 15) -> dict[str, float]:
+    """Compute `ece` (0 to 1), `brier` (0 to 2), `nll` (nats) and `error_auroc` (0 to 1) of voxels; NaN without voxels.
+
+    Args:
+        probability: (N, K), values in [0, 1].
+        truth: (N,), true class of each row.
+        bins: number of confidence bins.
+    """
+    if not len(truth):
+        return dict.fromkeys(METRICS, math.nan)
+    return {
+        "ece": expected_calibration_error(probability, truth, bins),
+        "brier": brier_score(probability, truth),
+        "nll": negative_log_likelihood(probability, truth),
+        "error_auroc": error_auroc(probability, truth),
+    }
+
+
+def masked_voxels(
+    probability: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the probabilities (N, K), float64, and true classes (N,), int64, of the voxels in a mask, on the CPU.
+
+    Args:
+        probability: (K, X, Y, Z) or (K, X, Y), K >= 2 with the background first.
+        truth: integer tensor (X, Y, Z) or (X, Y), classes from 0 to K - 1.
+        mask: boolean tensor of the same shape.
+
+    Raises:
+        ValueError: if shapes do not match, a class has no channel, or values in the mask are no probabilities.
+    """
+    probability, truth, mask = (convert_to_tensor(tensor, track_meta=False) for tensor in (probability, truth, mask))
+    if probability.shape[1:] != truth.shape or mask.shape != truth.shape or len(probability) < 2:
+        raise ValueError(
+            f"probability, truth, mask: found shapes {tuple(probability.shape)}, {tuple(truth.shape)} and "
+            f"{tuple(mask.shape)}, expected at least two classes first, then one grid"
+        )
+    mask = mask.to(probability.device, torch.bool)
+    rows = probability[:, mask].T.cpu().double()
+    classes = truth.to(probability.device)[mask].cpu().long()
+    if len(classes) and (int(classes.min()) < 0 or int(classes.max()) >= len(probability)):
+        raise ValueError(
+            f"truth: found classes from {int(classes.min())} to {int(classes.max())}, expected 0 to "
+            f"{len(probability) - 1}"
+        )
+    # NaN fails this condition too.
+    valid = (rows >= -SUM_TOLERANCE).all(1) & ((rows.sum(1) - 1).abs() <= SUM_TOLERANCE)
+    if not bool(valid.all()):
+        raise ValueError(
+            f"probability: found {int((~valid).sum())} of {len(valid)} voxels with values from {float(rows.min()):.3g} "
+            f"to {float(rows.max()):.3g} and sums from {float(rows.sum(1).min()):.3g} to "
+            f"{float(rows.sum(1).max()):.3g}, expected values in [0, 1] that sum to one; apply a softmax"
+        )
+    return rows.clamp(0, 1), classes
 
 
 def calibration_metrics(
     probability: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor, bins: int = 15
 ) -> dict[str, float]:
-    """Calibration and error detection within a mask.
+    """Compute calibration and error detection within a mask; see `masked_voxels` and `voxel_metrics`.
 
     Args:
-        probability: (K, X, Y, Z) or (K, X, Y), K >= 2 with the background first, values in [0, 1] that sum to one
-            within 0.01.
+        probability: (K, X, Y, Z) or (K, X, Y), K >= 2 with the background first, values in [0, 1] that sum to one.
         truth: integer tensor (X, Y, Z) or (X, Y), classes from 0 to K - 1.
-        mask: boolean tensor of the same shape, e.g. `near_structure(truth)`; probabilities outside are not looked at.
+        mask: boolean tensor of the same shape, such as `near_structure(truth)`.
         bins: number of confidence bins of the calibration error.
 
     Returns:
-        `ece` (top-label expected calibration error, 0 to 1), `brier` (0 to 2), `nll` (nats, probabilities clamped at
-        1e-6) and `error_auroc` (0 to 1, nan without an error or without a right voxel); all nan for an empty mask.
+        `ece`, `brier`, `nll` and `error_auroc`; all NaN for an empty mask.
 
     Raises:
-        ValueError: where shapes do not fit, the truth has a class without a channel, or values are no probabilities.
+        ValueError: see `masked_voxels`.
     """
-    probability, truth, mask = (convert_to_tensor(tensor, track_meta=False) for tensor in (probability, truth, mask))
-    if probability.shape[1:] != truth.shape or mask.shape != truth.shape:
-        raise ValueError(
-            f"probability (classes first), truth and mask need one grid, found {tuple(probability.shape)}, "
-            f"{tuple(truth.shape)} and {tuple(mask.shape)}"
-        )
-    if len(probability) < 2 or bins < 1:
-        raise ValueError(f"at least two classes and one bin are needed, found {len(probability)} and {bins}")
-    mask = mask.to(probability.device, torch.bool)
-    # float64 on the CPU: sums over millions of voxels come out the same for any device.
-    rows = probability[:, mask].T.cpu().double()
-    classes = truth.to(probability.device)[mask].cpu().long()
-    if not len(classes):
-        return dict.fromkeys(METRICS, math.nan)
-    if int(classes.min()) < 0 or int(classes.max()) >= len(probability):
-        raise ValueError(
-            f"the truth has classes from {int(classes.min())} to {int(classes.max())}, "
-            f"the probabilities are of 0 to {len(probability) - 1}"
-        )
-    # Written so that nan fails too.
-    fine = (rows >= -SUM_TOLERANCE).all(1) & ((rows.sum(1) - 1).abs() <= SUM_TOLERANCE)
-    if not bool(fine.all()):
-        raise ValueError(
-            f"{int((~fine).sum())} of {len(fine)} voxels have no probabilities: values from {float(rows.min()):.3g} to "
-            f"{float(rows.max()):.3g}, sums from {float(rows.sum(1).min()):.3g} to {float(rows.sum(1).max()):.3g}; "
-            "expected values in [0, 1] that sum to one over the classes (a softmax missing, or zeros padded in?)"
-        )
-    rows = rows.clamp(0, 1)
-    return {
-        "ece": expected_calibration_error(rows, classes, bins),
-        "brier": brier_score(rows, classes),
-        "nll": negative_log_likelihood(rows, classes),
-        "error_auroc": error_auroc(rows, classes),
-    }
+    return voxel_metrics(*masked_voxels(probability, truth, mask), bins)

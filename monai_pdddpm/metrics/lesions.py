@@ -1,4 +1,4 @@
-"""How many lesions an answer finds, misses and invents, and how far its volume is off."""
+"""Count the lesions that an answer finds, misses and adds."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from monai_pdddpm.utils.errors import UserError
 
 
 def check_min_voxels(min_voxels: int) -> int:
-    """Return the least size of a lesion in voxels, having checked it.
+    """Return the smallest size of a lesion in voxels.
 
     Raises:
-        UserError: where it is no whole number from 1 up.
+        UserError: if it is no whole number from 1 up.
     """
     if isinstance(min_voxels, bool) or not isinstance(min_voxels, int) or min_voxels < 1:
         raise UserError(
-            f"min_lesion_voxels: found {min_voxels!r}, expected a whole number of voxels from 1 up; fix the "
+            f"min_lesion_voxels: found {min_voxels!r}, expected a whole number of voxels from 1 up; change the "
             "configuration"
         )
     return min_voxels
 
 
 def numbered_lesions(mask: np.ndarray, min_voxels: int = 1) -> tuple[np.ndarray, int]:
-    """Number the lesions of a mask: its connected components, voxels that share a corner being connected.
+    """Number the connected components of a mask; voxels that share a corner are connected.
 
     Args:
-        mask: boolean array of any number of axes; 3 axes give 26-connected components, 2 axes 8-connected ones.
-        min_voxels: least size; smaller components are left out.
+        mask: boolean array of any number of axes.
+        min_voxels: smaller components are removed.
 
     Returns:
         Integers of the same shape, 0 outside of lesions and 1, 2, ... within, and the number of lesions.
@@ -43,11 +43,7 @@ def numbered_lesions(mask: np.ndarray, min_voxels: int = 1) -> tuple[np.ndarray,
 
 
 def f1_score(recall: float, precision: float) -> float:
-    """Harmonic mean of recall and precision, each 0 to 1.
-
-    Where one of the two is nan, one side has no lesion and none of the other's is met: 0. Where both are, there is
-    neither a lesion to find nor one found: nan.
-    """
+    """Return the harmonic mean of recall and precision: NaN if both are NaN, 0 if one is NaN or 0."""
     if math.isnan(recall) and math.isnan(precision):
         return math.nan
     if not recall or not precision or math.isnan(recall + precision):
@@ -56,23 +52,23 @@ def f1_score(recall: float, precision: float) -> float:
 
 
 def mask_lesion_metrics(predicted: torch.Tensor, truth: torch.Tensor, min_voxels: int = 1) -> dict[str, float]:
-    """The lesion-wise metrics of one class; see `lesion_metrics` for what they are."""
+    """Compute the lesion-wise metrics of one class; see `lesion_metrics`."""
     answer, reference = (mask.cpu().numpy() for mask in (predicted, truth))
-    found, n_found = numbered_lesions(answer, min_voxels)
-    true, n_true = numbered_lesions(reference, min_voxels)
-    both = (found > 0) & (true > 0)
-    n_hit, n_right = len(np.unique(true[both])), len(np.unique(found[both]))
-    recall = n_hit / n_true if n_true else math.nan
-    precision = n_right / n_found if n_found else math.nan
+    predicted_lesions, n_predicted = numbered_lesions(answer, min_voxels)
+    true_lesions, n_true = numbered_lesions(reference, min_voxels)
+    both = (predicted_lesions > 0) & (true_lesions > 0)
+    n_detected, n_correct = len(np.unique(true_lesions[both])), len(np.unique(predicted_lesions[both]))
+    recall = n_detected / n_true if n_true else math.nan
+    precision = n_correct / n_predicted if n_predicted else math.nan
     voxels, true_voxels = int(answer.sum()), int(reference.sum())
     return {
         "lesion_recall": recall,
         "lesion_precision": precision,
         "lesion_f1": f1_score(recall, precision),
         "true_lesions": n_true,
-        "found_lesions": n_found,
-        "missed_lesions": n_true - n_hit,
-        "false_lesions": n_found - n_right,
+        "predicted_lesions": n_predicted,
+        "missed_lesions": n_true - n_detected,
+        "false_lesions": n_predicted - n_correct,
         "volume_difference_percent": 100 * abs(voxels - true_voxels) / true_voxels if true_voxels else math.nan,
     }
 
@@ -82,36 +78,34 @@ def lesion_metrics(
 ) -> dict[str, dict[str, float]]:
     """Compare the lesions of a label map with those of the truth, class by class.
 
-    A lesion is a connected component of a class's mask: 26-connected in 3D, 8-connected in 2D. Two lesions meet where
-    they share a voxel.
+    A lesion is a connected component of a class: 26-connected in 3D, 8-connected in 2D. Two lesions match if they share
+    a voxel.
 
-    | metric | what | no true lesion | none found | neither |
+    | metric | meaning | no true lesion | none predicted | neither |
     |---|---|---|---|---|
-    | `lesion_recall` | share of true lesions that meet a found one, 0 to 1 | nan | 0 | nan |
-    | `lesion_precision` | share of found lesions that meet a true one, 0 to 1 | 0 | nan | nan |
-    | `lesion_f1` | harmonic mean of the two | 0 | 0 | nan |
-    | `true_lesions`, `found_lesions` | how many there are of each | | | |
-    | `missed_lesions` | true lesions that meet no found one | 0 | all | 0 |
-    | `false_lesions` | found lesions that meet no true one | all | 0 | 0 |
-    | `volume_difference_percent` | 100 abs(V - V_true) / V_true, lesions of any size | nan | 100 | nan |
-
-    What cannot be said is nan, so that means leave it out and count it. (The challenge's own code says 1 there.)
+    | `lesion_recall` | share of true lesions that match a predicted one | NaN | 0 | NaN |
+    | `lesion_precision` | share of predicted lesions that match a true one | 0 | NaN | NaN |
+    | `lesion_f1` | harmonic mean of the two | 0 | 0 | NaN |
+    | `true_lesions`, `predicted_lesions` | numbers of lesions | | | |
+    | `missed_lesions` | true lesions without a match | 0 | all | 0 |
+    | `false_lesions` | predicted lesions without a match | all | 0 | 0 |
+    | `volume_difference_percent` | 100 abs(V - V_true) / V_true, lesions of any size | NaN | 100 | NaN |
 
     Args:
-        label_map: integer tensor (X, Y, Z) or (X, Y), the class of each voxel, 0 for background.
+        label_map: integer tensor (X, Y, Z) or (X, Y), class of each voxel, 0 for background.
         truth: integer tensor of the same shape.
         labels: names of the foreground classes, see `class_names`.
-        min_voxels: least size of a lesion in voxels; smaller ones of either map are taken away before the two are
-            compared, so a larger lesion that meets none but them counts as missed or false.
+        min_voxels: smaller lesions are removed from both maps before the comparison.
 
     Returns:
         The metrics by the name of the class.
 
     Raises:
-        ValueError: where shapes or axes do not fit one another.
-        UserError: where `min_voxels` is no whole number from 1 up.
+        ValueError: if shapes or axes do not match.
+        UserError: if `min_voxels` is no whole number from 1 up.
 
-    Source: recall, F1 and volume difference as in Kuijf et al. 2019, WMH segmentation challenge (arXiv:1904.00682).
+    Reference: recall, F1 and volume difference of Kuijf et al. 2019, WMH segmentation challenge (arXiv:1904.00682),
+        whose code returns 1 where this one returns NaN.
     """
     check_min_voxels(min_voxels)
     label_map, truth = plain_pair(label_map, truth)

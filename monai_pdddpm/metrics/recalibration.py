@@ -1,108 +1,156 @@
-"""What validation cases teach about an ensemble: a temperature, intervals of volume, a predicted Dice, usual ranges."""
+"""Fit a calibration on validation cases: temperature, volume intervals, predicted Dice, usual ranges."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
+from numpy.typing import NDArray
 from scipy.stats import linregress
 
-__all__ = [
-    "Calibration",
-    "CalibrationCase",
-    "cross_validated",
-    "fit_calibration",
-    "fit_interval_factor",
-    "fit_temperature",
-    "spread_of_volume",
-    "tempered",
-    "usual_range",
-]
+from monai_pdddpm.metrics.calibration import PROBABILITY_FLOOR, negative_log_likelihood
 
 COVERAGE = 0.9
-# Members that agree to the voxel do not make a volume exact: at least this share of it counts as spread.
+LEAST_CASES = 5
+TEMPERATURES = np.geomspace(0.25, 4, 65)
+# Members that agree to the voxel do not make a volume exact: the spread is at least this share of it.
 LEAST_SPREAD = 0.01
-# A case is unlike the others when a feature leaves their range by half its width, or a quarter of the value.
+# The usual range of a feature is wider than that of the cases by half its width, and at least by a quarter.
 LEAST_MARGIN = math.log(1.25)
 
 
 def tempered(p: torch.Tensor, temperature: float, dim: int = 0) -> torch.Tensor:
-    """Return p^(1/T) scaled to sum 1 over ``dim``: softer above T = 1, sharper below, of the same argmax.
+    """Return p^(1/T), normalized over `dim`: softer above T = 1, sharper below, with the same argmax.
 
     Args:
-        p: probabilities that sum to 1 over ``dim``.
+        p: probabilities that sum to 1 over `dim`.
         temperature: T, above 0.
-        dim: of the classes.
+        dim: class axis.
 
-    Source: Guo et al. 2017 (arXiv:1706.04599), eq. 9, with log-probabilities for logits.
+    Reference: Guo et al. 2017 (arXiv:1706.04599), eq. 9, with log-probabilities as logits.
     """
     if temperature == 1:
         return p
     return (p.clamp(min=1e-12).log() / temperature).softmax(dim=dim)
 
 
-def fit_temperature(probability: torch.Tensor, truth: torch.Tensor) -> float:
-    """Return the T, 0.25 to 4, at which the negative log-likelihood is least.
+def nll_curve(probability: torch.Tensor, truth: torch.Tensor) -> NDArray[Any]:
+    """Compute the negative log-likelihood of voxels at each of `TEMPERATURES`; curves of cases can be added.
 
     Args:
         probability: (N, K).
-        truth: (N,), the true class of each row.
+        truth: (N,), true class of each row.
+
+    Returns:
+        (65,), sums over the voxels, nats.
     """
-    log_p = probability.double().clamp(min=1e-6).log()
+    log_p, truth = probability.double().clamp(min=PROBABILITY_FLOOR).log(), truth.long()
+    losses = [torch.nn.functional.cross_entropy(log_p / t, truth, reduction="sum") for t in TEMPERATURES]
+    return np.array([float(loss) for loss in losses])
 
-    def nll(log_t: float) -> float:
-        return float(torch.nn.functional.cross_entropy(log_p / math.exp(log_t), truth.long()))
 
-    return float(math.exp(minimize_scalar(nll, bounds=(math.log(0.25), math.log(4)), method="bounded").x))
+def best_temperature(curve: NDArray[Any]) -> float:
+    """Return the temperature, 0.25 to 4, at the minimum of a curve from `nll_curve`.
+
+    The minimum is that of the parabola in log T through the lowest value and its neighbors.
+    """
+    i = int(np.clip(curve.argmin(), 1, len(curve) - 2))
+    before, here, after = curve[i - 1 : i + 2]
+    bend = before - 2 * here + after
+    shift = float(np.clip((before - after) / (2 * bend), -1, 1)) if bend > 0 else 0.0
+    return float(TEMPERATURES[i] * (TEMPERATURES[1] / TEMPERATURES[0]) ** shift)
+
+
+def fit_temperature(probability: torch.Tensor, truth: torch.Tensor) -> float:
+    """Return the temperature, 0.25 to 4, with the lowest negative log-likelihood.
+
+    Args:
+        probability: (N, K).
+        truth: (N,), true class of each row.
+    """
+    return best_temperature(nll_curve(probability, truth))
+
+
+def held_out_temperatures(curves: Sequence[NDArray[Any]], subjects: Sequence[str]) -> list[float]:
+    """Fit a temperature for each case on the cases of all other subjects.
+
+    Args:
+        curves: `nll_curve` of each case.
+        subjects: subject of each case, two or more different ones.
+
+    Returns:
+        One temperature for each case.
+
+    Raises:
+        ValueError: if there is only one subject.
+    """
+    if len(set(subjects)) < 2:
+        raise ValueError(f"subjects: found {len(set(subjects))}, expected 2 or more to leave one out")
+    by_subject = {
+        name: np.sum([c for c, other in zip(curves, subjects, strict=True) if other != name], axis=0)
+        for name in dict.fromkeys(subjects)
+    }
+    return [best_temperature(by_subject[name]) for name in subjects]
 
 
 def spread_of_volume(members: Sequence[float]) -> float:
-    """Return the members' standard deviation of a volume, or `LEAST_SPREAD` of their mean if that is more."""
+    """Return the standard deviation of the members' volumes, at least `LEAST_SPREAD` of their mean."""
     return max(float(np.std(members)), LEAST_SPREAD * float(np.mean(members)), 1e-9)
 
 
 def fit_interval_factor(
-    truth: Sequence[float], centre: Sequence[float], spread: Sequence[float], coverage: float = COVERAGE
+    truth: Sequence[float], center: Sequence[float], spread: Sequence[float], coverage: float = COVERAGE
 ) -> float:
-    """Return q such that centre +- q spread holds the truth of a new case with at least the given probability.
-
-    The ceil((n + 1) coverage)-th smallest of |truth - centre| / spread (split conformal prediction with normalised
-    scores; Lei et al. 2018, J. Am. Stat. Assoc.); with too few cases for that the largest.
+    """Return q such that center +- q spread contains the truth of a new case with at least the given probability.
 
     Args:
-        truth: of each case.
-        centre: of each case's interval.
-        spread: above 0.
+        truth: true value of each case.
+        center: center of each interval.
+        spread: scale of each interval, above 0.
         coverage: from 0 to 1.
+
+    Returns:
+        The ceil((n + 1) coverage)-th smallest of |truth - center| / spread, the largest if there are too few cases.
+
+    Reference: Lei et al. 2018 (doi:10.1080/01621459.2017.1307116), split conformal prediction with normalized scores.
     """
-    scores = np.sort(np.abs(np.subtract(truth, centre)) / np.asarray(spread, dtype=float))
+    scores = np.sort(np.abs(np.subtract(truth, center)) / np.asarray(spread, dtype=float))
     return float(scores[min(len(scores), math.ceil((len(scores) + 1) * coverage)) - 1])
 
 
 def usual_range(values: Sequence[float]) -> tuple[float, float]:
-    """Return the range of positive values, widened by half its width (as ratios) and by a quarter at least."""
-    logs = np.log(np.maximum(values, 1e-6))
+    """Return the range of a feature, widened on the log scale by half its width, at least by a quarter.
+
+    Args:
+        values: 0 or more each. A zero, as of an absent structure, makes 0 usual and is ignored otherwise.
+    """
+    positive = np.asarray(values, dtype=float)
+    positive = positive[positive > 0]
+    if not len(positive):
+        return 0.0, 0.0
+    logs = np.log(positive)
     margin = max(0.5 * float(np.ptp(logs)), LEAST_MARGIN)
-    return float(np.exp(logs.min() - margin)), float(np.exp(logs.max() + margin))
+    low = float(np.exp(logs.min() - margin)) if len(positive) == len(values) else 0.0
+    return low, float(np.exp(logs.max() + margin))
 
 
 @dataclass(frozen=True)
 class CalibrationCase:
-    """What is kept of one validation case.
+    """Data of one validation case that a calibration is fitted on.
 
     Attributes:
-        name: of the case.
-        probability: (N, K) of voxels near the structure, or a sample of them.
-        truth: (N,), their true classes.
-        true_ml: label -> true volume in mL.
-        members_ml: label -> each member's volume in mL.
-        features: name -> positive number, such as ``agreement``.
-        dice: mean over the labels of the answer's Dice.
+        name: name of the case.
+        probability: (N, K) of voxels near the structure, or of a sample of them.
+        truth: (N,), true classes.
+        true_ml: true volume in mL by label.
+        members_ml: volume of each member in mL by label.
+        features: numbers of 0 or more by name, such as `agreement`.
+        dice: Dice of the answer, averaged over the labels.
     """
 
     name: str
@@ -113,17 +161,22 @@ class CalibrationCase:
     features: Mapping[str, float]
     dice: float
 
+    @cached_property
+    def curve(self) -> NDArray[Any]:
+        """The case's `nll_curve`."""
+        return nll_curve(self.probability, self.truth)
+
 
 @dataclass(frozen=True)
 class Calibration:
-    """What inference applies; the defaults change nothing.
+    """Calibration that inference applies; the defaults change nothing.
 
     Attributes:
-        temperature: of the mean probabilities.
-        interval_factor: label -> factor of the members' spread that makes a 90 % interval of the volume.
+        temperature: temperature of the mean probabilities.
+        interval_factor: by label, the factor of the members' spread that gives a 90 % interval of the volume.
         dice_line: slope, intercept and 90 % half-width of the Dice predicted from the members' agreement.
-        ranges: feature -> low, high of what is usual.
-        fitted: on what: number of cases, settings of the run, cross-validated figures.
+        ranges: usual range by feature.
+        fitted: number of cases, settings of the run, cross-validated figures.
     """
 
     temperature: float = 1.0
@@ -133,14 +186,14 @@ class Calibration:
     fitted: Mapping[str, Any] = field(default_factory=dict)
 
     def interval(self, label: str, members_ml: Sequence[float]) -> tuple[float, float] | None:
-        """Return the 90 % interval of a label's volume in mL, None when it was not fitted."""
+        """Return the 90 % interval of a label's volume in mL, None if the label was not fitted."""
         if label not in self.interval_factor:
             return None
-        centre, half = float(np.mean(members_ml)), self.interval_factor[label] * spread_of_volume(members_ml)
-        return max(0.0, centre - half), centre + half
+        center, half = float(np.mean(members_ml)), self.interval_factor[label] * spread_of_volume(members_ml)
+        return max(0.0, center - half), center + half
 
     def predicted_dice(self, agreement: float) -> tuple[float, float, float] | None:
-        """Return the Dice to expect from the members' agreement, and its 90 % interval; None when not fitted."""
+        """Return the expected Dice and its 90 % interval from the members' agreement, None if not fitted."""
         if self.dice_line is None:
             return None
         slope, intercept, half = self.dice_line
@@ -148,7 +201,7 @@ class Calibration:
         return value, low, high
 
     def unlike(self, features: Mapping[str, float]) -> list[str]:
-        """Return one sentence for each feature that leaves the usual range."""
+        """Return one sentence for each feature outside its usual range."""
         return [
             f"{name}: found {features[name]:.3g}, {low:.3g} to {high:.3g} is usual"
             for name, (low, high) in self.ranges.items()
@@ -157,16 +210,15 @@ class Calibration:
 
 
 def fit_calibration(cases: Sequence[CalibrationCase]) -> Calibration:
-    """Fit everything on validation cases.
+    """Fit a calibration on validation cases.
 
     Raises:
-        ValueError: with fewer than 5 cases, or cases without members.
+        ValueError: if there are fewer than 5 cases.
     """
-    if len(cases) < 5:
-        raise ValueError(f"cases: {len(cases)} were found, at least 5 with a label are expected for a calibration")
-    labels = list(cases[0].true_ml)
+    if len(cases) < LEAST_CASES:
+        raise ValueError(f"cases: found {len(cases)} with a label, expected at least {LEAST_CASES} for a calibration")
     factors = {}
-    for label in labels:
+    for label in cases[0].true_ml:
         members = [case.members_ml[label] for case in cases]
         factors[label] = fit_interval_factor(
             [case.true_ml[label] for case in cases],
@@ -180,46 +232,52 @@ def fit_calibration(cases: Sequence[CalibrationCase]) -> Calibration:
         predicted = found.slope * np.asarray(agreement) + found.intercept
         line = (float(found.slope), float(found.intercept), fit_interval_factor(dice, predicted, [1.0] * len(dice)))
     return Calibration(
-        temperature=fit_temperature(
-            torch.cat([case.probability for case in cases]), torch.cat([case.truth for case in cases])
-        ),
+        temperature=best_temperature(np.sum([case.curve for case in cases], axis=0)),
         interval_factor=factors,
         dice_line=line,
         ranges={name: usual_range([case.features[name] for case in cases]) for name in cases[0].features},
     )
 
 
-def cross_validated(cases: Sequence[CalibrationCase]) -> dict[str, Any]:
-    """Return what to expect on new cases: each case judged by a calibration that was fitted on the others.
+def cross_validated(cases: Sequence[CalibrationCase], subjects: Sequence[str] | None = None) -> dict[str, Any]:
+    """Judge each case by a calibration that is fitted on the cases of all other subjects.
+
+    Args:
+        cases: validation cases.
+        subjects: subject of each case; by default each case is a subject.
 
     Returns:
-        ``nll_before``, ``nll_after`` (nats), ``interval_coverage`` {label: share}, ``interval_width`` {label: mean
-        width as a share of the true volume}, ``dice_correlation`` of predicted and true Dice (Pearson),
-        ``dice_mean_error``, ``unlike`` (share of cases called unlike the others).
+        `nll_before` and `nll_after` (nats), `interval_coverage` {label: share of cases}, `interval_width` {label: mean
+        width as a share of the true volume}, `dice_correlation` of predicted and true Dice (Pearson, NaN without
+        variation), `dice_mean_error`, `unlike` (share of cases outside a usual range).
+
+    Raises:
+        ValueError: if fewer than 5 cases remain without a subject.
     """
-    before: list[float] = []
-    after: list[float] = []
-    predicted, called = [], 0
+    subjects = [case.name for case in cases] if subjects is None else subjects
+    losses: list[tuple[float, float]] = []
+    predicted, unlike = [], 0
     covered: dict[str, list[bool]] = {label: [] for label in cases[0].true_ml}
     width: dict[str, list[float]] = {label: [] for label in cases[0].true_ml}
-    for number, case in enumerate(cases):
-        fitted = fit_calibration([*cases[:number], *cases[number + 1 :]])
-        truth = case.truth.long()[:, None]
-        for p, losses in ((case.probability, before), (tempered(case.probability, fitted.temperature, 1), after)):
-            losses.append(float(-p.double().gather(1, truth).clamp(min=1e-6).log().mean()))
+    for case, subject in zip(cases, subjects, strict=True):
+        fitted = fit_calibration([c for c, other in zip(cases, subjects, strict=True) if other != subject])
+        truth = case.truth.long()
+        both = (case.probability, tempered(case.probability, fitted.temperature, 1))
+        before, after = (negative_log_likelihood(p.double(), truth) for p in both)
+        losses.append((before, after))
         for label, true_ml in case.true_ml.items():
             low, high = fitted.interval(label, case.members_ml[label]) or (math.nan, math.nan)
             covered[label].append(low <= true_ml <= high)
             width[label].append((high - low) / max(true_ml, 1e-9))
         predicted.append((fitted.predicted_dice(case.features["agreement"]) or (math.nan,))[0])
-        called += bool(fitted.unlike(case.features))
+        unlike += bool(fitted.unlike(case.features))
     dice = np.asarray([case.dice for case in cases])
     return {
-        "nll_before": float(np.mean(before)),
-        "nll_after": float(np.mean(after)),
+        "nll_before": float(np.mean([before for before, _ in losses])),
+        "nll_after": float(np.mean([after for _, after in losses])),
         "interval_coverage": {label: float(np.mean(found)) for label, found in covered.items()},
         "interval_width": {label: float(np.mean(found)) for label, found in width.items()},
         "dice_correlation": float(np.corrcoef(predicted, dice)[0, 1]) if np.ptp(predicted) > 0 else math.nan,
         "dice_mean_error": float(np.mean(np.abs(np.asarray(predicted) - dice))),
-        "unlike": called / len(cases),
+        "unlike": unlike / len(cases),
     }

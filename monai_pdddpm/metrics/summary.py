@@ -1,16 +1,18 @@
-"""From the metrics of each case to means with their intervals, and to the difference between two methods."""
+"""Summarize the metrics of all cases: means with intervals, and the paired difference of two methods."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
 CONFIDENCE_LEVEL = 0.95
-# Signed volume errors of several labels would cancel: only these are averaged over the labels.
+# Signed volume errors of several labels would cancel: only these metrics are averaged over the labels.
 MEAN_METRICS = ("dice", "hd95_mm", "nsd_1mm")
 KEYS = ("case", "method", "label")
 
@@ -18,17 +20,33 @@ Row = Mapping[str, Any]
 Statistic = dict[str, float | int | None]
 
 
+def subject_of(case: str, scans_per_subject: int = 1) -> str:
+    """Return the subject of a case whose scans are numbered in sequence.
+
+    Args:
+        case: name of the case.
+        scans_per_subject: with 2, the numbers 2 k - 1 and 2 k at the end of names belong to one subject.
+
+    Returns:
+        A name for the subject; the case's own name if it does not end with a number or `scans_per_subject` is 1.
+    """
+    found = re.fullmatch(r"(.*?)(\d+)", case)
+    if scans_per_subject == 1 or found is None:
+        return case
+    return f"{found[1]}subject {(int(found[2]) - 1) // scans_per_subject + 1}"
+
+
 def case_rows(case: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Lay out what `SegmentationMetricsd` found for one case as rows.
+    """Convert the result of `SegmentationMetricsd` for one case to rows.
 
     Args:
         case: name of the case.
         metrics: {method: {"labels": {name: {metric: value}}, "near structure": {metric: value}}}.
 
     Returns:
-        One dict for each method and label with `case`, `method`, `label` and the metrics. With two labels or more a row
-        "mean" has the means over the labels of Dice, HD95 and NSD; it is nan where a label's is, for a mean over
-        fewer labels would flatter the method that missed one. A row "near structure" has the calibration.
+        One dict for each method and label with `case`, `method`, `label` and the metrics. With two labels or more, a row
+        "mean" has the means over the labels of Dice, HD95 and NSD; the mean is NaN if a label's value is, since a mean
+        over fewer labels would favor the method that misses one. The row "near structure" has the calibration.
     """
     rows: list[dict[str, Any]] = []
     for method, found in metrics.items():
@@ -41,49 +59,61 @@ def case_rows(case: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[
     return rows
 
 
-def statistic(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> Statistic:
-    """Mean of the finite values and the 95 % percentile bootstrap interval of that mean.
+def statistic(
+    values: Sequence[float], subjects: Sequence[str] | None = None, resamples: int = 2000, seed: int = 0
+) -> Statistic:
+    """Compute the mean of the finite values and its 95 % percentile bootstrap interval.
 
     Args:
         values: one value for each case.
-        resamples: number of bootstrap resamples of the cases.
-        seed: of the resampling; the same values give the same interval.
+        subjects: subject of each case; subjects are resampled, with all their cases. By default each case is one.
+        resamples: number of bootstrap resamples.
+        seed: seed of the resampling.
 
     Returns:
-        `mean`, `low`, `high` (None without a finite value; low = mean = high for a single or a constant value), `n`
-        (finite values) and `left_out` (values that are not finite).
+        `mean`, `low`, `high` (None without a finite value; equal for a single subject or a constant value), `n` (number
+        of finite values) and `excluded` (number of other values).
     """
     array = np.asarray(values, dtype=float)
-    finite = array[np.isfinite(array)]
-    counts: Statistic = {"n": len(finite), "left_out": len(array) - len(finite)}
+    kept = np.isfinite(array)
+    finite = array[kept]
+    counts: Statistic = {"n": len(finite), "excluded": len(array) - len(finite)}
     if not len(finite):
         return {"mean": None, "low": None, "high": None, **counts}
-    if np.ptp(finite) == 0:
-        value = float(finite[0])
-        return {"mean": value, "low": value, "high": value, **counts}
+    mean = float(finite[0] if np.ptp(finite) == 0 else finite.mean())
+    names = np.arange(len(array)) if subjects is None else np.asarray(subjects)
+    _, group = np.unique(names[kept], return_inverse=True)
+    if np.ptp(finite) == 0 or group.max() == 0:
+        return {"mean": mean, "low": mean, "high": mean, **counts}
+
+    def ratio(sums: NDArray[Any], sizes: NDArray[Any], axis: int = -1) -> NDArray[Any]:
+        return sums.sum(axis=axis) / sizes.sum(axis=axis)
+
     interval = bootstrap(
-        (finite,),
-        np.mean,
+        (np.bincount(group, weights=finite), np.bincount(group)),
+        ratio,
         n_resamples=resamples,
         confidence_level=CONFIDENCE_LEVEL,
         method="percentile",
+        paired=True,
+        vectorized=True,
         random_state=np.random.default_rng(seed),
     ).confidence_interval
-    return {"mean": float(finite.mean()), "low": float(interval.low), "high": float(interval.high), **counts}
+    return {"mean": mean, "low": float(interval.low), "high": float(interval.high), **counts}
 
 
 def by_case(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Sort rows into {method: {label: {metric: {case: value}}}}, keeping the order in which they come.
+    """Sort rows into {method: {label: {metric: {case: value}}}}, in the order in which they come.
 
     Raises:
-        ValueError: where a case has two rows for the same method and label.
+        ValueError: if a case has two rows for the same method and label.
     """
     table: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     seen = set()
     for row in rows:
         key = tuple(str(row[name]) for name in KEYS)
         if key in seen:
-            raise ValueError(f"case {key[0]!r} has two rows for {key[1]!r}, {key[2]!r}: give each case its own name")
+            raise ValueError(f"case {key[0]!r}: found two rows for {key[1]!r}, {key[2]!r}, expected unique case names")
         seen.add(key)
         case, method, label = key
         metrics = table.setdefault(method, {}).setdefault(label, {})
@@ -93,81 +123,89 @@ def by_case(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, dict[str, floa
     return table
 
 
-def paired_difference(first: Mapping[str, float], second: Mapping[str, float]) -> list[float]:
-    """Difference second - first of each case that either has, nan where one of the two is missing or not finite."""
-    cases = [*first, *(case for case in second if case not in first)]
-    pairs = [(first.get(case, math.nan), second.get(case, math.nan)) for case in cases]
-    return [b - a if math.isfinite(a) and math.isfinite(b) else math.nan for a, b in pairs]
+def paired_difference(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    """Return second - first for each case of either, NaN if one of the two is missing or not finite."""
+    pairs = {case: (first.get(case, math.nan), second.get(case, math.nan)) for case in {**first, **second}}
+    return {case: b - a if math.isfinite(a) and math.isfinite(b) else math.nan for case, (a, b) in pairs.items()}
 
 
-def summarise(
+def summarize(
     rows: Sequence[Row],
     baseline: str = "segmenter",
     candidate: str = "ensemble",
+    scans_per_subject: int = 1,
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Means over cases with 95 % bootstrap intervals, and the paired difference candidate - baseline.
+    """Compute means over cases with 95 % bootstrap intervals, and the paired difference candidate - baseline.
 
-    Cases are what is resampled; the difference is taken within each case first, so its interval knows the pairing and
-    can exclude zero where the two methods' own intervals overlap. Values that are not finite are left out and counted,
-    in the difference also where only one of the two methods has one.
+    The means of baseline and candidate are over the cases where both have a finite value. A method that misses a
+    structure has no HD95 there: the case is excluded for both methods, and `undefined` counts it.
 
     Args:
-        rows: dicts with `case`, `method`, `label` and any metrics, as from `case_rows`.
-        baseline: name of the method compared with.
-        candidate: name of the method that is compared.
+        rows: dicts with `case`, `method`, `label` and metrics, as from `case_rows`.
+        baseline: name of the first method.
+        candidate: name of the second method.
+        scans_per_subject: see `subject_of`; subjects are resampled.
         resamples: number of bootstrap resamples.
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Returns:
-        A dict that JSON can hold: the settings, the number of `cases`, `methods` {method: {label: {metric:
-        `statistic`}}} and `paired_difference` {label: {metric: `statistic`}}.
+        A dict for JSON: the settings, the numbers of `cases` and `subjects`, `methods` {method: {label: {metric:
+        `statistic` with `undefined`}}} and `paired_difference` {label: {metric: `statistic`}}.
 
     Raises:
-        ValueError: where there are no rows, none of one of the two methods, or two of a case, method and label.
+        ValueError: if a method has no rows, or a case has two rows for a method and label.
     """
     table = by_case(rows)
     for method in (baseline, candidate):
         if method not in table:
-            raise ValueError(f"no row is of the method {method!r}; the methods found are {sorted(table)}")
+            raise ValueError(f"rows: found the methods {sorted(table)}, expected {method!r} among them")
+
+    def described(values: Mapping[str, float]) -> Statistic:
+        subjects = [subject_of(case, scans_per_subject) for case in values]
+        return statistic(list(values.values()), subjects, resamples, seed)
+
     difference: dict[str, dict[str, Statistic]] = {}
+    methods: dict[str, Any] = {}
     for label, metrics in table[candidate].items():
-        ours = {
-            metric: statistic(paired_difference(table[baseline][label][metric], values), resamples, seed)
-            for metric, values in metrics.items()
-            if metric in table[baseline].get(label, {})
-        }
-        if ours:
-            difference[label] = ours
+        for metric, values in metrics.items():
+            if metric in table[baseline].get(label, {}):
+                pairs = paired_difference(table[baseline][label][metric], values)
+                difference.setdefault(label, {})[metric] = described(pairs)
+    for method, labels in table.items():
+        for label, metrics in labels.items():
+            for metric, values in metrics.items():
+                common = dict(values)
+                if method in (baseline, candidate) and metric in difference.get(label, {}):
+                    pairs = paired_difference(table[baseline][label][metric], table[candidate][label][metric])
+                    common = {case: values[case] if math.isfinite(gap) else math.nan for case, gap in pairs.items()}
+                found = described(common) | {"undefined": sum(not math.isfinite(value) for value in values.values())}
+                methods.setdefault(method, {}).setdefault(label, {})[metric] = found
+    cases = {str(row["case"]) for row in rows}
     return {
         "baseline": baseline,
         "candidate": candidate,
-        "interval": "percentile bootstrap over cases",
+        "interval": "percentile bootstrap over subjects",
         "confidence_level": CONFIDENCE_LEVEL,
         "resamples": resamples,
         "seed": seed,
-        "cases": len({str(row["case"]) for row in rows}),
-        "methods": {
-            method: {
-                label: {metric: statistic(list(values.values()), resamples, seed) for metric, values in metrics.items()}
-                for label, metrics in labels.items()
-            }
-            for method, labels in table.items()
-        },
+        "cases": len(cases),
+        "subjects": len({subject_of(case, scans_per_subject) for case in cases}),
+        "methods": methods,
         "paired_difference": difference,
     }
 
 
 def as_table(summary: Mapping[str, Any]) -> str:
-    """The paired part of a summary as a Markdown table.
+    """Format the paired part of a summary as a Markdown table.
 
     Args:
-        summary: what `summarise` returned.
+        summary: result of `summarize`.
 
     Returns:
-        One line for each structure and metric: both methods' means and the paired difference, each with its interval,
-        and the number of cases that the difference is of (with the number left out).
+        One line for each structure and metric: both means and the paired difference with their intervals, all over the
+        same cases, and the number of these cases. The number of undefined values stands beside each mean.
     """
     baseline, candidate = summary["baseline"], summary["candidate"]
     lines = [
@@ -176,17 +214,18 @@ def as_table(summary: Mapping[str, Any]) -> str:
     ]
     for label, metrics in summary["paired_difference"].items():
         for metric, difference in metrics.items():
-            if metric in ("true_volume_ml", "true_lesions"):  # the same for every method
+            if metric in ("true_volume_ml", "true_lesions", "temperature"):  # no property of the answer
                 continue
             both = [_cell(summary["methods"][method][label][metric], ".4g") for method in (baseline, candidate)]
-            left_out = f" ({difference['left_out']} left out)" if difference["left_out"] else ""
-            cells = [label, metric, *both, _cell(difference, "+.3g"), f"{difference['n']}{left_out}"]
+            excluded = f" ({difference['excluded']} excluded)" if difference["excluded"] else ""
+            cells = [label, metric, *both, _cell(difference, "+.3g"), f"{difference['n']}{excluded}"]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _cell(found: Mapping[str, Any], form: str) -> str:
-    """Write one statistic as 'mean [low, high]', a dash where there is none."""
+    """Format one statistic as 'mean [low, high]'."""
+    undefined = f", {found['undefined']} undefined" if found.get("undefined") else ""
     if found["mean"] is None:
-        return "-"
-    return f"{found['mean']:{form}} [{found['low']:{form}}, {found['high']:{form}}]"
+        return f"-{undefined}"
+    return f"{found['mean']:{form}} [{found['low']:{form}}, {found['high']:{form}}]{undefined}"

@@ -1,4 +1,4 @@
-"""What a voxel's probabilities say, and how unsure they are: the package's one definition of entropy."""
+"""Entropy and mutual information of class probabilities, and the most probable class."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import torch
 
 
 def likeliest_class(probability: torch.Tensor, dim: int, keepdim: bool = False) -> torch.Tensor:
-    """Return the class of the largest probability, the first of several.
+    """Return the class with the largest probability, the first of equal ones.
 
     Args:
-        probability: of K classes along `dim`, or anything that grows with them.
-        dim: the class axis, 0 for (K, X, Y, Z), 1 for (B, K, X, Y, Z).
-        keepdim: keep that axis, of length 1.
+        probability: K classes along `dim`.
+        dim: class axis, 0 for (K, X, Y, Z), 1 for (B, K, X, Y, Z).
+        keepdim: keep the class axis with length 1.
 
     Returns:
         int64, without `dim` unless it is kept.
     """
-    # what argmax gives, which is far slower on a CPU where the classes do not lie side by side (a test times both)
+    # argmax gives the same and is far slower on a CPU if the classes are not the last axis.
     return torch.max(probability, dim=dim, keepdim=keepdim)[1]
 
 
 def predictive_entropy(probability: torch.Tensor, dim: int) -> torch.Tensor:
-    """Entropy of each voxel's class distribution, H(p) = -sum_k p_k ln p_k.
+    """Compute the entropy of each voxel's class distribution, H(p) = -sum_k p_k ln p_k.
 
     Args:
-        probability: floating point tensor with the K classes along `dim`, values in [0, 1] that sum to one.
-            Values a rounding error outside [0, 1] are clamped; half precision is computed in float32.
-        dim: the class axis, which the result loses: 0 for (K, X, Y, Z), 1 for (B, K, X, Y, Z).
+        probability: K classes along `dim`, values in [0, 1] that sum to one. Rounding errors outside [0, 1] are
+            clamped; half precision is computed in float32.
+        dim: class axis, 0 for (K, X, Y, Z), 1 for (B, K, X, Y, Z).
 
     Returns:
-        Entropy in nats, from 0 (certain) to ln K (all classes alike); a class of probability 0 adds 0.
+        Entropy in nats, from 0 to ln K, without `dim`.
     """
     if probability.dtype in (torch.float16, torch.bfloat16):
         probability = probability.float()
@@ -37,26 +37,25 @@ def predictive_entropy(probability: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def mutual_information(probability_mean: torch.Tensor, mean_member_entropy: torch.Tensor, dim: int = 0) -> torch.Tensor:
-    """Entropy of the mean over the members minus the mean of the members' entropies.
+    """Compute the entropy of the members' mean minus the mean of the members' entropies.
 
-    The Jensen-Shannon divergence of the members: zero where they give the same probabilities, however flat these are.
+    This is the Jensen-Shannon divergence of the members, 0 if their probabilities are equal.
 
     Args:
-        probability_mean: mean over the members of their probabilities, K classes along `dim`.
-        mean_member_entropy: mean over the members of `predictive_entropy`, nats, shaped as `probability_mean`
-            without `dim`.
-        dim: the class axis of `probability_mean`: 0 for (K, X, Y, Z), 1 for (B, K, X, Y, Z).
+        probability_mean: mean probabilities of the members, K classes along `dim`.
+        mean_member_entropy: mean of the members' `predictive_entropy`, nats, without `dim`.
+        dim: class axis, 0 for (K, X, Y, Z), 1 for (B, K, X, Y, Z).
 
     Returns:
-        Mutual information in nats, from 0 to ln K; differences below zero can only be rounding and become 0.
+        Mutual information in nats, from 0 to ln K; negative rounding errors become 0.
 
     Raises:
-        ValueError: where `mean_member_entropy` does not have the shape of the mean's entropy.
+        ValueError: if the shapes do not match.
     """
     entropy = predictive_entropy(probability_mean, dim)
     if entropy.shape != mean_member_entropy.shape:
         raise ValueError(
-            f"the members' mean entropy has shape {tuple(mean_member_entropy.shape)}, the entropy of the mean over "
-            f"axis {dim} has {tuple(entropy.shape)}; name the class axis of the mean probability with dim"
+            f"mean_member_entropy: found shape {tuple(mean_member_entropy.shape)}, expected {tuple(entropy.shape)}, that "
+            f"of probability_mean without axis {dim}; check the class axis dim"
         )
     return (entropy - mean_member_entropy).clamp(min=0)

@@ -64,7 +64,8 @@ def test_files_and_table(tmp_path, capsys):
         "low": None,
         "high": None,
         "n": 0,
-        "left_out": 3,
+        "excluded": 3,
+        "undefined": 3,
     }
     assert "| lesion | dice | 0.4167 [" in capsys.readouterr().out
 
@@ -87,11 +88,11 @@ def test_lesions_are_written_and_compared_as_the_others(tmp_path, capsys):
     summary = json.loads((tmp_path / "evaluation_summary.json").read_text())
     difference = summary["paired_difference"]["lesion"]
     assert difference["lesion_recall"]["mean"] == 0.75
-    assert (difference["lesion_precision"]["n"], difference["lesion_precision"]["left_out"]) == (1, 1)
+    assert (difference["lesion_precision"]["n"], difference["lesion_precision"]["excluded"]) == (1, 1)
     assert difference["volume_difference_percent"]["mean"] == -75
     table = capsys.readouterr().out
     assert "| lesion | lesion_recall | 0.25 [" in table
-    assert "| lesion | lesion_precision | 1 [1, 1] | 1 [1, 1] | +0 [+0, +0] | 1 (1 left out) |" in table
+    assert "| lesion | lesion_precision | 1 [1, 1], 1 undefined | 1 [1, 1] | +0 [+0, +0] | 1 (1 excluded) |" in table
 
 
 def test_a_second_run_starts_anew(tmp_path):

@@ -1,3 +1,5 @@
+"""Calibration against hand calculations, torchmetrics, and truth drawn from the probabilities."""
+
 import math
 
 import pytest
@@ -7,6 +9,7 @@ from scipy.ndimage import binary_dilation
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from monai_pdddpm.metrics.calibration import (
+    NEAR_VOXELS,
     brier_score,
     calibration_metrics,
     error_auroc,
@@ -22,10 +25,11 @@ def two_classes(background):
     return torch.stack([background, 1 - background], dim=1)
 
 
-def random_rows(count, classes, seed=0):
+def calibrated_rows(count, classes, seed=0):
+    """Probabilities and truth that is drawn from them."""
     generator = torch.Generator().manual_seed(seed)
-    probability = torch.randn(count, classes, generator=generator).softmax(1)
-    return probability, torch.randint(classes, (count,), generator=generator)
+    probability = torch.randn(count, classes, generator=generator, dtype=torch.float64).mul(1.5).softmax(1)
+    return probability, torch.multinomial(probability, 1, generator=generator)[:, 0]
 
 
 def test_entropy_by_hand():
@@ -48,21 +52,22 @@ def test_mutual_information_by_hand():
     members = torch.tensor([[[1.0, 0.5, 0.9]], [[0.0, 0.5, 0.1]]]), torch.tensor([[[0.0, 0.5, 0.9]], [[1.0, 0.5, 0.1]]])
     mean = torch.stack(members).mean(0)
     member_entropy = torch.stack([predictive_entropy(member, dim=0) for member in members]).mean(0)
-    # Two certain members of different minds; two of one mind, both undecided; two of one mind, both nearly sure.
+    # Certain members that differ, undecided members that agree, nearly certain members that agree.
     assert mutual_information(mean, member_entropy).flatten().tolist() == pytest.approx([math.log(2), 0, 0], abs=1e-7)
 
 
-def test_mutual_information_is_never_negative_and_wants_the_class_axis():
+def test_mutual_information_is_never_negative_and_checks_the_class_axis():
     mean = torch.full((1, 2, 4), 0.5)
     assert mutual_information(mean, torch.full((1, 4), math.log(2) + 1e-6), dim=1).tolist() == [[0, 0, 0, 0]]
     with pytest.raises(ValueError, match="class axis"):
         mutual_information(mean, torch.zeros(1, 4))
 
 
-def test_near_structure_reaches_in_cubes():
+def test_near_structure_dilates_by_cubes():
     truth = torch.zeros(11, 11, 11, dtype=torch.long)
     truth[5, 5, 5] = 2
-    assert near_structure(truth, 3).sum() == 7**3
+    assert NEAR_VOXELS == 3  # published figures depend on it
+    assert near_structure(truth).sum() == near_structure(truth, 3).sum() == 7**3
     assert torch.equal(near_structure(truth, 0), truth > 0)
     assert not near_structure(torch.zeros_like(truth)).any()
     with pytest.raises(ValueError, match="voxels"):
@@ -78,11 +83,11 @@ def test_near_structure_is_repeated_dilation(shape):
 
 
 def test_calibration_error_by_hand():
-    # Ten voxels of confidence 0.85, six right; ten of 0.65, all right.
+    # Ten voxels of confidence 0.85, six correct; ten of 0.65, all correct.
     probability = two_classes([0.85] * 10 + [0.65] * 10)
     truth = torch.tensor([0] * 6 + [1] * 4 + [0] * 10)
     assert expected_calibration_error(probability, truth) == pytest.approx(0.5 * 0.25 + 0.5 * 0.35)
-    # In a single bin the two groups cancel in part: accuracy 0.8, confidence 0.75.
+    # In one bin the two gaps partly cancel: accuracy 0.8, confidence 0.75.
     assert expected_calibration_error(probability, truth, bins=1) == pytest.approx(0.05)
 
 
@@ -94,10 +99,27 @@ def test_calibration_error_of_certainty():
 
 
 @pytest.mark.parametrize(("classes", "bins"), [(2, 15), (3, 10), (5, 15)])
-def test_calibration_error_is_that_of_torchmetrics_on_few_voxels(classes, bins):
-    probability, truth = random_rows(5000, classes)
-    expected = multiclass_calibration_error(probability, truth, classes, n_bins=bins, norm="l1")
+def test_calibration_error_of_truth_drawn_from_the_probabilities(classes, bins):
+    probability, truth = calibrated_rows(200_000, classes)
+    assert expected_calibration_error(probability, truth, bins) < 0.006
+    # Sharpened probabilities are overconfident by confidence - accuracy, whatever the bins: the error of one bin.
+    sharp = probability.pow(3) / probability.pow(3).sum(1, keepdim=True)
+    gap = (sharp.max(1)[0].mean() - (sharp.argmax(1) == truth).double().mean()).item()
+    assert expected_calibration_error(sharp, truth, bins) == pytest.approx(gap, abs=1e-3)
+    assert gap > 0.05
+
+
+@pytest.mark.parametrize("bins", [1, 2, 5, 7, 10, 15])
+def test_calibration_error_equals_that_of_torchmetrics_for_every_number_of_bins(bins):
+    # The confidence is too low below 0.7 and too high above, so the number of bins matters.
+    generator = torch.Generator().manual_seed(1)
+    confidence = 0.5 + 0.5 * torch.rand(5000, generator=generator)
+    correct = torch.rand(5000, generator=generator) < 0.6 + 0.2 * confidence
+    probability, truth = two_classes(confidence), (~correct).long()
+    expected = multiclass_calibration_error(probability, truth, 2, n_bins=bins, norm="l1")
     assert expected_calibration_error(probability, truth, bins) == pytest.approx(float(expected), abs=1e-5)
+    if bins > 2:  # two bins meet at 0.5
+        assert abs(float(expected) - expected_calibration_error(probability, truth, 1)) > 0.01
 
 
 def test_calibration_error_of_millions_of_voxels():
@@ -130,7 +152,7 @@ def test_error_detection_by_hand():
 
 
 def test_error_detection_with_more_than_a_nat_of_entropy():
-    # Entropies 1.386, 1.385 and 0: above 1 a score would pass through a sigmoid, which float32 hardly tells apart.
+    # Entropies 1.386, 1.385 and 0. torchmetrics would apply a sigmoid, after which float32 hardly separates the first two.
     probability = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.26, 0.26, 0.24, 0.24], [1.0, 0, 0, 0]])
     assert error_auroc(probability, torch.tensor([3, 0, 0])) == 1
 
@@ -141,7 +163,7 @@ def test_error_detection_needs_both_kinds():
     assert math.isnan(error_auroc(probability, torch.tensor([1, 1])))
 
 
-def test_only_the_mask_is_looked_at():
+def test_only_the_mask_counts():
     probability = torch.zeros(2, 2, 2, 2)
     probability[:, 0, 0] = torch.tensor([[0.85, 0.65], [0.15, 0.35]])
     truth, mask = torch.zeros(2, 2, 2, dtype=torch.long), torch.zeros(2, 2, 2, dtype=torch.bool)
@@ -161,19 +183,19 @@ def test_an_empty_mask_has_no_metrics():
     assert all(math.isnan(value) for value in found.values())
 
 
-def test_a_logit_is_no_probability():
+def test_logits_raise():
     truth, mask = torch.zeros(2, 2, dtype=torch.long), torch.ones(2, 2, dtype=torch.bool)
     for wrong in (torch.tensor([3.0, -2.0]), torch.tensor([0.0, 0.0]), torch.tensor([math.nan, 1.0])):
-        with pytest.raises(ValueError, match="4 of 4 voxels"):
+        with pytest.raises(ValueError, match="found 4 of 4 voxels"):
             calibration_metrics(wrong[:, None, None].expand(2, 2, 2), truth, mask)
 
 
-def test_what_does_not_fit_is_refused():
+def test_mismatches_raise():
     probability, truth = torch.full((2, 3, 3), 0.5), torch.zeros(3, 3, dtype=torch.long)
     mask = torch.ones(3, 3, dtype=torch.bool)
-    with pytest.raises(ValueError, match="one grid"):
+    with pytest.raises(ValueError, match="then one grid"):
         calibration_metrics(probability, truth[:2], mask)
-    with pytest.raises(ValueError, match="classes from 5 to 5"):
+    with pytest.raises(ValueError, match="found classes from 5 to 5"):
         calibration_metrics(probability, truth + 5, mask)
-    with pytest.raises(ValueError, match="two classes"):
+    with pytest.raises(ValueError, match="at least two classes"):
         calibration_metrics(probability[:1], truth, mask)

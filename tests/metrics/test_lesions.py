@@ -36,7 +36,7 @@ def test_one_found_two_missed_one_false_by_hand():
         "lesion_precision": pytest.approx(1 / 3),
         "lesion_f1": pytest.approx(1 / 3),
         "true_lesions": 3,
-        "found_lesions": 3,
+        "predicted_lesions": 3,
         "missed_lesions": 2,
         "false_lesions": 2,
         "volume_difference_percent": pytest.approx(100 * (30 - 10) / 30),
@@ -46,9 +46,9 @@ def test_one_found_two_missed_one_false_by_hand():
 def test_one_answer_over_two_lesions_finds_both_and_pieces_are_each_right():
     two, one = map_of((0, 0, 0), (4, 0, 0)), map_of((slice(0, 5), 0, 0))
     over = found_in(one, two)
-    assert (over["lesion_recall"], over["lesion_precision"], over["found_lesions"]) == (1, 1, 1)
+    assert (over["lesion_recall"], over["lesion_precision"], over["predicted_lesions"]) == (1, 1, 1)
     pieces = found_in(two, one)
-    assert (pieces["lesion_recall"], pieces["lesion_precision"], pieces["found_lesions"]) == (1, 1, 2)
+    assert (pieces["lesion_recall"], pieces["lesion_precision"], pieces["predicted_lesions"]) == (1, 1, 2)
     assert (over["volume_difference_percent"], pieces["volume_difference_percent"]) == (150, 60)
 
 
@@ -80,7 +80,7 @@ def test_small_ones_of_either_map_are_ignored_but_for_the_volume():
     answer = map_of(block(1, 2), (0, 9, 9), (6, slice(0, 3), 0))
     found = found_in(answer, truth, min_voxels=3)
     # left: the cube and the row of three; the answer's row touches nothing but the lost voxel
-    assert [found[name] for name in ("true_lesions", "found_lesions", "missed_lesions", "false_lesions")] == [
+    assert [found[name] for name in ("true_lesions", "predicted_lesions", "missed_lesions", "false_lesions")] == [
         2,
         2,
         1,
@@ -118,7 +118,7 @@ def test_labels_are_judged_apart_and_plain_numbers_come_back():
     truth = map_of(block(0, 2)) + map_of(block(6, 2), value=2)
     found = lesion_metrics(MetaTensor(map_of(block(0, 2), block(6, 2))), truth.float(), {"1": "a", "2": "b"})
     assert (found["a"]["lesion_recall"], found["a"]["lesion_precision"]) == (1, 0.5)
-    assert (found["b"]["lesion_recall"], found["b"]["found_lesions"]) == (0, 0)
+    assert (found["b"]["lesion_recall"], found["b"]["predicted_lesions"]) == (0, 0)
     assert all(type(value) in (int, float) for metrics in found.values() for value in metrics.values())
 
 
@@ -127,11 +127,11 @@ def test_two_dimensions():
     assert found_in(map_of((1, 1), shape=(9, 9)), truth)["lesion_recall"] == 0.5
 
 
-def test_what_does_not_fit_is_refused():
+def test_mismatches_raise():
     with pytest.raises(ValueError, match="one shape"):
         found_in(map_of(shape=(12, 12, 11)), map_of())
     with pytest.raises(ValueError, match="one shape"):
         found_in(map_of(shape=(4, 4, 4, 4)), map_of(shape=(4, 4, 4, 4)))
     for wrong in (0, 1.5, "2", True):
-        with pytest.raises(UserError, match=r"min_lesion_voxels: found .*, expected .* from 1 up; fix"):
+        with pytest.raises(UserError, match=r"min_lesion_voxels: found .*, expected .* from 1 up; change"):
             found_in(map_of(), map_of(), min_voxels=wrong)

@@ -1,10 +1,11 @@
-"""Temperature, intervals and predictions recover what samples were made with."""
+"""Fits recover the parameters that samples were made with."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 
 from monai_pdddpm.metrics.recalibration import (
     Calibration,
@@ -13,6 +14,8 @@ from monai_pdddpm.metrics.recalibration import (
     fit_calibration,
     fit_interval_factor,
     fit_temperature,
+    held_out_temperatures,
+    nll_curve,
     spread_of_volume,
     tempered,
     usual_range,
@@ -30,13 +33,34 @@ def test_tempering_is_known_by_hand():
     assert tempered(certain, 3.0).tolist() == pytest.approx([1.0, 0.0], abs=1e-3)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("temperature", [0.3, 0.5, 1.0, 2.0, 3.5])
 def test_temperature_is_found_again(temperature):
     generator = torch.Generator().manual_seed(0)
     right = torch.randn(40000, 3, generator=generator).mul(2).softmax(1)
     truth = torch.multinomial(right, 1, generator=generator)[:, 0]
-    # what was made too sharp or too soft by 1 / T is fixed by T
-    assert fit_temperature(tempered(right, 1 / temperature, dim=1), truth) == pytest.approx(temperature, rel=0.04)
+    # Probabilities sharpened by 1 / T need the temperature T.
+    wrong = tempered(right.double(), 1 / temperature, dim=1).clamp(min=1e-6)
+    found = fit_temperature(wrong, truth)
+    assert found == pytest.approx(temperature, rel=0.04)
+
+    def nll(t):
+        return float(torch.nn.functional.cross_entropy(wrong.log() / t, truth))
+
+    assert found == pytest.approx(minimize_scalar(nll, bounds=(0.2, 5), method="bounded").x, rel=2e-3)
+
+
+def test_held_out_temperatures_are_fitted_on_the_other_subjects():
+    made = cases(4, temperature=2.0)
+    curves = [case.curve for case in made]
+    found = held_out_temperatures(curves, ["a", "a", "b", "c"])
+    rows = [torch.cat([getattr(made[i], key) for i in (2, 3)]) for key in ("probability", "truth")]
+    assert found[0] == found[1] == pytest.approx(fit_temperature(*rows), abs=1e-6)
+    assert found[2] != found[3]
+    # A case without voxels changes nothing.
+    empty = nll_curve(torch.zeros(0, 3), torch.zeros(0))
+    assert held_out_temperatures([*curves, empty], ["a", "a", "b", "c", "d"])[0] == found[0]
+    with pytest.raises(ValueError, match="subjects: found 1"):
+        held_out_temperatures(curves, ["a"] * 4)
 
 
 def test_interval_factor_by_hand():
@@ -69,8 +93,16 @@ def test_usual_range_by_hand():
     assert usual_range([2.0, 2.0]) == pytest.approx((1.6, 2.5))
 
 
+def test_an_absent_structure_makes_zero_usual_and_does_not_widen_the_range():
+    assert usual_range([0.0, 1.0, 2.0, 4.0]) == pytest.approx((0, 8.0))
+    assert usual_range([0.0, 0.0]) == (0, 0)
+    calibration = Calibration(ranges={"volume of a (mL)": usual_range([0.0, 1.0, 4.0])})
+    assert calibration.unlike({"volume of a (mL)": 0.0}) == []
+    assert len(calibration.unlike({"volume of a (mL)": 30.0})) == 1
+
+
 def cases(n=30, seed=0, temperature=2.0):
-    """Cases whose law is known: overconfident by a temperature, volumes off by twice the spread, Dice on a line."""
+    """Cases with known parameters: overconfident by a temperature, volume errors of twice the spread, Dice on a line."""
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     made = []
     for number in range(n):
@@ -104,11 +136,11 @@ def test_everything_is_found_again():
     assert value == pytest.approx(0.9, abs=0.01)
     assert (value - low, high - value) == pytest.approx((half, half))
     assert fitted.unlike({"agreement": 0.9, "side (mm)": 50}) == []
-    (told,) = fitted.unlike({"agreement": 0.9, "side (mm)": 250})
-    assert told.startswith("side (mm): found 250, ")
+    (sentence,) = fitted.unlike({"agreement": 0.9, "side (mm)": 250})
+    assert sentence.startswith("side (mm): found 250, ")
 
 
-def test_cross_validation_says_what_to_expect():
+def test_cross_validation():
     judged = cross_validated(cases())
     assert judged["nll_after"] < judged["nll_before"] - 0.02
     assert judged["interval_coverage"]["tumour"] == pytest.approx(0.9, abs=0.1)
@@ -116,6 +148,15 @@ def test_cross_validation_says_what_to_expect():
     assert judged["dice_mean_error"] == pytest.approx(0.008, abs=0.004)
     assert judged["unlike"] == 0
     assert 0 < judged["interval_width"]["tumour"] < 1
+
+
+def test_cross_validation_leaves_out_whole_subjects():
+    twice = [case for case in cases(12) for _ in range(2)]
+    judged = cross_validated(twice, [str(i // 2) for i in range(24)])
+    alone = cross_validated(cases(12))
+    assert judged["nll_after"] == pytest.approx(alone["nll_after"], abs=1e-4)
+    leaking = cross_validated(twice, [str(i) for i in range(24)])
+    assert leaking["dice_mean_error"] < judged["dice_mean_error"]
 
 
 def test_one_case_unlike_the_others_is_called_so():
@@ -141,7 +182,7 @@ def test_dice_stays_within_its_range_and_volumes_above_zero():
 
 
 def test_too_few_cases():
-    with pytest.raises(ValueError, match="4 were found, at least 5"):
+    with pytest.raises(ValueError, match="found 4 with a label, expected at least 5"):
         fit_calibration(cases(4))
 
 

@@ -37,7 +37,7 @@ def test_distance_follows_the_spacing_of_its_axis():
     assert hd95 == pytest.approx([2, 1, 3])
 
 
-def test_the_95th_percentile_forgives_one_far_voxel_but_nsd_and_volume_count_it():
+def test_the_95th_percentile_ignores_one_far_voxel_but_nsd_and_volume_count_it():
     truth = cube((1, 1, 1), (5, 5, 5))
     predicted = truth.clone()
     predicted[11, 11, 11] = 1
@@ -93,7 +93,7 @@ def test_cropping_changes_nothing(shape):
     assert 0 < found["nsd_1mm"] < 1
 
 
-def test_labels_are_judged_apart_and_plain_numbers_come_back():
+def test_labels_are_compared_separately_and_results_are_floats():
     truth = cube((2, 2, 2), (6, 6, 6)) + cube((6, 2, 2), (10, 6, 6), value=2)
     predicted = cube((2, 2, 2), (10, 6, 6))
     found = segmentation_metrics(MetaTensor(predicted), truth.float(), {"1": "front", "2": "back"}, (1, 1, 1))
@@ -118,7 +118,7 @@ def test_two_dimensions():
         ((12, 12, 12), (1, math.nan, 1), "spacing"),
     ],
 )
-def test_what_does_not_fit_is_refused(shape, spacing, message):
+def test_mismatches_raise(shape, spacing, message):
     truth = torch.zeros(12, 12, 12, dtype=torch.long)
     with pytest.raises(ValueError, match=message):
         segmentation_metrics(torch.zeros(shape, dtype=torch.long), truth, LESION, spacing)
@@ -130,8 +130,8 @@ def test_class_names():
 
 
 @pytest.mark.parametrize("labels", [[], {0: "background"}, {-1: "a"}, {"a": 1}, ["a", "a"], ["mean"]])
-def test_class_names_refuses(labels):
-    with pytest.raises(ValueError, match="labels needs"):
+def test_bad_class_names_raise(labels):
+    with pytest.raises(ValueError, match="labels: found"):
         class_names(labels)
 
 

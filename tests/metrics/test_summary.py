@@ -4,8 +4,10 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 
-from monai_pdddpm.metrics.summary import as_table, case_rows, statistic, summarise
+from monai_pdddpm.metrics.segmentation import mask_metrics
+from monai_pdddpm.metrics.summary import as_table, case_rows, statistic, subject_of, summarize
 
 
 def rows_of(segmenter, ensemble, metric="dice", label="lesion"):
@@ -36,10 +38,10 @@ def test_the_interval_of_two_values_by_hand():
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ([0.3], {"mean": 0.3, "low": 0.3, "high": 0.3, "n": 1, "left_out": 0}),
-        ([0.3] * 7, {"mean": 0.3, "low": 0.3, "high": 0.3, "n": 7, "left_out": 0}),
-        ([0.3, math.nan, math.inf], {"mean": 0.3, "low": 0.3, "high": 0.3, "n": 1, "left_out": 2}),
-        ([math.nan], {"mean": None, "low": None, "high": None, "n": 0, "left_out": 1}),
+        ([0.3], {"mean": 0.3, "low": 0.3, "high": 0.3, "n": 1, "excluded": 0}),
+        ([0.3] * 7, {"mean": 0.3, "low": 0.3, "high": 0.3, "n": 7, "excluded": 0}),
+        ([0.3, math.nan, math.inf], {"mean": 0.3, "low": 0.3, "high": 0.3, "n": 1, "excluded": 2}),
+        ([math.nan], {"mean": None, "low": None, "high": None, "n": 0, "excluded": 1}),
     ],
 )
 def test_degenerate_intervals_come_without_a_warning(values, expected):
@@ -50,34 +52,80 @@ def test_degenerate_intervals_come_without_a_warning(values, expected):
 
 def test_a_constant_difference_is_certain_however_the_cases_vary():
     segmenter = [0.25, 0.5, 0.75, 0.625]
-    summary = summarise(rows_of(segmenter, [value + 0.125 for value in segmenter]))
+    summary = summarize(rows_of(segmenter, [value + 0.125 for value in segmenter]))
     difference = summary["paired_difference"]["lesion"]["dice"]
-    assert difference == {"mean": 0.125, "low": 0.125, "high": 0.125, "n": 4, "left_out": 0}
+    assert difference == {"mean": 0.125, "low": 0.125, "high": 0.125, "n": 4, "excluded": 0}
     assert summary["methods"]["segmenter"]["lesion"]["dice"]["high"] > 0.6
     assert summary["cases"] == 4
 
 
 def test_pairs_are_formed_by_case_and_not_by_order():
     rows = rows_of([0.25, 0.5, 0.75], [0.5, 0.75, 1.0])
-    assert summarise([*rows[:3], *rows[:2:-1]])["paired_difference"]["lesion"]["dice"]["high"] == 0.25
+    assert summarize([*rows[:3], *rows[:2:-1]])["paired_difference"]["lesion"]["dice"]["high"] == 0.25
 
 
-def test_the_difference_leaves_out_what_one_of_the_two_does_not_have():
+def test_both_means_are_over_the_cases_that_both_methods_have():
     rows = rows_of([1.0, math.nan, 3.0, 4.0], [2.0, 3.0, math.nan, 6.0], metric="hd95_mm")
-    summary = summarise(rows)
+    summary = summarize(rows)
     difference = summary["paired_difference"]["lesion"]["hd95_mm"]
-    assert (difference["mean"], difference["n"], difference["left_out"]) == (1.5, 2, 2)
-    segmenter = summary["methods"]["segmenter"]["lesion"]["hd95_mm"]
-    assert (segmenter["mean"], segmenter["n"], segmenter["left_out"]) == (pytest.approx(8 / 3), 3, 1)
+    assert (difference["mean"], difference["n"], difference["excluded"]) == (1.5, 2, 2)
+    for method, mean in (("segmenter", 2.5), ("ensemble", 4.0)):
+        found = summary["methods"][method]["lesion"]["hd95_mm"]
+        assert (found["mean"], found["n"], found["excluded"], found["undefined"]) == (mean, 2, 2, 1)
+
+
+def test_a_missed_structure_does_not_improve_the_distance():
+    truth = torch.zeros(24, 24, 24, dtype=torch.bool)
+    truth[8:14, 8:14, 8:14] = True
+    near, far, nothing = truth.roll(1, 0), truth.roll(9, 0), torch.zeros_like(truth)
+    rows = [
+        {"case": case, "method": method, "label": "x", **mask_metrics(mask, truth, (1.0, 1.0, 1.0))}
+        for case, masks in {"a": (near, near), "b": (far, nothing)}.items()
+        for method, mask in zip(("segmenter", "ensemble"), masks, strict=True)
+    ]
+    methods = summarize(rows, resamples=100)["methods"]
+    segmenter, ensemble = (methods[name]["x"]["hd95_mm"] for name in ("segmenter", "ensemble"))
+    assert segmenter["mean"] == ensemble["mean"] == 1
+    assert segmenter["n"] == ensemble["n"] == 1
+    assert (segmenter["undefined"], ensemble["undefined"]) == (0, 1)
+
+
+def test_subjects_of_numbered_scans():
+    names = ["hippocampus_001", "hippocampus_002", "hippocampus_003", "scan"]
+    assert [subject_of(name, 2) for name in names] == [
+        "hippocampus_subject 1",
+        "hippocampus_subject 1",
+        "hippocampus_subject 2",
+        "scan",
+    ]
+    assert [subject_of(name) for name in names] == names
+
+
+def test_subjects_are_resampled_with_all_their_cases():
+    # Two subjects with equal scans carry the information of two values, not of four.
+    assert statistic([0, 0, 1, 1], ["a", "a", "b", "b"]) == statistic([0, 1]) | {"n": 4}
+    # A subject with three scans weighs three times: the resampled means are 0, 3/4 and 1.
+    found = statistic([1, 1, 1, 0], ["a", "a", "a", "b"])
+    assert (found["low"], found["mean"], found["high"]) == (0, 0.75, 1)
+    one = statistic([0, 1], ["a", "a"])
+    assert (one["low"], one["high"]) == (0.5, 0.5)
+
+
+def test_intervals_of_dependent_scans_are_wider():
+    rng = np.random.default_rng(0)
+    values = np.repeat(rng.normal(size=40), 2) + 0.01 * rng.normal(size=80)
+    apart, together = statistic(values), statistic(values, [str(i // 2) for i in range(80)])
+    ratio = (together["high"] - together["low"]) / (apart["high"] - apart["low"])
+    assert ratio == pytest.approx(math.sqrt(2), rel=0.1)
 
 
 def test_a_case_that_one_method_lacks_is_counted():
-    difference = summarise(rows_of([0.5, 0.5], [0.75]))["paired_difference"]["lesion"]["dice"]
-    assert (difference["mean"], difference["n"], difference["left_out"]) == (0.25, 1, 1)
+    difference = summarize(rows_of([0.5, 0.5], [0.75]))["paired_difference"]["lesion"]["dice"]
+    assert (difference["mean"], difference["n"], difference["excluded"]) == (0.25, 1, 1)
 
 
 def test_json_can_hold_it():
-    summary = summarise(rows_of([math.nan, 0.5], [math.nan, 0.75]))
+    summary = summarize(rows_of([math.nan, 0.5], [math.nan, 0.75]))
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
@@ -113,24 +161,24 @@ def test_a_missed_label_leaves_the_mean_undefined():
 def test_table():
     rows = rows_of([0.5, 0.5, 0.5], [0.75, 0.75, math.nan]) + rows_of([math.nan], [1.0], metric="hd95_mm", label="b")
     rows += rows_of([2.0], [2.0], "true_volume_ml", "volume")
-    assert as_table(summarise(rows)).splitlines() == [
+    assert as_table(summarize(rows)).splitlines() == [
         "| structure | metric | segmenter | ensemble | ensemble - segmenter | cases |",
         "|---|---|---|---|---|---|",
-        "| lesion | dice | 0.5 [0.5, 0.5] | 0.75 [0.75, 0.75] | +0.25 [+0.25, +0.25] | 2 (1 left out) |",
-        "| b | hd95_mm | - | 1 [1, 1] | - | 0 (1 left out) |",
+        "| lesion | dice | 0.5 [0.5, 0.5] | 0.75 [0.75, 0.75], 1 undefined | +0.25 [+0.25, +0.25] | 2 (1 excluded) |",
+        "| b | hd95_mm | -, 1 undefined | - | - | 0 (1 excluded) |",
     ]
 
 
-def test_other_methods_are_summarised_and_may_be_compared():
+def test_other_methods_are_summarized_and_may_be_compared():
     rows = [*rows_of([0.5], [0.75]), {"case": "c0", "method": "flips", "label": "lesion", "dice": 0.625}]
-    assert summarise(rows)["methods"]["flips"]["lesion"]["dice"]["mean"] == 0.625
-    assert summarise(rows, candidate="flips")["paired_difference"]["lesion"]["dice"]["mean"] == 0.125
+    assert summarize(rows)["methods"]["flips"]["lesion"]["dice"]["mean"] == 0.625
+    assert summarize(rows, candidate="flips")["paired_difference"]["lesion"]["dice"]["mean"] == 0.125
 
 
-def test_refusals():
-    with pytest.raises(ValueError, match=r"'segmenter'.*\[\]"):
-        summarise([])
-    with pytest.raises(ValueError, match=r"'other'.*\['ensemble', 'segmenter'\]"):
-        summarise(rows_of([0.5], [0.5]), candidate="other")
-    with pytest.raises(ValueError, match=r"c0.*own name"):
-        summarise(rows_of([0.5], [0.5]) * 2)
+def test_unsuitable_rows_raise():
+    with pytest.raises(ValueError, match=r"\[\], expected 'segmenter'"):
+        summarize([])
+    with pytest.raises(ValueError, match=r"\['ensemble', 'segmenter'\], expected 'other'"):
+        summarize(rows_of([0.5], [0.5]), candidate="other")
+    with pytest.raises(ValueError, match=r"c0.*unique case names"):
+        summarize(rows_of([0.5], [0.5]) * 2)

@@ -134,7 +134,7 @@ def test_an_unknown_value_names_file_found_and_remedy(data):
     [
         ({"pred": torch.full((3, 12, 12, 11), 1 / 3)}, r"case7.*'pred'.*\(3, 12, 12, 11\).*\(K, 12, 12, 12\).*invert"),
         ({"pred": torch.full((2, 12, 12, 12), 1 / 2)}, "case7.*'pred'.*2 channels.*softmax"),
-        ({"pred": torch.full((3, 12, 12, 12), 5.0)}, "case7.*'pred'.*softmax missing"),
+        ({"pred": torch.full((3, 12, 12, 12), 5.0)}, "case7.*'pred'.*apply a softmax"),
         ({"label": torch.zeros(3, 12, 12, 12)}, r"'label' has shape \(3, 12, 12, 12\).*EnsureChannelFirstd"),
         ({"label": torch.zeros(12, 12, 12)}, "EnsureChannelFirstd"),
     ],

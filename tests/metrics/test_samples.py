@@ -1,0 +1,265 @@
+"""Distances of members and annotations, against hand calculations, plain loops and known distributions."""
+
+import itertools
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.metrics import compute_iou
+from PIL import Image
+from scipy.stats import norm
+
+from monai_pdddpm.metrics import samples as module
+from monai_pdddpm.metrics.samples import (
+    crps,
+    disagreement_ratio,
+    generalized_energy_distance,
+    mean_distance,
+    pairwise_iou,
+    volume_z,
+)
+
+LIDC = Path(__file__).parents[2].parent / "shared" / "data" / "lidc_multirater"
+
+# 2 x 2 maps of one class. They mark no voxel, the first, the first two, the last, all four.
+NONE, FIRST, TOP, LAST, ALL = torch.tensor(
+    [[[0, 0], [0, 0]], [[1, 0], [0, 0]], [[1, 1], [0, 0]], [[0, 0], [0, 1]], [[1, 1], [1, 1]]]
+)
+
+
+def stack(*maps):
+    return torch.stack(maps)
+
+
+def random_maps(count, classes, seed, shape=(3, 4)):
+    # Background is more frequent than all classes together, so that some maps lack a class.
+    labels = torch.randint(-classes, classes, (count, *shape), generator=torch.Generator().manual_seed(seed))
+    return labels.clamp(min=0)
+
+
+def loop_iou(one, other, classes, first=1):
+    one, other = one.flatten().tolist(), other.flatten().tolist()
+    found = []
+    for label in range(first, classes):
+        a = {index for index, value in enumerate(one) if value == label}
+        b = {index for index, value in enumerate(other) if value == label}
+        found.append(len(a & b) / len(a | b) if a | b else 1.0)
+    return sum(found) / len(found)
+
+
+def loop_mean(pairs, classes):
+    distances = [1 - loop_iou(one, other, classes) for one, other in pairs]
+    return sum(distances) / len(distances) if distances else 0.0
+
+
+def loop_ged(samples, annotations, classes, unbiased):
+    def pairs(maps):
+        return itertools.permutations(maps, 2) if unbiased else itertools.product(maps, maps)
+
+    cross = loop_mean(itertools.product(samples, annotations), classes)
+    return 2 * cross - loop_mean(pairs(samples), classes) - loop_mean(pairs(annotations), classes)
+
+
+def test_iou_of_pairs_by_hand():
+    # |first and top| = 1, |first or top| = 2; |top and all| = 2 of 4; two empty maps agree; an empty and a full do not.
+    found = pairwise_iou(stack(NONE, FIRST, TOP), stack(NONE, TOP, LAST, ALL), num_classes=2)
+    assert found.tolist() == [[1, 0, 0, 0], [0, 1 / 2, 0, 1 / 4], [0, 1, 0, 2 / 4]]
+    assert found.dtype == torch.float64
+
+
+def test_iou_is_the_mean_over_classes():
+    one, other = torch.tensor([[[1, 1], [2, 0]]]), torch.tensor([[[1, 0], [2, 0]]])
+    # Class 1: 1 of 2; class 2: 1 of 1; class 3: absent from both.
+    assert pairwise_iou(one, other, 4).item() == pytest.approx((1 / 2 + 1 + 1) / 3)
+
+
+def test_iou_equals_that_of_monai_and_of_loops():
+    a, b = random_maps(4, 3, seed=0), random_maps(5, 3, seed=1)
+    found = pairwise_iou(a, b, 3)
+    for (i, one), (j, other) in itertools.product(enumerate(a), enumerate(b)):
+        pair = [torch.nn.functional.one_hot(maps, 3).movedim(-1, 0)[None] for maps in (one, other)]
+        expected = compute_iou(*pair, include_background=False, ignore_empty=False).mean()
+        assert found[i, j].item() == pytest.approx(expected.item())
+        assert found[i, j].item() == pytest.approx(loop_iou(one, other, 3))
+    assert torch.equal(pairwise_iou(b, a, 3), found.T)
+
+
+def test_iou_of_many_voxels_is_summed_in_exact_parts(monkeypatch):
+    a, b = random_maps(3, 3, seed=2), random_maps(2, 3, seed=3)
+    whole = pairwise_iou(a, b, 3)
+    monkeypatch.setattr(module, "CHUNK", 5)
+    assert torch.equal(pairwise_iou(a, b, 3), whole)
+
+
+def test_any_dtype_and_number_of_axes():
+    a, b = random_maps(3, 2, seed=4, shape=(2, 3, 2)), random_maps(2, 2, seed=5, shape=(2, 3, 2))
+    expected = pairwise_iou(a, b, 2)
+    assert torch.equal(pairwise_iou(MetaTensor(a.float()), b.bool(), 2), expected)
+    assert torch.equal(pairwise_iou(a.to(torch.uint8).flatten(1), b.half().flatten(1), 2), expected)
+    assert generalized_energy_distance(a, b.bool(), 2) == generalized_energy_distance(a, b, 2)
+
+
+def test_ged_by_hand():
+    # d(first, top) = 1/2, d(first, all) = 3/4, d(top, top) = 0, d(top, all) = 1/2: their mean is 7/16.
+    # d(first, top) = 1/2 among the samples and d(top, all) = 1/2 among the annotations: of four pairs two, 1/4 each.
+    samples, annotations = stack(FIRST, TOP), stack(TOP, ALL)
+    assert generalized_energy_distance(samples, annotations, 2) == pytest.approx(2 * 7 / 16 - 1 / 4 - 1 / 4)
+    assert generalized_energy_distance(samples, annotations, 2, unbiased=True) == pytest.approx(
+        2 * 7 / 16 - 1 / 2 - 1 / 2
+    )
+
+
+def test_ged_of_one_annotation_by_hand():
+    # 2 (1/2 + 0) / 2, less 1/4 over all pairs and 1/2 over the distinct ones; the annotation's own term is 0.
+    samples, annotation = stack(FIRST, TOP), stack(TOP)
+    assert generalized_energy_distance(samples, annotation, 2) == pytest.approx(1 / 2 - 1 / 4)
+    assert generalized_energy_distance(samples, annotation, 2, unbiased=True) == pytest.approx(1 / 2 - 1 / 2)
+    # One of each: twice their distance.
+    assert generalized_energy_distance(stack(FIRST), annotation, 2) == pytest.approx(2 * 1 / 2)
+
+
+def test_ged_of_empty_structures():
+    assert generalized_energy_distance(stack(NONE, NONE), stack(NONE), 2) == 0
+    # Nothing shared, and each set is constant: the largest distance.
+    assert generalized_energy_distance(stack(NONE, NONE), stack(ALL), 2) == 2
+    # Half of the samples empty as half of the annotations: 2 * 1/2 - 1/2 - 1/2.
+    assert generalized_energy_distance(stack(NONE, TOP), stack(TOP, NONE), 2) == 0
+
+
+def test_ged_of_a_set_with_itself():
+    maps = random_maps(5, 3, seed=6)
+    assert generalized_energy_distance(maps, maps, 3) == pytest.approx(0, abs=1e-12)
+    # Without the diagonal of E[d(S, S')] = s: 2 (n - 1) / n s - s - s = -2 s / n.
+    expected = -2 * mean_distance(maps, 3) / 5
+    assert generalized_energy_distance(maps, maps, 3, unbiased=True) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize(("count", "annotators"), [(2, 2), (3, 4), (5, 1)])
+def test_ged_is_that_of_loops(count, annotators, unbiased):
+    samples, annotations = random_maps(count, 3, seed=7), random_maps(annotators, 3, seed=8)
+    found = generalized_energy_distance(samples, annotations, 3, unbiased)
+    assert found == pytest.approx(loop_ged(samples, annotations, 3, unbiased))
+    assert generalized_energy_distance(samples.flip(0), annotations.flip(0), 3, unbiased) == pytest.approx(found)
+    if annotators > 1:
+        assert generalized_energy_distance(annotations, samples, 3, unbiased) == pytest.approx(found)
+
+
+def test_ged_is_between_0_and_2():
+    for seed in range(30):
+        samples, annotations = random_maps(1 + seed % 4, 3, seed), random_maps(1 + seed % 3, 3, seed + 100)
+        # The loops do not clamp.
+        assert -1e-12 < loop_ged(samples, annotations, 3, unbiased=False) <= 2
+        assert 0 <= generalized_energy_distance(samples, annotations, 3) <= 2
+
+
+def test_unbiased_ged_of_one_distribution_is_0_on_average():
+    draw = random.Random(0)
+    found = {True: [], False: []}
+    for _ in range(400):
+        samples, annotations = (stack(*draw.choices([FIRST, TOP], k=2)) for _ in range(2))
+        for unbiased, values in found.items():
+            values.append(generalized_energy_distance(samples, annotations, 2, unbiased))
+    # Two draws are unlike with chance 1/2, and then 1/2 apart: 1/4. Over all pairs half are of a draw with itself:
+    # 2 * 1/4 - 1/8 - 1/8.
+    assert sum(found[True]) / 400 == pytest.approx(0, abs=0.05)
+    assert sum(found[False]) / 400 == pytest.approx(1 / 4, abs=0.05)
+
+
+def test_mean_distance_by_hand():
+    # d(first, top) = 1/2, d(first, all) = 3/4, d(top, all) = 1/2.
+    assert mean_distance(stack(FIRST, TOP, ALL), 2) == pytest.approx((1 / 2 + 3 / 4 + 1 / 2) / 3)
+    assert mean_distance(stack(TOP, TOP, TOP), 2) == mean_distance(stack(NONE, NONE), 2) == 0
+    assert mean_distance(stack(FIRST, LAST, NONE), 2) == 1
+
+
+def test_mean_distance_is_that_of_loops():
+    maps = random_maps(5, 4, seed=12)
+    assert mean_distance(maps, 4) == pytest.approx(loop_mean(itertools.combinations(maps, 2), 4))
+    assert mean_distance(maps.flip(0), 4) == pytest.approx(mean_distance(maps, 4))
+
+
+def test_disagreement_ratio_by_hand():
+    # Members first and top: 1/2 apart. Distances to all: 3/4 and 1/2.
+    assert disagreement_ratio(stack(FIRST, TOP), ALL, 2) == pytest.approx((1 / 2) / ((3 / 4 + 1 / 2) / 2))
+    assert disagreement_ratio(stack(FIRST, FIRST), ALL, 2) == 0
+    assert math.isnan(disagreement_ratio(stack(TOP, TOP), TOP, 2))
+
+
+def test_disagreement_ratio_of_one_distribution_is_1():
+    draw = random.Random(1)
+    maps = [FIRST, TOP, ALL, LAST]
+    apart, error = [], []
+    for _ in range(300):
+        members, truth = stack(*draw.choices(maps, k=4)), draw.choice(maps)
+        apart.append(mean_distance(members, 2))
+        error.append(float((1 - pairwise_iou(members, truth[None], 2)).mean()))
+    assert sum(apart) / sum(error) == pytest.approx(1, abs=0.05)
+
+
+def test_volume_z_by_hand():
+    # Mean 3, standard deviation of 2 and 4 with n - 1: sqrt(2).
+    assert volume_z([2, 4], 3 + 2 * math.sqrt(2)) == pytest.approx(2)
+    assert volume_z([2, 4], 3) == 0
+    assert volume_z([2, 2], 3) == math.inf
+    assert math.isnan(volume_z([2, 2], 2))
+
+
+def test_crps_by_hand():
+    # E|X - 4| = (4 + 2 + 2) / 3; E|X - X'| over different members = (2 + 6 + 4) / 3.
+    assert crps([0, 2, 6], 4) == pytest.approx(8 / 3 - (12 / 3) / 2)
+    assert crps([2, 2], 5) == 3
+
+
+@pytest.mark.parametrize("count", [2, 5, 50])
+def test_crps_of_normal_members_does_not_depend_on_their_number(count):
+    rng = np.random.default_rng(0)
+    found = np.mean([crps(rng.standard_normal(count), 0.7) for _ in range(4000)])
+    # Closed form for a standard normal forecast (Gneiting and Raftery 2007, eq. 21).
+    expected = 0.7 * (2 * norm.cdf(0.7) - 1) + 2 * norm.pdf(0.7) - 1 / math.sqrt(math.pi)
+    assert found == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("measure", [generalized_energy_distance, pairwise_iou])
+@pytest.mark.parametrize(
+    ("samples", "annotations", "classes", "message"),
+    [
+        (stack(FIRST), stack(FIRST)[:, :1], 2, r": found shape \(1, 1, 2\), expected \(maps, \*\(2, 2\)\)"),
+        (stack(FIRST)[:0], stack(FIRST), 2, r": found shape \(0, 2, 2\)"),
+        (torch.zeros(2, 0), torch.zeros(2, 0), 2, r": found shape \(2, 0\)"),
+        (torch.zeros(4), torch.zeros(4), 2, r": found shape \(4,\)"),
+        (stack(FIRST), stack(FIRST) * 2, 2, ": found labels from 0 to 2, expected whole numbers from 0 to 1"),
+        (-stack(FIRST), stack(FIRST), 2, ": found labels from -1 to 0"),
+        (stack(FIRST) * 0.5, stack(FIRST), 2, ": found labels from 0 to 0.5"),
+        (stack(FIRST), stack(FIRST) * math.nan, 2, ": found labels from nan to nan"),
+        (stack(FIRST), stack(FIRST), 1, "num_classes: found 1, expected 2 or more"),
+    ],
+)
+def test_unsuitable_maps_raise(measure, samples, annotations, classes, message):
+    with pytest.raises(ValueError, match=message):
+        measure(samples, annotations, classes)
+
+
+def test_a_single_map_has_no_pairs():
+    with pytest.raises(ValueError, match="maps: found 1, expected 2 or more"):
+        mean_distance(stack(FIRST), 2)
+    with pytest.raises(ValueError, match="samples: found 1, expected 2 or more for the unbiased"):
+        generalized_energy_distance(stack(FIRST), stack(FIRST, TOP), 2, unbiased=True)
+
+
+@pytest.mark.skipif(not LIDC.is_dir(), reason=f"needs the lung nodule crops with four annotations in {LIDC}")
+def test_four_annotations_of_lung_nodules():
+    nodules = sorted(folder for folder in LIDC.glob("*/*") if folder.is_dir())
+    assert nodules
+    for nodule in nodules:
+        masks = [np.asarray(Image.open(nodule / f"label{number}_.jpg")) > 127 for number in range(4)]
+        four = torch.from_numpy(np.stack(masks))
+        assert generalized_energy_distance(four, four, 2) == pytest.approx(0, abs=1e-12)
+        assert 0 < mean_distance(four, 2) <= 1
+        ged = generalized_energy_distance(four[:2], four[2:], 2)
+        assert ged == pytest.approx(loop_ged(four[:2], four[2:], 2, unbiased=False))
+        assert 0 < ged < 2
