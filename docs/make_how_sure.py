@@ -36,7 +36,7 @@ from monai_pdddpm.metrics.calibration import near_structure  # noqa: E402
 from monai_pdddpm.metrics.recalibration import COVERAGE, Calibration  # noqa: E402
 from monai_pdddpm.metrics.uncertainty import predictive_entropy  # noqa: E402
 from monai_pdddpm.transforms import CaseSummaryd, SplitOutputd, Uncertaintyd  # noqa: E402
-from monai_pdddpm.visualize.overview import COLOURS, save_figure  # noqa: E402
+from monai_pdddpm.visualize.colors import PALETTE as COLOURS  # noqa: E402
 
 PICTURES = Path(__file__).parent / "pictures"
 BUNDLE = ROOT / "bundles" / "phantom_segmentation"
@@ -340,7 +340,7 @@ def draw_reliability(curves: Mapping[str, Array], known: Array, errors: Mapping[
 def save(figure: Figure, name: str) -> None:
     """Write a picture of the page."""
     PICTURES.mkdir(exist_ok=True)
-    save_figure(figure, PICTURES / f"{name}.png")
+    figure.savefig(PICTURES / f"{name}.png", dpi=250)
     print(PICTURES / f"{name}.png")
 
 

@@ -1,7 +1,6 @@
 """Make the pictures of README and docs: `python docs/make_pictures.py`, from the repository's root.
 
-The overview is what inference with the committed weights leaves behind for one generated scan. The training curves
-are drawn from the runs' TensorBoard files where there are any, since runs are not part of the repository.
+The overview is the one that inference with the committed weights writes for one generated scan.
 """
 
 import shutil
@@ -16,7 +15,7 @@ CASE = "phantom_060"
 
 
 def main() -> None:
-    """Run inference on one phantom scan, keep its overview, and draw the curves of every bundle that has runs."""
+    """Run inference on one phantom scan and keep its overview."""
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         data, output = Path(temporary) / "data", Path(temporary) / "output"
@@ -26,10 +25,6 @@ def main() -> None:
         options = ["--config_file", str(config), "--dataset_dir", str(scan), "--output_dir", str(output)]
         run("monai.bundle", "run", "inference", *options)
         shutil.copyfile(output / CASE / f"{CASE}_overview.png", PICTURES / "phantom_overview.png")
-    for bundle in sorted((ROOT / "bundles").iterdir()):
-        runs = [bundle / "runs" / stage for stage in ("segmenter", "denoiser")]
-        if all(folder.is_dir() for folder in runs):
-            run("monai_pdddpm.visualize.curves", *map(str, runs), "-o", str(bundle / "docs" / "training_curves.png"))
 
 
 def run(module: str, *arguments: str) -> None:

@@ -31,10 +31,9 @@ from monai_pdddpm.schedulers import (
     start_state,
     uniform_steps,
 )
-from monai_pdddpm.visualize.curves import COLOURS
-from monai_pdddpm.visualize.overview import save_figure
 
 PICTURE = Path(__file__).parent / "pictures" / "why_few_steps.png"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 AMPLITUDES = (1.0, 0.5, 0.25)
 COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 25, 30, 40, 50, 70, 100)
 CORRECTED = (10, 20, 40)  # steps of the SDE that are done with Heun's correction as well
@@ -361,7 +360,7 @@ def main() -> None:
     data = {s: Errors.of(Region(s), abar) for s in AMPLITUDES}
     for s, errors in data.items():
         print(f"s = {s:g}", *errors.lines(), sep="\n")
-    save_figure(draw(abar, data), PICTURE)
+    draw(abar, data).savefig(PICTURE, dpi=250)
     print(PICTURE)
 
 

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
-from nibabel.affines import voxel_sizes
 
 from monai_pdddpm.data.datalist import case_name
 from monai_pdddpm.data.detached import DETACHABLE, find_data
@@ -138,10 +137,9 @@ class CaseReport:
             path,
             # the item's image is the preprocessed one, on the network's grid
             image=np.asarray(LoadScan(channels=None)(files[0]))[channel],
-            label_map=maps["seg"][0].astype(np.uint8),
-            uncertainty=maps["entropy"][0],
+            seg=maps["seg"][0].astype(np.uint8),
+            entropy=maps["entropy"][0],
             labels=self.labels,
-            spacing=voxel_sizes(affine),
             affine=affine,
             title=case if frames == 1 else f"{case}, frame {channel} (0 to {frames - 1})",
             members=maps["members"].astype(np.uint8) if "members" in maps else None,

@@ -18,7 +18,7 @@ from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 
 from monai_pdddpm.utils.atomic_write import atomic_write
-from monai_pdddpm.visualize.overview import COLOURS
+from monai_pdddpm.visualize.colors import PALETTE as COLOURS
 
 __all__ = ["colour_table", "label_colours", "scene", "segment_fields", "snap_labels", "write_seg_nrrd"]
 

@@ -272,13 +272,12 @@ def run_task(task, signals, kills, seed):
 def warm_up(folder):
     """Load what is loaded at first use, fonts for example, so that each fork need not."""
     volume, labels = np.random.default_rng(0).random(SIZE, np.float32), {1: "one", 2: "two"}
-    maps = {"label_map": (2 * volume).astype(np.uint8), "uncertainty": volume}
+    maps = {"seg": (2 * volume).astype(np.uint8), "entropy": volume}
     save_overview(
         folder / "warm.png",
         image=volume,
         **maps,
         labels=labels,
-        spacing=(1.0, 1.0, 1.0),
         affine=np.eye(4),
         title="warm",
         members=np.zeros((2, *SIZE), np.uint8),

@@ -9,8 +9,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from PIL import Image
-
-from monai_pdddpm.visualize.curves import read_series
+from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 TIMES = ("seconds", "peak_memory_mib")  # of a report: these may differ
 EVENTS = "events.out.tfevents"  # a log that grows, read up to where it breaks off
@@ -87,6 +86,17 @@ def differing(folder, expected):
     wrong = sorted(found.keys() ^ wanted.keys())
     wrong += sorted(name for name in names if not same_file(found[name], wanted[name]))
     return wrong + differing_curves(folder, expected)
+
+
+def read_series(run):
+    """Return steps and values by tag of a run that may have been resumed: for each step the value written last."""
+    events = {}
+    for file in Path(run).glob(f"{EVENTS}*"):
+        log = EventAccumulator(str(file), size_guidance={SCALARS: 0}, purge_orphaned_data=False).Reload()
+        for tag in log.Tags()[SCALARS]:
+            events.setdefault(tag, []).extend(log.Scalars(tag))
+    last = {tag: {e.step: e.value for e in sorted(found, key=lambda e: e.wall_time)} for tag, found in events.items()}
+    return {tag: tuple(zip(*sorted(found.items()), strict=True)) for tag, found in last.items()}
 
 
 def differing_curves(folder, expected):

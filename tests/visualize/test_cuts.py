@@ -1,4 +1,4 @@
-"""Slices go through what matters, and stand the right way up whatever way the file lies."""
+"""Slices show segmented and part voxels, and are upright for any orientation of the file."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,11 @@ from scipy.spatial.transform import Rotation
 
 from monai_pdddpm.visualize.cuts import (
     PLANES,
-    Case,
     crop_box,
     cut,
     index_in_file,
+    informative_slices,
     orientation_of,
-    pick_slices,
     planes_of,
 )
 
@@ -22,7 +21,7 @@ LN2 = float(np.log(2))
 
 
 def stored_as(volume, codes, degrees=0.0):
-    """Give a RAS volume and its affine as a file has them whose axes run as ``codes`` says, a little oblique."""
+    """Return a RAS volume and its affine as stored with axes of the given codes, turned by some degrees."""
     affine = np.eye(4)
     turn = Rotation.from_rotvec(np.radians(degrees) * np.array([0.6, 0.0, 0.8])).as_matrix()
     affine[:3, :3] = turn @ np.diag(SPACING)
@@ -36,115 +35,110 @@ def blob(shape=(20, 20, 20), low=(4, 8, 3), high=(10, 12, 6)):
     return volume
 
 
-def case(label_map, uncertainty=None, spacing=(1.0, 1.0, 1.0), truth=None):
-    uncertainty = np.zeros(label_map.shape, np.float32) if uncertainty is None else uncertainty
-    return Case(label_map.astype(np.float32), label_map, uncertainty, spacing, truth=truth)
+def crop(seg, slices, entropy=None, spacing=(1.0, 1.0, 1.0)):
+    return crop_box(seg, np.zeros(seg.shape) if entropy is None else entropy, spacing, LN2, slices)
 
 
 def test_slices_go_through_the_largest_area():
-    label_map = blob()
-    label_map[7, 3:17, 3:6] = 1  # a disc, the largest slice across the first axis
-    none = np.zeros(label_map.shape)
+    seg = blob()
+    seg[7, 3:17, 3:6] = 1  # a disc, the largest slice across the first axis
+    none = np.zeros(seg.shape)
 
-    # across the others, the middle of those that are alike
-    assert pick_slices(label_map, none, LN2) == (7, 10, 4)
-
-
-def test_doubt_decides_between_slices_of_one_area():
-    label_map = blob()
-    doubt = np.zeros(label_map.shape)
-    doubt[5, 9, 3] = 0.2 * LN2
-
-    assert pick_slices(label_map, doubt, LN2) == (5, 9, 3)
+    # across the other axes, the middle of equal slices
+    assert informative_slices(seg, none, LN2) == (7, 10, 4)
 
 
-@pytest.mark.parametrize(("doubt", "expected"), [(0.9, (2, 15, 17)), (0.1, (7, 10, 4))])
-def test_doubt_outside_the_segmentation_counts_when_it_is_great(doubt, expected):
-    label_map = blob()
-    uncertainty = np.zeros(label_map.shape)
-    uncertainty[2, 12:19, 14:20] = doubt * LN2  # 42 voxels; segmented are at most 24 in a slice
-    uncertainty[0:5, 15, 14:20] = doubt * LN2
-    uncertainty[0:5, 12:19, 17] = doubt * LN2
+def test_entropy_decides_between_slices_of_equal_area():
+    seg = blob()
+    part = np.zeros(seg.shape)
+    part[5, 9, 3] = 0.2 * LN2
 
-    assert pick_slices(label_map, uncertainty, LN2) == expected
+    assert informative_slices(seg, part, LN2) == (5, 9, 3)
 
 
-@pytest.mark.parametrize("doubt", [0.0, 0.05])
-def test_middle_slices_when_nothing_matters(doubt):
+@pytest.mark.parametrize(("part", "expected"), [(0.9, (2, 15, 17)), (0.1, (7, 10, 4))])
+def test_high_entropy_outside_the_segmentation_counts(part, expected):
+    seg = blob()
+    entropy = np.zeros(seg.shape)
+    entropy[2, 12:19, 14:20] = part * LN2  # 42 voxels; segmented are at most 24 in a slice
+    entropy[0:5, 15, 14:20] = part * LN2
+    entropy[0:5, 12:19, 17] = part * LN2
+
+    assert informative_slices(seg, entropy, LN2) == expected
+
+
+@pytest.mark.parametrize("part", [0.0, 0.05])
+def test_middle_slices_of_an_empty_case(part):
     nothing = np.zeros((10, 11, 1))
 
-    assert pick_slices(nothing, nothing + doubt, LN2) == (5, 5, 0)
+    assert informative_slices(nothing, nothing + part, LN2) == (5, 5, 0)
 
 
-def test_a_structure_nearly_found_is_shown():
-    uncertainty = np.zeros((10, 10, 10))
-    uncertainty[2, 3, 8] = 0.6
+def test_structure_that_was_nearly_found_is_shown():
+    entropy = np.zeros((10, 10, 10))
+    entropy[2, 3, 8] = 0.6
 
-    assert pick_slices(np.zeros((10, 10, 10)), uncertainty, LN2) == (2, 3, 8)
+    assert informative_slices(np.zeros((10, 10, 10)), entropy, LN2) == (2, 3, 8)
 
 
 def test_crop_keeps_a_margin_in_mm():
-    label_map = np.zeros((200, 200, 50), np.uint8)
-    label_map[100:110, 60:70, 20:24] = 1  # 10 x 10 x 20 mm
+    seg = np.zeros((200, 200, 50), np.uint8)
+    seg[100:110, 60:70, 20:24] = 1  # 10 x 10 x 20 mm
 
-    box = crop_box(case(label_map, spacing=(1.0, 1.0, 5.0)), LN2, (105, 65, 22))
+    box = crop(seg, (105, 65, 22), spacing=(1.0, 1.0, 5.0))
 
     assert box == (slice(80, 130), slice(40, 90), slice(16, 28))
 
 
 def test_crop_margin_grows_with_the_structure_and_stops_at_the_edge():
-    label_map = np.zeros((400, 400, 100), np.uint8)
-    label_map[100:200, 10:70, 0:100] = 1
+    seg = np.zeros((400, 400, 100), np.uint8)
+    seg[100:200, 10:70, 0:100] = 1
 
-    box = crop_box(case(label_map), LN2, (150, 40, 50))
+    box = crop(seg, (150, 40, 50))
 
     assert box == (slice(50, 250), slice(0, 200), slice(0, 100))  # X and Y alike, Y moved inside the volume
 
 
-def test_crop_looks_only_at_the_slices_that_are_shown():
-    label_map = np.zeros((200, 200, 200), np.uint8)
-    label_map[100, 100, 100] = label_map[10, 10, 10] = 1
+def test_crop_depends_only_on_the_shown_slices():
+    seg = np.zeros((200, 200, 200), np.uint8)
+    seg[100, 100, 100] = seg[10, 10, 10] = 1
 
-    box = crop_box(case(label_map), LN2, (100, 100, 100))
+    box = crop(seg, (100, 100, 100))
 
     assert box == (slice(80, 121),) * 3
 
 
-def test_crop_holds_the_reference_and_great_doubt():
-    truth, doubt = np.zeros((2, 200, 200, 200))
-    truth[100, 100, 100] = 1
-    doubt[110, 100, 100] = 0.5 * LN2
-    doubt[150, 100, 100] = 0.4 * LN2
+def test_crop_contains_voxels_of_at_least_half_the_highest_entropy():
+    seg, entropy = np.zeros((2, 200, 200, 200))
+    seg[100, 100, 100] = 1
+    entropy[110, 100, 100] = 0.5 * LN2
+    entropy[150, 100, 100] = 0.4 * LN2
 
-    box = crop_box(case(np.zeros((200, 200, 200)), doubt, truth=truth), LN2, (100, 100, 100))
-
-    assert box[0] == slice(80, 131)
+    assert crop(seg, (100, 100, 100), entropy)[0] == slice(80, 131)
 
 
-def test_crop_leaves_all_when_there_is_nothing():
-    assert crop_box(case(np.zeros(SHAPE)), LN2, (0, 0, 0)) == tuple(slice(0, size) for size in SHAPE)
+def test_crop_of_an_empty_case_is_the_whole_volume():
+    assert crop(np.zeros(SHAPE), (0, 0, 0)) == tuple(slice(0, size) for size in SHAPE)
 
 
 @pytest.mark.parametrize("degrees", [0.0, 25.0])
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "LAS", "PIL", "SAR", "IPR", "ALS"])
-def test_a_mark_lands_where_radiologists_look_for_it(codes, degrees):
+def test_mark_is_where_radiologists_expect_it(codes, degrees):
     mark = np.zeros(SHAPE)
     mark[-1, -2, 1] = 1  # at the very right, one from the front, one from the bottom
     volume, affine = stored_as(mark, codes, degrees)
     steps = np.linalg.norm(affine[:3, :3], axis=0)
     orientation = orientation_of(affine)
 
-    turned = case(volume, spacing=tuple(steps)).turned(orientation)
+    turned = apply_orientation(volume, orientation)
     places = {}
     for plane in PLANES:
-        index = int(np.argwhere(turned.image)[0][plane.axis])
-        view = turned.view(plane, index, "")
-        places[plane.name] = tuple(np.argwhere(view.image)[0])
-        assert view.size == pytest.approx(
-            (SHAPE[plane.across] * SPACING[plane.across], SHAPE[plane.up] * SPACING[plane.up])
-        )
+        index = int(np.argwhere(turned)[0][plane.axis])
+        picture = cut(turned, plane, index)
+        places[plane.name] = tuple(np.argwhere(picture)[0])
+        assert picture.shape == (SHAPE[plane.up], SHAPE[plane.across])
 
-    assert turned.spacing == pytest.approx(SPACING)
+    assert steps[np.argsort(orientation[:, 0])] == pytest.approx(SPACING)
     assert places == {"Axial": (1, 0), "Coronal": (SHAPE[2] - 2, 0), "Sagittal": (SHAPE[2] - 2, 1)}  # (down, across)
 
 

@@ -1,6 +1,5 @@
-"""The picture of a case shows all that there is, and appears only when it is complete."""
+"""The overview of a case shows every volume, in any orientation and shape, and is written completely or not at all."""
 
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import matplotlib.pyplot as plt
@@ -11,35 +10,40 @@ from matplotlib.figure import Figure
 
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.visualize import overview_figure, save_overview
-from monai_pdddpm.visualize.overview import COLOURS
+from monai_pdddpm.visualize.colors import PALETTE
 
 SHAPE = (40, 50, 30)
+IDENTITY = np.eye(4)
 LABELS = {0: "background", 1: "anterior", 2: "posterior"}
 
 
 def volumes(shape=SHAPE):
-    """A scan with two labels in it, doubt at their border, and two members."""
+    """Return a scan with two labels, uncertainty at their border, and two members."""
     image = np.random.default_rng(0).normal(100, 10, shape).astype(np.float32)
-    label_map = np.zeros(shape, np.uint8)
-    label_map[15:25, 20:30, 10:20] = 1
-    label_map[15:25, 30:36, 10:20] = 2
-    uncertainty = np.zeros(shape, np.float32)
-    uncertainty[15:25, 29:31, 10:20] = 0.6
-    return image, label_map, uncertainty
+    seg = np.zeros(shape, np.uint8)
+    seg[15:25, 20:30, 10:20] = 1
+    seg[15:25, 30:36, 10:20] = 2
+    entropy = np.zeros(shape, np.float32)
+    entropy[15:25, 29:31, 10:20] = 0.6
+    return image, seg, entropy
 
 
-def draw(*arrays, labels=LABELS, spacing=(1.0, 1.0, 1.0), **options):
-    return overview_figure(*(arrays or volumes()), labels, spacing, **options)
+def draw(*arrays, labels=LABELS, affine=IDENTITY, **options):
+    return overview_figure(*(arrays or volumes()), labels, affine, **options)
+
+
+def panel(figure, name):
+    return next(axes for axes in figure.axes if axes.get_label() == name)
 
 
 def texts(figure):
-    """All that is written in a figure."""
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    return [text.get_text() for text in (*figure.texts, *(t for axes in figure.axes for t in axes.texts))] + legend
+    """Return all texts of a figure."""
+    found = [*figure.texts, *panel(figure, "legend").get_legend().get_texts()]
+    return [text.get_text() for text in found + [t for axes in figure.axes for t in (axes.title, *axes.texts)]]
 
 
-def contour_colours(axes):
-    return {to_hex(colour).upper() for lines in axes.collections for colour in lines.get_edgecolor()}
+def contour_colors(axes):
+    return {to_hex(color).upper() for lines in axes.collections for color in lines.get_edgecolor()}
 
 
 def pixels(figure):
@@ -54,51 +58,39 @@ def panel_pixels(figure, axes):
 
 
 def test_three_rows_and_a_column_for_each_thing_to_see():
-    _, label_map, _ = volumes()
-    members = np.stack([label_map, np.roll(label_map, 2, 0)])
+    _, seg, _ = volumes()
+    members = np.stack([seg, np.roll(seg, 2, 0)])
 
     with_members = draw(members=members, title="scan_1")
     without = draw()
 
-    assert len(with_members.axes) == 3 * 4 + 1  # and the colour bar
-    assert len(without.axes) == 3 * 3 + 1
+    assert len(with_members.axes) == 3 * 4 + 2  # and legend and color bar
+    assert len(without.axes) == 3 * 3 + 2
     written = texts(with_members)
     for text in ("scan_1", "Image", "Segmentation", "2 members", "Entropy (nats)", "Axial", "k = 15", "Sagittal"):
         assert text in written
-    assert any("patient's right at the left" in text.replace("\n", " ") for text in written)
+    assert any("Patient's right is at the left" in text.replace("\n", " ") for text in written)
     assert not any("member" in text for text in texts(without))
     assert "1 member" in texts(draw(members=members[:1]))
 
 
-def test_colours_tell_the_labels_and_the_members_have_theirs():
-    _, label_map, _ = volumes()
-    figure = draw(members=np.stack([label_map] * 3))
+def test_labels_and_members_have_the_same_colors():
+    _, seg, _ = volumes()
+    figure = draw(members=np.stack([seg] * 3))
 
     axial = figure.axes[:4]
 
-    assert contour_colours(axial[0]) == set()
-    assert contour_colours(axial[1]) == set(COLOURS[:2])
+    assert contour_colors(axial[0]) == set()
+    assert contour_colors(axial[1]) == set(PALETTE[:2])
     assert len(axial[1].collections) == 2
-    assert contour_colours(axial[2]) == set(COLOURS[:2])
+    assert contour_colors(axial[2]) == set(PALETTE[:2])
     assert len(axial[2].collections) == 6
-    legend = figure.legends[0]
-    assert [line.get_color() for line in legend.get_lines()] == list(COLOURS[:2])
-
-
-def test_reference_is_drawn_dashed_beside_the_segmentation():
-    _, label_map, _ = volumes()
-    figure = draw(truth=np.roll(label_map, 3, axis=1))
-
-    segmentation = figure.axes[1]
-
-    assert contour_colours(segmentation) == {*COLOURS[:2], "#FFFFFF"}
-    dashes = [lines.get_linestyle()[0][1] is not None for lines in segmentation.collections]
-    assert dashes == [False, False, True, True]
-    assert "reference" in texts(figure)
+    legend = panel(figure, "legend").get_legend()
+    assert [line.get_color() for line in legend.get_lines()] == list(PALETTE[:2])
 
 
 def test_outline_lies_on_the_border_of_the_structure_in_mm():
-    figure = draw(spacing=(0.5, 1.0, 2.0))
+    figure = draw(affine=np.diag([0.5, 1.0, 2.0, 1.0]))
 
     corners = np.concatenate([path.vertices for path in figure.axes[1].collections[0].get_paths()])  # label 1
 
@@ -111,7 +103,7 @@ def test_entropy_has_one_scale_for_all_cases():
     figure = draw()
 
     overlay = figure.axes[2].images[1]
-    bar = figure.axes[-1]
+    bar = panel(figure, "bar").child_axes[0]
 
     assert overlay.get_clim() == pytest.approx((0, np.log(3)))
     assert bar.get_xticks()[-1] == pytest.approx(np.log(3))
@@ -120,9 +112,9 @@ def test_entropy_has_one_scale_for_all_cases():
     assert overlay.cmap(0.5)[3] == 1
 
 
-def test_marks_tell_where_the_other_planes_cut():
-    image, label_map, uncertainty = volumes()
-    figure = draw(image, label_map, uncertainty, spacing=(0.5, 1.0, 2.0))
+def test_marks_show_the_other_planes():
+    image, seg, entropy = volumes()
+    figure = draw(image, seg, entropy, affine=np.diag([0.5, 1.0, 2.0, 1.0]))
     assert {"i = 20", "j = 30", "k = 15"} <= set(texts(figure))
 
     panels = figure.axes[1:9:3]  # axial, coronal, sagittal
@@ -134,33 +126,33 @@ def test_marks_tell_where_the_other_planes_cut():
     for seen, (across, down, width, height) in zip(marks, across_and_down, strict=True):
         assert {(across, 0.0), (across, height), (0.0, down), (width, down)} <= seen
         assert len(seen) == 8
-    assert not figure.axes[2].lines  # nor anywhere else
+    assert not figure.axes[2].lines  # only in this column
 
 
-def test_label_without_voxels_is_named_as_such():
-    image, label_map, uncertainty = volumes()
-    written = texts(draw(image, np.where(label_map == 2, 0, label_map), uncertainty))
+def test_legend_names_labels_without_voxels():
+    image, seg, entropy = volumes()
+    written = texts(draw(image, np.where(seg == 2, 0, seg), entropy))
 
     assert "anterior" in written
     assert "posterior (none)" in written
     assert "nothing segmented" not in written
 
 
-def test_of_very_many_labels_only_those_found_are_named():
+def test_legend_of_many_labels_names_only_those_found():
     written = texts(draw(labels={value: f"organ {value}" for value in range(1, 101)}))
 
     assert {text for text in written if "organ" in text} == {"organ 1", "organ 2"}
 
 
-def test_label_without_a_name_is_shown_nonetheless():
-    image, label_map, uncertainty = volumes()
+def test_label_without_a_name_is_shown():
+    image, seg, entropy = volumes()
 
-    assert "label 7" in texts(draw(image, np.where(label_map == 2, 7, label_map), uncertainty))
+    assert "label 7" in texts(draw(image, np.where(seg == 2, 7, seg), entropy))
 
 
-def test_empty_segmentation_says_so_and_shows_the_middle():
-    image, label_map, uncertainty = volumes()
-    written = texts(draw(image, label_map * 0, uncertainty * 0, members=label_map[None] * 0, truth=label_map * 0))
+def test_empty_segmentation_shows_the_middle_slices():
+    image, seg, entropy = volumes()
+    written = texts(draw(image, seg * 0, entropy * 0, members=seg[None] * 0))
 
     assert written.count("nothing segmented") == 3
     assert {"i = 20", "j = 25", "k = 15"} <= set(written)
@@ -171,14 +163,14 @@ def test_single_slice_gives_a_single_row(axis):
     arrays = (np.take(volume, [20], axis=axis) for volume in volumes((40, 40, 40)))
     figure = draw(*arrays)
 
-    assert len(figure.axes) == 3 + 1
+    assert len(figure.axes) == 3 + 2
     assert {"Sagittal", "Coronal", "Axial"} & set(texts(figure)) == {("Sagittal", "Coronal", "Axial")[axis]}
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 90, 3), (300, 4, 4), (6, 6, 200)])
 def test_any_shape_can_be_drawn(shape):
     image = np.zeros(shape)
-    figure = draw(image, image.astype(int), image, truth=image, members=image[None])
+    figure = draw(image, image.astype(int), image, members=image[None])
     pixels(figure)
 
     assert max(figure.get_size_inches()) < 12
@@ -186,20 +178,20 @@ def test_any_shape_can_be_drawn(shape):
 
 @pytest.mark.parametrize("value", [0.0, 1e6, np.nan, np.inf])
 def test_constant_image_is_drawn(value):
-    image, label_map, uncertainty = volumes()
-    figure = draw(np.full_like(image, value), label_map, uncertainty)
+    image, seg, entropy = volumes()
+    figure = draw(np.full_like(image, value), seg, entropy)
     shown = panel_pixels(figure, figure.axes[0])
 
     assert np.median(shown) == pytest.approx(127 if np.isfinite(value) else 0, abs=2)
 
 
-def test_voxels_that_are_not_finite_are_black_and_leave_the_window_alone():
-    image, label_map, uncertainty = volumes()
-    whole = draw(image, label_map, uncertainty).axes[0].images[0].get_clim()
+def test_voxels_that_are_not_finite_are_black_and_do_not_change_the_gray_window():
+    image, seg, entropy = volumes()
+    whole = draw(image, seg, entropy).axes[0].images[0].get_clim()
     image[:20] = np.nan
     image[0, 0] = np.inf
-    uncertainty[0] = np.nan
-    figure = draw(image, label_map, uncertainty)
+    entropy[0] = np.nan
+    figure = draw(image, seg, entropy)
     shown = panel_pixels(figure, figure.axes[0])
 
     assert figure.axes[0].images[0].get_clim() == pytest.approx(whole, abs=2)
@@ -238,12 +230,12 @@ def test_right_front_and_top_are_at_the_upper_left_of_the_printed_picture(order,
         assert means["upper left"] > 200
 
 
-def test_picture_of_a_large_scan_is_cropped_and_says_so():
+def test_large_scan_is_cropped_with_a_note():
     shape = (200, 200, 100)
-    image, label_map = np.zeros(shape), np.zeros(shape, np.uint8)
-    label_map[100:104, 100:104, 50:54] = 1
+    image, seg = np.zeros(shape), np.zeros(shape, np.uint8)
+    seg[100:104, 100:104, 50:54] = 1
 
-    figure = draw(image, label_map, image)
+    figure = draw(image, seg, image)
 
     assert figure.axes[0].images[0].get_array().shape == (44, 44)
     assert any("Cropped" in text for text in texts(figure))
@@ -254,32 +246,31 @@ def test_picture_of_a_large_scan_is_cropped_and_says_so():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"label_map": np.zeros((3, 3, 3))}, "label_map.*expected"),
+        ({"seg": np.zeros((3, 3, 3))}, "seg.*expected"),
         ({"image": np.zeros((3, 3))}, r"image.*\(X, Y, Z\)"),
-        ({"truth": np.zeros((3, 3, 3))}, "truth"),
         ({"members": np.zeros(SHAPE)}, "members"),
-        ({"spacing": (1, 1, 0)}, "spacing"),
+        ({"affine": np.diag([1, 1, 0, 1])}, "three axes that differ"),
         ({"labels": {0: "background"}}, "labels"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_its_name(change, message):
-    arguments = dict(zip(("image", "label_map", "uncertainty"), volumes(), strict=True))
-    arguments |= {"labels": LABELS, "spacing": (1.0, 1.0, 1.0)} | change
+def test_arrays_that_do_not_fit_are_refused_by_name(change, message):
+    arguments = dict(zip(("image", "seg", "entropy"), volumes(), strict=True))
+    arguments |= {"labels": LABELS, "affine": IDENTITY} | change
 
     with pytest.raises(ValueError, match=message):
         overview_figure(**arguments)
 
 
-def test_file_appears_whole_and_alone(tmp_path):
+def test_file_is_written_completely(tmp_path):
     path = tmp_path / "scan_overview.png"
     path.write_bytes(b"old")
-    save_overview(path, *volumes(), LABELS, (1, 1, 1), title="scan")
+    save_overview(path, *volumes(), LABELS, IDENTITY, title="scan")
 
     assert [file.name for file in tmp_path.iterdir()] == ["scan_overview.png"]
     assert plt.imread(path).shape[2] == 4
 
 
-def test_failed_writing_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_failed_writing_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "scan_overview.png"
     path.write_bytes(b"old")
 
@@ -289,33 +280,16 @@ def test_failed_writing_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
     monkeypatch.setattr(Figure, "savefig", broken)
     with pytest.raises(UserError, match="No space left on device"):
-        save_overview(path, *volumes(), LABELS, (1, 1, 1))
+        save_overview(path, *volumes(), LABELS, IDENTITY)
 
     assert [file.name for file in tmp_path.iterdir()] == ["scan_overview.png"]
     assert path.read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("name", ["overview", "overview.nii"])
-def test_unknown_format_is_told_in_one_line(tmp_path, name):
-    with pytest.raises(UserError, match=r"\.png"):
-        save_overview(tmp_path / name, *volumes(), LABELS, (1, 1, 1))
-
-    assert not list(tmp_path.iterdir())
-
-
-def test_threads_draw_the_same_picture_and_pyplot_knows_nothing(tmp_path):
+def test_threads_draw_the_same_picture_without_pyplot(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda path: save_overview(path, *volumes(), LABELS, (1, 1, 1)), paths))
+        list(pool.map(lambda path: save_overview(path, *volumes(), LABELS, IDENTITY), paths))
 
     assert len({path.read_bytes() for path in paths}) == 1
     assert plt.get_fignums() == []
-
-
-def test_package_offers_the_curves_when_asked():
-    import monai_pdddpm.visualize as package
-
-    assert callable(package.read_series)
-    assert "monai_pdddpm.visualize.curves" in sys.modules
-    with pytest.raises(AttributeError):
-        _ = package.nonsense

@@ -1,0 +1,30 @@
+"""One color for each label, the same in the overview and in every viewer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from matplotlib.colors import to_rgb
+
+__all__ = ["PALETTE", "label_colors", "rgb"]
+
+# Okabe and Ito's colors, which color-blind readers can distinguish; the most visible ones on gray come first
+PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
+
+
+def label_colors(labels: Iterable[int]) -> dict[int, str]:
+    """Return a color for each label value.
+
+    Args:
+        labels: label values in ascending order, without the background.
+
+    Returns:
+        Hexadecimal colors such as ``#E69F00`` by label value. They repeat after seven labels.
+    """
+    return {value: PALETTE[rank % len(PALETTE)] for rank, value in enumerate(labels)}
+
+
+def rgb(color: str) -> tuple[int, int, int]:
+    """Return red, green and blue of a color, each from 0 to 255."""
+    red, green, blue = (round(255 * part) for part in to_rgb(color))
+    return red, green, blue
