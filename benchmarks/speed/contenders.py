@@ -26,7 +26,7 @@ from benchmarks.trust import measuring
 from monai_pdddpm.bundle import load_network
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.inferers.chain import Chain
-from monai_pdddpm.networks import PDDDPM, CompiledDenoiser
+from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.networks.weights import in_fast_layout, load_segmenter
 from monai_pdddpm.schedulers import DDIMRule, uniform_steps
 from monai_pdddpm.schedulers.processes import DDPMProcess
@@ -103,8 +103,6 @@ def ours(task: Task, **overrides: Any) -> Entry:
     """Return the bundle as it is shipped, but for overrides."""
     parser = task.parser(overrides)
     network = measuring.pair_of(parser, task.weights or task.model_file, task.device)
-    if parser["compile"]:
-        network = network.with_denoiser(CompiledDenoiser(network.denoiser)).eval()
     return Entry(network, _inferer(parser), trained=True)
 
 
@@ -265,9 +263,8 @@ def flops(entry: Entry, parser: ConfigParser) -> dict[str, int]:
     if entry.chain is None:
         return found
     chain, denoiser = entry.chain, pair.denoiser
-    own = denoiser.denoiser if isinstance(denoiser, CompiledDenoiser) else denoiser
     solver_steps = chain.solver_steps[0] if chain.solver_steps else 0  # the same at all times here
-    return found | denoiser_flops(own, channels, classes, roi, chain.solver, solver_steps)
+    return found | denoiser_flops(denoiser, channels, classes, roi, chain.solver, solver_steps)
 
 
 @dataclass(frozen=True)

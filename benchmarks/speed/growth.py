@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def run_point(
         watch = Stopwatch(on)
         with watch("total"):
             output = entry.inferer(image, entry.network)
-        ran = json.loads(output.meta["inference"][0])  # type: ignore[attr-defined]
+        ran = output.meta["ensemble_run"][0].as_report()  # type: ignore[attr-defined]
         runs.append(ran | {"seconds": {**dict.fromkeys(STAGES, 0.0), **ran["seconds"], **watch.seconds}})
         del output
     return {
@@ -158,10 +158,11 @@ def run_point(
 
 def warm_up(inferer: Any, network: nn.Module, parser: ConfigParser, device: torch.device) -> None:
     """Ask for one step in one window, in the batches of the runs to come."""
-    whole, members = inferer.chain, inferer.members
-    inferer.chain, inferer.members = FirstSteps(whole, 1), min(members, inferer.member_batch)
+    whole, config = inferer.chain, inferer.config
+    inferer.chain = FirstSteps(whole, 1)
+    inferer.config = replace(config, members=min(config.members, config.member_batch))
     inferer(noise_image(image_channels(parser), parser["roi_size"], True, device), network)
-    inferer.chain, inferer.members = whole, members
+    inferer.chain, inferer.config = whole, config
 
 
 def taken(runs: Sequence[Mapping[str, Any]]) -> list[float]:

@@ -275,7 +275,7 @@ def ask(inferer: PDDDPMInferer, network: nn.Module, image: torch.Tensor) -> tupl
     output = inferer(MetaTensor(image), network)
     total = time.perf_counter() - begin
     assert isinstance(output, MetaTensor)
-    ran = json.loads(output.meta["inference"][0])
+    ran = output.meta["ensemble_run"][0].as_report()
     return output.as_tensor()[0], ran | {"total": total}
 
 

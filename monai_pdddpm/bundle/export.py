@@ -28,12 +28,10 @@ LARGEST_DIFFERENCE = 1e-3
 # what the inferer is told and one window does not see
 _OF_VOLUMES = (
     "overlap",
-    "mode",
-    "fusion",
+    "blend_mode",
     "windows",
     "uncertainty_threshold",
     "dilation",
-    "presegmentation_smoothing",
     "precision",
     "roi_size",
 )
@@ -73,7 +71,7 @@ def export_ensemble(
     _check_formats(formats, folder, overwrite)
     ensemble = fixed_ensemble(network, inferer, temperature)
     image = torch.randn(
-        1, _denoiser(network).image_channels, *inferer.roi_size, generator=torch.Generator().manual_seed(0)
+        1, _denoiser(network).image_channels, *inferer.config.roi_size, generator=torch.Generator().manual_seed(0)
     )
     expected = python_answer(network, inferer, image, temperature)
     contents = _contents(Path(bundle_root), ensemble, inferer)
@@ -95,18 +93,19 @@ def fixed_ensemble(network: PDDDPM, inferer: PDDDPMInferer, temperature: float =
     Raises:
         UserError: when the inferer has a random or residual reverse step, or a solver that chooses its own steps.
     """
-    chain = inferer.chain
+    config = inferer.config
+    chain = config.chain()
     if not isinstance(chain.rule, DDIMRule) or chain.rule.stochastic:
         raise UserError(f"rule: found {chain.rule}, expected DDIM with eta 0, the rule that can be exported; set it so")
-    if inferer.training_process == "residual":
+    if config.training_process == "residual":
         raise UserError("training_process: found 'residual', whose reverse step cannot be exported; train with ddpm")
     solver = chain.solver or str(_denoiser(network).solver)
     if solver in ADAPTIVE_SOLVERS:
         raise UserError(f"solver: found '{solver}', which chooses its own steps; export with euler, midpoint or rk4")
-    shape = (_denoiser(network).num_classes, *inferer.roi_size)
-    noise = torch.stack([member_noise(inferer.seed, member, 0, shape) for member in range(inferer.members)])
+    shape = (_denoiser(network).num_classes, *config.roi_size)
+    noise = torch.stack([member_noise(config.seed, member, 0, shape) for member in range(config.members)])
     return FixedEnsemble(
-        network, noise, chain.time_steps, inferer.presegmentation_weight, temperature, chain.solver, chain.solver_steps
+        network, noise, chain.time_steps, config.presegmentation_weight, temperature, chain.solver, chain.solver_steps
     ).eval()
 
 
@@ -145,7 +144,7 @@ def _contents(bundle_root: Path, ensemble: FixedEnsemble, inferer: PDDDPMInferer
     maps, of_window = formats.get("post_processed_outputs", {}), {"spatial_shape": ensemble.window}
     inputs = {name: entry | of_window for name, entry in formats["inputs"].items()}
     outputs = {name: maps.get(name, {}) | of_window for name in OUTPUTS}
-    settings = {key: value for key, value in inferer.describe().items() if key not in _OF_VOLUMES}
+    settings = {key: value for key, value in inferer.config.as_report().items() if key not in _OF_VOLUMES}
     return inside | {
         "metadata.json": inside["metadata.json"] | {"network_data_format": {"inputs": inputs, "outputs": outputs}},
         "ensemble.json": settings

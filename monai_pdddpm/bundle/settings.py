@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from monai_pdddpm.inferers.autocast import autocast
-from monai_pdddpm.networks import COMPILE_MODES
 from monai_pdddpm.schedulers import forward_process
 from monai_pdddpm.utils.checks import check_range
 from monai_pdddpm.utils.errors import UserError
@@ -55,9 +54,6 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise UserError(f"{name}: found {value!r}, expected a number above 0; set {name} to one")
         elif name in _SWITCHES and not isinstance(value, bool):
             raise UserError(f"{name}: found {value!r}, expected True or False; write --{name} True")
-        elif name == "compile" and not isinstance(value, bool) and value not in COMPILE_MODES:
-            modes = " or ".join(COMPILE_MODES)
-            raise UserError(f"compile: found {value!r}, expected True, False, {modes}; write --compile True")
     if "start_step" in settings:
         _check_chain(settings["start_step"], settings["end_step"])
     if "device" in settings:

@@ -14,9 +14,11 @@ from monai_pdddpm.utils.checks import check_choice
 from monai_pdddpm.utils.errors import UserError, user_message
 from monai_pdddpm.utils.ranks import SPREADS, cpu_group, gathered, is_first_rank, rank, share, world_size
 
-from .chain import Stopwatch
+from .chain import Chain, Stopwatch
+from .config import EnsembleConfig
 from .ensemble import EnsembleRun
 from .pdddpm import PDDDPMInferer
+from .run_info import EnsembleRunInfo
 from .statistics import EnsembleStatistics
 from .windows import Window
 
@@ -104,10 +106,12 @@ class SpreadRun(EnsembleRun):
     order of the processes.
     """
 
-    def __init__(self, settings: PDDDPMInferer, network: Any, image: torch.Tensor, watch: Stopwatch) -> None:
-        super().__init__(settings, network, image, watch)
+    def __init__(
+        self, settings: EnsembleConfig, chain: Chain, network: Any, image: torch.Tensor, watch: Stopwatch
+    ) -> None:
+        super().__init__(settings, chain, network, image, watch)
         self.numbers = share(settings.members, rank(), world_size())
-        self.ran["processes"] = world_size()
+        self.processes = world_size()
 
     def _presegmentations(self) -> Iterator[tuple[Any, Any]]:
         own = super()._presegmentations() if is_first_rank() else None
@@ -159,8 +163,8 @@ class SpreadInferer(PDDDPMInferer):
         UserError: when an argument is out of range.
     """
 
-    def __init__(self, *args: Any, spread: str = "cases", **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, communicator: Any = None, spread: str = "cases", **settings: Any) -> None:
+        super().__init__(communicator, **settings)
         check_choice("spread", spread, SPREADS)
         self.spread = spread
 
@@ -169,18 +173,19 @@ class SpreadInferer(PDDDPMInferer):
         """Whether several processes draw the members of one volume."""
         return self.spread == "members" and world_size() > 1
 
-    def _volume(self, network: Any, image: torch.Tensor, watch: Stopwatch) -> tuple[torch.Tensor, dict[str, Any]]:
+    def _volume(self, network: Any, image: torch.Tensor) -> tuple[torch.Tensor, EnsembleRunInfo]:
         if not self.spreads:
-            return super()._volume(network, image, watch)
+            return super()._volume(network, image)
         gathered("volume")
-        return run_collectively(lambda: self._part(network, image, watch))
+        return run_collectively(lambda: self._part(network, image))
 
     def _part(
-        self, network: Any, image: torch.Tensor | None, watch: Stopwatch, device: torch.device | None = None
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        self, network: Any, image: torch.Tensor | None, device: torch.device | None = None
+    ) -> tuple[torch.Tensor, EnsembleRunInfo]:
         sent = broadcast(image)
-        run = SpreadRun(self, network, sent.to(device) if image is None else image, watch)
-        return run.run(), run.ran
+        sent = sent.to(device) if image is None else image
+        run = SpreadRun(self.config, self.chain, network, sent, Stopwatch(sent.device))
+        return run.run(), run.info()
 
     def serve(self, network: Any, device: torch.device) -> None:
         """Draw members for the first process, until it has no more volumes; returns at once in the first process.
@@ -194,7 +199,7 @@ class SpreadInferer(PDDDPMInferer):
         while gathered(None)[0] == "volume":
             try:
                 with torch.no_grad():
-                    run_collectively(lambda: self._part(network, None, Stopwatch(device), device))
+                    run_collectively(lambda: self._part(network, None, device))
             except Exception:  # the first process heard of it, and tells
                 logger.debug("members were not drawn", exc_info=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -13,16 +13,14 @@ from monai_pdddpm.metrics.uncertainty import predictive_entropy
 
 from .active_voxels import active_voxels
 from .autocast import autocast
-from .chain import Stopwatch
-from .frames import smoothed_over_frames
+from .chain import Chain, Stopwatch
+from .config import EnsembleConfig
 from .members import MemberSampler, volume_device
 from .noise import member_seed
+from .run_info import EnsembleRunInfo
 from .scratch import scratch_tensor
 from .statistics import EnsembleStatistics
 from .windows import Region, Window, WindowPlan, covering_windows, margin_of, pad_to
-
-if TYPE_CHECKING:
-    from .pdddpm import PDDDPMInferer
 
 _GLOBAL_GENERATORS = threading.Lock()  # torch's are one for all threads
 
@@ -37,8 +35,10 @@ class EnsembleRun:
         watch: takes the seconds.
     """
 
-    def __init__(self, settings: PDDDPMInferer, network: Any, image: torch.Tensor, watch: Stopwatch) -> None:
-        self.settings, self.network, self.watch = settings, network, watch
+    def __init__(
+        self, settings: EnsembleConfig, chain: Chain, network: Any, image: torch.Tensor, watch: Stopwatch
+    ) -> None:
+        self.settings, self.chain, self.network, self.watch = settings, chain, network, watch
         self.device = image.device
         self.numbers = range(settings.members)  # of the members that are drawn here
         frames = image[:, None] if settings.fourth_dimension == "time" else image[None]
@@ -46,16 +46,12 @@ class EnsembleRun:
         self.home = volume_device(4 * self._channels(expected) * frames[:, 0].numel(), image.device)
         self.frames, self.inner = pad_to(frames.to(self.home), settings.roi_size)
         size = self.frames.shape[2:]
-        self.plan = WindowPlan(size, settings.roi_size, settings.overlap, settings.mode, self.home)
-        self.ran: dict[str, Any] = {
-            "frames": len(frames),
-            "windows_run": 0,
-            "windows_skipped": 0,
-            "denoiser_evaluations": 0,
-        }
+        self.plan = WindowPlan(size, settings.roi_size, settings.overlap, settings.blend_mode, self.home)
+        self.processes = 1
+        self.windows_run = self.windows_skipped = self.denoiser_evaluations = 0
 
     def run(self) -> torch.Tensor:
-        """Return the output channels, (T x (3K [+ members K]), X, Y[, Z]); ``ran`` says what was run."""
+        """Return the output channels, (T x (3K [+ members K]), X, Y[, Z])."""
         output: torch.Tensor | None = None
         with tqdm(total=0, desc="members", leave=False, disable=not self.settings.progress or None) as bar:
             for f, (preseg, proposed) in enumerate(self._presegmentations()):
@@ -69,6 +65,18 @@ class EnsembleRun:
         assert output is not None  # an image has at least one frame
         return output.flatten(0, 1)
 
+    def info(self) -> EnsembleRunInfo:
+        """Return what was run."""
+        return EnsembleRunInfo(
+            config=self.settings,
+            frames=len(self.frames),
+            windows_run=self.windows_run,
+            windows_skipped=self.windows_skipped,
+            denoiser_evaluations=self.denoiser_evaluations,
+            processes=self.processes,
+            seconds=dict(self.watch.seconds),
+        )
+
     def _channels(self, classes: int) -> int:
         """Return how many channels a frame's output has."""
         return classes * (3 + self.settings.return_members * self.settings.members)
@@ -81,18 +89,12 @@ class EnsembleRun:
 
     def _presegmentations(self) -> Iterator[tuple[Any, Any]]:
         """Yield each frame's pre-segmentation and what is proposed, (1, K, ...); None of a network without parts."""
-        frames, smoothing = self.frames, self.settings.presegmentation_smoothing
         if not has_parts(self.network):
-            yield from [(None, None)] * len(frames)
+            yield from [(None, None)] * len(self.frames)
             return
-        if smoothing == 0 or len(frames) == 1:
-            for frame in frames.split(1):
-                preseg = self._segment(frame)
-                yield preseg, preseg
-            return
-        presegs = torch.cat([self._segment(frame) for frame in frames.split(1)])
-        smoothed = smoothed_over_frames(presegs, smoothing)
-        yield from zip(presegs.split(1), smoothed.split(1), strict=True)
+        for frame in self.frames.split(1):
+            preseg = self._segment(frame)
+            yield preseg, preseg
 
     def _segment(self, frame: torch.Tensor) -> torch.Tensor:
         """Return the segmenter's probabilities blended over the volume, (1, K, ...)."""
@@ -116,16 +118,18 @@ class EnsembleRun:
             return everywhere, self._call_forward(frame)
         region = self._active_region(proposed[0])
         windows = len(region.windows) if region else 0
-        self._count(windows, self.settings.members * windows * len(self.settings.chain.time_steps), bar)
+        self._count(windows, self.settings.members * windows * len(self.chain.time_steps), bar)
         if region is None:
             return everywhere, ()
-        drawer = MemberSampler(self.settings, self.network, self.plan, region, frame, proposed, self.device, self.watch)
+        drawer = MemberSampler(
+            self.settings, self.chain, self.network, self.plan, region, frame, proposed, self.device, self.watch
+        )
         return region.box, drawer.draw(bar, self.numbers)
 
     def _active_region(self, proposed: torch.Tensor) -> Region | None:
         """Return the windows to run, None for none: even ones, or fewer that are placed around the active voxels."""
         settings, plan = self.settings, self.plan
-        if not settings.chain.time_steps:
+        if not self.chain.time_steps:
             return None
         if settings.windows == "all":
             return Region(plan, plan.windows)
@@ -202,12 +206,10 @@ class EnsembleRun:
 
     def _count(self, windows: int, evaluations: int | None, bar: tqdm) -> None:
         """Add a frame to the report; None when nobody knows what a network does."""
-        self.ran["windows_run"] += windows
-        self.ran["windows_skipped"] += len(self.plan) - windows
-        if evaluations is None:
-            self.ran["denoiser_evaluations"] = None
-        else:
-            self.ran["denoiser_evaluations"] += evaluations
+        self.windows_run += windows
+        self.windows_skipped += len(self.plan) - windows
+        if evaluations is not None:
+            self.denoiser_evaluations += evaluations
             bar.total += evaluations * len(self.numbers) // self.settings.members
             bar.refresh()
 

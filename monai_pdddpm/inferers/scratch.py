@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -49,44 +46,3 @@ def _temporary_folder() -> str:
         return tempfile.gettempdir()
     except OSError:  # there is none that can be written to
         return os.environ.get("TMPDIR", "temporary folder")
-
-
-class ScratchFile:
-    """A temporary file for tensors of the CPU, which goes when this does.
-
-    It is written and read, not mapped: what is in the file is no memory of this process.
-
-    Raises:
-        OSError: when there is no place for temporary files, or no room left; also by :meth:`write`.
-    """
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, it lives as long as this object
-        weakref.finalize(self, self._file.close)
-
-    def write(self, values: torch.Tensor) -> FiledTensor:
-        """Append a tensor."""
-        start = self._file.seek(0, os.SEEK_END)
-        left = values.contiguous().view(-1).view(torch.uint8).numpy().data
-        while left:  # one call writes 2 GiB at most
-            left = left[self._file.write(left) :]
-        return FiledTensor(self._file, start, values.shape, values.dtype)
-
-
-@dataclass(frozen=True)
-class FiledTensor:
-    """A tensor in a :class:`ScratchFile`."""
-
-    file: Any
-    start: int
-    shape: torch.Size
-    dtype: torch.dtype
-
-    def read(self) -> torch.Tensor:
-        """Return the tensor."""
-        values = torch.empty(self.shape, dtype=self.dtype)
-        left = values.view(-1).view(torch.uint8).numpy().data
-        self.file.seek(self.start)
-        while left:
-            left = left[self.file.readinto(left) :]
-        return values

@@ -1,7 +1,6 @@
 """The denoiser, its ODE blocks, and the pair of segmenter and denoiser."""
 
 from .coarse import CoarseODEUNet
-from .compiled import COMPILE_MODES, CompiledDenoiser
 from .ode_block import SecondOrderODEBlock
 from .ode_unet import ConditionEncoder, ODEUNet
 from .pdddpm import PDDDPM
@@ -9,11 +8,9 @@ from .solvers import ADAPTIVE_SOLVERS, FIXED_STEP_SOLVERS, tableau
 
 __all__ = [
     "ADAPTIVE_SOLVERS",
-    "COMPILE_MODES",
     "FIXED_STEP_SOLVERS",
     "PDDDPM",
     "CoarseODEUNet",
-    "CompiledDenoiser",
     "ConditionEncoder",
     "ODEUNet",
     "SecondOrderODEBlock",

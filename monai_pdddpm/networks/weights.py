@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from monai_pdddpm.networks import PDDDPM, CompiledDenoiser
+from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.utils.errors import UserError
 
 
@@ -17,7 +17,6 @@ def load_network(
     network: nn.Module,
     model_file: str | os.PathLike,
     device: torch.device | str = "cpu",
-    compile: bool | str = False,
 ) -> nn.Module:
     """Load a model file into a network and put it on a device, ready to infer.
 
@@ -25,17 +24,12 @@ def load_network(
         network: as the bundle defines it.
         model_file: ``{"model": state_dict}`` or a bare state dict; read with ``weights_only=True``.
         device: where to.
-        compile: run the denoiser through ``torch.compile``: True, or the name of one of its modes.
 
     Raises:
         UserError: when the file is missing, is not a weights file, or belongs to another network.
     """
     load_weights(network, read_weights(model_file), model_file)
-    network = in_fast_layout(network.to(device).eval(), device)
-    if not compile:
-        return network
-    assert isinstance(network, PDDDPM)  # what a bundle defines
-    return network.with_denoiser(CompiledDenoiser(network.denoiser, "default" if compile is True else compile)).eval()
+    return in_fast_layout(network.to(device).eval(), device)
 
 
 def in_fast_layout(network: nn.Module, device: torch.device | str) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -48,8 +47,9 @@ class SplitOutputd(MapTransform):
             output, meta, frames = d[key], {}, 1
             if isinstance(output, MetaTensor):
                 meta, output = dict(output.meta), output.as_tensor()
-                said = meta.pop("inference", "{}")
-                d["inference"] = json.loads(said[0] if isinstance(said, list) else said)
+                runs = meta.pop("ensemble_run", None)
+                run = runs[0] if isinstance(runs, list) else runs
+                d["inference"] = run.as_report() if run else {}
                 frames = frames_of(d)
             found = output.shape[0] // frames
             if found < 3 * k or found % k or output.shape[0] % frames:

@@ -24,10 +24,10 @@ def read(bundle, template, preset):
 def test_pd_ddpm_2022_is_the_papers(bundle):
     parser = read(bundle, "inference.json", PRESET / "inference.json")
     inferer, network = parser.get_parsed_content("inferer"), parser.get_parsed_content("network_def")
-    assert inferer.chain.time_steps == list(range(299, -1, -1))
-    assert inferer.chain.rule == AncestralRule("fixed_large")
-    assert inferer.members == 5
-    assert inferer.presegmentation_weight == 0
+    assert inferer.config.time_steps == tuple(range(299, -1, -1))
+    assert inferer.config.rule == AncestralRule("fixed_large")
+    assert inferer.config.members == 5
+    assert inferer.config.presegmentation_weight == 0
     assert (network.low, network.high, network.prediction, network.hard) == (0, 1, "eps", True)
     assert len(network.abar) == 1000
     # cosine schedule: what is left of a mask at the start

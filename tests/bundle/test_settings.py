@@ -30,8 +30,6 @@ FINE = {
     "changed",
     [
         {},
-        {"compile": True},
-        {"compile": "reduce-overhead"},
         {"start_step": 0},
         {"start_step": 1000, "end_step": 999},
         {"device": "cpu"},
@@ -63,7 +61,6 @@ def test_keys_that_are_not_there_are_not_missed():
         ("learning_rate", 0, "learning_rate: found 0, expected a number above 0"),
         ("learning_rate", float("inf"), "learning_rate: found inf"),
         ("overwrite", "yes", "overwrite: found 'yes', expected True or False; write --overwrite True"),
-        ("compile", "fast", "compile: found 'fast', expected True, False, default or reduce-overhead"),
         ("device", "cuda:99", "device: 'cuda:99' cannot be used, this computer has"),
         ("device", "gpu", "device: 'gpu' cannot be used"),
         ("device", None, "device: 'None' cannot be used"),

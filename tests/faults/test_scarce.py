@@ -16,7 +16,6 @@ from scarce import limit, run, small_disk
 from monai_pdddpm.data import write_phantom
 from monai_pdddpm.data.dataset import explain_failure
 from monai_pdddpm.inferers import scratch
-from monai_pdddpm.inferers.members import FeatureStore
 from monai_pdddpm.utils.atomic_write import atomic_write
 from monai_pdddpm.utils.errors import UserError
 
@@ -224,25 +223,6 @@ class TestTemporarySpace:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
         with pytest.raises(UserError, match="nowhere: no room for 4 MiB of members"):
             scratch.scratch_tensor((1, MIB), torch.device("cpu"))
-
-    def test_features_are_encoded_anew(self, tmp_path, monkeypatch):
-        """A smaller step with the same result."""
-        asked = []
-
-        def encode(window):
-            asked.append(window)
-            return [torch.full((MIB,), float(window[0].start))]
-
-        windows = [(slice(start, start + 1),) for start in range(3)]
-        with small_disk(tmp_path / "disk", 5 * MIB) as disk:
-            monkeypatch.setattr(tempfile, "tempdir", str(disk))
-            store = FeatureStore(encode, room=0)
-            for _ in range(2):
-                for number, window in enumerate(windows):
-                    (features,) = store(window)
-                    assert features.shape == (MIB,)
-                    assert bool((features == number).all())
-        assert len(asked) == 3 + 2  # one of them found room in the file
 
 
 def test_report_of_a_case_is_the_last_that_fails(tmp_path):

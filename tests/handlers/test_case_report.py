@@ -77,7 +77,15 @@ def run(cases, out, settings=SETTINGS, overview=False, save=True, before=None, i
         val_data_loader=DataLoader(CaseDataset(cases, read), batch_size=1, collate_fn=case_collate),
         network=PDDDPM(Threshold(), Local(), time_steps=[800, 300]),
         inferer=inferer
-        or PDDDPMInferer((8, 8, 6), [800, 300], 3, 5, precision="float32", return_members=True, progress=False),
+        or PDDDPMInferer(
+            roi_size=(8, 8, 6),
+            time_steps=[800, 300],
+            members=3,
+            seed=5,
+            precision="float32",
+            return_members=True,
+            progress=False,
+        ),
         postprocessing=Compose(steps),
     )
     if before:

@@ -66,9 +66,9 @@ def spread(network, volumes, **options):
     ("count", "options"),
     [
         (2, {"members": 3, "return_members": True, "presegmentation_weight": 0.3}),
-        (2, {"members": 5, "fusion": "step", "member_batch": 2}),
+        (2, {"members": 5, "member_batch": 2}),
         (3, {"members": 2, "return_members": True}),
-        (2, {"members": 2, "active": "presegmentation", "uncertainty_threshold": 0.9}),
+        (2, {"members": 2, "windows": "presegmentation", "uncertainty_threshold": 0.9}),
         (2, {"members": 2, "time_steps": []}),
     ],
 )
@@ -82,7 +82,7 @@ def test_equal_to_one_process(in_processes, count, options):
 
 def test_frames(in_processes):
     network, volumes = pair(), images(1, channels=3)
-    options = {"members": 3, "fourth_dimension": "time", "presegmentation_smoothing": 1.0, "return_members": True}
+    options = {"members": 3, "fourth_dimension": "time", "return_members": True}
     ((output,), _) = in_processes(2, lambda: spread(network, volumes, **options))
     torch.testing.assert_close(output, PDDDPMInferer(**OPTIONS | options)(volumes[0], network), rtol=0, atol=1e-6)
 

@@ -1,6 +1,5 @@
 """Two orders of work, active windows, memory and frames: each changes the cost, and what it must not change stays."""
 
-import json
 import logging
 
 import pytest
@@ -9,8 +8,7 @@ from monai.data import MetaTensor
 
 from monai_pdddpm.inferers import PDDDPMInferer, members, scratch
 from monai_pdddpm.inferers.active_voxels import active_voxels
-from monai_pdddpm.inferers.frames import smoothed_over_frames
-from monai_pdddpm.inferers.members import FeatureStore, member_memory_budget, volume_device
+from monai_pdddpm.inferers.members import member_memory_budget, volume_device
 from monai_pdddpm.inferers.scratch import scratch_tensor
 from monai_pdddpm.inferers.windows import Region, WindowPlan
 from monai_pdddpm.schedulers import AncestralRule, DDIMRule
@@ -21,11 +19,11 @@ from .test_pdddpm_inferer import STEPS, K, Segmenter, formula_pair, image, real_
 
 def inferer(roi=(8, 8), **options):
     options = {"members": 3, "precision": "float32", "progress": False, "return_members": True} | options
-    return PDDDPMInferer(roi, STEPS, **options)
+    return PDDDPMInferer(roi_size=roi, time_steps=STEPS, **options)
 
 
 def ran(settings, network, x):
-    return json.loads(settings(MetaTensor(x), network).meta["inference"][0])
+    return settings(MetaTensor(x), network).meta["ensemble_run"][0].as_report()
 
 
 class TestActiveVoxels:
@@ -93,7 +91,7 @@ class TestRegion:
         assert torch.allclose(column, torch.tensor([1.0, 1, 1, 1, 2, 2, 3, 3, 3, 3]))
 
 
-class TestOrders:
+class TestOrder:
     @pytest.mark.parametrize("rule", [DDIMRule(), DDIMRule(0.7), AncestralRule()])
     @pytest.mark.parametrize("process", ["ddpm", "residual"])
     def test_both_are_the_untiled_answer_where_a_voxel_needs_no_neighbour(self, rule, process):
@@ -103,53 +101,15 @@ class TestOrders:
         # the untiled volume is padded, and with it the noise: the field must be the same
         x = image(24, 24)
         expected = untiled(x, network)
-        for fusion in ("window", "step"):
-            assert torch.allclose(inferer((8, 8), fusion=fusion, **options)(x, network), expected, atol=2e-5), fusion
+        assert torch.allclose(inferer((8, 8), **options)(x, network), expected, atol=2e-5)
 
-    def test_they_differ_where_a_voxel_does(self):
+    def test_a_member_is_the_same_however_many_there_are_and_how_little_memory(self, monkeypatch):
         x, network = image(24, 24), real_pair()
-        window, step = (inferer(fusion=fusion, windows="all")(x, network) for fusion in ("window", "step"))
-        assert torch.equal(window[:, 2 * K : 3 * K], step[:, 2 * K : 3 * K])
-        assert not torch.allclose(window[:, :K], step[:, :K], atol=1e-4)
-        assert torch.allclose(step[:, :K].sum(1), torch.ones(()), atol=1e-5)
-
-    @pytest.mark.parametrize("fusion", ["window", "step"])
-    def test_a_member_is_the_same_however_many_there_are_and_how_little_memory(self, fusion, monkeypatch):
-        x, network = image(24, 24), real_pair()
-        expected = inferer(fusion=fusion, members=5)(x, network)
+        expected = inferer(members=5)(x, network)
         monkeypatch.setattr(members, "MIB", 1)  # one byte: one member at a time, no features kept
-        assert torch.allclose(inferer(fusion=fusion, members=5, memory=1)(x, network), expected, atol=1e-5)
-        two = inferer(fusion=fusion, members=2, memory=1)(x, network)
+        assert torch.allclose(inferer(members=5, memory=1)(x, network), expected, atol=1e-5)
+        two = inferer(members=2, memory=1)(x, network)
         assert torch.allclose(two[:, 3 * K :], expected[:, 3 * K : 5 * K], atol=1e-5)
-
-    @pytest.mark.parametrize(
-        ("fusion", "memory", "full", "expected"),
-        [("window", 0, False, 1), ("step", 0, False, 1), ("step", 1, False, 1), ("step", 1, True, 9)],
-    )
-    def test_how_often_a_condition_is_encoded(self, fusion, memory, full, expected, monkeypatch):
-        network, windows = formula_pair(), 9
-        if memory:
-            monkeypatch.setattr(members, "MIB", 1)
-        if full:
-            monkeypatch.setattr(members, "ScratchFile", full_disk)
-        inferer(fusion=fusion, memory=memory, windows="all")(image(16, 16), network)
-        assert network.denoiser.encoded == windows * expected  # 3 members x 3 steps, when nothing is kept
-
-    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-    def test_features_in_a_file_are_what_was_encoded(self, dtype):
-        made = {
-            start: [torch.randn(1, 2, 3, dtype=dtype).transpose(1, 2), torch.randn(4).to(dtype)] for start in (0, 5)
-        }
-        store = FeatureStore(lambda window: made.pop(window[0].start), room=0)
-        first = {start: store((slice(start, start + 3),)) for start in (0, 5)}
-        for start in (5, 0, 5):
-            again = store((slice(start, start + 3),))
-            assert all(torch.equal(a, b) and a.dtype == dtype for a, b in zip(again, first[start], strict=True))
-
-
-def full_disk():
-    """Stand in for a temporary file where there is no room."""
-    raise OSError(28, "No space left on device")
 
 
 def certain_outside(x_t, features):
@@ -171,12 +131,11 @@ class TestActiveWindows:
         x[..., 5:9, 6:12] = torch.linspace(-0.4, 0.4, 24).view(4, 6)
         return x
 
-    @pytest.mark.parametrize("fusion", ["window", "step"])
     @pytest.mark.parametrize("share", [0.0, 0.3])
-    def test_they_are_all_windows_where_the_proposal_is_certain_outside(self, fusion, share):
+    def test_they_are_all_windows_where_the_proposal_is_certain_outside(self, share):
         network = formula_pair(certain_outside, Certain())
-        few = inferer(fusion=fusion, presegmentation_weight=share)
-        everything = inferer(fusion=fusion, presegmentation_weight=share, windows="all")
+        few = inferer(presegmentation_weight=share)
+        everything = inferer(presegmentation_weight=share, windows="all")
         assert torch.allclose(few(self.scan(), network), everything(self.scan(), network), atol=1e-5)
         counted = ran(few, network, self.scan())
         assert 0 < counted["windows_run"] < counted["windows_skipped"]
@@ -186,9 +145,8 @@ class TestActiveWindows:
         assert counted["denoiser_evaluations"] == 3 * len(STEPS) * counted["windows_run"]
         assert few(self.scan(), network)[0, K + 1].max() > 0.01  # and there was something to decide
 
-    @pytest.mark.parametrize("fusion", ["window", "step"])
-    def test_scattered_things_have_windows_of_their_own(self, fusion):
-        x, options = torch.full((1, 1, 80, 64), 3.0), {"roi": (16, 16), "fusion": fusion, "overlap": 0.25}
+    def test_scattered_things_have_windows_of_their_own(self):
+        x, options = torch.full((1, 1, 80, 64), 3.0), {"roi": (16, 16), "overlap": 0.25}
         for row, column in ((19, 30), (50, 13)):  # astride of even windows
             x[..., row : row + 4, column : column + 3] = torch.linspace(-0.4, 0.4, 12).view(4, 3)
         network = formula_pair(certain_outside, Certain())
@@ -274,14 +232,13 @@ class TestMemory:
 
 
 class TestFrames:
-    @pytest.mark.parametrize("fusion", ["window", "step"])
-    def test_a_series_is_its_frames_one_by_one_with_the_same_noise(self, fusion):
+    def test_a_series_is_its_frames_one_by_one_with_the_same_noise(self):
         series, network = torch.cat([image(20, 12, seed=s) for s in range(4)], dim=1), real_pair()
-        settings = inferer(fusion=fusion, fourth_dimension="time")
+        settings = inferer(fourth_dimension="time")
         together = settings(series, network)
         assert together.shape == (1, 4 * 6 * K, 20, 12)
         for f, part in enumerate(together[0].unflatten(0, (4, -1))):
-            assert torch.equal(part, inferer(fusion=fusion)(series[:, f : f + 1], network)[0])
+            assert torch.equal(part, inferer()(series[:, f : f + 1], network)[0])
         assert ran(settings, network, series)["frames"] == 4
 
     def test_still_frames_do_not_flicker(self):
@@ -292,39 +249,3 @@ class TestFrames:
     def test_one_frame_is_an_image(self):
         x, network = image(12, 12), real_pair()
         assert torch.equal(inferer(fourth_dimension="time")(x, network), inferer()(x, network))
-
-    def test_smoothing_by_hand(self):
-        frames = torch.zeros(7, 2)
-        frames[3] = 1
-        weights = torch.exp(-0.5 * (torch.arange(-3.0, 4.0)) ** 2)
-        expected = (weights / weights.sum()).view(7, 1).expand(7, 2)
-        assert torch.allclose(smoothed_over_frames(frames, 1.0), expected, atol=1e-6)
-        still = torch.rand(1, 3).expand(5, 3)
-        assert torch.allclose(smoothed_over_frames(still, 2.0), still, atol=1e-6)
-        assert smoothed_over_frames(frames, 0) is frames
-
-    def test_proposals_are_smoothed_and_the_pre_segmentation_is_not(self):
-        series, network = torch.cat([image(8, 8, seed=s) for s in range(4)], dim=1), real_pair()
-        plain = inferer(fourth_dimension="time")(series, network)[0].unflatten(0, (4, -1))
-        smooth = inferer(fourth_dimension="time", presegmentation_smoothing=1.0)(series, network)[0].unflatten(
-            0, (4, -1)
-        )
-        assert torch.equal(plain[:, 2 * K : 3 * K], smooth[:, 2 * K : 3 * K])
-        assert not torch.allclose(plain[:, :K], smooth[:, :K], atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("fusion", "both"),
-        ("active", "none"),
-        ("fourth_dimension", "space"),
-        ("uncertainty_threshold", 1.0),
-        ("dilation", -1),
-        ("memory", -1),
-        ("presegmentation_smoothing", -0.5),
-    ],
-)
-def test_out_of_range_names_the_key(key, value):
-    with pytest.raises(UserError, match=rf"{key}: found .*, expected .*; fix --{key}"):
-        inferer(**{key: value})

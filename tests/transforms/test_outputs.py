@@ -1,6 +1,5 @@
 """Maps by hand, and the order in which they have to be made."""
 
-import json
 import math
 from unittest import mock
 
@@ -10,6 +9,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd
 
+from monai_pdddpm.inferers import EnsembleConfig, EnsembleRunInfo
 from monai_pdddpm.transforms import InvertMembersd, Spacingd, SplitOutputd, Uncertaintyd, outputs
 from monai_pdddpm.transforms.outputs import normalised
 from monai_pdddpm.utils.errors import UserError
@@ -22,6 +22,18 @@ def output(members=2, k=K, size=SIZE):
     """Numbers that say which channel they are."""
     channels = 3 * k + members * k
     return torch.arange(float(channels)).view(-1, 1, 1, 1).expand(channels, *size).clone()
+
+
+def run_info(frames=1):
+    return EnsembleRunInfo(
+        config=EnsembleConfig(roi_size=SIZE, time_steps=[9], seed=4),
+        frames=frames,
+        windows_run=1,
+        windows_skipped=0,
+        denoiser_evaluations=8,
+        processes=1,
+        seconds={},
+    )
 
 
 def channels(x):
@@ -52,23 +64,24 @@ class TestSplit:
 
     def test_metadata_go_to_every_map_and_what_was_run_to_its_own_key(self):
         affine = torch.diag(torch.tensor([1.0, 2, 3, 1], dtype=torch.float64))
-        x = MetaTensor(output(), affine=affine, meta={"filename_or_obj": "a.nii", "inference": '{"seed": 4}'})
+        x = MetaTensor(output(), affine=affine, meta={"filename_or_obj": "a.nii", "ensemble_run": run_info()})
         item = SplitOutputd("pred", K)({"pred": x})
-        assert item["inference"] == {"seed": 4}
+        assert item["inference"]["seed"] == 4
         for key in ("pred", "member_entropy", "variance", "preseg", "members"):
             assert item[key].meta["filename_or_obj"] == "a.nii"
             assert torch.equal(item[key].affine, affine)
-            assert "inference" not in item[key].meta
+            assert "ensemble_run" not in item[key].meta
         item["pred"].meta["filename_or_obj"] = "b.nii"
         assert item["preseg"].meta["filename_or_obj"] == "a.nii"
 
     def test_input_is_left_as_it_was(self):
-        x = MetaTensor(output(), meta={"inference": json.dumps({"seed": 4})})
+        x = MetaTensor(output(), meta={"ensemble_run": run_info()})
         for _ in range(2):
-            assert SplitOutputd("pred", K)({"pred": x})["inference"] == {"seed": 4}
+            assert SplitOutputd("pred", K)({"pred": x})["inference"]["seed"] == 4
 
     def test_what_was_run_may_come_as_a_list_or_not_at_all(self):
-        assert SplitOutputd("pred", K)({"pred": MetaTensor(output(), meta={"inference": ["{}"]})})["inference"] == {}
+        batched = MetaTensor(output(), meta={"ensemble_run": [run_info()]})
+        assert SplitOutputd("pred", K)({"pred": batched})["inference"]["seed"] == 4
         assert SplitOutputd("pred", K)({"pred": MetaTensor(output())})["inference"] == {}
         assert "inference" not in SplitOutputd("pred", K)({"pred": output()})
 
@@ -252,7 +265,7 @@ class TestInvertMembers:
 def test_maps_of_frames_are_those_of_each_frame():
     generator = torch.Generator().manual_seed(0)
     frames = [torch.rand(3 * K, *SIZE, generator=generator) for _ in range(4)]
-    series = MetaTensor(torch.cat(frames), meta={"inference": json.dumps({"frames": 4})})
+    series = MetaTensor(torch.cat(frames), meta={"ensemble_run": run_info(frames=4)})
     together = Uncertaintyd("pred")(SplitOutputd("pred", K)({"pred": series}))
     for number, frame in enumerate(frames):
         alone = Uncertaintyd("pred")(SplitOutputd("pred", K)({"pred": frame}))

@@ -1,0 +1,167 @@
+"""The settings of an ensemble: one frozen object that validates itself."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from monai_pdddpm.data.scan_spec import FOURTH_DIMENSIONS
+from monai_pdddpm.schedulers import AncestralRule, DDIMRule, check_steps, forward_process
+from monai_pdddpm.utils.errors import UserError
+
+from .autocast import check_precision
+from .chain import Chain
+
+WINDOWS = ("active", "all")
+BLEND_MODES = ("gaussian", "constant")
+_RENAMED = {
+    "segmenter_share": "presegmentation_weight",
+    "doubt": "uncertainty_threshold",
+    "margin": "dilation",
+    "active": "windows",
+    "mode": "blend_mode",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleConfig:
+    """Settings of :class:`monai_pdddpm.inferers.PDDDPMInferer`.
+
+    Args:
+        roi_size: window in voxels, one number per spatial axis, a multiple of the denoiser's ``divisor``.
+        time_steps: strictly descending time indices of the chain; an empty list returns the pre-segmentation.
+        members: number of members, 1 or more.
+        seed: seed of the members' noise, 0 or more.
+        overlap: smallest fraction, 0 to below 1, that neighboring windows share.
+        blend_mode: ``"gaussian"`` or ``"constant"`` window weights.
+        rule: reverse step of the chain.
+        training_process: the process that the denoiser was trained with: ``"ddpm"``, ``"presegmentation"``,
+            ``"recycled"`` or ``"residual"``.
+        presegmentation_weight: weight of the segmenter, 0 to below 1, in mean, variance and entropy.
+        windows: ``"active"`` runs the denoiser in windows with active voxels only, ``"all"`` in every window.
+        uncertainty_threshold: a voxel is active if the probability beside its likeliest class exceeds this, 0 to
+            below 1.
+        dilation: voxels by which the active region is dilated, 0 or more.
+        fourth_dimension: ``"channel"`` if the channels of an image are modalities, ``"time"`` if they are frames.
+        member_batch: largest number of members that run through the denoiser together.
+        memory: MiB for the members in work; 0 takes 256 on a CPU and an eighth of the free memory on a GPU.
+        return_members: append every member's probabilities to the output.
+        solver: solver of the ODE blocks; empty uses the network's own.
+        solver_steps: solver steps, 0 for the network's own; a list has one number per time step.
+        precision: precision of the networks: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        progress: show a progress bar on a terminal.
+
+    Raises:
+        UserError: if a setting is out of range.
+    """
+
+    roi_size: Sequence[int]
+    time_steps: Sequence[int]
+    members: int = 8
+    seed: int = 0
+    overlap: float = 0.5
+    blend_mode: str = "gaussian"
+    rule: DDIMRule | AncestralRule = field(default_factory=DDIMRule)
+    training_process: str = "ddpm"
+    presegmentation_weight: float = 0.0
+    windows: str = "active"
+    uncertainty_threshold: float = 0.05
+    dilation: int = 2
+    fourth_dimension: str = "channel"
+    member_batch: int = 8
+    memory: int = 0
+    return_members: bool = False
+    solver: str = ""
+    solver_steps: int | Sequence[int] = 0
+    precision: str = "bfloat16"
+    progress: bool = True
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> EnsembleConfig:
+        """Return the configuration made of keyword settings.
+
+        Raises:
+            UserError: if a key is unknown, with the nearest known key, or missing.
+        """
+        known = [f.name for f in fields(cls)]
+        for key in settings:
+            if key not in known:
+                nearest = [_RENAMED[key]] if key in _RENAMED else difflib.get_close_matches(key, known, 1)
+                remedy = f"write '{nearest[0]}'" if nearest else "remove it"
+                raise UserError(f"inferer: found the setting '{key}', expected one of {', '.join(known)}; {remedy}")
+        missing = [key for key in ("roi_size", "time_steps") if key not in settings]
+        if missing:
+            raise UserError(f"inferer: found no setting '{missing[0]}', expected one; add it to the configuration")
+        return cls(**settings)
+
+    def __post_init__(self) -> None:
+        for name, low in (("members", 1), ("member_batch", 1), ("seed", 0), ("dilation", 0), ("memory", 0)):
+            _check_whole(name, getattr(self, name), low)
+        for name in ("overlap", "presegmentation_weight", "uncertainty_threshold"):
+            _check_fraction(name, getattr(self, name))
+        for name, words in (
+            ("windows", WINDOWS),
+            ("blend_mode", BLEND_MODES),
+            ("fourth_dimension", FOURTH_DIMENSIONS),
+        ):
+            if getattr(self, name) not in words:
+                found = getattr(self, name)
+                raise UserError(f"{name}: found {found!r}, expected {' or '.join(words)}; fix --{name}")
+        check_precision(self.precision)
+        forward_process(self.training_process)
+        if not isinstance(self.roi_size, Sequence) or any(not isinstance(r, int) or r < 1 for r in self.roi_size):
+            raise UserError(
+                f"roi_size: found {self.roi_size!r}, expected a list of whole numbers above 0; fix --roi_size"
+            )
+        object.__setattr__(self, "roi_size", tuple(self.roi_size))
+        object.__setattr__(self, "time_steps", tuple(check_steps(self.time_steps, 2**31)))
+        object.__setattr__(self, "solver_steps", self._solver_steps())
+
+    def _solver_steps(self) -> tuple[int, ...]:
+        """Return the solver steps at each time step."""
+        given = self.solver_steps
+        listed = list(given) if isinstance(given, Sequence) else [given]
+        if len(listed) not in (1, len(self.time_steps)) or any(not isinstance(n, int) or n < 0 for n in listed):
+            raise UserError(
+                f"solver_steps: found {given!r}, expected a whole number of at least 0, or one for each of the "
+                f"{len(self.time_steps)} time steps; fix --solver_steps"
+            )
+        return tuple(listed * len(self.time_steps) if len(listed) == 1 else listed)
+
+    def chain(self) -> Chain:
+        """Return the reverse chain of these settings."""
+        process = forward_process(self.training_process)
+        return Chain(list(self.time_steps), self.rule, process, self.solver, list(self.solver_steps))  # type: ignore[arg-type]
+
+    def as_report(self) -> dict[str, Any]:
+        """Return the settings that change the result, as JSON values."""
+        return {
+            "members": self.members,
+            "seed": self.seed,
+            "time_steps": list(self.time_steps),
+            "start_step": self.time_steps[0] + 1 if self.time_steps else 0,
+            "rule": str(self.rule),
+            "training_process": self.training_process,
+            "solver": self.solver,
+            "solver_steps": list(self.solver_steps),  # type: ignore[arg-type]
+            "roi_size": list(self.roi_size),
+            "overlap": self.overlap,
+            "blend_mode": self.blend_mode,
+            "presegmentation_weight": self.presegmentation_weight,
+            "windows": self.windows,
+            "uncertainty_threshold": self.uncertainty_threshold,
+            "dilation": self.dilation,
+            "precision": self.precision,
+        }
+
+
+def _check_whole(name: str, value: object, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise UserError(f"{name}: found {value!r}, expected a whole number of at least {low}; fix --{name}")
+
+
+def _check_fraction(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise UserError(f"{name}: found {value!r}, expected a number from 0 to below 1; fix --{name}")

@@ -1,0 +1,88 @@
+"""The channel layout of the tensor that the inferer returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from monai_pdddpm.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class EnsembleOutput:
+    """Names and slices of the channels of an inferer's output.
+
+    A frame has mean probabilities (K channels), mean of the members' entropies (1), variance over the members of the
+    foreground classes (K - 1), pre-segmentation (K) and, if wanted, the members' probabilities (members x K). The
+    frames of a time series follow one another.
+
+    Args:
+        num_classes: K, the background included, 2 or more.
+        members: number of members in the tensor, 0 if they are left out.
+
+    Example:
+        >>> EnsembleOutput(2, members=3).slices()["members"]
+        slice(6, 12, None)
+    """
+
+    num_classes: int
+    members: int = 0
+
+    @property
+    def channels(self) -> int:
+        """Return the number of channels of one frame, K (3 + members)."""
+        return self.num_classes * (3 + self.members)
+
+    def slices(self) -> dict[str, slice]:
+        """Return the channels of each part of one frame, in order; members only if there are any."""
+        k = self.num_classes
+        parts = {
+            "pred": slice(0, k),
+            "member_entropy": slice(k, k + 1),
+            "variance": slice(k + 1, 2 * k),
+            "preseg": slice(2 * k, 3 * k),
+        }
+        return parts | ({"members": slice(3 * k, self.channels)} if self.members else {})
+
+    def member(self, number: int) -> slice:
+        """Return the channels of one member, counted from 0, in a frame."""
+        first = self.num_classes * (3 + number)
+        return slice(first, first + self.num_classes)
+
+    def frames(self, tensor: torch.Tensor) -> int:
+        """Return the number of frames of an output, (T x channels, X, Y[, Z]).
+
+        Raises:
+            UserError: if the number of channels is no multiple of :attr:`channels`.
+        """
+        frames, rest = divmod(tensor.shape[0], self.channels)
+        if rest or not frames:
+            raise UserError(
+                f"pred: found {tensor.shape[0]} channels, expected {self.channels} for each frame ({self.num_classes} "
+                f"classes, {self.members} members); fix num_classes or 'labels', or use PDDDPMInferer"
+            )
+        return frames
+
+    def split(self, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Split an output into its parts.
+
+        Args:
+            tensor: (T x channels, X, Y[, Z]), without the batch axis.
+
+        Returns:
+            ``pred``, ``member_entropy``, ``variance``, ``preseg`` and, if there are any, ``members``: views of
+            (T x C, X, Y[, Z]) with the C channels of :meth:`slices`, frame after frame.
+
+        Raises:
+            UserError: if the number of channels does not fit.
+        """
+        by_frame = tensor.unflatten(0, (self.frames(tensor), self.channels))
+        return {name: by_frame[:, part].flatten(0, 1) for name, part in self.slices().items()}
+
+    def join(self, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the output whose parts :meth:`split` returns, (T x channels, X, Y[, Z])."""
+        frames = parts["member_entropy"].shape[0]
+        by_frame = [parts[name].unflatten(0, (frames, -1)) for name in self.slices()]
+        return torch.cat(by_frame, dim=1).flatten(0, 1)

@@ -1,0 +1,51 @@
+"""What an inferer did for one case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .config import EnsembleConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleRunInfo:
+    """The settings, counts and seconds of one case.
+
+    Args:
+        config: settings of the inferer.
+        frames: number of frames, 1 without a time axis.
+        windows_run: windows in which the denoiser ran, all frames together.
+        windows_skipped: windows that had no active voxel.
+        denoiser_evaluations: denoiser calls, counted per member and window.
+        processes: number of processes that drew members.
+        seconds: seconds of each stage.
+    """
+
+    # MONAI's decollate_batch raises for unknown objects, but returns the ``item()`` of whatever has no dimension
+    ndim: ClassVar[int] = 0
+
+    config: EnsembleConfig
+    frames: int
+    windows_run: int
+    windows_skipped: int
+    denoiser_evaluations: int
+    processes: int
+    seconds: Mapping[str, float]
+
+    def item(self) -> EnsembleRunInfo:
+        """Return this object, see ``ndim``."""
+        return self
+
+    def as_report(self) -> dict[str, Any]:
+        """Return settings and counts as JSON values, with the seconds under ``"seconds"``."""
+        counts = {
+            "frames": self.frames,
+            "windows_run": self.windows_run,
+            "windows_skipped": self.windows_skipped,
+            "denoiser_evaluations": self.denoiser_evaluations,
+        }
+        if self.processes > 1:
+            counts["processes"] = self.processes
+        return self.config.as_report() | counts | {"seconds": dict(self.seconds)}

@@ -1,0 +1,78 @@
+"""The channel layout: each part where the inferer puts it, of one frame or several."""
+
+import pytest
+import torch
+from monai.data import MetaTensor, decollate_batch
+
+from monai_pdddpm.inferers import EnsembleConfig, EnsembleOutput, EnsembleRunInfo
+from monai_pdddpm.utils.errors import UserError
+
+CONFIG = EnsembleConfig(roi_size=[4, 4], time_steps=[9])
+
+
+def channel_numbers(count):
+    return torch.arange(float(count)).view(-1, 1, 1).expand(count, 2, 3)
+
+
+def test_parts_of_one_frame():
+    parts = EnsembleOutput(3, members=2).split(channel_numbers(15))
+    assert {name: part[:, 0, 0].tolist() for name, part in parts.items()} == {
+        "pred": [0, 1, 2],
+        "member_entropy": [3],
+        "variance": [4, 5],
+        "preseg": [6, 7, 8],
+        "members": [9, 10, 11, 12, 13, 14],
+    }
+
+
+def test_parts_of_two_frames_follow_one_another():
+    layout, output = EnsembleOutput(2), channel_numbers(12)
+    parts = layout.split(output)
+    assert layout.frames(output) == 2
+    assert {name: part[:, 0, 0].tolist() for name, part in parts.items()} == {
+        "pred": [0, 1, 6, 7],
+        "member_entropy": [2, 8],
+        "variance": [3, 9],
+        "preseg": [4, 5, 10, 11],
+    }
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_join_undoes_split(frames):
+    layout = EnsembleOutput(3, members=2)
+    output = torch.randn(frames * layout.channels, 4, 5)
+    assert torch.equal(layout.join(layout.split(output)), output)
+
+
+def test_member_has_its_channels():
+    layout = EnsembleOutput(3, members=2)
+    assert layout.split(channel_numbers(15))["members"][3:, 0, 0].tolist() == list(range(15))[layout.member(1)]
+
+
+@pytest.mark.parametrize("channels", [0, 10, 14])
+def test_other_numbers_of_channels_are_refused(channels):
+    with pytest.raises(UserError, match=f"pred: found {channels} channels, expected 15 for each frame"):
+        EnsembleOutput(3, members=2).split(channel_numbers(channels))
+
+
+def test_run_info_survives_the_decollation_of_a_batch():
+    infos = [
+        EnsembleRunInfo(
+            config=CONFIG,
+            frames=1,
+            windows_run=n,
+            windows_skipped=0,
+            denoiser_evaluations=n,
+            processes=1,
+            seconds={"chain": 1.5},
+        )
+        for n in (1, 2)
+    ]
+    batch = MetaTensor(torch.zeros(2, 1, 3), meta={"ensemble_run": infos})
+    batch.is_batch = True
+    batch.applied_operations = [[], []]
+    found = [item.meta["ensemble_run"] for item in decollate_batch(batch)]
+    assert found == infos
+    report = found[1].as_report()
+    assert report["windows_run"] == 2 and report["members"] == 8
+    assert report["seconds"] == {"chain": 1.5}
