@@ -21,8 +21,10 @@ def test_lists_of_json_become_tuples_and_the_rule_is_ddim():
 
 def test_report_holds_what_changes_the_result():
     report = PDDDPMInferer(**GIVEN, solver_steps=[2, 1, 1]).config.as_report()
-    assert report["start_step"] == 900 and report["time_steps"] == [899, 500, 100]
-    assert report["solver_steps"] == [2, 1, 1] and report["roi_size"] == [8, 8]
+    assert report["start_step"] == 900
+    assert report["time_steps"] == [899, 500, 100]
+    assert report["solver_steps"] == [2, 1, 1]
+    assert report["roi_size"] == [8, 8]
     assert not {"progress", "memory", "member_batch", "return_members"} & set(report)
     assert EnsembleConfig(roi_size=[8], time_steps=[]).as_report()["start_step"] == 0
 

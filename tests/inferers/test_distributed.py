@@ -68,7 +68,7 @@ def spread(network, volumes, **options):
         (2, {"members": 3, "return_members": True, "presegmentation_weight": 0.3}),
         (2, {"members": 5, "member_batch": 2}),
         (3, {"members": 2, "return_members": True}),
-        (2, {"members": 2, "windows": "presegmentation", "uncertainty_threshold": 0.9}),
+        (2, {"members": 2, "windows": "active", "uncertainty_threshold": 0.9}),
         (2, {"members": 2, "time_steps": []}),
     ],
 )
