@@ -1,8 +1,8 @@
-"""``python`` for commands of the documents without the seconds that its imports take: one process has them, and forks.
+"""Run ``python`` commands without the seconds of importing: one process imports, and forks for each command.
 
-``python python_server.py SOCKET MORE`` answers at a Unix socket what the command `CLIENT` sends: words, folder and
-environment. ``MORE`` is JSON: words to add at the end of ``-m monai.bundle run ...`` for each word that stands in it.
-What is no ``-m`` of a package that is loaded here goes to Python itself.
+``python python_server.py SOCKET MORE`` listens on a Unix socket for the command `CLIENT`, which sends arguments, folder
+and environment. ``MORE`` is JSON: arguments to append to ``-m monai.bundle run ...`` for each word in it. Other commands
+go to Python itself.
 """
 
 import importlib

@@ -1,9 +1,9 @@
-"""The commands of the documents, as they are typed: each block of shell and Python of each page is run.
+"""Run each block of shell and Python of each page as it is typed.
 
-A page gets a copy of the repository for itself, where its blocks are run one after the other. ``python``, ``torchrun``
-and ``.venv/bin/python`` are the Python that runs the tests, with the imports done (`python_server`); ``pip`` tells
-what it would install. What a reader has to put in, and what makes the work short, stands in the tables here. A new
-block is run without being listed anywhere; one that cannot be run here needs an entry in `NOT_RUN`.
+Each page gets its own copy of the repository, where its blocks run one after the other. ``python``, ``torchrun`` and
+``.venv/bin/python`` are the Python that runs the tests, with the imports done (`python_server`); ``pip`` runs with
+``--dry-run``. Tables here replace placeholders and shorten the work. A new block is run without an entry anywhere; a
+block that cannot be run here needs an entry in `NOT_RUN`.
 """
 
 import importlib.util
@@ -32,23 +32,20 @@ from .python_server import CLIENT
 ROOT = Path(__file__).parents[2]
 PAGES = [
     *sorted(ROOT.glob("*.md")),
-    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("docs/*/*.md")),
     *sorted(ROOT.glob("bundles/*/docs/README.md")),
 ]
 PHANTOM, HIPPOCAMPUS = "bundles/phantom_segmentation", "bundles/hippocampus_mri_segmentation"
 
-# what stands in a block that is not run -> why, and what is done instead
+# text of a block that is not run -> the reason, and the test that covers it
 NOT_RUN = {
-    "-m pytest": "the tests themselves; tests/test_style.py and .ci/run hold the line",
-    "tests/faults/make_corpus.py": "minutes; tests/faults/test_corpus.py makes the same table",
-    "tests/faults/kill.py": "half an hour; tests/faults/test_kill.py runs a part of it",
-    "tests/faults/fuzz.py": "minutes; tests/faults/test_fuzz.py tries some inputs of each target",
+    "-m pytest": "the tests themselves; .ci/run runs this line",
     "configs/export_args.json": "a minute; tests/bundles/test_monai_tools.py runs them for each bundle",
-    "#SBATCH": "needs Slurm and GPUs; torchrun itself is run from the page's first block",
-    "label-env/bin/pip": "two gigabytes; tests/apps installs the same lines into an environment of its own",
-    "monailabel.main": "servers; tests/apps starts them with these words and asks them",
+    "#SBATCH": "needs Slurm and GPUs; the first block of the page runs torchrun",
+    "label-env/bin/pip": "two gigabytes; tests/apps installs the same lines into its own environment",
+    "monailabel.main": "servers; tests/apps starts them with these lines and sends requests",
 }
-# words of the documents -> what a reader would put there; {data}: a folder of small scans for the page's bundle
+# placeholder -> value; {data}: a folder of small scans for the page's bundle
 PUT_IN = {
     "<task>": "phantom_segmentation",
     "<data>": "{data}",
@@ -58,7 +55,7 @@ PUT_IN = {
     "<trained on patient 19>": "bundles/ms_lesion_mri_segmentation/models/model.pt",
     "/data/dataset.json": "{data}/dataset.json",
 }
-# a word of a bundle's command -> what is added to the command, so that it takes seconds
+# a word of a bundle's command -> options that make the command take seconds
 WINDOW = "--roi_size [24,24,24]"
 SHORTER = {
     "training": f"--max_epochs 1 --val_interval 1 --batch_size 2 {WINDOW}",
@@ -71,10 +68,10 @@ SHORTER = {
         for name in ("liver_ct", "spleen_ct", "ms_lesion_mri")
     },
 }
-SHORTER_PYTHON = {"members=16": "members=2, num_steps=2, roi_size=[24, 24, 24]", "1, 1, 40, 56, 40": "1, 1, 24, 24, 24"}
-# what stands in a block that is not run in the repository's root -> where
+SHORTER_PYTHON = {"phantom_060": "phantom_011", "members=16": "members=2, num_steps=2, roi_size=[24, 24, 24]", "1, 1, 40, 56, 40": "1, 1, 24, 24, 24"}
+# text of a block that does not run in the repository's root -> its folder
 FOLDERS = {'"ensemble.onnx"': f"{HIPPOCAMPUS}/export"}
-# a line of the documents -> what it leaves, as they say
+# a line of the documents -> files that must exist after it
 LEAVES = {
     "-e . && .venv/bin/python -m monai.bundle run inference": [f"{PHANTOM}/output/index.html"],
     "--write_dicom_seg True": ["my_results/series/series_seg.dcm"],
@@ -83,7 +80,6 @@ LEAVES = {
     "/data/series": [f"{PHANTOM}/output/phantom_series_*/*_seg.nii.gz"],
     "cross_fitting.json": [f"{PHANTOM}/runs/segmenter_fold4/segmenter.pt", f"{PHANTOM}/models/model.pt"],
     "--json > findings.json": ["findings.json"],
-    "--denoiser_file $B/models/model.pt": ["runs/two/model.pt", "runs/two/evaluation/evaluation_summary.json"],
     "liver_ct_segmentation/configs/inference.json": ["bundles/liver_ct_segmentation/output/*/*_entropy.nii.gz"],
     "--segmenter zoo": ["bundles/spleen_ct_segmentation/models/model.pt"],
 }
@@ -91,7 +87,7 @@ LEAVES = {
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page: the line it begins in, its language, its text."""
+    """A fenced block of a page: its first line, language and text."""
 
     page: Path
     line: int
@@ -119,7 +115,7 @@ ALL = [block for blocks in BLOCKS.values() for block in blocks]
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory):
-    """A folder with ``python``, ``python3``, ``pip`` and ``torchrun``, to be put before ``PATH``."""
+    """A folder with ``python``, ``python3``, ``pip`` and ``torchrun``, to go first in ``PATH``."""
     folder = tmp_path_factory.mktemp("bin")
     address = str(folder / "socket")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -162,7 +158,7 @@ def data(tmp_path_factory):
 
 
 def write_zoo_bundle(folder):
-    """Write a bundle as the model zoo has them, for scans of one channel and two labels."""
+    """Write a bundle in the layout of the model zoo, for scans of one channel and two labels."""
     arguments = {"in_channels": 1, "out_channels": 3, "init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}
     content = {
         "network_def": {"_target_": "SegResNet", "spatial_dims": 3, **arguments},
@@ -184,7 +180,7 @@ def write_zoo_bundle(folder):
 
 
 class Reader:
-    """Does what a page says, block by block, in a copy of the repository."""
+    """Runs a page block by block in a copy of the repository."""
 
     def __init__(self, page, folder, commands, data):
         self.page, self.folder, self.done = page, folder, 0
@@ -206,7 +202,7 @@ class Reader:
         self.environment = {**os.environ, **more, "CUDA_VISIBLE_DEVICES": ""}
 
     def read_up_to(self, block):
-        """Run the blocks of the page that were not run yet, up to this one."""
+        """Run the remaining blocks of the page up to this one."""
         blocks = [each for each in BLOCKS[self.page] if each.runs]
         for each in blocks[self.done : blocks.index(block) + 1]:
             self.done += 1
@@ -216,7 +212,7 @@ class Reader:
         text = block.text
         for words, what in PUT_IN.items():
             text = text.replace(words, what.format(data=self.data))
-        assert not (left := re.findall(r"<[\w ]+>", text)), f"{block}: say in PUT_IN what {left} stands for"
+        assert not (left := re.findall(r"<[\w ]+>", text)), f"{block}: add {left} to PUT_IN"
         folder = self.folder / next((where for words, where in FOLDERS.items() if words in text), "")
         if block.language == "python":
             for words, shorter in SHORTER_PYTHON.items():
@@ -233,18 +229,18 @@ class Reader:
             text=True,
             timeout=600,
         )
-        told = f"{block}: exit code {done.returncode}\n{text}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
-        assert done.returncode == 0, told
-        assert "Traceback" not in done.stderr, told
+        shown = f"{block}: exit code {done.returncode}\n{text}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
+        assert done.returncode == 0, shown
+        assert "Traceback" not in done.stderr, shown
         for words, files in LEAVES.items():
             if words in block.text:
                 missing = [file for file in files if not list(self.folder.glob(file))]
-                assert not missing, f"{block}: has left no {', '.join(missing)}\n{told}"
+                assert not missing, f"{block}: does not leave {', '.join(missing)}\n{shown}"
 
 
 @pytest.fixture(scope="module")
 def readers(commands, data, tmp_path_factory):
-    """``readers(page)``: the page's reader; of those before it nothing is kept."""
+    """``readers(page)`` returns the page's reader and deletes the folders of earlier pages."""
     found = {}
 
     def get(page):
@@ -264,19 +260,19 @@ def test_block(readers, block):
 
 
 @pytest.mark.parametrize("block", [block for block in ALL if not block.runs and block.language == "sh"], ids=str)
-def test_block_that_is_not_run_is_shell_at_least(block):
+def test_block_that_is_not_run_parses(block):
     done = subprocess.run(["bash", "-n", "-c", block.text], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 def test_all_pages_have_been_read():
-    """A fence that is spelt otherwise would be passed over."""
+    """A fence with another spelling would be skipped."""
     fences = [each for page in PAGES for each in re.findall(r"^ *```(\w+)", page.read_text(encoding="utf-8"), re.M)]
     assert set(fences) <= {"sh", "python", "json", "math"}
     assert sum(each in ("sh", "python") for each in fences) == len(ALL)
     text = "\n".join(block.text for block in ALL)
     for words in [*NOT_RUN, *PUT_IN, *SHORTER_PYTHON, *FOLDERS, *LEAVES]:
-        assert words in text, f"{words}: stands in no block any more; take it out of its table"
+        assert words in text, f"{words}: is in no block; remove it from its table"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

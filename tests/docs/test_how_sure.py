@@ -1,4 +1,4 @@
-"""What the script behind docs/how-sure.md computes, on answers known beforehand; no network is run."""
+"""The script behind docs/how-to/use-the-uncertainty.md, on answers known beforehand; no network is run."""
 
 import importlib.util
 import math
@@ -105,11 +105,10 @@ def test_contenders_are_cut_from_the_right_channels(script):
     np.testing.assert_allclose(found["ensemble, members' frequency"][:, 0], [0.5, 0.5])
 
 
-def test_page_shows_the_pictures_and_is_linked(script):
-    page = (DOCS / "how-sure.md").read_text(encoding="utf-8")
+def test_page_shows_the_pictures(script):
+    page = (DOCS / "how-to" / "use-the-uncertainty.md").read_text(encoding="utf-8")
     for name in ("how_sure_good", "how_sure_bad", "how_sure_reliability"):
-        assert f"(pictures/{name}.png)" in page
+        assert f"(../pictures/{name}.png)" in page
         assert (script.PICTURES / f"{name}.png").is_file()
     assert f"seed {script.SEED}" in page
     assert f"{script.SURE} nats" in page
-    assert "(how-sure.md)" in (DOCS / "outputs.md").read_text(encoding="utf-8")
