@@ -81,7 +81,11 @@ def keys_page() -> str:
         keys = [key for key in dict.fromkeys(key for content in contents for key in content) if key not in listed]
         if keys:
             listed.update(keys)
-            lines += [f"\n## {program}.json\n", f"| key | meaning | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
+            lines += [
+                f"\n## {program}.json\n",
+                f"| key | meaning | {' | '.join(names)} |",
+                "|---" * (2 + len(names)) + "|",
+            ]
             for key in keys:
                 values = " | ".join(shown(content.get(key)) for content in contents)
                 lines.append(f"| `{key}` | {MEANINGS.get(key, '')} | {values} |")

@@ -1,4 +1,4 @@
-"""Draw the pictures of `docs/how-sure.md` and print its numbers: `python docs/make_how_sure.py`.
+"""Draw the pictures of `docs/how-to/use-the-uncertainty.md` and print its numbers: `python docs/make_how_sure.py`.
 
 A few minutes on one core, no data: a phantom is generated whose true probabilities are known, and the phantom's bundle
 draws members for it as generated, and blurred and with noise. Everything else is as in the bundle's `inference.json`.

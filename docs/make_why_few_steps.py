@@ -1,4 +1,4 @@
-"""Draw the picture of `docs/why-few-steps.md` and print its numbers: `python docs/make_why_few_steps.py`.
+"""Draw the picture of `docs/explanation/few-steps.md` and print its numbers: `python docs/make_why_few_steps.py`.
 
 It takes less than a minute on one core. A region of n voxels is all structure (+s) or all background (-s), and the
 image says with which probability. Only the state's coordinate along (1, ..., 1) / sqrt(n) decides, so the whole chain

@@ -2,7 +2,7 @@
 
     monailabel start_server --app apps/pdddpm --studies <folder of scans> --host 127.0.0.1 --conf bundles bundles/<name>
 
-docs/monai-label.md tells the rest.
+docs/how-to/monai-label.md tells the rest.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ try:
 except ModuleNotFoundError as error:
     stop(
         f"{error.name} is not installed for {sys.executable}, which the server runs with; expected all that "
-        "docs/monai-label.md lists; for monai_pdddpm run pip install --no-deps <folder of monai-pdddpm> there"
+        "docs/how-to/monai-label.md lists; for monai_pdddpm run pip install --no-deps <folder of monai-pdddpm> there"
     )
 
 

@@ -33,7 +33,7 @@ class PDDDPM(nn.Module):
         schedule_options: its arguments.
         prediction: what the denoiser predicts, ``"x0"`` (as logits), ``"eps"`` or ``"v"``.
         label_range: states of an absent and of a present class. The narrower it is, the lower the noise at which a
-            region is decided; see docs/why-few-steps.md.
+            region is decided; see docs/explanation/few-steps.md.
         presegmentation: ``"hard"`` starts from, and shows the denoiser, the one-hot argmax; ``"soft"`` the probabilities.
         segmenter_output: ``"logits"`` or ``"probabilities"``.
 

@@ -68,7 +68,11 @@ SHORTER = {
         for name in ("liver_ct", "spleen_ct", "ms_lesion_mri")
     },
 }
-SHORTER_PYTHON = {"phantom_060": "phantom_011", "members=16": "members=2, num_steps=2, roi_size=[24, 24, 24]", "1, 1, 40, 56, 40": "1, 1, 24, 24, 24"}
+SHORTER_PYTHON = {
+    "phantom_060": "phantom_011",
+    "members=16": "members=2, num_steps=2, roi_size=[24, 24, 24]",
+    "1, 1, 40, 56, 40": "1, 1, 24, 24, 24",
+}
 # text of a block that does not run in the repository's root -> its folder
 FOLDERS = {'"ensemble.onnx"': f"{HIPPOCAMPUS}/export"}
 # a line of the documents -> files that must exist after it
