@@ -1,5 +1,6 @@
 import sys
 from pathlib import Path
 
-# label_server, and what tests/faults asks a server, are modules, and no packages
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "faults")]
+ROOT = Path(__file__).parents[2]
+# label_server is a module beside the tests; the app's folder contains pdddpm_label and put_bundle
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "apps" / "monailabel"), str(ROOT / "tools" / "reliability")]

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-APP = ROOT / "apps" / "pdddpm"
+APP = ROOT / "apps" / "monailabel"
 START = 180  # seconds that are waited for a server at most
 
 

@@ -33,9 +33,10 @@ from label_server import (
     start_server,
     wait_until_ready,
 )
+from pdddpm_label.levels import entropy_levels, level_names
+from pdddpm_label.scoring import member_disagreement
 
 from monai_pdddpm.data import write_phantom
-from monai_pdddpm.labelserver import entropy_levels, level_names
 
 pytestmark = [
     pytest.mark.slow,
@@ -318,13 +319,13 @@ def test_the_most_doubtful_scan_is_proposed(slicer, studies, truths):
     scores = {case: one["image"]["info"][f"{PHANTOM}_doubt"] for case, one in stored.items()}
     for scan, _ in truths[PHANTOM]:
         _, numbers = slicer("infer", PHANTOM, image_id(scan), {**SLICER})
-        assert scores[image_id(scan)] == pytest.approx(mean_entropy_near_structure(numbers), abs=1e-4)
+        assert scores[image_id(scan)] == pytest.approx(member_disagreement(numbers), abs=1e-4)
     if LESION in truths:  # four channels are four frames to this bundle
         case = image_id(truths[LESION][0][0])
         assert scores[case] == -1
         assert "found 4 frames, expected one scan" in stored[case]["image"]["info"][f"{PHANTOM}_doubt_note"]
     proposed = [slicer("next_sample", "uncertainty", {}) for _ in scores]
-    assert [one["mean_entropy_near_structure"] for one in proposed] == sorted(scores.values(), reverse=True)
+    assert [one["member_disagreement"] for one in proposed] == sorted(scores.values(), reverse=True)
     assert {one["id"] for one in proposed} == set(scores)
     assert slicer("next_sample", "first", {})["id"] in scores
     assert "no such strategy" in slicer.ask("next_sample", "nothing", {})["error"]

@@ -1,0 +1,107 @@
+r"""MONAI Label app: segmentation, uncertainty, active learning, and fine-tuning that keeps the better model.
+
+    monailabel start_server --app apps/monailabel --studies <folder of scans> --host 127.0.0.1 \
+        --conf bundles bundles/<name>
+
+See docs/monai-label.md.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # for pdddpm_label
+
+
+def stop(message):
+    """End the server with one line instead of pages of traceback."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+try:
+    from monailabel.interfaces.app import MONAILabelApp
+    from monailabel.tasks.activelearning.first import First
+    from monailabel.tasks.activelearning.random import Random
+    from pdddpm_label.active_learning import DisagreementScoring, LargestDisagreement
+    from pdddpm_label.bundles import bundle_labels, find_bundles
+    from pdddpm_label.inference import Segmentation, Uncertainty
+    from pdddpm_label.requests import SameOrigin, answer_user_errors, plain_names_only
+    from pdddpm_label.training_task import Training
+
+    from monai_pdddpm.bundle import fit_threads, keep_freed_memory
+    from monai_pdddpm.utils.errors import UserError, friendly_errors, user_message
+except ModuleNotFoundError as error:
+    stop(
+        f"{error.name} is not installed for {sys.executable}, which runs the server; expected the packages of "
+        "apps/monailabel/requirements.txt, and monai_pdddpm by pip install --no-deps <folder of monai-pdddpm>"
+    )
+
+
+class PDDDPMApp(MONAILabelApp):
+    """Serve the bundles named by ``--conf bundles``."""
+
+    def __init__(self, app_dir, studies, conf):
+        keep_freed_memory()
+        fit_threads()
+        friendly_errors()
+        try:
+            self.bundles = find_bundles(conf.get("bundles"), Path(app_dir) / "model")
+            names = [bundle_labels(path) for path in self.bundles.values()]
+            # annotators paint these labels; the levels of the uncertainty are not among them
+            labels = list(dict.fromkeys(name.lower() for one in names for value, name in sorted(one.items()) if value))
+            super().__init__(app_dir, studies, conf, "monai-pdddpm", "Segmentation with uncertainty", labels=labels)
+        except (UserError, ValueError) as error:
+            stop(user_message(error) or error)
+
+    def on_init_complete(self):
+        """Check the origin of requests before anything else in the server does."""
+        super().on_init_complete()
+        if server := sys.modules.get("monailabel.app"):
+            server.app.middleware_stack = SameOrigin(server.app.middleware_stack)
+
+    def init_datastore(self):
+        """Return the studies; requests may write into their folder only."""
+        store = super().init_datastore()
+        store.add_image, store.save_label = plain_names_only(store.add_image), plain_names_only(store.save_label)
+        return store
+
+    def init_infers(self):
+        """Return the segmentation and the uncertainty of each bundle."""
+        local = not self.studies.startswith(("http://", "https://"))
+        maps = os.path.join(self.studies, "uncertainty") if local else None
+        segmentations = {name: Segmentation(path, self.conf, maps) for name, path in self.bundles.items()}
+        uncertainties = {
+            f"{name}_uncertainty": Uncertainty(path, self.conf, maps) for name, path in self.bundles.items()
+        }
+        return segmentations | uncertainties
+
+    def init_trainers(self):
+        """Return a training for each bundle that has training configurations."""
+        needed = ("train.json", "train_segmenter.json")
+        return {
+            name: Training(path)
+            for name, path in self.bundles.items()
+            if all((path / "configs" / file).is_file() for file in needed)
+        }
+
+    def init_strategies(self):
+        """Return ``uncertainty``, which uses the first bundle, and one strategy per bundle if there are several."""
+        own = {name: LargestDisagreement(f"{name}_disagreement") for name in self.bundles}
+        several = {f"{name}_uncertainty": strategy for name, strategy in own.items()} if len(own) > 1 else {}
+        return {"uncertainty": next(iter(own.values())), **several, "random": Random(), "first": First()}
+
+    def init_scoring_methods(self):
+        """Return a score for each bundle."""
+        keys = {name: f"{name}_disagreement" for name in self.bundles}
+        return {key: DisagreementScoring(self._infers[name], key) for name, key in keys.items()}
+
+    def infer(self, request, datastore=None):
+        """Answer an inference request; user errors become status 400."""
+        with answer_user_errors():
+            return super().infer(request, datastore)
+
+    def next_sample(self, request):
+        """Select the next scan; user errors become status 400."""
+        with answer_user_errors():
+            return super().next_sample(request)

@@ -1,0 +1,1 @@
+"""Parts of the MONAI Label app: inference tasks, active learning, fine-tuning and request checks."""

@@ -1,0 +1,94 @@
+"""Read annotations that a viewer submitted, and check them before training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from monai_pdddpm.data.datalist import case_name
+from monai_pdddpm.data.geometry import largest_shift
+from monai_pdddpm.data.headers import read_header
+from monai_pdddpm.data.loading import LoadScan
+from monai_pdddpm.utils.errors import UserError
+
+__all__ = ["check_annotations", "read_pairs"]
+
+_SAME_GRID = 0.5  # voxels
+
+
+class Datastore(Protocol):
+    """Methods of a MONAI Label datastore that are used here."""
+
+    def datalist(self) -> list[dict[str, Any]]:
+        """Return ``{"image": path, "label": path}`` per finished annotation."""
+
+    def get_label_info(self, label_id: str, tag: str) -> dict[str, Any]:
+        """Return what the viewer sent with a label."""
+
+
+def read_pairs(datastore: Datastore) -> list[dict[str, Any]]:
+    """List the finished annotations of a MONAI Label datastore.
+
+    Args:
+        datastore: the datastore of the server.
+
+    Returns:
+        one ``{"image": path, "label": path, "names": [...]}`` per annotation; ``names`` are the segment names that the
+        viewer sent for the values 1, 2, ..., empty if it sent none.
+    """
+    pairs = []
+    for pair in datastore.datalist():
+        info = datastore.get_label_info(case_name(pair["image"]), "final") or {}
+        names = [str(entry.get("name", "")) for entry in info.get("label_info") or []]
+        pairs.append({"image": pair["image"], "label": pair["label"], "names": names})
+    return sorted(pairs, key=lambda pair: pair["image"])
+
+
+def check_annotations(pairs: Iterable[Mapping[str, Any]], labels: Mapping[int, str]) -> None:
+    """Check that each annotation has the grid of its scan and only labels of the bundle.
+
+    Args:
+        pairs: annotations, as `read_pairs` returns them.
+        labels: class names by label value, the background (0) included.
+
+    Raises:
+        UserError: at the first annotation that does not fit; the message names the case.
+    """
+    for pair in pairs:
+        _check_grid(pair["image"], pair["label"])
+        values = np.unique(np.asarray(LoadScan(channels=None)(pair["label"])))
+        _check_values(case_name(pair["image"]), values, pair["names"], labels)
+
+
+def _check_values(case: str, values: np.ndarray, names: Sequence[str], labels: Mapping[int, str]) -> None:
+    def named(value: float) -> str:
+        name = names[int(value) - 1] if value == int(value) and 0 < value <= len(names) else ""
+        return f"{value:g} ({name})" if name else f"{value:g}"
+
+    # Slicer numbers the segments in their order: the name of one class may have the number of another
+    wrong = [
+        value
+        for value in values
+        if value not in labels
+        or (0 < value <= len(names) and names[int(value) - 1].lower() != labels[int(value)].lower())
+    ]
+    if wrong:
+        expected = ", ".join(f"{value} ({name})" for value, name in sorted(labels.items()))
+        raise UserError(
+            f"{case}: found the label {', '.join(map(named, wrong))} in the annotation, expected {expected}; use these"
+            " segment names in this order, remove other segments, and submit the label again"
+        )
+
+
+def _check_grid(image: str, label: str) -> None:
+    scan, annotation = read_header(image), read_header(label)
+    shapes = [header.spatial for header in (scan, annotation)]
+    shift = largest_shift(scan.affine, annotation.affine, (*shapes[0], 1)[:3]) if shapes[0] == shapes[1] else 0.0
+    if shapes[0] != shapes[1] or shift > _SAME_GRID:
+        found = "x".join(map(str, shapes[1])) + " voxels" + (f", shifted by up to {shift:.1f} voxels" if shift else "")
+        raise UserError(
+            f"{case_name(image)}: found an annotation on another grid ({found}), expected the grid of the scan"
+            f" ({'x'.join(map(str, shapes[0]))} voxels); segment the scan itself and submit the label again"
+        )

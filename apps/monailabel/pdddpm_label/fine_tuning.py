@@ -1,0 +1,249 @@
+"""Fine-tune a bundle on annotations, and use the new model only if it is not worse."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from monai_pdddpm.data.datalist import case_name
+from monai_pdddpm.handlers.checkpoint import save_atomically
+from monai_pdddpm.networks.weights import load_weights, read_weights
+from monai_pdddpm.utils.atomic_write import atomic_write
+from monai_pdddpm.utils.checks import check_choice, check_output_dir, check_range
+from monai_pdddpm.utils.errors import UserError
+
+__all__ = ["STAGES", "fine_tune", "hold_out", "load_segmenter_alone", "replace_model", "validation_dice"]
+
+STAGES = ("denoiser", "segmenter", "both")
+_SEGMENTER = "segmenter."
+_INITIALIZE = ["$torch.manual_seed(@seed)"]  # instead of the bundle's own, which may make data
+
+
+def hold_out(pairs: Sequence[Mapping[str, Any]], share: float) -> tuple[list[dict], list[dict]]:
+    """Split annotated scans into training and validation cases.
+
+    A hash of the case name orders the cases. The split does not depend on the order of annotation, and most cases stay
+    on their side when more cases are added.
+
+    Args:
+        pairs: mappings with the paths ``image`` and ``label``.
+        share: fraction of the cases for validation, between 0 and 1 exclusive; each side gets at least one case.
+
+    Returns:
+        the training and the validation cases, ``{"image": path, "label": path}`` each.
+
+    Raises:
+        UserError: when there are fewer than two cases or ``share`` is out of range.
+    """
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+        raise UserError(f"val_split: found {share!r}, expected a number above 0 and below 1; set val_split to 0.2")
+    if len(pairs) < 2:
+        raise UserError(
+            f"training: found {len(pairs)} annotated {'scan' if len(pairs) == 1 else 'scans'}, expected at least 2, one"
+            " for training and one for validation; submit more labels"
+        )
+    ordered = sorted(
+        ({"image": pair["image"], "label": pair["label"]} for pair in pairs),
+        key=lambda pair: hashlib.sha256(case_name(pair["image"]).encode()).hexdigest(),
+    )
+    held = min(max(1, round(share * len(ordered))), len(ordered) - 1)
+    return ordered[held:], ordered[:held]
+
+
+def fine_tune(
+    bundle: str | os.PathLike,
+    training: list[dict],
+    validation: list[dict],
+    stage: str = "denoiser",
+    max_epochs: int = 20,
+    learning_rate: float = 1e-4,
+    pretrained: bool = True,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Fine-tune the model of a bundle, and use the result unless it is worse.
+
+    Both models segment the validation cases with the same noise. The new model replaces ``models/model.pt`` if its
+    mean Dice is not lower; the old model and its calibration then move to ``runs/label_server/<time>``. Otherwise
+    ``models`` stays unchanged.
+
+    Args:
+        bundle: folder of the bundle.
+        training: cases with ``image`` and ``label``.
+        validation: cases with ``image`` and ``label``.
+        stage: "denoiser", "segmenter", or "both" (the segmenter first).
+        max_epochs: epochs of each stage, at least 1.
+        learning_rate: initial learning rate of each stage; it decays to 0 along a cosine.
+        pretrained: start from the current weights; False starts the trained stages from random weights.
+        device: for example "cpu" or "cuda:0".
+
+    Returns:
+        a JSON object with ``replaced``, ``dice_before`` and ``dice_after`` (null if no validation case has a label),
+        ``kept_in``, ``message``, the cases and the options.
+
+    Raises:
+        UserError: when an option or a case is invalid, or the bundle is not writable.
+    """
+    check_choice("stage", stage, STAGES)
+    check_range("max_epochs", max_epochs, 1)
+    bundle = Path(bundle)
+    current = bundle / "models" / "model.pt"
+    check_output_dir(bundle / "runs" / "label_server")
+    work = bundle / "runs" / "label_server" / time.strftime("%Y%m%d-%H%M%S")
+    options = {"max_epochs": max_epochs, "learning_rate": learning_rate, "pretrained": pretrained, "device": device}
+    before = validation_dice(bundle, current, validation, device)
+    candidate = current
+    for part in ("segmenter", "denoiser") if stage == "both" else (stage,):
+        candidate = _train(bundle, part, candidate, work, training, validation, options)
+    after = validation_dice(bundle, candidate, validation, device)
+    replaced = math.isfinite(after) and not after < before
+    if replaced:
+        replace_model(bundle, candidate, work)
+    outcome = {
+        "stage": stage,
+        **options,
+        "trained_on": [case_name(case["image"]) for case in training],
+        "validated_on": [case_name(case["image"]) for case in validation],
+        "dice_before": round(before, 4) if math.isfinite(before) else None,
+        "dice_after": round(after, 4) if math.isfinite(after) else None,
+        "replaced": replaced,
+        "kept_in": str(work),
+    }
+    outcome["message"] = _message(outcome)
+    with atomic_write(work / "outcome.json") as file:
+        file.write_text(json.dumps(outcome, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return outcome
+
+
+def validation_dice(bundle: Path, model_file: Path, validation: list[dict], device: str) -> float:
+    """Return the mean Dice of a model's ensemble, computed as in the validation of the bundle's training.
+
+    Args:
+        bundle: folder of the bundle.
+        model_file: weights of segmenter and denoiser.
+        validation: cases with ``image`` and ``label``.
+        device: for example "cpu" or "cuda:0".
+
+    Returns:
+        mean over classes and cases, 0 to 1; NaN if no case has a label.
+    """
+    parser = ConfigParser()
+    parser.read_config(bundle / "configs" / "train.json")
+    network = {"_target_": "monai_pdddpm.bundle.load_network", "network": "@network_def", "model_file": str(model_file)}
+    parser.update(
+        {
+            "bundle_root": str(bundle),
+            "device": device,
+            "validate::data": validation,
+            "validate::handlers": [],
+            "validate::evaluator::network": network | {"device": "@device"},
+        }
+    )
+    evaluator = parser.get_parsed_content("validate::evaluator")
+    evaluator.run()
+    return float(evaluator.state.metrics[evaluator.state.key_metric_name])
+
+
+def replace_model(bundle: Path, candidate: Path, keep_in: Path) -> None:
+    """Replace the model of a bundle; move the old model and its calibration to another folder.
+
+    Args:
+        bundle: folder of the bundle.
+        candidate: weights of segmenter and denoiser; the file is copied.
+        keep_in: folder for the old model and its calibration.
+    """
+    keep_in.mkdir(parents=True, exist_ok=True)
+    current, calibration = bundle / "models" / "model.pt", bundle / "models" / "calibration.json"
+    shutil.copy2(current, keep_in / "model_before.pt")
+    with atomic_write(current) as part:
+        shutil.copyfile(candidate, part)
+    if calibration.is_file():  # fitted to the outputs of the old model
+        os.replace(calibration, keep_in / "calibration_before.json")
+
+
+def load_segmenter_alone(network: torch.nn.Module, model_file: str, device: torch.device | str) -> torch.nn.Module:
+    """Load the segmenter's weights from the model file of a bundle.
+
+    Args:
+        network: the segmenter; its weights are replaced.
+        model_file: weights of segmenter and denoiser.
+        device: where the network goes.
+
+    Raises:
+        UserError: when the file has no weights of this network.
+    """
+    weights = read_weights(model_file)
+    load_weights(
+        network, {k.removeprefix(_SEGMENTER): v for k, v in weights.items() if k.startswith(_SEGMENTER)}, model_file
+    )
+    return network.to(device)
+
+
+def _train(
+    bundle: Path,
+    part: str,
+    start: Path,
+    work: Path,
+    training: list[dict],
+    validation: list[dict],
+    options: Mapping[str, Any],
+) -> Path:
+    """Train the segmenter or the denoiser, starting from the file ``start``; return the new model file."""
+    made = work / part / "model.pt"
+    settings = {key: options[key] for key in ("max_epochs", "learning_rate", "device")}
+    overrides: dict[str, Any] = {
+        **settings,
+        "bundle_root": str(bundle),
+        "output_dir": str(work / part),
+        "model_file": str(made),
+        "resume": False,
+        "keep": "last",
+        "val_interval": options["max_epochs"] + 1,  # never: both models are validated afterwards
+        "train::data": training,
+        "validate::data": validation,
+        "initialize": _INITIALIZE,
+    }
+    config = bundle / "configs" / ("train.json" if part == "denoiser" else "train_segmenter.json")
+    if part == "denoiser":
+        overrides["ema::momentum"] = _momentum(config, len(training), options["max_epochs"])
+        overrides["segmenter_files"] = [str(start)]
+        overrides["denoiser_file"] = str(start) if options["pretrained"] else None
+    elif options["pretrained"]:
+        target = "pdddpm_label.fine_tuning.load_segmenter_alone"
+        overrides["network"] = {"_target_": target, "network": "@network_def", "model_file": str(start)}
+        overrides["network"]["device"] = "@device"
+    workflow = ConfigWorkflow(str(config), logging_file=False, workflow_type="train", **overrides)
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    (work / part / "checkpoint.pt").unlink(missing_ok=True)  # nothing resumes from it
+    if part == "segmenter":
+        trained = {f"{_SEGMENTER}{key}": value for key, value in read_weights(made).items()}
+        save_atomically({"model": {**read_weights(start), **trained}}, made)
+    return made
+
+
+def _momentum(config: Path, cases: int, max_epochs: int) -> float:
+    """Return an averaging momentum with which even a short training forgets the initial weights."""
+    content = json.loads(config.read_text(encoding="utf-8"))
+    iterations = max_epochs * math.ceil(cases / content["batch_size"])
+    return max(content["ema"]["momentum"], min(0.5, 10 / iterations))
+
+
+def _message(outcome: Mapping[str, Any]) -> str:
+    change = (
+        f"mean Dice {outcome['dice_before']} before and {outcome['dice_after']} after training, on the validation cases"
+    )
+    change += f" {', '.join(outcome['validated_on'])}"
+    if outcome["replaced"]:
+        return f"the new model is in use ({change}); the old model and its calibration are in {outcome['kept_in']}"
+    return f"the old model stays in use ({change}); the new model is in {outcome['kept_in']}"

@@ -1,0 +1,106 @@
+"""Inference tasks: a bundle's label map, and its entropy as a label map."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import SaveImaged
+from monailabel.tasks.infer.bundle import BundleInferTask
+
+from monai_pdddpm.bundle import load_network
+from monai_pdddpm.utils.checks import check_choice
+from monai_pdddpm.data.headers import read_header
+from monai_pdddpm.utils.errors import UserError
+from pdddpm_label.bundles import bundle_labels
+from pdddpm_label.levels import EntropyLevelsd, level_names
+from pdddpm_label.options import OPTIONS, check_options
+
+__all__ = ["Segmentation", "Uncertainty"]
+
+MAPS = ("entropy", "mutual_information")
+
+
+class Segmentation(BundleInferTask):
+    """Answer with a bundle's label map and its volumes; save the uncertainty maps as NIfTI files.
+
+    Args:
+        path: folder of the bundle.
+        conf: configuration of the server; it may set members, num_steps and seed.
+        maps: folder for the uncertainty maps; None saves none.
+    """
+
+    def __init__(self, path: Path, conf: Mapping[str, str], maps: str | None = None) -> None:
+        self.maps = maps
+        super().__init__(str(path), conf)
+        own = json.loads(Path(self.bundle_config_path).read_text(encoding="utf-8"))
+        chosen = {key: int(conf.get(key, own[key])) for key in OPTIONS}
+        check_options(chosen)
+        self._config.update(chosen)
+        self.series = own["fourth_dimension"] == "time"
+        self.classes = bundle_labels(path)
+
+    def __call__(self, request: Mapping[str, Any], callbacks: Any = None) -> Any:
+        """Answer a request; see MONAI Label's ``BasicInferTask``.
+
+        Raises:
+            UserError: when a setting is out of range or the scan is a time series.
+        """
+        chosen = {key: request.get(key, self._config[key]) for key in OPTIONS}
+        check_options(chosen)
+        image = request.get("image")
+        if self.series and isinstance(image, str) and (frames := prod(read_header(image).extra)) > 1:
+            raise UserError(
+                f"{image}: found {frames} frames, expected one scan, because MONAI Label has no label maps of time "
+                "series; segment it with monai.bundle, or serve each frame as a file"
+            )
+        # requests run in threads and have settings of their own; they share the networks
+        task = copy.copy(self)
+        task.bundle_config = ConfigParser()
+        task.bundle_config.read_config(self.bundle_config_path)
+        task.bundle_config.config.update({**chosen, "bundle_root": self.bundle_path, "output_dir": str(self.maps)})
+        in_studies = self.maps is not None and Path(str(image)).parent == Path(self.maps).parent
+        task.maps = self.maps if in_studies and not request.get("skip_writer") else None
+        return BundleInferTask.__call__(task, request, callbacks)
+
+    def _get_network(self, device: str, data: Mapping[str, Any] | None) -> torch.nn.Module:
+        """Load each file of the bundle once per device; MONAI Label would load any file that a request names."""
+        files = self._config["model_filename"]
+        chosen = (data or {}).get("model_filename") or files
+        name = chosen if isinstance(chosen, str) else chosen[0]
+        check_choice("model_filename", name, files)
+        file = Path(self.bundle_path) / "models" / name
+        state = (name, file.stat().st_mtime)
+        network, loaded = self._networks.get(device, (None, None))
+        if loaded != state:
+            network = load_network(copy.deepcopy(self.network), file, device)
+            self._networks[device] = (network, state)
+        return network
+
+    def _filter_transforms(self, transforms: Sequence[Any] | None, filters: Any) -> list[Any]:
+        """Keep the transform that saves maps only where maps are wanted; MONAI Label removes all of them."""
+
+        def wanted(transform: Any) -> bool:
+            return not isinstance(transform, SaveImaged) or (self.maps is not None and set(transform.keys) <= set(MAPS))
+
+        return [transform for transform in transforms or [] if wanted(transform)]
+
+
+class Uncertainty(Segmentation):
+    """Answer with the entropy in four levels, as a label map that a viewer shows."""
+
+    def __init__(self, path: Path, conf: Mapping[str, str], maps: str | None = None) -> None:
+        super().__init__(path, conf, maps)
+        self.labels = level_names()
+        self.description = "Entropy of the segmentation, as a fraction of the largest possible entropy"
+
+    def post_transforms(self, data: Any = None) -> list[Any]:
+        """Replace the classes by the levels, before the last transform restores the shape of the scan."""
+        *before, restore = super().post_transforms(data)
+        return [*before, EntropyLevelsd("pred", num_classes=len(self.classes)), restore]

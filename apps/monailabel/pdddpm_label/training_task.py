@@ -1,0 +1,59 @@
+"""Training task: fine-tune a bundle on the submitted labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.utils.others.generic import device_list, name_to_device
+
+from pdddpm_label.annotations import check_annotations, read_pairs
+from pdddpm_label.bundles import bundle_labels
+from pdddpm_label.fine_tuning import STAGES, fine_tune, hold_out
+
+__all__ = ["Training"]
+
+
+class Training(TrainTask):
+    """Train a bundle on the submitted labels; see `pdddpm_label.fine_tuning.fine_tune`.
+
+    Args:
+        path: folder of the bundle.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("Train on the submitted labels; the old model stays in use if the new one is worse")
+        self.path = Path(path)
+
+    def config(self) -> dict[str, Any]:
+        """Return the options that a viewer offers, with their defaults."""
+        return {
+            "stage": list(STAGES),
+            "max_epochs": 20,
+            "learning_rate": 0.0001,
+            "val_split": 0.2,
+            "pretrained": True,
+            "device": device_list(),
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """Return the outcome of the last training."""
+        outcomes = sorted(self.path.glob("runs/label_server/*/outcome.json"))
+        return json.loads(outcomes[-1].read_text(encoding="utf-8")) if outcomes else {}
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Train on all labels with the tag ``final``; return the outcome."""
+        options = {**self.config(), **{key: request[key] for key in self.config() if request.get(key) is not None}}
+        for key in ("stage", "device"):  # a list until the user has chosen
+            options[key] = options[key][0] if isinstance(options[key], list) else options[key]
+        options["device"] = name_to_device(options["device"])
+        pairs = read_pairs(datastore)
+        training, validation = hold_out(pairs, options.pop("val_split"))
+        check_annotations(pairs, bundle_labels(self.path))
+        outcome = fine_tune(self.path, training, validation, **options)
+        print(outcome["message"], flush=True)
+        return outcome

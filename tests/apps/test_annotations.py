@@ -1,0 +1,69 @@
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+from pdddpm_label.annotations import check_annotations, read_pairs
+
+from monai_pdddpm.utils.errors import UserError
+
+LABELS = {0: "background", 1: "body", 2: "core"}
+AFFINE = np.array([[1.5, 0.1, 0, -20], [-0.1, 1.5, 0, 5], [0, 0, 2, 7], [0, 0, 0, 1.0]])
+
+
+@pytest.fixture
+def make(tmp_path):
+    def pair(values, *, names=(), affine=AFFINE, shape=(6, 5, 4)):
+        scan, label = np.zeros((6, 5, 4), np.float32), np.zeros(shape, np.uint8)
+        scan[0] = 1
+        label.flat[: len(values)] = values
+        nib.save(nib.Nifti1Image(scan, AFFINE), tmp_path / "scan.nii.gz")
+        nib.save(nib.Nifti1Image(label, affine), tmp_path / "label.nii.gz")
+        return {"image": str(tmp_path / "scan.nii.gz"), "label": str(tmp_path / "label.nii.gz"), "names": list(names)}
+
+    return pair
+
+
+def test_known_labels_pass(make):
+    check_annotations([make([1, 2]), make([2], names=["Body", "core"]), make([])], LABELS)
+
+
+def test_unknown_label_is_told_with_case_found_and_expected(make):
+    with pytest.raises(UserError, match=r"^scan: .* 3 \(edema\), expected 0 \(background\), 1 \(body\), 2 \(core\);"):
+        check_annotations([make([1, 3], names=["body", "core", "edema"])], LABELS)
+    with pytest.raises(UserError, match="label 3, expected"):
+        check_annotations([make([1, 3])], LABELS)
+
+
+def test_segments_in_another_order_are_told(make):
+    with pytest.raises(UserError, match=r"label 1 \(core\), 2 \(body\)"):
+        check_annotations([make([1, 2], names=["core", "body"])], LABELS)
+
+
+def test_another_grid_is_told(make):
+    moved = AFFINE.copy()
+    moved[0, 3] += 3
+    with pytest.raises(UserError, match=r"6x5x4, up to 2\.0 voxels away"):
+        check_annotations([make([1], affine=moved)], LABELS)
+    with pytest.raises(UserError, match="6x5x5 voxels"):
+        check_annotations([make([1], shape=(6, 5, 5))], LABELS)
+
+
+def test_nrrd_as_slicer_writes_it_is_read(make, tmp_path):
+    pair = make([1, 2])
+    itk.imwrite(itk.imread(pair["label"], itk.UC), str(tmp_path / "label.seg.nrrd"))
+    check_annotations([pair | {"label": str(tmp_path / "label.seg.nrrd")}], LABELS)
+
+
+def test_pairs_of_a_datastore():
+    class Store:
+        def datalist(self):
+            return [{"image": f"/d/{name}.nii.gz", "label": f"/d/labels/final/{name}.nii.gz"} for name in "ba"]
+
+        def get_label_info(self, label, tag):
+            assert tag == "final"
+            return {"label_info": [{"name": "body", "idx": 1}]} if label == "b" else {}
+
+    assert [(pair["image"], pair["names"]) for pair in read_pairs(Store())] == [
+        ("/d/a.nii.gz", []),
+        ("/d/b.nii.gz", ["body"]),
+    ]

@@ -1,0 +1,50 @@
+import json
+
+import pytest
+from pdddpm_label.bundles import bundle_labels, find_bundles
+
+from monai_pdddpm.utils.errors import UserError
+
+
+@pytest.fixture
+def make(tmp_path):
+    def bundle(name, *, under="", model=True):
+        folder = tmp_path / under / name
+        (folder / "configs").mkdir(parents=True)
+        (folder / "models").mkdir()
+        metadata = {"network_data_format": {"outputs": {"pred": {"channel_def": {"0": "background", "1": "Lesion"}}}}}
+        (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
+        (folder / "configs" / "inference.json").write_text("{}")
+        if model:
+            (folder / "models" / "model.pt").write_bytes(b"0")
+        return folder
+
+    return bundle
+
+
+def test_listed_bundles_come_in_their_order(make, tmp_path):
+    b, a = make("b"), make("a")
+    assert list(find_bundles(f"{b}, {a}", tmp_path).items()) == [("b", b), ("a", a)]
+
+
+def test_without_a_list_all_of_the_app_s_folder(make, tmp_path):
+    make("b"), make("a")
+    assert list(find_bundles(None, tmp_path)) == ["a", "b"]
+
+
+def test_labels_by_value(make):
+    assert bundle_labels(make("a")) == {0: "background", 1: "Lesion"}
+
+
+def test_mistakes_are_told(make, tmp_path):
+    with pytest.raises(UserError, match="none was named"):
+        find_bundles("", tmp_path)
+    with pytest.raises(UserError, match="nowhere is not there"):
+        find_bundles(str(tmp_path / "nowhere"), tmp_path)
+    with pytest.raises(UserError, match=r"holds no models/model\.pt"):
+        find_bundles(str(make("untrained", model=False)), tmp_path)
+    with pytest.raises(UserError, match="have one name"):
+        find_bundles(f"{make('a')},{make('a', under='other')}", tmp_path)
+    (tmp_path / "a" / "configs" / "metadata.json").write_text("{}")
+    with pytest.raises(UserError, match="channel_def"):
+        bundle_labels(tmp_path / "a")

@@ -1,0 +1,143 @@
+"""Requests to the MONAI Label app that would load, or write, what they should not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from pathlib import Path
+
+from attacks import Outcome
+from endurance_cases import make_scans
+from payloads import PAYLOADS
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "apps"))
+from label_server import copy_app, copy_bundle, install_package, make_environment, start_server, wait_until_ready
+
+BUNDLE = "phantom_segmentation"
+
+
+class Server:
+    """What the attacks need to know of a running server.
+
+    Attributes:
+        port: on 127.0.0.1.
+        studies: its folder of scans; nothing may appear beside it.
+        bundle: folder of the phantom's bundle.
+        scan: name of a scan.
+    """
+
+    def __init__(self, port: int, studies: Path, bundle: Path, scan: str) -> None:
+        self.port, self.studies, self.bundle, self.scan = port, studies, bundle, scan
+
+    def send(self, method: str, path: str, query: dict, fields: dict | None = None, file: bytes | None = None) -> str:
+        """Send a form; return the status and what was said."""
+        edge = uuid.uuid4().hex
+        parts = [
+            f'--{edge}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+            for name, value in (fields or {}).items()
+        ]
+        if file is not None:
+            name = "label" if "label" in path else "file"
+            head = f'--{edge}\r\nContent-Disposition: form-data; name="{name}"; filename="a.nii.gz"\r\n\r\n'
+            parts.append(head.encode() + file + b"\r\n")
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}?{urllib.parse.urlencode(query)}",
+            data=b"".join([*parts, f"--{edge}--\r\n".encode()]),
+            headers={"Content-Type": f"multipart/form-data; boundary={edge}"},
+            method=method,
+        )
+        return self._answer(request)
+
+    def from_a_web_page(self, method: str, path: str) -> str:
+        """Ask as a browser does for a page of another site; return the status and what was said."""
+        headers = {"Origin": "http://evil.example", "Access-Control-Request-Method": "PUT"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers, method=method)
+        return self._answer(request)
+
+    @staticmethod
+    def _answer(request: urllib.request.Request) -> str:
+        try:
+            with urllib.request.urlopen(request, timeout=240) as answer:
+                return f"{answer.status}"
+        except urllib.error.HTTPError as error:
+            with contextlib.suppress(ValueError, KeyError):
+                return f"{error.code}: {json.loads(error.read())['detail']}"
+            return f"{error.code}"
+
+    def infer(self, **params: object) -> str:
+        """Ask for a segmentation."""
+        return self.send("POST", f"/infer/{BUNDLE}", {"image": self.scan}, {"params": json.dumps(params)})
+
+
+def on_server(server: Server, mark: Path) -> list[Outcome]:
+    """Try all attacks on a running server; its model file is as before afterwards."""
+    before = _around(server)
+    found = []
+
+    def tell(attack: str, place: str, line: str) -> None:
+        line = line.replace(str(server.bundle.parent), "<bundles>").replace(str(mark.parent), "<outside>")
+        outside = _around(server) != before
+        status, _, said = line.partition(": ")
+        refused, line = status in ("400", "403"), said or status
+        found.append(Outcome("request", attack, place, mark.exists(), outside, line, refused, "refused"))
+
+    model = server.bundle / "models" / "model.pt"
+    good, elsewhere = model.read_bytes(), server.bundle.parent / "evil.pt"
+    for number, (payload, make) in enumerate(PAYLOADS.items()):
+        make(model, mark)
+        os.utime(model, (number, number))  # so that it is loaded anew
+        tell(payload, "`/infer/`, the server's `model.pt`", server.infer())
+    model.write_bytes(good)
+    PAYLOADS["pickle"](elsewhere, mark)
+    tell("`model_filename` with ../", "`/infer/`", server.infer(model_filename="../../evil.pt"))
+    tell("`model_filename` of another folder", "`/infer/`", server.infer(model_filename=str(elsewhere)))
+    elsewhere.unlink()
+    scan = (server.studies / f"{server.scan}.nii.gz").read_bytes()
+    for name in ("../evil", f"{server.studies.parent}/evil", ".."):
+        said = server.send("PUT", "/datastore/image", {"image": name}, {"params": "{}"}, scan)
+        tell(f"scan called {name.replace(str(server.studies.parent), '/...')}", "`/datastore/image`", said)
+    for tag in ("../../evil", f"{server.studies.parent}/evil", ".."):
+        said = server.send("PUT", "/datastore/label", {"image": server.scan, "tag": tag}, {"params": "{}"}, scan)
+        tell(f"label with the tag {tag.replace(str(server.studies.parent), '/...')}", "`/datastore/label`", said)
+    tell("a web page of another site reads scans", "`/datastore/`", server.from_a_web_page("GET", "/datastore/"))
+    said = server.from_a_web_page("OPTIONS", "/datastore/label")
+    tell("a web page of another site replaces labels", "`/datastore/label`", said)
+    said = server.from_a_web_page("POST", f"/train/{BUNDLE}")
+    tell("a web page of another site starts a training", "`/train/`", said)
+    return found
+
+
+def _around(server: Server) -> set[str]:
+    """Return what lies around the studies, and in the folder for temporary files."""
+    return {str(path) for path in server.studies.parent.iterdir() if path.suffix != ".log"}
+
+
+def server_outcomes() -> list[Outcome]:
+    """Start a server of its own and try all attacks on it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        parts = {part: folder / part for part in ("source", "site", "bundles", "temporary", "around")}
+        for part in parts.values():
+            part.mkdir()
+        python, studies, log = make_environment(), parts["around"] / "studies", folder / "server.log"
+        site, app = install_package(python, parts["source"], parts["site"]), copy_app(folder / "app")
+        bundle = copy_bundle(BUNDLE, parts["bundles"], [16, 16, 16])
+        make_scans(studies, 1, [16, 16, 16])
+        words = ["--app", app, "--studies", studies, "--conf", "bundles", bundle]
+        words += ["--conf", "members", 2, "--conf", "num_steps", 1]
+        process, port = start_server(python, site, app, log, *words, settings={"TMPDIR": str(parts["temporary"])})
+        try:
+            wait_until_ready(process, port, log)
+            return on_server(Server(port, studies, bundle, "scan0000"), folder / "executed")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
