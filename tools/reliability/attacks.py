@@ -175,8 +175,7 @@ def _names(folder: Path, mark: Path) -> None:
             check_case_name(file)
         except UserError:
             continue
-        layout = FolderLayout(str(output), postfix="mutual-information", extension=".nii.gz", parent=True), postfix="mutual-information", extension=".nii.gz", parent=True, makedirs=True
-        )
+        layout = FolderLayout(str(output), postfix="mutual-information", extension=".nii.gz", parent=True)
         written = Path(layout.filename(file)).resolve()
         if written.parent.parent != output or len(written.name.encode()) > 255:
             (folder.parent / "outside").touch()

@@ -1,4 +1,4 @@
-"""Requests to the MONAI Label app that would load, or write, what they should not."""
+"""Requests to the MONAI Label app that would load code, or write outside the studies."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from attacks import Outcome
 from endurance_cases import make_scans
 from payloads import PAYLOADS
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "apps"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "apps"))
 from label_server import copy_app, copy_bundle, install_package, make_environment, start_server, wait_until_ready
 
 BUNDLE = "phantom_segmentation"
 
 
 class Server:
-    """What the attacks need to know of a running server.
+    """A running server.
 
     Attributes:
-        port: on 127.0.0.1.
-        studies: its folder of scans; nothing may appear beside it.
+        port: port on 127.0.0.1.
+        studies: folder of scans; nothing may be written beside it.
         bundle: folder of the phantom's bundle.
         scan: name of a scan.
     """
@@ -38,7 +38,7 @@ class Server:
         self.port, self.studies, self.bundle, self.scan = port, studies, bundle, scan
 
     def send(self, method: str, path: str, query: dict, fields: dict | None = None, file: bytes | None = None) -> str:
-        """Send a form; return the status and what was said."""
+        """Send a form; return the status and the message."""
         edge = uuid.uuid4().hex
         parts = [
             f'--{edge}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
@@ -57,7 +57,7 @@ class Server:
         return self._answer(request)
 
     def from_a_web_page(self, method: str, path: str) -> str:
-        """Ask as a browser does for a page of another site; return the status and what was said."""
+        """Send a request as a browser does for a page of another site; return the status and the message."""
         headers = {"Origin": "http://evil.example", "Access-Control-Request-Method": "PUT"}
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers, method=method)
         return self._answer(request)
@@ -73,55 +73,55 @@ class Server:
             return f"{error.code}"
 
     def infer(self, **params: object) -> str:
-        """Ask for a segmentation."""
+        """Request a segmentation."""
         return self.send("POST", f"/infer/{BUNDLE}", {"image": self.scan}, {"params": json.dumps(params)})
 
 
 def on_server(server: Server, mark: Path) -> list[Outcome]:
-    """Try all attacks on a running server; its model file is as before afterwards."""
+    """Try all attacks on a running server; restore its model file afterwards."""
     before = _around(server)
     found = []
 
-    def tell(attack: str, place: str, line: str) -> None:
+    def add(attack: str, place: str, line: str) -> None:
         line = line.replace(str(server.bundle.parent), "<bundles>").replace(str(mark.parent), "<outside>")
         outside = _around(server) != before
-        status, _, said = line.partition(": ")
-        refused, line = status in ("400", "403"), said or status
-        found.append(Outcome("request", attack, place, mark.exists(), outside, line, refused, "refused"))
+        status, _, message = line.partition(": ")
+        refused = status in ("400", "403")
+        found.append(Outcome(attack, place, mark.exists(), outside, refused, "refused", message or status))
 
     model = server.bundle / "models" / "model.pt"
     good, elsewhere = model.read_bytes(), server.bundle.parent / "evil.pt"
     for number, (payload, make) in enumerate(PAYLOADS.items()):
         make(model, mark)
-        os.utime(model, (number, number))  # so that it is loaded anew
-        tell(payload, "`/infer/`, the server's `model.pt`", server.infer())
+        os.utime(model, (number, number))  # the server loads a changed file again
+        add(payload, "/infer/, the server's model.pt", server.infer())
     model.write_bytes(good)
     PAYLOADS["pickle"](elsewhere, mark)
-    tell("`model_filename` with ../", "`/infer/`", server.infer(model_filename="../../evil.pt"))
-    tell("`model_filename` of another folder", "`/infer/`", server.infer(model_filename=str(elsewhere)))
+    add("model_filename with ../", "/infer/", server.infer(model_filename="../../evil.pt"))
+    add("model_filename of another folder", "/infer/", server.infer(model_filename=str(elsewhere)))
     elsewhere.unlink()
     scan = (server.studies / f"{server.scan}.nii.gz").read_bytes()
     for name in ("../evil", f"{server.studies.parent}/evil", ".."):
-        said = server.send("PUT", "/datastore/image", {"image": name}, {"params": "{}"}, scan)
-        tell(f"scan called {name.replace(str(server.studies.parent), '/...')}", "`/datastore/image`", said)
+        answer = server.send("PUT", "/datastore/image", {"image": name}, {"params": "{}"}, scan)
+        add(f"scan named {name.replace(str(server.studies.parent), '/...')}", "/datastore/image", answer)
     for tag in ("../../evil", f"{server.studies.parent}/evil", ".."):
-        said = server.send("PUT", "/datastore/label", {"image": server.scan, "tag": tag}, {"params": "{}"}, scan)
-        tell(f"label with the tag {tag.replace(str(server.studies.parent), '/...')}", "`/datastore/label`", said)
-    tell("a web page of another site reads scans", "`/datastore/`", server.from_a_web_page("GET", "/datastore/"))
-    said = server.from_a_web_page("OPTIONS", "/datastore/label")
-    tell("a web page of another site replaces labels", "`/datastore/label`", said)
-    said = server.from_a_web_page("POST", f"/train/{BUNDLE}")
-    tell("a web page of another site starts a training", "`/train/`", said)
+        answer = server.send("PUT", "/datastore/label", {"image": server.scan, "tag": tag}, {"params": "{}"}, scan)
+        add(f"label with the tag {tag.replace(str(server.studies.parent), '/...')}", "/datastore/label", answer)
+    add("a web page of another site reads scans", "/datastore/", server.from_a_web_page("GET", "/datastore/"))
+    answer = server.from_a_web_page("OPTIONS", "/datastore/label")
+    add("a web page of another site replaces labels", "/datastore/label", answer)
+    answer = server.from_a_web_page("POST", f"/train/{BUNDLE}")
+    add("a web page of another site starts a training", "/train/", answer)
     return found
 
 
 def _around(server: Server) -> set[str]:
-    """Return what lies around the studies, and in the folder for temporary files."""
+    """Return the files beside the studies."""
     return {str(path) for path in server.studies.parent.iterdir() if path.suffix != ".log"}
 
 
 def server_outcomes() -> list[Outcome]:
-    """Start a server of its own and try all attacks on it."""
+    """Start a server and try all attacks on it."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         parts = {part: folder / part for part in ("source", "site", "bundles", "temporary", "around")}
