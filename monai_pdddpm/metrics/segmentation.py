@@ -29,7 +29,7 @@ def class_names(labels: Labels) -> dict[int, str]:
         The names by channel index, in rising order.
 
     Raises:
-        ValueError: if there is no foreground class, an index is no positive integer, or a name is duplicate or reserved.
+        ValueError: if there is no foreground class, an index is below 1, or a name is duplicate or reserved.
     """
     if isinstance(labels, Mapping):
         try:
@@ -59,8 +59,8 @@ def plain_pair(label_map: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tens
     label_map, truth = (convert_to_tensor(tensor, track_meta=False) for tensor in (label_map, truth))
     if label_map.shape != truth.shape or label_map.ndim not in (2, 3):
         raise ValueError(
-            f"label map, truth: found shapes {tuple(label_map.shape)} and {tuple(truth.shape)}, expected one shape of 2 "
-            "or 3 axes"
+            f"label map, truth: found shapes {tuple(label_map.shape)} and {tuple(truth.shape)}, expected one shape of "
+            "2 or 3 axes"
         )
     return label_map, truth.to(label_map.device)
 

@@ -44,9 +44,9 @@ def case_rows(case: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[
         metrics: {method: {"labels": {name: {metric: value}}, "near structure": {metric: value}}}.
 
     Returns:
-        One dict for each method and label with `case`, `method`, `label` and the metrics. With two labels or more, a row
-        "mean" has the means over the labels of Dice, HD95 and NSD; the mean is NaN if a label's value is, since a mean
-        over fewer labels would favor the method that misses one. The row "near structure" has the calibration.
+        One dict for each method and label with `case`, `method`, `label` and the metrics. With two labels or more, a
+        row "mean" has the means over the labels of Dice, HD95 and NSD; the mean is NaN if a label's value is, since a
+        mean over fewer labels would favor the method that misses one. The row "near structure" has the calibration.
     """
     rows: list[dict[str, Any]] = []
     for method, found in metrics.items():

@@ -55,7 +55,7 @@ def mutual_information(probability_mean: torch.Tensor, mean_member_entropy: torc
     entropy = predictive_entropy(probability_mean, dim)
     if entropy.shape != mean_member_entropy.shape:
         raise ValueError(
-            f"mean_member_entropy: found shape {tuple(mean_member_entropy.shape)}, expected {tuple(entropy.shape)}, that "
-            f"of probability_mean without axis {dim}; check the class axis dim"
+            f"mean_member_entropy: found shape {tuple(mean_member_entropy.shape)}, expected {tuple(entropy.shape)}, "
+            f"that of probability_mean without axis {dim}; check the class axis dim"
         )
     return (entropy - mean_member_entropy).clamp(min=0)

@@ -152,7 +152,7 @@ def test_error_detection_by_hand():
 
 
 def test_error_detection_with_more_than_a_nat_of_entropy():
-    # Entropies 1.386, 1.385 and 0. torchmetrics would apply a sigmoid, after which float32 hardly separates the first two.
+    # Entropies 1.386, 1.385 and 0. After the sigmoid of torchmetrics float32 hardly separates the first two.
     probability = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.26, 0.26, 0.24, 0.24], [1.0, 0, 0, 0]])
     assert error_auroc(probability, torch.tensor([3, 0, 0])) == 1
 

@@ -102,7 +102,7 @@ def test_an_absent_structure_makes_zero_usual_and_does_not_widen_the_range():
 
 
 def cases(n=30, seed=0, temperature=2.0):
-    """Cases with known parameters: overconfident by a temperature, volume errors of twice the spread, Dice on a line."""
+    """Cases with known parameters: a temperature, volume errors of twice the spread, Dice on a line."""
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     made = []
     for number in range(n):
