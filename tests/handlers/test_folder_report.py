@@ -1,4 +1,4 @@
-"""A run leaves a page over all its cases, and a note of each that failed until it is done."""
+"""A run writes a page for all cases, and a note of each failed case until it succeeds."""
 
 import json
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from monai_pdddpm.utils.errors import UserError
 
 
 class Reporting:
-    """Write the least that a report holds, as the last of the other handlers does."""
+    """Write a minimal report."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -30,7 +30,7 @@ class Reporting:
 
 
 def run(folder, good, bad=(), **options):
-    """Go over cases, of which the bad ones could not be read."""
+    """Run over good cases and cases that cannot be read."""
     images = [SimpleNamespace(meta={"filename_or_obj": f"{name}.nii.gz"}) for name in good]
     failures = [{"failure": {"case": name, "file": f"{name}.nii.gz", "error": f"{name} is <bad>"}} for name in bad]
 
@@ -59,10 +59,10 @@ def test_page_and_notes(tmp_path, capsys):
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "c is &lt;bad&gt;" in page
     assert "2 cases finished" in page
-    assert f"all cases at a glance: {tmp_path / 'index.html'}" in capsys.readouterr().out
+    assert f"overview of all cases: {tmp_path / 'index.html'}" in capsys.readouterr().out
 
 
-def test_a_note_goes_when_its_case_is_done_and_others_stay(tmp_path):
+def test_a_note_is_removed_when_its_case_succeeds(tmp_path):
     with pytest.raises(UserError):
         run(tmp_path, [], ["c", "d"])
     run(tmp_path, ["c"])
@@ -70,17 +70,17 @@ def test_a_note_goes_when_its_case_is_done_and_others_stay(tmp_path):
     assert "d is &lt;bad&gt;" in (tmp_path / "index.html").read_text(encoding="utf-8")
     run(tmp_path, ["d"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "d", "index.html"]
-    assert "none failed" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "0 failed" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
-def test_a_page_of_someone_else_is_left_alone_with_a_warning(tmp_path, caplog):
+def test_a_page_of_another_program_is_kept_with_a_warning(tmp_path, caplog):
     (tmp_path / "index.html").write_text("mine")
     run(tmp_path, ["a"])
     assert (tmp_path / "index.html").read_text() == "mine"
     assert "no index.html written" in caplog.text
 
 
-def test_page_that_a_killed_run_did_not_come_to_is_written_by_the_next(tmp_path):
+def test_page_of_a_killed_run_is_written_by_the_next(tmp_path):
     run(tmp_path, ["a"])
     (tmp_path / "index.html").unlink()
     (tmp_path / f".{'a' * 32}.part.html").write_text("half")

@@ -1,4 +1,4 @@
-"""The page over a folder of cases: what it says, that it sorts in a real browser, and that it needs nothing else."""
+"""The page for a folder of cases: its content, sorting in a real browser, and no request to elsewhere."""
 
 import json
 import re
@@ -19,7 +19,7 @@ ODD = "ä <b> 'c' & \"d\" 100%"
 
 
 class Page(HTMLParser):
-    """The parts of a page that the tests ask for."""
+    """The parts of a page that the tests need."""
 
     def __init__(self, text):
         super().__init__()
@@ -65,6 +65,7 @@ def report(ml, dice=None, entropy=0.25, unlike=(), **more):
         "notes": [],
         "seconds": {"chain": 10.0 * ml, "segment": 1.5},
         "settings": {"members": 8, "seed": 0},
+        "inference": {"members": 8, "seed": 0, "time_steps": [999, 500, 0]},
         "versions": {"monai_pdddpm": "0.1.0"},
     }
 
@@ -83,7 +84,7 @@ def fail(folder, case, error):
 
 @pytest.fixture
 def cases(tmp_path):
-    """Four cases, of which one is odd by name, one unlike the others, and one has failed."""
+    """Return a folder of four cases: one with an odd name, one outside the usual range, one that failed."""
     folder = tmp_path / "results"
     write(folder, "case_2", report(9.0, dice=0.8, interval_90=[8.5, 9.75]))
     write(folder, "case_10", report(10.5, unlike=["volume of lung <big>"]))
@@ -114,26 +115,33 @@ def test_every_case_has_a_row_with_its_numbers(cases):
     assert [float(row(page, case)[3]["value"]) for case in ("case_2", "case_10", ODD)] == [9.0, 10.5, 2.0]
 
 
-def test_failures_and_warnings_are_told_and_summed_up(cases):
+def test_failures_and_warnings_are_listed_and_counted(cases):
     text = write_report(cases).read_text(encoding="utf-8")
     page = Page(text)
 
     assert "gone.nii.gz: <cut short>" in row(page, "gone")[2]["text"]
     assert "volume of lung <big>" in row(page, "case_10")[2]["text"]
     plain = re.sub("<[^>]+>", "", text)
-    assert "3 cases finished, 1 failed, 1 to look at closely." in plain
-    assert "91.5 s a case (median), 220 s together." in plain
-    assert "Made with: members 8, seed 0." in plain
+    assert "3 cases finished,\n1 failed,\n1 outside the usual range." in plain
+    assert "Median 91.5 s per case, 220 s in total." in plain
+    assert "Each case: 8 members, 3 steps, seed 0." in plain
 
 
-def test_a_case_that_failed_when_done_again_says_so(cases):
+def test_different_settings_are_reported(cases):
+    content = report(3.0)
+    content["settings"]["members"] = content["inference"]["members"] = 2
+    write(cases, "other", content)
+    assert "The settings differ between cases" in write_report(cases).read_text(encoding="utf-8")
+
+
+def test_a_failure_of_a_second_run_is_shown_beside_the_earlier_numbers(cases):
     fail(cases, "case_2", "no memory")
     state = row(parsed(cases), "case_2")[2]["text"]
-    assert "failed when tried again" in state
+    assert "failed; the numbers are of an earlier run" in state
     assert "no memory" in state
 
 
-def test_links_lead_to_files_within_the_folder(cases):
+def test_links_stay_within_the_folder(cases):
     page = parsed(cases)
 
     assert len(page.pictures) == 3
@@ -143,7 +151,7 @@ def test_links_lead_to_files_within_the_folder(cases):
         assert cases in (cases / unquote(link)).resolve().parents
 
 
-def test_names_are_text_and_never_code(cases):
+def test_markup_in_names_is_escaped(cases):
     write(cases, "x<script>alert(1)<", report(1.0) | {"notes": ["<img src=http://a onerror=alert(2)>"]})
     text = write_report(cases).read_text(encoding="utf-8")
     page = Page(text)
@@ -154,14 +162,14 @@ def test_names_are_text_and_never_code(cases):
     assert "<img src=http" not in text
 
 
-def test_page_asks_for_nothing_from_elsewhere(cases):
+def test_page_requests_nothing_from_elsewhere(cases):
     text = write_report(cases).read_text(encoding="utf-8")
 
     assert not re.search(r"https?://|@import|url\(|<link|<iframe", text)
     assert "default-src 'none'" in text
 
 
-def test_time_series_shows_the_span_of_its_frames(tmp_path):
+def test_time_series_shows_the_range_of_its_frames(tmp_path):
     series = report(1.0)
     frames = [report(ml, dice=dice, entropy=ml / 10)["result"] for ml, dice in ((1.0, 0.9), (3.0, 0.7), (2.0, 0.8))]
     series["result"] = {"frames": frames, "unlike_usual": ["frame 1: odd"]}
@@ -175,7 +183,7 @@ def test_time_series_shows_the_span_of_its_frames(tmp_path):
     assert "frame 1: odd" in cells[2]["text"]
 
 
-def test_same_folder_gives_the_same_page_which_is_left_alone(cases):
+def test_page_that_is_up_to_date_is_not_written_again(cases):
     path = write_report(cases)
     before = path.stat().st_mtime_ns, path.read_bytes()
     assert write_report(cases) == path
@@ -187,21 +195,21 @@ def test_same_folder_gives_the_same_page_which_is_left_alone(cases):
     assert b">new<" in path.read_bytes()
 
 
-def test_a_page_of_someone_else_is_left_alone(cases):
+def test_a_page_of_another_program_is_kept(cases):
     (cases / "index.html").write_text("<p>mine</p>")
-    with pytest.raises(UserError, match=r"index\.html: is there and was not written by this program"):
+    with pytest.raises(UserError, match=r"index\.html: found a file of another program"):
         write_report(cases)
     assert (cases / "index.html").read_text() == "<p>mine</p>"
     assert "case_2" in write_report(cases, overwrite=True).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"result": []}', '{"result": {"volume_ml": {"a": 1}}}', '{"notes": 1}'])
-def test_a_report_that_cannot_be_read_is_told_in_its_row(cases, content):
+def test_a_broken_report_is_shown_in_its_row(cases, content):
     (cases / "case_2" / "case_2_report.json").write_text(content)
     assert "case_2_report.json cannot be read" in row(parsed(cases), "case_2")[2]["text"]
 
 
-def test_a_failure_that_names_a_path_is_passed_over(cases):
+def test_a_failure_with_a_path_as_name_is_ignored(cases):
     fail(cases, "x", "y")
     (cases / "failures" / "x.json").write_text('{"case": "../../etc", "error": ""}')
     assert "etc" not in write_report(cases).read_text(encoding="utf-8")
@@ -215,7 +223,7 @@ def test_no_cases_is_an_error_in_one_line(tmp_path, name, message):
     assert not list((tmp_path / "empty").iterdir())
 
 
-# clicks on a column's name, and writes down what is seen then
+# clicks on column names and collects what the page shows then
 CLICKS = """
 <script>
 const refused = [];
@@ -255,10 +263,10 @@ def test_a_browser_shows_and_sorts_the_page(cases, tmp_path):
 
     seen = json.loads(done.stdout.split("SEEN")[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
     assert seen["first"] == sorted(["case_10", "case_2", "gone", ODD])
-    assert seen["name"] == [ODD, "case_2", "case_10", "gone"]  # numbers within names by their value
+    assert seen["name"] == [ODD, "case_2", "case_10", "gone"]  # numbers in names sort by value
     assert seen["back"] == seen["name"][::-1]
     assert seen["volume"] == [ODD, "case_2", "case_10", "gone"]
-    assert seen["less"] == ["case_10", "case_2", ODD, "gone"]  # without a value last, either way
+    assert seen["less"] == ["case_10", "case_2", ODD, "gone"]  # rows without a value stay last
     assert seen["sorted"] == ["descending"]
     assert seen["loaded"] == 3
     assert seen["refused"] == []
