@@ -42,7 +42,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     files.append(File.generated(config, "reference/keys.md", content=keys_page()))
     for path in sorted(ROOT.glob("monai_pdddpm/*/__init__.py")):
         name = path.parent.name
-        if name not in ("cli", "labelserver"):  # programs, not an interface
+        if name != "cli":  # programs, not an interface
             page = f"# monai_pdddpm.{name}\n\n::: monai_pdddpm.{name}\n"
             files.append(File.generated(config, f"reference/api/{name}.md", content=page))
     for path in sorted({path for pattern in SHOWN for path in ROOT.glob(pattern)}):

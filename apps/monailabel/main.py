@@ -3,7 +3,7 @@ r"""MONAI Label app: segmentation, uncertainty, active learning, and fine-tuning
     monailabel start_server --app apps/monailabel --studies <folder of scans> --host 127.0.0.1 \
         --conf bundles bundles/<name>
 
-See docs/monai-label.md.
+See docs/how-to/monai-label.md.
 """
 
 import os

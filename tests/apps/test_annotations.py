@@ -27,22 +27,22 @@ def test_known_labels_pass(make):
     check_annotations([make([1, 2]), make([2], names=["Body", "core"]), make([])], LABELS)
 
 
-def test_unknown_label_is_told_with_case_found_and_expected(make):
-    with pytest.raises(UserError, match=r"^scan: .* 3 \(edema\), expected 0 \(background\), 1 \(body\), 2 \(core\);"):
+def test_unknown_label_is_refused_with_case_found_and_expected(make):
+    with pytest.raises(UserError, match=r"^scan: .* 3 \(edema\) in the annotation, expected 0 \(background\), 1 \(body\), 2 \(core\);"):
         check_annotations([make([1, 3], names=["body", "core", "edema"])], LABELS)
-    with pytest.raises(UserError, match="label 3, expected"):
+    with pytest.raises(UserError, match="label 3 in the annotation, expected"):
         check_annotations([make([1, 3])], LABELS)
 
 
-def test_segments_in_another_order_are_told(make):
+def test_segments_in_another_order_are_refused(make):
     with pytest.raises(UserError, match=r"label 1 \(core\), 2 \(body\)"):
         check_annotations([make([1, 2], names=["core", "body"])], LABELS)
 
 
-def test_another_grid_is_told(make):
+def test_another_grid_is_refused(make):
     moved = AFFINE.copy()
     moved[0, 3] += 3
-    with pytest.raises(UserError, match=r"6x5x4, up to 2\.0 voxels away"):
+    with pytest.raises(UserError, match=r"6x5x4 voxels, shifted by up to 2\.0 voxels"):
         check_annotations([make([1], affine=moved)], LABELS)
     with pytest.raises(UserError, match="6x5x5 voxels"):
         check_annotations([make([1], shape=(6, 5, 5))], LABELS)

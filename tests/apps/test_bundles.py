@@ -36,14 +36,14 @@ def test_labels_by_value(make):
     assert bundle_labels(make("a")) == {0: "background", 1: "Lesion"}
 
 
-def test_mistakes_are_told(make, tmp_path):
-    with pytest.raises(UserError, match="none was named"):
+def test_invalid_bundles_are_refused(make, tmp_path):
+    with pytest.raises(UserError, match="found none named"):
         find_bundles("", tmp_path)
-    with pytest.raises(UserError, match="nowhere is not there"):
+    with pytest.raises(UserError, match=r"found no folder .*nowhere"):
         find_bundles(str(tmp_path / "nowhere"), tmp_path)
-    with pytest.raises(UserError, match=r"holds no models/model\.pt"):
+    with pytest.raises(UserError, match=r"found no models/model\.pt"):
         find_bundles(str(make("untrained", model=False)), tmp_path)
-    with pytest.raises(UserError, match="have one name"):
+    with pytest.raises(UserError, match="expected different names"):
         find_bundles(f"{make('a')},{make('a', under='other')}", tmp_path)
     (tmp_path / "a" / "configs" / "metadata.json").write_text("{}")
     with pytest.raises(UserError, match="channel_def"):

@@ -1,7 +1,6 @@
-"""A real MONAI Label server with the bundles, asked by the client of MONAI Label's plugin for 3D Slicer.
+"""Requests of the client in MONAI Label's 3D Slicer plugin to a MONAI Label server with the bundles.
 
-The server gets a virtual environment of its own (numpy 1.26, pydicom 2), made once and kept in the folder for temporary
-files. ``MONAI_PDDDPM_TRANSCRIPT=<file>`` keeps what was asked, the seconds, and what was found.
+The server has its own virtual environment (numpy 1.26, pydicom 2), which is made once and kept in the temporary folder.
 """
 
 import contextlib
@@ -14,7 +13,6 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import itk
 import nibabel as nib
@@ -45,11 +43,11 @@ pytestmark = [
 
 DATA = ROOT.parent / "shared" / "data"
 PHANTOM, HIPPOCAMPUS, LESION = (f"{task}_segmentation" for task in ("phantom", "hippocampus_mri", "ms_lesion_mri"))
-SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}  # what the plugin adds to each request
+SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}  # the plugin adds these to each request
 FEW = {"members": 2, "num_steps": 2}
-ANSWER, JOB = 240, 300  # seconds that are waited at most
+ANSWER, JOB = 240, 300  # time limits in seconds
 
-# the plugin's own client, which needs the server's packages: a line of JSON in, a line of JSON out
+# runs the client in the environment of the server: one line of JSON per request and answer
 CLIENT = """
 import importlib.util, json, sys
 spec = importlib.util.spec_from_file_location("client", sys.argv[1])
@@ -68,7 +66,7 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def environment():
-    """A virtual environment with MONAI Label and without monai_pdddpm; its Python."""
+    """Python of a virtual environment with MONAI Label and without monai_pdddpm."""
     return make_environment()
 
 
@@ -80,13 +78,13 @@ def installed(environment, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
-    """A copy of the app's folder."""
+    """Copy of the app."""
     return copy_app(tmp_path_factory.mktemp("app") / "pdddpm")
 
 
 @pytest.fixture(scope="module")
 def start(environment, app, tmp_path_factory):
-    """Start a server: ``start(site, *words)`` returns the process, its port and its log; all are killed at the end."""
+    """Start a server: ``start(site, *words)`` returns the process, its port and its log."""
     started = []
 
     def run(site, *words):
@@ -97,30 +95,27 @@ def start(environment, app, tmp_path_factory):
 
     yield run
     for process in started:
-        with contextlib.suppress(ProcessLookupError):  # with its trainings and scorings
+        with contextlib.suppress(ProcessLookupError):  # and its training and scoring processes
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 class Slicer:
-    """Asks a server as the plugin does, and keeps what was asked in ``transcript``."""
+    """Send requests as the plugin does."""
 
-    def __init__(self, environment, port, folder, log, transcript):
+    def __init__(self, environment, port, folder, log):
         plugin = (
             environment.parents[1] / "monailabel" / "plugins" / "slicer" / "MONAILabel" / "MONAILabelLib" / "client.py"
         )
         self.url = f"http://127.0.0.1:{port}"
-        self.log, self.transcript = log, transcript
+        self.log = log
         words = [environment, "-c", CLIENT, plugin, self.url, folder]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, name, *words, **options):
-        begin = time.monotonic()
         self.process.stdin.write(json.dumps([name, words, options]) + "\n")
         self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
-        self.transcript.append([name, *map(str, words[:2]), f"{time.monotonic() - begin:.1f} s"])
-        return answer
+        return json.loads(self.process.stdout.readline())
 
     def __call__(self, name, *words, **options):
         answer = self.ask(name, *words, **options)
@@ -133,13 +128,12 @@ class Slicer:
             return json.load(answer)
 
     def job(self, kind):
-        """Wait for a training or scoring, and return its status."""
+        """Wait for a training or scoring; return its status."""
         begin = time.monotonic()
         while time.monotonic() < begin + JOB:
             with urllib.request.urlopen(f"{self.url}/{kind}/", timeout=ANSWER) as answer:
                 task = json.load(answer)
             if task["status"] not in ("SUBMITTED", "RUNNING"):
-                self.transcript.append([kind, "", task["status"], f"{time.monotonic() - begin:.1f} s"])
                 return task
             time.sleep(1)
         raise TimeoutError(f"{kind}: {task}\n{self.log.read_text()[-4000:]}")
@@ -148,20 +142,17 @@ class Slicer:
 @pytest.fixture(scope="module")
 def connect(environment, tmp_path_factory):
     """Connect to a server when it is ready."""
-    clients, transcript = [], []
+    clients = []
 
     def run(process, port, log):
-        transcript.append(["server ready", "", "", f"{wait_until_ready(process, port, log):.1f} s"])
-        clients.append(Slicer(environment, port, tmp_path_factory.mktemp("slicer"), log, transcript))
+        wait_until_ready(process, port, log)
+        clients.append(Slicer(environment, port, tmp_path_factory.mktemp("slicer"), log))
         return clients[-1]
 
     yield run
     for client in clients:
         client.process.kill()
         client.process.wait()
-    if file := os.environ.get("MONAI_PDDDPM_TRANSCRIPT"):
-        rows = [[row[0], " ".join(row[1:-1]).strip(), row[-1]] for row in transcript]
-        Path(file).write_text("\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n", encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +164,7 @@ def phantom(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def truths(phantom, tmp_path_factory):
-    """Scan and label of each case, by the bundle that is for it; of the lesions a cut, a head takes long."""
+    """Scan and label of each case, by bundle; the lesion scan is cropped because a whole head takes long."""
     folder = tmp_path_factory.mktemp("cut")
     found = {PHANTOM: [(path, phantom / "labelsTr" / path.name) for path in sorted((phantom / "imagesTr").iterdir())]}
     if DATA.is_dir():
@@ -202,7 +193,7 @@ def studies(truths, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bundles(truths, tmp_path_factory):
-    """Copies of the bundles; the phantom's gets windows as small as its scans."""
+    """Copies of the bundles; the windows of the phantom's are as small as its scans."""
     folder = tmp_path_factory.mktemp("bundles")
     for name in truths:
         copy_bundle(name, folder, [24, 24, 24] if name == PHANTOM else None)
@@ -211,7 +202,7 @@ def bundles(truths, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def slicer(start, connect, installed, app, studies, bundles, truths):
-    """A client of our app with all bundles, that draws few members in few steps."""
+    """Client of the app with all bundles, with few members and steps."""
     words = ["--app", app, "--studies", studies, "--conf", "bundles", ",".join(str(bundles / name) for name in truths)]
     return connect(*start(installed, *words, *("--conf", "members", "2", "--conf", "num_steps", "2")))
 
@@ -258,7 +249,7 @@ def test_label_and_uncertainty_lie_on_the_scan(slicer, studies, truths, name):
     assert found.dtype == np.uint8
     assert found.shape == source.shape[:3]
     assert np.allclose(affine, source.affine, atol=1e-4)
-    # a flip or a swap of axes would not meet the truth
+    # fails for flipped or swapped axes
     assert dice(found, np.asanyarray(nib.load(label).dataobj)) > {PHANTOM: 0.6, HIPPOCAMPUS: 0.8, LESION: 0.3}[name]
     volumes = numbers["volume_ml"]
     assert {key.lower() for key in volumes} == set(numbers["label_names"])
@@ -293,7 +284,7 @@ def test_options_of_a_request(slicer, truths):
 
 
 def test_clients_at_once_get_their_own_answers(slicer, truths):
-    """24 requests from 8 clients at once; ``tests/faults/endurance.py --requests 2000`` asks the rest."""
+    """Send 24 requests from 8 clients; ``tools/reliability/endurance.py --requests 2000`` sends more."""
     port = int(slicer.url.rpartition(":")[2])
     questions = [Question(PHANTOM, image_id(scan), seed) for scan, _ in truths[PHANTOM][:2] for seed in (0, 1)]
     expected = {question: ask(port, question) for question in questions}
@@ -303,8 +294,7 @@ def test_clients_at_once_get_their_own_answers(slicer, truths):
     assert outcomes == ["right"] * 24
 
 
-def test_nobody_is_let_in(slicer, studies, bundles, truths, tmp_path):
-    """No request has anything executed, or written beside the studies."""
+def test_attacks_have_no_effect(slicer, studies, bundles, truths, tmp_path):
     port = int(slicer.url.rpartition(":")[2])
     server = Server(port, studies, bundles / PHANTOM, image_id(truths[PHANTOM][0][0]))
     found = on_server(server, tmp_path / "executed")
@@ -312,27 +302,27 @@ def test_nobody_is_let_in(slicer, studies, bundles, truths, tmp_path):
     assert not [outcome for outcome in found if not outcome.held]
 
 
-def test_the_most_doubtful_scan_is_proposed(slicer, studies, truths):
-    slicer.post(f"/scoring/{PHANTOM}_doubt")
+def test_the_scan_with_the_largest_disagreement_is_selected(slicer, studies, truths):
+    slicer.post(f"/scoring/{PHANTOM}_disagreement")
     assert slicer.job("scoring")["status"] == "DONE"
     stored = json.loads((studies / "datastore_v2.json").read_text())["objects"]
-    scores = {case: one["image"]["info"][f"{PHANTOM}_doubt"] for case, one in stored.items()}
+    scores = {case: one["image"]["info"][f"{PHANTOM}_disagreement"] for case, one in stored.items()}
     for scan, _ in truths[PHANTOM]:
         _, numbers = slicer("infer", PHANTOM, image_id(scan), {**SLICER})
         assert scores[image_id(scan)] == pytest.approx(member_disagreement(numbers), abs=1e-4)
-    if LESION in truths:  # four channels are four frames to this bundle
+    if LESION in truths:  # its four channels are four frames to this bundle
         case = image_id(truths[LESION][0][0])
         assert scores[case] == -1
-        assert "found 4 frames, expected one scan" in stored[case]["image"]["info"][f"{PHANTOM}_doubt_note"]
+        assert "found 4 frames, expected one scan" in stored[case]["image"]["info"][f"{PHANTOM}_disagreement_note"]
     proposed = [slicer("next_sample", "uncertainty", {}) for _ in scores]
-    assert [one["member_disagreement"] for one in proposed] == sorted(scores.values(), reverse=True)
+    assert [one["score"] for one in proposed] == sorted(scores.values(), reverse=True)
     assert {one["id"] for one in proposed} == set(scores)
     assert slicer("next_sample", "first", {})["id"] in scores
     assert "no such strategy" in slicer.ask("next_sample", "nothing", {})["error"]
 
 
 def test_training(slicer, bundles, truths, tmp_path):
-    """An unknown label is refused; with the right ones the model gets better and is used at once."""
+    """Refuse an unknown label; with the right labels the model improves and is used at once."""
     names = {"label_info": [{"name": "body", "idx": 1}, {"name": "core", "idx": 2}]}
     scan, label = truths[PHANTOM][0]
     truth = np.asanyarray(nib.load(label).dataobj)
@@ -348,14 +338,14 @@ def test_training(slicer, bundles, truths, tmp_path):
     slicer("train_start", PHANTOM, request)
     failed = slicer.job("train")
     assert failed["status"] == "ERROR"
-    expected = "the annotation holds the label 3 (edema), expected 0 (background), 1 (body), 2 (core)"
+    expected = "found the label 3 (edema) in the annotation, expected 0 (background), 1 (body), 2 (core)"
     assert f"error: {image_id(scan)}: {expected}" in failed["details"][-1]
     assert not any("Traceback" in line for line in failed["details"])
 
     slicer("save_label", image_id(scan), str(label), params=names)
     model = bundles / PHANTOM / "models" / "model.pt"
     weights = torch.load(model, weights_only=True)["model"]
-    for key in ("denoiser.head.4.weight", "denoiser.head.4.bias"):  # now it knows nothing
+    for key in ("denoiser.head.4.weight", "denoiser.head.4.bias"):
         weights[key] = torch.zeros_like(weights[key])
     torch.save({"model": weights}, model)
     file, _ = slicer("infer", PHANTOM, image_id(scan), {**SLICER})
@@ -373,12 +363,12 @@ def test_training(slicer, bundles, truths, tmp_path):
 
 
 def test_stock_app(start, connect, environment, installed, studies, truths, tmp_path):
-    """A bundle put into MONAI Label's own app by the documented script answers there."""
+    """A bundle copied by put_bundle.py works in MONAI Label's own app."""
     run = {"check": True, "capture_output": True, "cwd": tmp_path}
     run["env"] = {**os.environ, "PYTHONPATH": str(installed)}
     words = ["-m", "monailabel.main", "apps", "--download", "--name", "monaibundle", "--output", tmp_path]
     subprocess.run([environment, *words], **run)
-    words = ["-m", "monai_pdddpm.labelserver.put_bundle", "--app", tmp_path / "monaibundle", "--bundle"]
+    words = [ROOT / "apps" / "monailabel" / "put_bundle.py", "--app", tmp_path / "monaibundle", "--bundle"]
     subprocess.run([environment, *words, ROOT / "bundles" / PHANTOM], **run)
     conf = ["models", PHANTOM], ["zoo_source", "ngc"], ["sam2", "false"]
     words = [word for pair in conf for word in ("--conf", *pair)]
@@ -395,11 +385,11 @@ def test_stock_app(start, connect, environment, installed, studies, truths, tmp_
     assert slicer("next_sample", "first", {})["id"]
 
 
-def test_a_server_that_lacks_something_says_so_in_one_line(start, installed, app, studies, tmp_path):
+def test_a_server_that_cannot_start_prints_one_line(start, installed, app, studies, tmp_path):
     words = ["--app", app, "--studies", studies, "--conf", "bundles", tmp_path / "nowhere"]
     cases = {
         "monai_pdddpm is not installed for ": start(None, *words),
-        f"bundles: {tmp_path / 'nowhere'} is not there, ": start(installed, *words),
+        f"bundles: found no folder {tmp_path / 'nowhere'}, ": start(installed, *words),
     }
     for expected, (process, _, log) in cases.items():
         assert process.wait(timeout=START) == 1

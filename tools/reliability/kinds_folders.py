@@ -30,9 +30,12 @@ def _names() -> list[Kind]:
     def written(name: str) -> Make:
         return lambda folder: save(folder / name)
 
+    def shown(name: str) -> str:
+        return ascii(name) if len(name) < 40 else f"{len(name)} characters"
+
     return [
-        *[k(ascii(name[:40]), written(name), "done") for name in valid],
-        *[k(ascii(name[:40]), written(name)) for name in invalid],
+        *[k(shown(name), written(name), "done") for name in valid],
+        *[k(shown(name), written(name)) for name in invalid],
         k("only a suffix", written(".nii.gz"), "passed over"),
         k("hidden file of macOS", lambda folder: (folder / "._bad.nii.gz").write_bytes(b"x"), "passed over"),
         k("no suffix", written("bad"), "passed over"),

@@ -15,8 +15,8 @@ from monai.transforms import SaveImaged
 from monailabel.tasks.infer.bundle import BundleInferTask
 
 from monai_pdddpm.bundle import load_network
-from monai_pdddpm.utils.checks import check_choice
 from monai_pdddpm.data.headers import read_header
+from monai_pdddpm.utils.checks import check_choice
 from monai_pdddpm.utils.errors import UserError
 from pdddpm_label.bundles import bundle_labels
 from pdddpm_label.levels import EntropyLevelsd, level_names
