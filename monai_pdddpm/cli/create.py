@@ -187,7 +187,6 @@ def _own_values(content: Mapping[str, Any], labels: list[int]) -> dict[str, Any]
         new |= {"writer::_target_": "monai_pdddpm.data.LabelValueWriter", "writer::values": labels}
     for index, handler in enumerate(content.get("handlers", [])):
         if str(handler.get("_target_")).endswith(".ViewerFiles"):
-            new[f"handlers::{index}::_target_"] = "monai_pdddpm.handlers.label_values.LabelValueFiles"
             new[f"handlers::{index}::values"] = labels
     return new
 

@@ -63,21 +63,26 @@ def save_overview(
     members: Array | None = None,
     title: str = "",
 ) -> None:
-    """Write the picture of `overview_figure` as PNG; an older file is replaced only by a complete one.
+    """Write a picture of a case as PNG: scan, segmentation, members and entropy in three planes.
+
+    The planes are those of `informative_slices`, the shown part of the volume is that of `crop_box`. Axial and coronal
+    pictures follow the radiological convention (the patient's right at the left); sagittal ones have anterior at the
+    left. All pictures have the same scale. pyplot is not used, so any thread may draw. An older file is replaced only
+    by a complete one.
 
     Args:
         path: name that ends in ``.png``.
-        image: (X, Y, Z) scan.
-        seg: (X, Y, Z) label map.
-        entropy: (X, Y, Z) in nats.
-        labels: names by label value.
-        affine: (4, 4), voxel to mm in RAS.
-        members: (N, X, Y, Z) label maps of the ensemble, or None.
+        image: (X, Y, Z) scan, in any unit; gray from the 1st to the 99th percentile of the shown part, NaN black.
+        seg: (X, Y, Z) label map, whole numbers, 0 for the background.
+        entropy: (X, Y, Z) in nats; the colors go from 0 to ln K, the highest entropy of K classes.
+        labels: names by label value, ``{1: "lesion"}``; the background (0) may be left out.
+        affine: (4, 4), voxel to mm in RAS; the arrays are turned to the nearest axes for display.
+        members: (N, X, Y, Z) label maps of the ensemble; without them the column is left out.
         title: name of the case.
 
     Raises:
         UserError: when the file cannot be written.
-        ValueError: as `overview_figure`.
+        ValueError: when the arrays' shapes differ, the affine is singular, or no label has a name.
     """
     figure = overview_figure(image, seg, entropy, labels, affine, members=members, title=title)
     with atomic_write(path) as part:
@@ -94,27 +99,7 @@ def overview_figure(
     members: Array | None = None,
     title: str = "",
 ) -> Figure:
-    """Draw a case in three planes: the scan, the segmentation, its members and the entropy.
-
-    The planes are those of `informative_slices`, the shown part of the volume is that of `crop_box`. Axial and coronal
-    pictures follow the radiological convention (the patient's right at the left); sagittal ones have anterior at the
-    left. All pictures have the same scale. pyplot is not used, so any thread may draw.
-
-    Args:
-        image: (X, Y, Z) scan, in any unit; gray from the 1st to the 99th percentile of the shown part, NaN black.
-        seg: (X, Y, Z) label map, whole numbers, 0 for the background.
-        entropy: (X, Y, Z) in nats; the colors go from 0 to ln K, the highest entropy of K classes.
-        labels: names by label value, ``{1: "lesion"}``; the background (0) may be left out.
-        affine: (4, 4), voxel to mm in RAS; the arrays are turned to the nearest axes for display.
-        members: (N, X, Y, Z) label maps of the ensemble; without them the column is left out.
-        title: name of the case.
-
-    Returns:
-        The figure, with its own Agg canvas.
-
-    Raises:
-        ValueError: when the arrays' shapes differ, the affine is singular, or no label has a name.
-    """
+    """Return the figure of `save_overview`, which describes the arguments, with its own Agg canvas."""
     names = {int(value): str(name) for value, name in labels.items() if int(value) != 0}
     if not names:
         raise ValueError(f"labels: found {dict(labels)}, expected a name for at least one label other than 0")
@@ -145,13 +130,8 @@ class _View:
     name: str
     pictures: Mapping[str, Array]
     pixel: tuple[float, float]  # height and width in mm
+    size: tuple[float, float]  # width and height in mm
     marks: tuple[float, float]  # of the other two planes, in mm from the left and from the top
-
-    @property
-    def size(self) -> tuple[float, float]:
-        """Width and height in mm."""
-        rows, columns = self.pictures["image"].shape
-        return columns * self.pixel[1], rows * self.pixel[0]
 
 
 def _views(volumes: Mapping[str, Array], affine: Array, highest: float) -> tuple[list[_View], bool]:
@@ -177,6 +157,7 @@ def _views(volumes: Mapping[str, Array], affine: Array, highest: float) -> tuple
             index_in_file(plane.axis, slices[plane.axis], shape, orientation),
             {name: cut(volume, plane, slices[plane.axis] - box[plane.axis].start) for name, volume in turned.items()},
             (spacing[plane.up], spacing[plane.across]),
+            (size[plane.across] * spacing[plane.across], size[plane.up] * spacing[plane.up]),
             (marks[plane.across], marks[plane.up]),
         )
         for plane in planes_of(size)

@@ -1,293 +1,160 @@
-"""What 3D Slicer and ITK-SNAP need beside NIfTI: names, colours, codes, and a scene that shows a case as one view.
+"""Write files for 3D Slicer and ITK-SNAP: color tables, ``.seg.nrrd`` segmentations, and a scene of a case.
 
-Sources: Slicer's developer guide, "Segmentations" (.seg.nrrd) and "MRML overview"; ITK-SNAP's label description file.
+Sources: Slicer's developer guide, "Segmentations" and "MRML overview"; ITK-SNAP's label description files.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 
 from monai_pdddpm.utils.atomic_write import atomic_write
-from monai_pdddpm.visualize.colors import PALETTE as COLOURS
+from monai_pdddpm.visualize.colors import label_colors, rgb
+from monai_pdddpm.visualize.templates import render
 
-__all__ = ["colour_table", "label_colours", "scene", "segment_fields", "snap_labels", "write_seg_nrrd"]
+__all__ = ["color_table", "scene", "snap_labels", "write_seg_nrrd"]
 
-Colour = tuple[int, int, int]
 Code = Sequence[str]
 
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
-_FAINT = 0.05  # share of the highest entropy below which Slicer shows the scan alone
-_OVER_SCAN = "0.5"  # opacity of map and labels
-_MAGMA = "vtkMRMLColorTableNodeFileMagma.txt"  # Slicer's own, even to the eye and readable by the colour-blind
-_TERMINOLOGY = "Segmentation category and type - 3D Slicer General Anatomy list"
-_ANATOMY = "Anatomic codes - DICOM master list"
-_SNAP_HEAD = """################################################
-# ITK-SnAP Label Description File
-# File format:
-# IDX   -R-  -G-  -B-  -A--  VIS MSH  LABEL
-# Fields:
-#    IDX:   Zero-based index
-#    -R-:   Red color component (0..255)
-#    -G-:   Green color component (0..255)
-#    -B-:   Blue color component (0..255)
-#    -A-:   Label transparency (0.00 .. 1.00)
-#    VIS:   Label visibility (0 or 1)
-#    IDX:   Label mesh visibility (0 or 1)
-#  LABEL:   Label description
-################################################
-"""
 
 
-def label_colours(labels: Mapping[int, str]) -> dict[int, Colour]:
-    """Give each label the colour that it has in the overview.
+def color_table(labels: Mapping[int, str]) -> str:
+    """Return a color table of Slicer (``.ctbl``); its names have no spaces.
 
     Args:
         labels: names by label value, without the background.
-
-    Returns:
-        red, green, blue from 0 to 255 by label value.
-    """
-    return {
-        value: _rgb(COLOURS[rank % len(COLOURS)])
-        for rank, value in enumerate(labels)  # as the overview ranks them
-    }
-
-
-def colour_table(labels: Mapping[int, str], colours: Mapping[int, Colour]) -> str:
-    """Write names and colours as Slicer's colour table (``.ctbl``), in which names have no spaces.
-
-    Args:
-        labels: names by label value, without the background.
-        colours: red, green, blue from 0 to 255 by label value.
-
-    Returns:
-        the text of the file.
     """
     lines = ["# Color table file", f"# {len(labels) + 1} values", "0 background 0 0 0 0"]
-    for value, name in labels.items():
-        lines.append(f"{value} {'_'.join(_plain(name).replace(chr(39), '').split())} {_spaced(colours[value])} 255")
+    for value, color in label_colors(labels).items():
+        name = "_".join(labels[value].replace("'", "").split())
+        lines.append(f"{value} {name} {' '.join(map(str, rgb(color)))} 255")
     return "\n".join(lines) + "\n"
 
 
-def snap_labels(labels: Mapping[int, str], colours: Mapping[int, Colour]) -> str:
-    """Write names and colours as ITK-SNAP's label description file; arguments as of `colour_table`."""
-    lines = ['    0     0    0    0        0  0  0    "Clear Label"']
-    for value, name in labels.items():
-        red, green, blue = colours[value]
-        quoted = _plain(name).replace('"', "'")
-        lines.append(f'{value:5d}   {red:3d}  {green:3d}  {blue:3d}        1  1  1    "{quoted}"')
-    return _SNAP_HEAD + "\n".join(lines) + "\n"
+def snap_labels(labels: Mapping[int, str]) -> str:
+    """Return a label description file of ITK-SNAP; ``labels`` as in `color_table`."""
+    lines = ["# index, red, green, blue, opacity, visible, visible in 3D, label", '0 0 0 0 0 0 0 "Clear Label"']
+    for value, color in label_colors(labels).items():
+        name = _one_line(labels[value]).replace('"', "'")
+        lines.append(f'{value} {" ".join(map(str, rgb(color)))} 1 1 1 "{name}"')
+    return "\n".join(lines) + "\n"
 
 
-def segment_fields(
+def write_seg_nrrd(
+    path: Path,
+    label_map: NDArray[Any],
+    affine: NDArray[Any],
     labels: Mapping[int, str],
-    colours: Mapping[int, Colour],
     codes: Mapping[int, Mapping[str, Code]],
-    shape: Sequence[int],
-) -> dict[str, str]:
-    """Describe the segments of a label map as the header of a ``.seg.nrrd`` does.
-
-    Args:
-        labels: names by label value, without the background.
-        colours: red, green, blue from 0 to 255 by label value.
-        codes: category and type of each label, each (value, scheme, meaning), as of
-            :func:`monai_pdddpm.transforms.dicom_seg.segment_codes`.
-        shape: (X, Y, Z) of the label map.
-
-    Returns:
-        NRRD's custom fields.
-    """
-    fields = {
-        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
-        "Segmentation_ConversionParameters": "",
-        "Segmentation_MasterRepresentation": "Binary labelmap",  # until Slicer 5.2
-        "Segmentation_SourceRepresentation": "Binary labelmap",
-        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
-    }
-    extent = " ".join(f"0 {size - 1}" for size in shape)
-    for number, (value, name) in enumerate(labels.items()):
-        category, kind = (_code(codes[value][part]) for part in ("category", "type"))
-        entry = "~".join((_TERMINOLOGY, category, kind, "^^", _ANATOMY, "^^", "^^"))
-        segment = {
-            "ID": f"Segment_{value}",
-            "Name": _plain(name),
-            "NameAutoGenerated": "0",
-            "Color": " ".join(f"{part / 255:.6f}" for part in colours[value]),
-            "ColorAutoGenerated": "0",
-            "LabelValue": str(value),
-            "Layer": "0",
-            "Extent": extent,
-            "Tags": f"TerminologyEntry:{entry}|",
-        }
-        fields |= {f"Segment{number}_{key}": text for key, text in segment.items()}
-    return fields
-
-
-def write_seg_nrrd(path: Path, label_map: NDArray[Any], affine: NDArray[Any], fields: Mapping[str, str]) -> None:
-    """Write a label map that Slicer loads as a segmentation, complete or not at all.
+) -> None:
+    """Write a label map as a Slicer segmentation; an older file is replaced only by a complete one.
 
     Args:
         path: name that ends in ``.seg.nrrd``.
         label_map: (X, Y, Z) whole numbers, 0 for the background.
         affine: (4, 4), voxel to mm in RAS.
-        fields: of `segment_fields`.
+        labels: names by label value, without the background.
+        codes: ``category`` and ``type`` of each label, each (value, scheme, meaning).
 
     Raises:
-        UserError: when the disk does not take the file.
+        UserError: when the file cannot be written.
     """
-    highest = int(label_map.max()) if label_map.size else 0
-    image = sitk.GetImageFromArray(label_map.astype(np.min_scalar_type(highest)).T)
+    image = sitk.GetImageFromArray(label_map.astype(np.min_scalar_type(int(label_map.max(initial=0)))).T)
     axes = _LPS_FROM_RAS @ affine[:3, :3]
     spacing = np.linalg.norm(axes, axis=0)
     image.SetSpacing(spacing.tolist())
     image.SetDirection((axes / spacing).ravel().tolist())
     image.SetOrigin((_LPS_FROM_RAS @ affine[:3, 3]).tolist())
-    for key, text in fields.items():
-        image.SetMetaData(key, text)
+    image.SetMetaData("Segmentation_ContainedRepresentationNames", "Binary labelmap|")
+    image.SetMetaData("Segmentation_MasterRepresentation", "Binary labelmap")  # up to Slicer 5.2
+    image.SetMetaData("Segmentation_SourceRepresentation", "Binary labelmap")
+    image.SetMetaData("Segmentation_ReferenceImageExtentOffset", "0 0 0")
+    colors = label_colors(labels)
+    for number, (value, name) in enumerate(labels.items()):
+        category, kind = (_code(codes[value][part]) for part in ("category", "type"))
+        terms = ("Segmentation category and type - 3D Slicer General Anatomy list", category, kind, "^^")
+        segment = {
+            "ID": f"Segment_{value}",
+            "Name": _one_line(name),
+            "NameAutoGenerated": "0",
+            "Color": " ".join(f"{part / 255:.6f}" for part in rgb(colors[value])),
+            "ColorAutoGenerated": "0",
+            "LabelValue": str(value),
+            "Layer": "0",
+            "Extent": " ".join(f"0 {size - 1}" for size in label_map.shape),
+            "Tags": "TerminologyEntry:" + "~".join((*terms, "Anatomic codes - DICOM master list", "^^", "^^|")),
+        }
+        for key, text in segment.items():
+            image.SetMetaData(f"Segment{number}_{key}", text)
     with atomic_write(path) as part:
         try:
             sitk.WriteImage(image, str(part), useCompression=True)
-        except RuntimeError as error:  # SimpleITK's only kind
+        except RuntimeError as error:  # SimpleITK raises nothing else
             raise OSError(str(error).strip().splitlines()[-1]) from error
 
 
 def scene(
     case: str, folder: Path, scan: str | None, labels: Mapping[int, str], maps: Sequence[str], segmentation: str | None
 ) -> str:
-    """Describe a case as a Slicer scene: data only, nothing in it can run.
+    """Return a Slicer scene (MRML) of a case: the scan in gray, the first map over it, the segmentation on top.
 
-    The scan is grey at the back, the first map before it in colours from 0 to ln K (K classes, the background
-    included), where it exceeds a twentieth of that; on top the segmentation with names and colours. All paths are
-    relative to the scene's folder.
+    The map's colors go from 0 to ln K for K classes; below a twentieth of that it is transparent. All paths are
+    relative to the scene's folder. A scene is data only, nothing in it can run.
 
     Args:
-        case: its name, which the files begin with.
-        folder: of the scene and the case's files.
-        scan: path of a 3D scan; None, or one on another drive, leaves it out.
+        case: name of the case, with which its files begin.
+        folder: absolute folder of the scene and of the case's files.
+        scan: path of a 3D scan; None, or a path on another Windows drive, leaves it out.
         labels: names by label value, without the background.
-        maps: file names of maps of entropy or mutual information in nats; each is ``<case>_<what>.nii.gz``.
+        maps: file names of maps in nats, each ``<case>_<map>.nii.gz``.
         segmentation: file name of a ``.seg.nrrd``; None shows ``<case>_seg.nii.gz`` with ``<case>_seg.ctbl``.
-
-    Returns:
-        MRML, as text.
     """
-    root = ET.Element("MRML", version="Slicer4.4.0", userTags="")
-    highest = math.log(len(labels) + 1)
-    volumes = []
-    back = _relative(scan, folder)
-    if back is not None:
-        volumes.append(_volume(root, 1, case, back, "vtkMRMLColorTableNodeGrey"))
-    for number, name in enumerate(maps, start=2):
-        window = {"window": f"{highest:.6f}", "level": f"{highest / 2:.6f}", "autoWindowLevel": "0"}
-        faint = {"applyThreshold": "1", "autoThreshold": "0", "lowerThreshold": f"{_FAINT * highest:.6f}"}
-        title = name.removesuffix(".nii.gz")
-        volumes.append(_volume(root, number, title, name, _MAGMA, **window, **faint, upperThreshold=f"{highest:.6f}"))
-    shown = {"backgroundVolume": volumes[0]} if volumes else {}
-    if back is not None and maps:
-        shown["foregroundVolume"] = volumes[1]
-    if segmentation is not None:
-        _segmentation(root, case, segmentation)
-    else:
-        shown["labelVolume"] = _label_map(root, case, labels)
-    for view in ("Red", "Green", "Yellow"):
-        _node(
-            root,
-            "SliceComposite",
-            f"vtkMRMLSliceCompositeNode{view}",
-            "SliceComposite",
-            singletonTag=view,
-            layoutName=view,
-            references="".join(f"{role}:{volume};" for role, volume in shown.items()),
-            compositing="0",
-            foregroundOpacity=_OVER_SCAN,
-            labelOpacity=_OVER_SCAN,
-            linkedControl="1",
-            doPropagateVolumeSelection="1",
-        )
-    ET.indent(root, " ")
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
-
-
-def _volume(root: ET.Element, number: int, name: str, file: str, colours: str, **display: str) -> str:
-    """Add a scalar volume with its file and its colours; return its id."""
-    ids = [f"vtkMRML{kind}Node{number}" for kind in ("ScalarVolumeDisplay", "VolumeArchetypeStorage", "ScalarVolume")]
-    display = {"window": "256", "level": "128", "autoWindowLevel": "1"} | display
-    _node(root, "VolumeDisplay", ids[0], f"{name}_display", colorNodeID=colours, interpolate="1", **display)
-    _node(root, "VolumeArchetypeStorage", ids[1], f"{name}_storage", fileName=_encoded(file), centerImage="0")
-    _node(root, "Volume", ids[2], name, references=f"display:{ids[0]};storage:{ids[1]};")
-    return ids[2]
-
-
-def _label_map(root: ET.Element, case: str, labels: Mapping[int, str]) -> str:
-    """Add the NIfTI label map with the colour table beside it; return its id."""
-    table, display, volume = (
-        f"vtkMRML{kind}Node1" for kind in ("ColorTable", "LabelMapVolumeDisplay", "LabelMapVolume")
+    files = [(1, case, _relative(scan, folder), False)]
+    files += [(number, name.removesuffix(".nii.gz"), name, True) for number, name in enumerate(maps, start=2)]
+    return render(
+        "scene.mrml.j2",
+        volumes=[
+            {"number": number, "name": _one_line(name), "file": _encoded(file), "is_map": is_map}
+            for number, name, file, is_map in files
+            if file is not None
+        ],
+        highest=round(math.log(len(labels) + 1), 6),
+        seg=_one_line(f"{case}_seg"),
+        segmentation=segmentation and _encoded(segmentation),
+        table=_encoded(f"{case}_seg.ctbl"),
+        label_map=_encoded(f"{case}_seg.nii.gz"),
+        colors=max(labels) + 1,
     )
-    stored = "vtkMRMLColorTableStorageNode1"
-    name = f"{case}_seg"
-    _node(root, "ColorTableStorage", stored, f"{name}_colours_storage", fileName=_encoded(f"{name}.ctbl"))
-    numbers = {"type": "14", "numcolors": str(max(labels) + 1)}  # 14: from a file
-    _node(root, "ColorTable", table, f"{name}_colours", references=f"storage:{stored};", **numbers)
-    file = "vtkMRMLVolumeArchetypeStorageNode1001"
-    _node(root, "LabelMapVolumeDisplay", display, f"{name}_display", colorNodeID=table)
-    _node(root, "VolumeArchetypeStorage", file, f"{name}_storage", fileName=_encoded(f"{name}.nii.gz"), centerImage="0")
-    _node(root, "LabelMapVolume", volume, name, references=f"display:{display};storage:{file};")
-    return volume
-
-
-def _segmentation(root: ET.Element, case: str, file: str) -> None:
-    """Add a segmentation, which brings its names and colours."""
-    ids = [f"vtkMRMLSegmentation{kind}Node1" for kind in ("Display", "Storage", "")]
-    name = f"{case}_seg"
-    _node(root, "SegmentationDisplay", ids[0], f"{name}_display", visibility="true")
-    _node(root, "SegmentationStorage", ids[1], f"{name}_storage", fileName=_encoded(file))
-    _node(root, "Segmentation", ids[2], name, references=f"display:{ids[0]};storage:{ids[1]};")
-
-
-def _node(root: ET.Element, tag: str, identity: str, name: str, **attributes: str) -> None:
-    ET.SubElement(root, tag, {"id": identity, "name": _plain(name), **attributes})
 
 
 def _relative(path: str | None, folder: Path) -> str | None:
     try:
         return None if path is None else os.path.relpath(path, folder)
-    except ValueError:  # on another drive, to which no relative path leads
+    except ValueError:  # on another Windows drive
         return None
 
 
 def _encoded(path: str) -> str:
-    """Write a path as MRML does, which knows these signs only and leaves all others as they are."""
+    """Return a path as MRML encodes it: these characters only, all others as they are."""
     path = path.replace(os.sep, "/")
     for sign in "% '><\"":
         path = path.replace(sign, f"%{ord(sign):02X}")
     return path
 
 
-def _plain(text: str) -> str:
-    """Put a text on one line."""
-    return " ".join(text.split())
-
-
 def _code(code: Code) -> str:
-    """Write (value, scheme, meaning) as Slicer's terminology does, which parts them by signs that they may not have."""
-    value, scheme, meaning = (_plain(part.translate(str.maketrans("^~|&", "    "))) for part in code)
+    """Return (value, scheme, meaning) in Slicer's terminology, without the characters that separate its parts."""
+    value, scheme, meaning = (_one_line(part.translate(str.maketrans("^~|&", "    "))) for part in code)
     return f"{scheme}^{value}^{meaning}"
 
 
-def _rgb(colour: str) -> Colour:
-    red, green, blue = (round(255 * part) for part in to_rgb(colour))
-    return red, green, blue
-
-
-def _spaced(colour: Colour) -> str:
-    return " ".join(map(str, colour))
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Files for viewers: which there are of which case, and that they fit each other."""
+"""Files for viewers: which files a case gets, and that they agree."""
 
 import json
 from types import SimpleNamespace
@@ -38,7 +38,7 @@ def item(scan, frames=1, channels=1, files=None):
 
 
 def write(folder, *items, **options):
-    for name in ("entropy", "mutual-information"):  # which are there before
+    for name in ("entropy", "mutual-information"):  # written before the handler
         (folder / "case").mkdir(parents=True, exist_ok=True)
         (folder / "case" / f"case_{name}.nii.gz").write_bytes(b"")
     handler = ViewerFiles(folder, LABELS, **options)
@@ -62,7 +62,7 @@ def test_tables_and_scene_by_default(tmp_path, scan):
     assert (tmp_path / "out" / "case" / "../../scans/case.nii.gz").resolve() == scan
 
 
-def test_segmentation_when_asked_for_is_what_the_scene_shows(tmp_path, scan):
+def test_scene_shows_the_segmentation_if_there_is_one(tmp_path, scan):
     assert write(tmp_path / "out", item(scan), seg_nrrd=True) == TABLES | {"case_seg.seg.nrrd"}
     assert scene_files(tmp_path / "out") == ["../../scans/case.nii.gz", *MAPS, "case_seg.seg.nrrd"]
     image = sitk.ReadImage(str(tmp_path / "out" / "case" / "case_seg.seg.nrrd"))
@@ -99,6 +99,16 @@ def test_scene_leaves_out_a_dicom_series(tmp_path):
     assert scene_files(tmp_path / "out")[:2] == MAPS
 
 
-def test_codes_that_fit_no_label_are_refused_before_any_work(tmp_path):
+def test_codes_without_a_label_are_refused(tmp_path):
     with pytest.raises(UserError, match="codes: found '7'"):
         ViewerFiles(tmp_path, LABELS, dicom_codes={"7": {}})
+
+
+def test_label_values_of_the_data_set(tmp_path, scan):
+    codes = {"2": {"type": ["80891009", "SCT", "Heart"]}}
+    write(tmp_path / "out", item(scan), seg_nrrd=True, values=[0, 3, 7], dicom_codes=codes)
+    image = sitk.ReadImage(str(tmp_path / "out" / "case" / "case_seg.seg.nrrd"))
+    assert image[1, 2, 3] == 7
+    assert image.GetMetaData("Segment1_LabelValue") == "7"
+    assert "80891009" in image.GetMetaData("Segment1_Tags")
+    assert "7 heart 86 180 233 255" in (tmp_path / "out" / "case" / "case_seg.ctbl").read_text()

@@ -1,4 +1,4 @@
-"""What viewers read of a case: names, colours, codes and places as they were put in."""
+"""Files for viewers have the names, colors, codes and geometry of the case."""
 
 import math
 import xml.etree.ElementTree as ET
@@ -12,16 +12,13 @@ import SimpleITK as sitk
 from monai_pdddpm.transforms.dicom_seg import segment_codes
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.visualize.slicer import (
-    colour_table,
-    label_colours,
+    color_table,
     scene,
-    segment_fields,
     snap_labels,
     write_seg_nrrd,
 )
 
 LABELS = {1: "left  lung", 3: 'the "core"'}
-COLOURS = {1: (230, 159, 0), 3: (86, 180, 233)}
 SHAPE = (5, 6, 7)
 CODES = {"1": {"type": ["39607008", "SCT", "Lung ^~| structure"]}}
 
@@ -34,29 +31,26 @@ def label_map():
 
 
 def oblique():
-    """An affine that turns, flips and scales: no two axes alike."""
+    """Return an affine that turns, flips and scales each axis differently."""
     turn = nib.eulerangles.euler2mat(0.3, -0.2, 0.1)
     return nib.affines.from_matvec(turn @ np.diag([-0.7, 1.2, 2.5]), [12.5, -30.25, 400.0])
 
 
 def header(path):
-    """Fields of an NRRD header, read as its specification says."""
+    """Return the fields of an NRRD header, read by the specification."""
     text = path.read_bytes().split(b"\n\n", 1)[0].decode("utf-8")
     lines = [line for line in text.splitlines()[1:] if not line.startswith("#")]
     return dict(line.split(":=" if ":=" in line else ": ", 1) for line in lines)
 
 
-def fields(labels=LABELS):
-    return segment_fields(labels, label_colours(labels), segment_codes(labels, CODES), SHAPE)
+def write(path, volume, affine=None, labels=LABELS):
+    write_seg_nrrd(
+        path, volume, np.eye(4) if affine is None else affine, labels, segment_codes(labels, CODES if labels else None)
+    )
 
 
-def test_colours_are_those_of_the_overview():
-    assert label_colours(LABELS) == COLOURS
-    assert len(label_colours(dict.fromkeys(range(1, 30), "organ"))) == 29
-
-
-def test_colour_table_is_as_slicer_reads_it():
-    table = colour_table(LABELS, COLOURS)
+def test_color_table_as_slicer_reads_it():
+    table = color_table(LABELS)
     assert table.splitlines() == [
         "# Color table file",
         "# 3 values",
@@ -64,12 +58,12 @@ def test_colour_table_is_as_slicer_reads_it():
         "1 left_lung 230 159 0 255",
         '3 the_"core" 86 180 233 255',
     ]
-    # Slicer splits at spaces and takes ticks away
-    assert [len(line.split()) for line in colour_table({1: "a 'b' \n c"}, {1: (1, 2, 3)}).splitlines()[2:]] == [6, 6]
+    # Slicer splits at spaces and removes quotes
+    assert [len(line.split()) for line in color_table({1: "a 'b' \n c"}).splitlines()[2:]] == [6, 6]
 
 
-def test_snap_labels_are_as_itk_snap_reads_them():
-    lines = [line for line in snap_labels(LABELS, COLOURS).splitlines() if not line.startswith("#")]
+def test_snap_labels_as_itk_snap_reads_them():
+    lines = [line for line in snap_labels(LABELS).splitlines() if not line.startswith("#")]
     assert [line.split('"')[0].split() for line in lines] == [
         ["0", "0", "0", "0", "0", "0", "0"],
         ["1", "230", "159", "0", "1", "1", "1"],
@@ -79,12 +73,12 @@ def test_snap_labels_are_as_itk_snap_reads_them():
 
 
 @pytest.mark.parametrize("sheared", [False, True])
-def test_seg_nrrd_lies_where_the_nifti_lies(tmp_path, sheared):
+def test_seg_nrrd_has_the_geometry_of_the_nifti(tmp_path, sheared):
     affine = oblique()
     if sheared:
         affine[:3, 1] += 0.2 * affine[:3, 0]
     path = tmp_path / "case_seg.seg.nrrd"
-    write_seg_nrrd(path, label_map(), affine, fields())
+    write(path, label_map(), affine)
 
     image = sitk.ReadImage(str(path))
 
@@ -95,16 +89,16 @@ def test_seg_nrrd_lies_where_the_nifti_lies(tmp_path, sheared):
         np.testing.assert_allclose((-left, -posterior, superior), nib.affines.apply_affine(affine, voxel), atol=1e-6)
     found = header(path)
     assert found["space"] == "left-posterior-superior"
-    # NRRD's own way: the origin, and the way from voxel to voxel along each axis
+    # in NRRD's terms: the origin, and the step along each axis
     origin = np.array(eval(found["space origin"]))
     steps = np.array([eval(text) for text in found["space directions"].split()])
     np.testing.assert_allclose(np.diag([-1, -1, 1]) @ origin, affine[:3, 3], atol=1e-9)
     np.testing.assert_allclose(np.diag([-1, -1, 1]) @ steps.T, affine[:3, :3], atol=1e-9)
 
 
-def test_seg_nrrd_says_what_its_segments_are(tmp_path):
+def test_seg_nrrd_describes_its_segments(tmp_path):
     path = tmp_path / "case_seg.seg.nrrd"
-    write_seg_nrrd(path, label_map(), np.eye(4), fields())
+    write(path, label_map())
 
     found = header(path)
 
@@ -118,7 +112,7 @@ def test_seg_nrrd_says_what_its_segments_are(tmp_path):
     context, category, kind, modifier, *anatomy = found["Segment0_Tags"].removeprefix("TerminologyEntry:").split("~")
     assert context == "Segmentation category and type - 3D Slicer General Anatomy list"
     assert category == "SCT^123037004^Anatomical Structure"
-    assert kind == "SCT^39607008^Lung structure"  # signs that would part it are gone
+    assert kind == "SCT^39607008^Lung structure"  # without separators of the terminology
     assert modifier == "^^"
     assert anatomy == ["Anatomic codes - DICOM master list", "^^", "^^|"]
     assert "SCT^85756007^Tissue" in found["Segment1_Tags"]  # the default
@@ -128,14 +122,14 @@ def test_seg_nrrd_says_what_its_segments_are(tmp_path):
 
 def test_seg_nrrd_of_many_labels_and_of_none(tmp_path):
     path = tmp_path / "case_seg.seg.nrrd"
-    write_seg_nrrd(path, label_map() * 300, np.eye(4), {})
+    write(path, label_map() * 300, labels={})
     assert sitk.ReadImage(str(path)).GetPixelID() == sitk.sitkUInt16
-    write_seg_nrrd(path, np.zeros(SHAPE, np.uint8), np.eye(4), fields())
+    write(path, np.zeros(SHAPE, np.uint8))
     assert not sitk.GetArrayFromImage(sitk.ReadImage(str(path))).any()
     assert header(path)["Segment1_LabelValue"] == "3"
 
 
-def test_seg_nrrd_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+def test_failed_writing_of_seg_nrrd_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "case_seg.seg.nrrd"
     path.write_bytes(b"old")
 
@@ -144,7 +138,7 @@ def test_seg_nrrd_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
 
     monkeypatch.setattr(sitk, "WriteImage", broken)
     with pytest.raises(UserError, match=r"case_seg.seg.nrrd: cannot be written .*disk full"):
-        write_seg_nrrd(path, label_map(), np.eye(4), fields())
+        write(path, label_map())
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(path.name, b"old")]
 
 
@@ -153,7 +147,7 @@ MAPS = [f"{CASE}_entropy.nii.gz", f"{CASE}_mutual-information.nii.gz"]
 
 
 def nodes(text):
-    """All nodes of a scene by id, after a check that every reference leads to one."""
+    """Return the nodes of a scene by id, after a check that every reference exists."""
     root = ET.fromstring(text.encode("utf-8"))
     assert root.tag == "MRML"
     found = {node.get("id"): node for node in root}
@@ -176,7 +170,7 @@ def folder(tmp_path):
     return made
 
 
-def test_scene_names_all_files_by_relative_paths(folder):
+def test_scene_has_relative_paths(folder):
     scan = folder.parents[1] / "my scans" / f"{CASE}.nii.gz"
     found = nodes(scene(CASE, folder, str(scan), LABELS, MAPS, None))
 
@@ -186,7 +180,7 @@ def test_scene_names_all_files_by_relative_paths(folder):
     names = [f"../../my scans/{CASE}.nii.gz", *MAPS, f"{CASE}_seg.ctbl", f"{CASE}_seg.nii.gz"]
     assert sorted(paths) == sorted(names)
     assert (folder / paths[0]).resolve() == scan
-    # what MRML itself writes for these signs, and nothing else changed
+    # MRML's encoding of these characters; all others are unchanged
     raw = found["vtkMRMLVolumeArchetypeStorageNode2"].get("fileName")
     assert raw == "ä%20%27b%27%20%3Cc%3E%20&%20100%25_entropy.nii.gz"
 
@@ -205,7 +199,7 @@ def test_scene_shows_scan_map_and_labels_in_every_view(folder):
         assert table.get("numcolors") == "4"  # of labels up to 3
 
 
-def test_scene_gives_maps_one_window_for_all_cases(folder):
+def test_maps_have_the_same_window_in_all_scenes(folder):
     found = nodes(scene(CASE, folder, None, LABELS, MAPS, None))
 
     for number in (2, 3):
@@ -216,7 +210,7 @@ def test_scene_gives_maps_one_window_for_all_cases(folder):
         assert display.get("colorNodeID") == "vtkMRMLColorTableNodeFileMagma.txt"
 
 
-def test_scene_without_a_scan_has_the_map_at_the_back(folder):
+def test_scene_without_a_scan_has_the_map_in_the_background(folder):
     found = nodes(scene(CASE, folder, None, LABELS, MAPS, None))
 
     composite = found["vtkMRMLSliceCompositeNodeRed"]
