@@ -1,8 +1,8 @@
 """Run ``python`` commands without the seconds of importing: one process imports, and forks for each command.
 
 ``python python_server.py SOCKET MORE`` listens on a Unix socket for the command `CLIENT`, which sends arguments, folder
-and environment. ``MORE`` is JSON: arguments to append to ``-m monai.bundle run ...`` for each word in it. Other commands
-go to Python itself.
+and environment. ``MORE`` is JSON: arguments to append to ``-m monai.bundle run ...`` for each word in it. Other
+commands go to Python itself.
 """
 
 import importlib
@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 
-# the command: sends itself with its three streams, and ends with the exit code that comes back
+# the command: it sends itself with its three streams, and exits with the code that it receives
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
 server = socket.socket(socket.AF_UNIX)
@@ -31,11 +31,11 @@ FORKED = {name.partition(".")[0] for name in LOADED}
 
 
 def run(words, folder, environment, more):
-    """Be ``python words...``."""
+    """Run ``python words...`` in this process."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    words = words[1:] if words[:1] == ["-u"] else words  # as torchrun calls its processes; nothing is kept back here
+    words = words[1:] if words[:1] == ["-u"] else words  # as torchrun calls its processes; output is not buffered here
     if words[:3] == ["-m", "monai.bundle", "run"]:
         words += [word for key, added in more.items() if any(key in word for word in words) for word in added.split()]
     if words[:1] != ["-m"] or words[1].partition(".")[0] not in FORKED:
@@ -47,7 +47,7 @@ def run(words, folder, environment, more):
 
 
 def answer(client, more):
-    """Run what the client asks for in a fork, and send its exit code."""
+    """Run the client's command in a fork, and send its exit code."""
     _, streams, _, _ = socket.recv_fds(client, 1, 3)
     with client.makefile("rb") as text:
         words, folder, environment = json.load(text)
@@ -65,7 +65,7 @@ def answer(client, more):
 
 
 def serve(address, more):
-    """Answer until killed, or left behind by the process that started this one."""
+    """Answer until killed, or until the parent process ends."""
     parent = os.getppid()
     for name in LOADED:
         importlib.import_module(name)
@@ -73,7 +73,7 @@ def serve(address, more):
         server.bind(address)
         server.listen()
         server.settimeout(5)
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no one waits for the forks that answer
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks are not awaited
         while os.getppid() == parent:
             try:
                 client, _ = server.accept()
