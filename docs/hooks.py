@@ -21,7 +21,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 SHOWN = (
     *("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "configs/presets/README.md"),
-    *(f"{folder}/**/*.{ending}" for folder in ("benchmarks", "bundles", "tools") for ending in ("md", "png")),
+    *(f"{folder}/*.{ending}" for folder in ("benchmarks/*", "bundles/*/docs") for ending in ("md", "png")),
 )
 PROGRAMS = ("inference", "train", "train_segmenter", "evaluate", "calibrate", "export")
 WORDS = json.loads((ROOT / "docs" / "reference" / "keys.json").read_text(encoding="utf-8"))
@@ -42,8 +42,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     files.append(File.generated(config, "reference/keys.md", content=keys_page()))
     for path in sorted(ROOT.glob("monai_pdddpm/*/__init__.py")):
         name = path.parent.name
-        if name != "cli":  # programs, not an interface
-            page = f"# monai_pdddpm.{name}\n\n::: monai_pdddpm.{name}\n"
+        if name != "cli":  # a program, not an interface
+            exports = "__all__" in path.read_text(encoding="utf-8")
+            modules = [] if exports else [f".{each.stem}" for each in sorted(path.parent.glob("[a-z]*.py"))]
+            parts = [f"::: monai_pdddpm.{name}{module}\n" for module in modules or [""]]
+            page = "\n".join([f"# monai_pdddpm.{name}\n", *parts])
             files.append(File.generated(config, f"reference/api/{name}.md", content=page))
     for path in sorted({path for pattern in SHOWN for path in ROOT.glob(pattern)}):
         name = path.relative_to(ROOT).as_posix()

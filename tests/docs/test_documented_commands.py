@@ -40,6 +40,7 @@ PHANTOM, HIPPOCAMPUS = "bundles/phantom_segmentation", "bundles/hippocampus_mri_
 # text of a block that is not run -> the reason, and the test that covers it
 NOT_RUN = {
     "-m pytest": "the tests themselves; .ci/run runs this line",
+    "tools/reliability/bad_input.py": "minutes; tests/reliability/test_bad_input.py covers it",
     "configs/export_args.json": "a minute; tests/bundles/test_monai_tools.py runs them for each bundle",
     "#SBATCH": "needs Slurm and GPUs; the first block of the page runs torchrun",
     "label-env/bin/pip": "two gigabytes; tests/apps installs the same lines into its own environment",
