@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from kill_checks import differing, files_in, is_part, is_whole
+from unbroken import differing, files_in, is_part, is_whole
 from scarce import limit, run, small_disk
 
 from monai_pdddpm.data import write_phantom
