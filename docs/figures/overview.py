@@ -1,6 +1,6 @@
-"""Make the pictures of README and docs: `python docs/make_pictures.py`, from the repository's root.
+"""Make the picture of the README: `python docs/figures/overview.py`.
 
-The overview is the one that inference with the committed weights writes for one generated scan.
+It is the overview that inference with the shipped weights writes for one generated scan.
 """
 
 import shutil
@@ -9,14 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-PICTURES = ROOT / "docs" / "pictures"
+ROOT = Path(__file__).parents[2]
 CASE = "phantom_060"
 
 
 def main() -> None:
     """Run inference on one phantom scan and keep its overview."""
-    PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         data, output = Path(temporary) / "data", Path(temporary) / "output"
         run("monai_pdddpm.data.phantom", str(data))
@@ -24,7 +22,7 @@ def main() -> None:
         scan = data / "imagesTs" / f"{CASE}.nii.gz"
         options = ["--config_file", str(config), "--dataset_dir", str(scan), "--output_dir", str(output)]
         run("monai.bundle", "run", "inference", *options)
-        shutil.copyfile(output / CASE / f"{CASE}_overview.png", PICTURES / "phantom_overview.png")
+        shutil.copyfile(output / CASE / f"{CASE}_overview.png", ROOT / "docs" / "pictures" / "phantom_overview.png")
 
 
 def run(module: str, *arguments: str) -> None:
