@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from kinds import KINDS
 from good_scan import save
+from kinds import KINDS
 
 pytestmark = pytest.mark.slow
 

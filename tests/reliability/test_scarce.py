@@ -10,8 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from unbroken import differing, files_in, is_part, is_whole
 from scarce import limit, run, small_disk
+from unbroken import differing, files_in, is_part, is_whole
 
 from monai_pdddpm.data import write_phantom
 from monai_pdddpm.data.dataset import explain_failure
