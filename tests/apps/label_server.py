@@ -1,4 +1,4 @@
-"""A MONAI Label server in a virtual environment of its own, for tests and for scripts that watch it."""
+"""A MONAI Label server in its own virtual environment, for tests and scripts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,16 +15,16 @@ import tempfile
 import time
 import urllib.request
 import venv
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 APP = ROOT / "apps" / "monailabel"
-START = 180  # seconds that are waited for a server at most
+START = 180  # seconds until a server must be ready
 
 
 def make_environment() -> Path:
-    """Return the Python of a virtual environment with MONAI Label and without monai_pdddpm; it is made once."""
+    """Return the Python of a virtual environment with MONAI Label and without monai_pdddpm; make it once."""
     wanted = (APP / "requirements.txt").read_bytes()
     name = f"monai_pdddpm_label_{sys.version_info[0]}{sys.version_info[1]}_{hashlib.sha256(wanted).hexdigest()[:10]}"
     folder = Path(tempfile.gettempdir()) / name
@@ -38,7 +39,7 @@ def make_environment() -> Path:
 
 
 def install_package(python: Path, source: Path, target: Path) -> Path:
-    """Install monai_pdddpm into ``target``, from a copy in ``source`` so that nothing is left in the repository."""
+    """Install monai_pdddpm into ``target`` from a copy in ``source``, so that the repository stays unchanged."""
     for file in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
     shutil.copytree(ROOT / "monai_pdddpm", source / "monai_pdddpm", ignore=shutil.ignore_patterns("__pycache__"))
@@ -47,13 +48,13 @@ def install_package(python: Path, source: Path, target: Path) -> Path:
 
 
 def copy_app(folder: Path) -> Path:
-    """Copy the app, since a server writes into its folder."""
+    """Copy the app, because a server writes into its folder."""
     shutil.copytree(APP, folder, ignore=shutil.ignore_patterns("bin", "lib", "logs", "model", "__pycache__"))
     return folder
 
 
 def copy_bundle(name: str, folder: Path, roi_size: list[int] | None = None) -> Path:
-    """Copy a bundle into a folder, with windows of another size."""
+    """Copy a bundle into a folder; change the size of its windows."""
     hidden = shutil.ignore_patterns("data", "eval", "output", "runs")
     shutil.copytree(ROOT / "bundles" / name, folder / name, ignore=hidden)
     for file in (folder / name / "configs").glob("*.json") if roi_size else ():
@@ -66,14 +67,14 @@ def copy_bundle(name: str, folder: Path, roi_size: list[int] | None = None) -> P
 def start_server(
     python: Path, site: Path | None, app: Path, log: Path, *words: object, settings: Mapping[str, str] | None = None
 ) -> tuple[subprocess.Popen, int]:
-    """Start a server, in a process group of its own.
+    """Start a server in its own process group.
 
     Args:
-        python: of the environment.
-        site: folder that monai_pdddpm was installed into.
-        app: our app, for its stub.
-        log: file for what it prints.
-        words: of ``start_server``, but for host and port.
+        python: Python of the environment.
+        site: folder with monai_pdddpm.
+        app: the app, for its stub of torchvision.
+        log: file for the output.
+        words: arguments of ``start_server`` without host and port.
         settings: further environment variables.
 
     Returns:
@@ -89,7 +90,7 @@ def start_server(
     with log.open("w") as file:
         process = subprocess.Popen(
             [*command, *map(str, words)],
-            cwd=log.parent,  # not where monai_pdddpm would be found without being installed
+            cwd=log.parent,  # monai_pdddpm is not importable from here
             env={**os.environ, **own, **(settings or {})},
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -99,7 +100,7 @@ def start_server(
 
 
 def wait_until_ready(process: subprocess.Popen, port: int, log: Path) -> float:
-    """Wait until a server answers, and return the seconds that it took."""
+    """Wait until a server answers; return the seconds."""
     begin = time.monotonic()
     while True:
         assert process.poll() is None, log.read_text()[-4000:]
@@ -107,3 +108,32 @@ def wait_until_ready(process: subprocess.Popen, port: int, log: Path) -> float:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/info/", timeout=5):
             return time.monotonic() - begin
         time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def phantom_server(folder: Path, make_studies: Callable[[Path], object]) -> Iterator[tuple[int, int, Path, Path]]:
+    """Run a server of the phantom's bundle with 2 members in one step.
+
+    Args:
+        folder: empty folder for the server.
+        make_studies: writes the scans into a new folder.
+
+    Yields:
+        process id, port, folder of the studies, folder of the bundle; temporary files go to ``folder/temporary``.
+    """
+    for part in ("source", "site", "bundles", "temporary", "around"):
+        (folder / part).mkdir()
+    python, studies, log = make_environment(), folder / "around" / "studies", folder / "server.log"
+    site, app = install_package(python, folder / "source", folder / "site"), copy_app(folder / "app")
+    bundle = copy_bundle("phantom_segmentation", folder / "bundles", [16, 16, 16])
+    make_studies(studies)
+    words = ["--app", app, "--studies", studies, "--conf", "bundles", bundle]
+    words += ["--conf", "members", 2, "--conf", "num_steps", 1]
+    process, port = start_server(python, site, app, log, *words, settings={"TMPDIR": str(folder / "temporary")})
+    try:
+        wait_until_ready(process, port, log)
+        yield process.pid, port, studies, bundle
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

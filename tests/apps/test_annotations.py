@@ -28,7 +28,9 @@ def test_known_labels_pass(make):
 
 
 def test_unknown_label_is_refused_with_case_found_and_expected(make):
-    with pytest.raises(UserError, match=r"^scan: .* 3 \(edema\) in the annotation, expected 0 \(background\), 1 \(body\), 2 \(core\);"):
+    with pytest.raises(
+        UserError, match=r"^scan: .* 3 \(edema\) in the annotation, expected 0 \(background\), 1 \(body\), 2 \(core\);"
+    ):
         check_annotations([make([1, 3], names=["body", "core", "edema"])], LABELS)
     with pytest.raises(UserError, match="label 3 in the annotation, expected"):
         check_annotations([make([1, 3])], LABELS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import sys
 import tempfile
 import urllib.error
@@ -19,7 +18,7 @@ from endurance_cases import make_scans
 from payloads import PAYLOADS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "apps"))
-from label_server import copy_app, copy_bundle, install_package, make_environment, start_server, wait_until_ready
+from label_server import phantom_server
 
 BUNDLE = "phantom_segmentation"
 
@@ -124,20 +123,5 @@ def server_outcomes() -> list[Outcome]:
     """Start a server and try all attacks on it."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        parts = {part: folder / part for part in ("source", "site", "bundles", "temporary", "around")}
-        for part in parts.values():
-            part.mkdir()
-        python, studies, log = make_environment(), parts["around"] / "studies", folder / "server.log"
-        site, app = install_package(python, parts["source"], parts["site"]), copy_app(folder / "app")
-        bundle = copy_bundle(BUNDLE, parts["bundles"], [16, 16, 16])
-        make_scans(studies, 1, [16, 16, 16])
-        words = ["--app", app, "--studies", studies, "--conf", "bundles", bundle]
-        words += ["--conf", "members", 2, "--conf", "num_steps", 1]
-        process, port = start_server(python, site, app, log, *words, settings={"TMPDIR": str(parts["temporary"])})
-        try:
-            wait_until_ready(process, port, log)
+        with phantom_server(folder, lambda studies: make_scans(studies, 1, (16, 16, 16))) as (_, port, studies, bundle):
             return on_server(Server(port, studies, bundle, "scan0000"), folder / "executed")
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()

@@ -6,7 +6,6 @@ does. The valid scan must be read whatever lies beside it; an invalid input must
 
     python tools/reliability/bad_input.py                   # print a summary
     python tools/reliability/bad_input.py --write           # write the outcomes to tools/reliability/bad_input.csv
-    python tools/reliability/bad_input.py --keep <folder>   # keep the inputs, one folder per kind
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ from typing import Any
 import kinds_folders
 import kinds_formats
 import kinds_nifti
-import kinds_training
 import numpy as np
 from good_scan import AFFINE, VOXELS, save, series
 from kinds import Kind
@@ -42,7 +40,7 @@ from monai.transforms import Compose
 from monai_pdddpm.data import CaseDataset, CheckImaged, LoadScand, case_name, inference_cases
 from monai_pdddpm.utils.errors import user_message
 
-KINDS = [*kinds_nifti.KINDS, *kinds_formats.KINDS, *kinds_folders.KINDS, *kinds_training.KINDS]
+KINDS = [*kinds_nifti.KINDS, *kinds_formats.KINDS, *kinds_folders.KINDS]
 TABLE = Path(__file__).with_name("bad_input.csv")
 SECONDS = 5
 MEMORY = 1 << 29  # bytes of address space
@@ -120,7 +118,7 @@ def try_kind(kind: Kind, folder: Path) -> Outcome:
     begin = time.perf_counter()
     try:
         with _limited(), _nobody() if kind.as_nobody else contextlib.nullcontext():
-            what, line = kind.look(folder) if kind.look else look_at_scans(kind, folder)
+            what, line = look_at_scans(kind, folder)
     except Exception as error:
         message = user_message(error)
         what, line = ("unclear", f"{type(error).__name__}: {error}") if message is None else ("stops", message)
@@ -161,13 +159,13 @@ def _nobody() -> Iterator[None]:
             os.setresuid(0, 0, 0)
 
 
-def outcomes(kinds: list[Kind], keep: Path | None = None) -> Iterator[Outcome]:
+def outcomes(kinds: list[Kind]) -> Iterator[Outcome]:
     """Try each kind in a folder of its own."""
     with tempfile.TemporaryDirectory() as scratch:
         os.chmod(scratch, 0o755)  # for a kind that another user reads
         for number, kind in enumerate(kinds):
-            folder = (keep or Path(scratch)) / f"{number:03d}"
-            folder.mkdir(parents=True)
+            folder = Path(scratch) / f"{number:03d}"
+            folder.mkdir()
             yield try_kind(kind, folder)
 
 
@@ -184,11 +182,10 @@ def write_table(found: list[Outcome]) -> None:
 def main() -> int:
     """Try all kinds; return 1 if an outcome is not the expected one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--keep", type=Path, help="folder for the inputs, one folder per kind")
     parser.add_argument("--write", action="store_true", help=f"write the outcomes to {TABLE.name}")
     arguments = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    found = list(outcomes(KINDS, arguments.keep))
+    found = list(outcomes(KINDS))
     counts = Counter(one.what for one in found)
     print(f"{len(found)} kinds of input")
     for what, number in counts.most_common():

@@ -1,10 +1,10 @@
-"""Hundreds of cases in one run, thousands of requests to one server: what grows, and whose answer it is.
+"""Run hundreds of cases, or send thousands of requests to one server; measure growth and compare the results.
 
-    python tests/faults/endurance.py --cases 500
-    python tests/faults/endurance.py --requests 2000 --clients 8
+    python tools/reliability/endurance.py --cases 500
+    python tools/reliability/endurance.py --requests 2000 --clients 8
 
-Prints the figures as docs/reliability.md has them; the exit code is 1 when anything grows beyond its bound
-(``endurance_watch.BOUNDS``) or an answer is not its own scan's. Needs Linux, whose /proc it reads.
+The exit code is 1 if memory, files or threads grow beyond ``endurance_watch.BOUNDS``, or a result is not that of its
+scan. Needs Linux.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Run what is asked for."""
+    """Run the cases or requests."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=0, help="scans in one run of inference")
-    parser.add_argument("--requests", type=int, default=0, help="requests to the MONAI Label app")
-    parser.add_argument("--clients", type=int, default=8, help="that ask at once")
-    parser.add_argument("--keep", type=Path, help="folder, not there yet, that is to hold scans, answers and logs")
+    parser.add_argument("--cases", type=int, default=0, help="number of scans in one run of inference")
+    parser.add_argument("--requests", type=int, default=0, help="number of requests to the MONAI Label app")
+    parser.add_argument("--clients", type=int, default=8, help="number of simultaneous clients (8)")
+    parser.add_argument("--keep", type=Path, help="new folder for scans, results and logs (temporary)")
     options = parser.parse_args()
     if not options.cases and not options.requests:
         parser.error("give --cases or --requests")

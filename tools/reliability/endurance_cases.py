@@ -1,4 +1,4 @@
-"""Hundreds of small scans through the bundle's own command, watched from outside."""
+"""Segment hundreds of small scans with the command of a bundle, and watch its process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from monai_pdddpm.data.phantom_distribution import make_phantom_scan, phantom_af
 CONFIG = Path(__file__).parents[2] / "bundles" / "phantom_segmentation" / "configs" / "inference.json"
 SIZE, SPACING = (24, 24, 24), (1.0, 1.0, 1.0)
 FEW = {"members": 2, "num_steps": 1, "roi_size": "[24,24,24]", "device": "cpu"}
-ALONE = 5  # cases that are also run by themselves
+ALONE = 5
 
 
 def name(number: int) -> str:
@@ -27,7 +27,7 @@ def name(number: int) -> str:
 
 
 def make_scans(folder: Path, count: int, size: Sequence[int] = SIZE) -> None:
-    """Write ``count`` phantoms, no two alike."""
+    """Write ``count`` different phantoms."""
     folder.mkdir(parents=True)
     for number in range(count):
         image = make_phantom_scan(size, SPACING, seed=1000 + number).image
@@ -35,7 +35,7 @@ def make_scans(folder: Path, count: int, size: Sequence[int] = SIZE) -> None:
 
 
 def start(scans: Path, output: Path, temporary: Path, **more: object) -> subprocess.Popen:
-    """Start the command as a user would."""
+    """Start the command of the bundle."""
     temporary.mkdir(exist_ok=True)
     words = [sys.executable, "-m", "monai.bundle", "run", "inference", "--config_file", str(CONFIG)]
     options = {"dataset_dir": scans, "output_dir": output, **FEW, **more}
@@ -48,16 +48,16 @@ def start(scans: Path, output: Path, temporary: Path, **more: object) -> subproc
 def watch(
     process: subprocess.Popen, output: Path, temporary: Path, every: int, count: int
 ) -> tuple[list[int], list[Usage]]:
-    """Look at a run over and over while it goes through ``count`` cases.
+    """Sample the usage of a run until it ends.
 
     Returns:
-        how many cases were done at the end of each ``every`` of them, and the least that was held meanwhile, since a
-        case holds more while it is in work.
+        the number of finished cases, in steps of ``every``, and the smallest usage within each step; usage is larger
+        while a case is computed.
     """
     done, samples, seen = [], [], []
     while process.poll() is None:
         finished = sum(1 for _ in output.glob("*/*_report.json"))
-        if 0 < finished < count:  # before it is starting, at the last one it begins to end
+        if 0 < finished < count:  # neither start nor end
             seen.append(usage(process.pid, temporary))
         if (done[-1] if done else 0) + every <= finished < count:
             done.append(finished)
@@ -68,7 +68,7 @@ def watch(
 
 
 def differing(output: Path, again: Path, count: int) -> list[str]:
-    """Return the cases whose files are not those of the other run, in which they came in the reverse order."""
+    """Return the cases whose files differ from those of a run in reverse order."""
     found = []
     for number in range(count):
         case, other = name(number), name(count - 1 - number)
@@ -80,7 +80,7 @@ def differing(output: Path, again: Path, count: int) -> list[str]:
 
 
 def endure(count: int, folder: Path, every: int = 10) -> tuple[str, list[str]]:
-    """Run ``count`` cases; return the figures in Markdown and what was wrong, in words."""
+    """Segment ``count`` cases; return the figures in Markdown and the faults."""
     scans, output, temporary = folder / "scans", folder / "output", folder / "temporary"
     make_scans(scans, count)
     begin = time.monotonic()
@@ -98,11 +98,11 @@ def endure(count: int, folder: Path, every: int = 10) -> tuple[str, list[str]]:
     reverse.mkdir()
     for number in range(count):
         os.link(scans / f"{name(number)}.nii.gz", reverse / f"{name(count - 1 - number)}.nii.gz")
-    start(reverse, again, temporary, **{"handlers::2::overview": False}).wait()
-    strange = differing(output, again, count)
-    if strange:
-        wrong.append(f"other answers in a second run: {strange}")
+    start(reverse, again, temporary, write_scene=False).wait()
+    changed = differing(output, again, count)
+    if changed:
+        wrong.append(f"other results in a second run: {changed}")
     grown = growth(done, samples)
-    text = f"{count} cases in {seconds:.0f} s, 1 worker. {count - len(strange)} answers are, byte for byte, those of a "
-    text += "second run, without workers, under other names and in the reverse order.\n\n"
+    text = f"{count} cases in {seconds:.0f} s with 1 worker; {count - len(changed)} results equal those of a second "
+    text += "run without workers, under other names, in reverse order.\n\n"
     return text + table("cases", done, samples, grown), wrong + beyond(grown)

@@ -1,4 +1,4 @@
-"""What a process and its children hold, and whether it grows."""
+"""Memory, files and threads of a process with its children, and their growth."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-WARM_UP = 0.2  # share of the samples that is left out: libraries are loaded, buffers find their size
-# growth for each 100 cases or requests that is let pass; one lost file a case would be 100
+WARM_UP = 0.2  # fraction of the samples to skip: libraries load, buffers grow to their size
+# allowed growth per 100 cases or requests; a leak of one file per case would be 100
 BOUNDS = {"memory_mib": 4.0, "files": 1.0, "threads": 1.0, "temporary": 1.0}
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What is held at one moment.
+    """Usage at one time.
 
     Attributes:
-        memory_mib: resident memory, what processes share counted once.
+        memory_mib: resident memory; shared memory counts once.
         files: open file descriptors.
-        threads: of all processes.
-        temporary: files in the folder for temporary files.
+        threads: number of threads.
+        temporary: number of temporary files.
     """
 
     memory_mib: float
@@ -33,10 +33,10 @@ class Usage:
 
 
 def usage(pid: int, temporary: Path) -> Usage:
-    """Return what a process, its children and theirs hold; ``temporary`` is their folder for temporary files."""
+    """Return the usage of a process and its descendants; ``temporary`` is their temporary folder."""
     held = [0.0, 0, 0]
     for each in family(pid):
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # the process has ended
             held[0] += _proportional_kib(each) / 1024
             held[1] += len(os.listdir(f"/proc/{each}/fd"))
             held[2] += len(os.listdir(f"/proc/{each}/task"))
@@ -44,12 +44,12 @@ def usage(pid: int, temporary: Path) -> Usage:
 
 
 def least(seen: Sequence[Usage]) -> Usage:
-    """Return the least of each."""
+    """Return the minimum of each number."""
     return Usage(*np.array([astuple(one) for one in seen]).min(axis=0))
 
 
 def family(pid: int) -> list[int]:
-    """Return a process with all that descend from it."""
+    """Return the ids of a process and its descendants."""
     found = [pid]
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -67,11 +67,11 @@ def _proportional_kib(pid: int) -> int:
 
 
 def growth(done: Sequence[int], samples: Sequence[Usage]) -> Usage:
-    """Return the slopes of straight lines through the samples after the warm-up, for each 100 cases.
+    """Return the growth per 100 cases, fitted by straight lines to the samples after the warm-up.
 
     Args:
-        done: cases done at each sample.
-        samples: what was held then.
+        done: finished cases at each sample.
+        samples: usage at each sample.
     """
     first = int(WARM_UP * len(samples))
     values = np.array([astuple(sample) for sample in samples[first:]])
@@ -79,19 +79,19 @@ def growth(done: Sequence[int], samples: Sequence[Usage]) -> Usage:
 
 
 def beyond(grown: Usage) -> list[str]:
-    """Return what grows beyond its bound, in words."""
+    """Describe the numbers that grow beyond their bounds."""
     return [
-        f"{name} grows by {getattr(grown, name):.2f} for each 100, at most {bound:g} is let pass"
+        f"{name} grows by {getattr(grown, name):.2f} per 100, expected at most {bound:g}"
         for name, bound in BOUNDS.items()
         if not getattr(grown, name) <= bound
     ]
 
 
 def table(what: str, done: Sequence[int], samples: Sequence[Usage], grown: Usage) -> str:
-    """Return the first sample, that after the warm-up, the last one and the growth in Markdown."""
+    """Return the samples at the start, after the warm-up and at the end, and the growth, in Markdown."""
     shown = [0, int(WARM_UP * len(samples)), len(samples) - 1]
     head = [f"after {done[number]} {what}" for number in shown]
-    rows = [f"| | {' | '.join(head)} | growth for each 100 | bound |", "|---|" + "---|" * 5]
+    rows = [f"| | {' | '.join(head)} | growth per 100 | bound |", "|---|" + "---|" * 5]
     words = ("memory (MiB)", "open files", "threads", "temporary files")
     for field, word in zip(fields(Usage), words, strict=True):
         held = [f"{getattr(samples[number], field.name):.0f}" for number in shown]

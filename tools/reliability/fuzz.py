@@ -1,4 +1,4 @@
-"""Replace scans, data lists and calibrations by mutated bytes; each input must be read or refused in one line.
+"""Replace scans and data lists by mutated bytes; each input must be read or refused in one line.
 
     python tools/reliability/fuzz.py --minutes 10                    # all targets, the same time each
     python tools/reliability/fuzz.py --minutes 2 --target nrrd       # one target
@@ -40,12 +40,11 @@ if __name__ == "__main__" and "--worker" in sys.argv:
     with contextlib.suppress(ImportError):
         import atheris as ATHERIS
 
-COVERED = ["monai_pdddpm.data", "monai_pdddpm.bundle.calibration_file", "nibabel"]
+COVERED = ["monai_pdddpm.data", "nibabel"]
 with ATHERIS.instrument_imports(include=COVERED) if ATHERIS else contextlib.nullcontext():
     import nibabel as nib
     from good_scan import AFFINE, VOXELS, itk_image, nifti, series
 
-    from monai_pdddpm.bundle.calibration_file import load_calibration
     from monai_pdddpm.data import CaseDataset, CheckImaged, LoadScand, inference_cases, labelled_cases
     from monai_pdddpm.data.datalist import check_case_name
     from monai_pdddpm.utils.errors import UserError, user_message
@@ -122,13 +121,6 @@ def list_seeds(folder: Path) -> list[bytes]:
     return [json.dumps(content).encode() for content in contents]
 
 
-def calibration_seeds(folder: Path) -> list[bytes]:
-    whole = {"temperature": 1.2, "interval_factor": {"1": 2.5}, "dice_line": [0.1, 0.8, 0.05]}
-    whole |= {"ranges": {"volume": [1.0, 9e3]}, "fitted": {"cases": 9, "settings": {"members": 8}}}
-    contents = [whole, {"temperature": 2}, {}, whole | {"dice_line": None}]
-    return [json.dumps(content).encode() for content in contents]
-
-
 def put_scans(folder: Path) -> None:
     for name in ("imagesTr/a", "imagesTr/b", "labelsTr/a", "labelsTr/b"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -171,14 +163,6 @@ def look_at_list(path: Path) -> None:
     inference_cases(path.parent)
 
 
-def look_at_calibration(path: Path) -> None:
-    found = load_calibration(path)
-    ranges = [bound for pair in found.ranges.values() for bound in pair]
-    numbers = [found.temperature, *found.interval_factor.values(), *(found.dice_line or ()), *ranges]
-    if not np.isfinite(numbers).all():
-        raise Fault(f"numbers that are not finite: {numbers}")
-
-
 TARGETS = {
     "nifti": Target("scan.nii", nifti_seeds, look_at_scan),
     "nifti_gz": Target(
@@ -190,7 +174,6 @@ TARGETS = {
         "IM0001", lambda f: [series(f / "s")[1].read_bytes()], lambda path: look_at_scan(path.parent), put_series
     ),
     "dataset": Target("dataset.json", list_seeds, look_at_list, put_scans),
-    "calibration": Target("calibration.json", calibration_seeds, look_at_calibration),
 }
 
 

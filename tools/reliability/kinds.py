@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -30,7 +29,6 @@ class Kind:
         dataset: path below the folder that is given as dataset_dir.
         beside: a valid scan lies in the folder and must be read; "series" for a DICOM series.
         as_nobody: read it without the rights of root.
-        look: replaces the default, which lists and reads scans.
     """
 
     group: str
@@ -42,7 +40,6 @@ class Kind:
     dataset: str = ""
     beside: bool | str = True
     as_nobody: bool = False
-    look: Callable[[Path], tuple[str, str]] | None = None
 
 
 def kinds_of(group: str) -> Callable[..., Kind]:

@@ -1,4 +1,4 @@
-"""Run a bundle's command where something is short: a fork of this process, prepared before the command begins."""
+"""Run the command of a bundle in a fork with limited resources."""
 
 import contextlib
 import os
@@ -23,19 +23,19 @@ BUNDLE = Path(__file__).parents[2] / "bundles" / "phantom_segmentation"
 
 @dataclass
 class Done:
-    """What a command left behind on its streams."""
+    """Exit code and output of a command."""
 
     code: int
     text: str
 
     @property
     def errors(self):
-        """The lines that tell of a mistake at the end of the run."""
+        """Lines that begin with "error: "."""
         return [line for line in self.text.splitlines() if line.startswith("error: ")]
 
 
 def run(config, log, prepare=lambda: None, **options):
-    """Run ``python -m monai.bundle run`` with a file of the phantom's bundle, after ``prepare`` in the same process."""
+    """Run ``python -m monai.bundle run`` with a configuration of the phantom, after ``prepare`` in the same process."""
     options = {"config_file": BUNDLE / "configs" / f"{config}.json", "device": "cpu", "precision": "float32", **options}
     verb = "inference" if config == "inference" else "training"
     pid = os.fork()
@@ -44,7 +44,7 @@ def run(config, log, prepare=lambda: None, **options):
         os.dup2(stream, 1)
         os.dup2(stream, 2)
         os.close(stream)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)  # pytest's own lead elsewhere
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)  # pytest replaces them
         sys.excepthook = sys.__excepthook__
         code = 1
         try:
@@ -57,19 +57,19 @@ def run(config, log, prepare=lambda: None, **options):
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(code)  # pytest's own end is not for this process
+            os._exit(code)  # without the exit functions of pytest
     _, status = os.waitpid(pid, 0)
     return Done(os.waitstatus_to_exitcode(status), Path(log).read_text(errors="replace"))
 
 
 def limit(what, amount):
-    """Return what lowers a limit of a process, such as ``resource.RLIMIT_FSIZE``."""
+    """Return a function that lowers a limit of the process, such as ``resource.RLIMIT_FSIZE``."""
     return lambda: resource.setrlimit(what, (amount, resource.getrlimit(what)[1]))
 
 
 @contextlib.contextmanager
 def small_disk(folder, size, read_only=False):
-    """Mount a disk in memory of so many bytes; where that is not allowed, the test is left out."""
+    """Mount a disk of so many bytes in memory; skip the test where that is not allowed."""
     options = f"size={size}{',ro' if read_only else ''}"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
