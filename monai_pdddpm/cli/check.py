@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from monai_pdddpm.cli.datasets import DataSet, Finding, read_dataset
 from monai_pdddpm.cli.fingerprint import Facts, Reader, look
-from monai_pdddpm.data.datalist import present_files
+from monai_pdddpm.data.case import present_files
 
 __all__ = ["check_dataset", "duplicates"]
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from monai_pdddpm.data.datalist import SCAN_EXTENSIONS, SECTIONS, case_name, present_files
+from monai_pdddpm.data.case import case_name, present_files
+from monai_pdddpm.data.datalist import SCAN_EXTENSIONS
+from monai_pdddpm.data.dataset_json import LIST_KEYS as SECTIONS
 from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["Case", "DataSet", "Finding", "as_decathlon", "check_name", "read_dataset"]

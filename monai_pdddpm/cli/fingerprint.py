@@ -16,7 +16,7 @@ from nibabel.affines import voxel_sizes
 
 from monai_pdddpm.cli.datasets import Case, DataSet, Finding
 from monai_pdddpm.data.checks import check_voxels
-from monai_pdddpm.data.datalist import present_files
+from monai_pdddpm.data.case import present_files
 from monai_pdddpm.data.geometry import largest_shift
 from monai_pdddpm.data.loading import LoadScan
 from monai_pdddpm.utils.errors import UserError

@@ -1,4 +1,4 @@
-"""Cases at the door: which there are, whether they can be read, and how results are written."""
+"""Lists of cases, reading of scans, and writing of results."""
 
 from typing import Any
 
@@ -7,10 +7,11 @@ from monai_pdddpm.utils.provenance import provenance_record, report_path
 from monai_pdddpm.utils.ranks import RankSampler, cases_of_rank, is_first_rank
 
 from .cache import CachedDataset
+from .case import Case, case_name, case_of
 from .checks import CheckImaged, CheckLabeld, check_voxels
-from .datalist import case_name, inference_cases, labelled_cases
+from .datalist import inference_cases, labelled_cases, training_cases
 from .dataset import CaseDataset, CaseFailure, case_collate
-from .folds import fold_cases, training_cases, with_annotations
+from .folds import fold_cases, with_annotations
 from .label_values import LabelValueWriter
 from .loading import LoadScan, LoadScand
 from .pending_cases import pending_cases
@@ -20,6 +21,7 @@ from .writer import GridWriter
 
 __all__ = [
     "CachedDataset",
+    "Case",
     "CaseDataset",
     "CaseFailure",
     "CheckImaged",
@@ -32,6 +34,7 @@ __all__ = [
     "ScanSpec",
     "case_collate",
     "case_name",
+    "case_of",
     "cases_of_rank",
     "check_file",
     "check_output_dir",

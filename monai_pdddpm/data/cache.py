@@ -9,7 +9,7 @@ import numpy as np
 from monai.data import CacheDataset
 from monai.data.utils import set_rnd
 
-from monai_pdddpm.data.datalist import case_file
+from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.dataset import explain_failure
 from monai_pdddpm.utils.errors import UserError
 
@@ -17,15 +17,15 @@ __all__ = ["CachedDataset"]
 
 
 class CachedDataset(CacheDataset):
-    """MONAI's ``CacheDataset``, which reads its cases one after the other, without threads.
+    """MONAI's ``CacheDataset`` that reads its cases one after the other, without threads.
 
-    MONAI reads them in a pool of threads. When a case cannot be read, the pool's threads are still at work on the next
-    ones while Python ends, and now and then that aborts the process ("terminate called without an active exception",
-    exit code 134) after the error was told. Arguments are MONAI's; ``num_workers`` has no use.
+    MONAI reads them in a pool of threads. When a case cannot be read, threads may still work on the next ones while
+    Python ends, which can abort the process ("terminate called without an active exception", exit code 134) after the
+    error was printed. Arguments are MONAI's; ``num_workers`` is not used.
 
-    After :meth:`seed_epoch` what a case goes through in an epoch depends on that seed and its place in the list alone:
-    not on the cases before it, the workers that read it, or the process. Each item then carries a ``"seed"`` of its
-    own for what is random later on.
+    After :meth:`seed_epoch`, the random transforms of a case depend only on that seed and on its place in the list: not
+    on the cases before it, the workers that read it, or the process. Each item then carries a ``"seed"`` for random
+    numbers drawn later.
 
     Raises:
         UserError: when a case cannot be read; the message names its file.
@@ -34,7 +34,7 @@ class CachedDataset(CacheDataset):
     _epoch_seed: int | None = None
 
     def seed_epoch(self, seed: int) -> None:
-        """Set the seed, 0 or more, that each case's own seeds are made from."""
+        """Set the seed, 0 or more, from which the seeds of the cases are derived."""
         self._epoch_seed = seed
 
     def _transform(self, index: int) -> Any:
@@ -53,7 +53,7 @@ class CachedDataset(CacheDataset):
         try:
             return self._load_cache_item(index)
         except Exception as error:
-            files = [case_file(self.data[index][key]) for key in ("image", "label") if key in self.data[index]]
+            files = [Case.of(self.data[index][key]).file for key in ("image", "label") if key in self.data[index]]
             case = " with ".join(files)
             reason = explain_failure(error, case)
             raise UserError(reason if any(file in reason for file in files) else f"{case}: {reason}") from error

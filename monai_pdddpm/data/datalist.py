@@ -1,105 +1,35 @@
-"""Which cases there are: a scan, a folder of scans, or a data set as the Medical Segmentation Decathlon lays it out."""
+"""The cases of a scan file, a folder of scans, or a data set in the layout of the Medical Segmentation Decathlon."""
 
 from __future__ import annotations
 
-import json
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
-from monai_pdddpm.data.dicom import has_series, require_one_series
+from monai_pdddpm.data.case import Case
+from monai_pdddpm.data.dataset_json import LIST_KEYS, listed_cases, read_json
+from monai_pdddpm.data.dicom_files import find_series
+from monai_pdddpm.data.folds import hold_out
 from monai_pdddpm.utils.errors import UserError, printable
 
-__all__ = [
-    "SCAN_EXTENSIONS",
-    "case_file",
-    "case_name",
-    "check_case_name",
-    "inference_cases",
-    "labelled_cases",
-    "present_files",
-]
+__all__ = ["SCAN_EXTENSIONS", "inference_cases", "labelled_cases", "training_cases", "unused_files"]
 
 SCAN_EXTENSIONS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-SECTIONS = ("test", "validation", "training")
-_LISTED = ", ".join(SCAN_EXTENSIONS)
-_HOLDOUT = 0.2
-_LONGEST_NAME = 200  # bytes; file systems take 255, and outputs have more after it
-
-
-def present_files(image: Sequence[str | os.PathLike | None]) -> list[str | None]:
-    """Tell which files of a list, one for each channel, are there.
-
-    Args:
-        image: paths; None and "" stand for a channel without a file.
-
-    Returns:
-        The paths, with None in the place of those that are not there.
-    """
-    files = [str(Path(entry).expanduser()) if entry else None for entry in image]
-    return [file if file is not None and os.path.exists(file) else None for file in files]
-
-
-def case_file(image: str | os.PathLike | Sequence[str | os.PathLike | None]) -> str:
-    """Return the file that a case is named after: of a list the first that is there, else the first that is named.
-
-    Args:
-        image: path, or list of paths, one for each channel.
-    """
-    if isinstance(image, (str, os.PathLike)):
-        return str(image)
-    return next((str(file) for file in (*present_files(image), *image) if file), "unnamed")
-
-
-def case_name(image: str | os.PathLike | Sequence[str | os.PathLike | None]) -> str:
-    """Name a case after its file, as MONAI's ``SaveImage`` names the output.
-
-    Args:
-        image: path, or list of paths, one for each channel.
-
-    Returns:
-        The file's name without its extension; the whole name of a folder, dots included.
-    """
-    path = case_file(image)
-    if os.path.isdir(path):
-        return os.path.basename(os.path.abspath(path))
-    stem, extension = os.path.splitext(os.path.basename(path))
-    return os.path.splitext(stem)[0] if extension == ".gz" else stem
-
-
-def check_case_name(image: str | os.PathLike | Sequence[str | os.PathLike | None]) -> None:
-    """Check that outputs can be named after a case: each is a file ``<case>/<case>_<what>`` in the output folder.
-
-    Args:
-        image: path, or list of paths, one for each channel.
-
-    Raises:
-        UserError: when the name is too long, is not text that can be printed, or names a folder.
-    """
-    name, file = case_name(image), case_file(image)
-    length = len(os.fsencode(name))
-    if printable(name) != name:
-        found = "a name with control codes or bytes that are no text"
-    elif name in ("", ".", "..") or os.path.basename(name) != name:
-        found = f"a scan that would be written as {name!r}"
-    elif length > _LONGEST_NAME:
-        found = f"a name of {length} bytes"
-    else:
-        return
-    raise UserError(
-        f"{file}: found {found}, expected a name that results can be written under, of at most {_LONGEST_NAME} bytes; "
-        "rename the scan"
-    )
+_EXTENSIONS = ", ".join(SCAN_EXTENSIONS)
+_DETACHED = (".mhd", ".nhdr")
 
 
 def inference_cases(dataset_dir: str | os.PathLike, data_list_key: str = "test") -> list[dict[str, Any]]:
     """List the scans to segment.
 
+    A printed line names what the folder contains beside them.
+
     Args:
-        dataset_dir: one scan file; a folder of scans (subfolders are not searched); a folder with a ``dataset.json``
-            in the Decathlon's layout; a folder with one DICOM series; a folder with scans in ``imagesTs`` or
-            ``imagesTr``; or a folder with subfolders of one DICOM series each.
+        dataset_dir: one scan file; a folder with a ``dataset.json`` in the Decathlon's layout; a folder with scans in
+            ``imagesTs`` or ``imagesTr``; or a folder with scan files, one DICOM series, or both files and subfolders
+            with a DICOM series each, at any depth.
         data_list_key: list to take from a ``dataset.json``: ``test``, ``validation`` or ``training``. When it lists
             nothing, the next of these three is taken, and a printed line says so.
 
@@ -108,37 +38,36 @@ def inference_cases(dataset_dir: str | os.PathLike, data_list_key: str = "test")
         a ``dataset.json`` in its order. There ``image`` may be a list with one path or null for each channel.
 
     Raises:
-        UserError: when nothing is there, every file is missing, one lies outside of the folder, two cases would
-            write to the same output, or several DICOM series lie in one folder. A file that is missing among others
-            stays in the list, for the run to report.
+        UserError: when there is no scan, every file is missing, one lies outside the folder, two cases would write to
+            the same output, or one folder holds several DICOM series. A file that is missing among others stays in the
+            list, for the run to report.
     """
     root = Path(dataset_dir).expanduser()
-    wanted = _sections_from(data_list_key)
-    if not os.path.exists(root):  # pathlib's own raises where a folder may not be entered
+    keys = _keys_from(data_list_key)
+    if not os.path.exists(root):  # unlike pathlib, os.path raises nothing in a folder without permission
         raise UserError(f"{root}: does not exist, expected a scan or a folder of scans; check dataset_dir")
     if not os.path.isdir(root):
         if not _is_scan(root):
-            raise UserError(f"{root}: not a scan by its name, expected one of {_LISTED}; check dataset_dir")
+            raise UserError(f"{root}: not a scan by its name, expected one of {_EXTENSIONS}; check dataset_dir")
         return [{"image": str(root)}]
 
     if os.path.isfile(root / "dataset.json"):
-        cases = _from_json(root, wanted)
-    elif scans := _scans_in(root):
-        cases = [{"image": str(scan)} for scan in scans]
-    elif has_series(root):
-        require_one_series(root)
-        cases = [{"image": os.path.abspath(root)}]  # "." has no name
+        cases = _from_json(root / "dataset.json", keys)
     else:
-        folders = ("Ts", "Tr") if wanted[0] == "test" else ("Tr",)
-        cases = next((found for suffix in folders if (found := _from_folders(root, suffix))), _from_series(root))
+        suffixes = ("Ts", "Tr") if keys[0] == "test" else ("Tr",)
+        direct = [{"image": str(scan)} for scan in _scans_in(root)]
+        in_folders = [] if direct else next((found for s in suffixes if (found := _from_folders(root, s))), [])
+        cases = in_folders or direct + [{"image": folder} for folder in find_series(root, own=not direct)]
     if not cases:
         raise UserError(
-            f"{root}: no scan found, expected files named {_LISTED}, DICOM series in folders of their own, or "
+            f"{root}: no scan found, expected files named {_EXTENSIONS}, DICOM series in folders of their own, or "
             "imagesTs, imagesTr or a dataset.json; check dataset_dir"
         )
-    _require_distinct_names(cases)
-    if not any(os.path.exists(case_file(case["image"])) for case in cases):
-        _require_files({"image": case["image"]} for case in cases)
+    _check_names(cases)
+    if not any(any(Case.of(case["image"]).present_files) for case in cases):
+        _check_files({"image": case["image"]} for case in cases)
+    if unused := unused_files(root, cases):
+        print(f"{root}: {len(cases)} cases; not used: {_some(unused)}")
     return cases
 
 
@@ -153,12 +82,12 @@ def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[d
         data_list_key: ``training`` or ``validation``.
 
     Returns:
-        For each case ``{"image": path, "label": path}``. Of a ``dataset.json``, ``image`` may be a list with one path
+        For each case ``{"image": path, "label": path}``. In a ``dataset.json``, ``image`` may be a list with one path
         or null for each channel.
 
     Raises:
-        UserError: when the folder, the list, a label or a file is missing, or one case alone is to be split. A file
-            that is missing in a list with others is left for the loader, which knows what stands for it.
+        UserError: when the folder, the list, a label or a file is missing, or a single case is to be split. A channel
+            that is missing in a list of files is left to the loader.
     """
     if data_list_key not in ("training", "validation"):
         raise UserError(
@@ -169,8 +98,8 @@ def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[d
         raise UserError(f"{root}: not a folder, expected one with labelled cases and a dataset.json; check dataset_dir")
 
     if os.path.isfile(root / "dataset.json"):
-        content = _read_json(root / "dataset.json")
-        training, validation = (_entries(root, content, name) for name in ("training", "validation"))
+        content = read_json(root / "dataset.json")
+        training, validation = (listed_cases(root / "dataset.json", content, key) for key in ("training", "validation"))
     else:
         training, validation = _from_folders(root, "Tr", require_label=True), []
     if not training:
@@ -179,24 +108,68 @@ def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[d
             "check dataset_dir"
         )
     if not validation:
-        training, validation = _hold_out(root, training)
+        count = len(training)
+        training, validation = hold_out(training, root)
+        print(
+            f"{root}: no validation list, held out the last {len(validation)} of {count} training cases for validation"
+        )
 
     cases = training if data_list_key == "training" else validation
-    unlabelled = [case_file(case["image"]) for case in cases if "label" not in case]
-    if unlabelled:
+    if unlabelled := [Case.of(case["image"]).file for case in cases if "label" not in case]:
         raise UserError(
             f"{root}: {_some(unlabelled)} without a label; expected 'label' for each {data_list_key} case; add it"
         )
-    _require_files(cases)
+    _check_files(cases)
     return cases
 
 
-def _sections_from(data_list_key: str) -> Sequence[str]:
-    if data_list_key not in SECTIONS:
+def training_cases(dataset_dir: str | os.PathLike, list_keys: Sequence[str] = ("training",)) -> list[dict[str, Any]]:
+    """List the labelled cases of some lists of a data set, see `labelled_cases`.
+
+    Args:
+        dataset_dir: folder of the data set.
+        list_keys: ``training``, or ``training`` and ``validation`` for a final training on all cases, which leaves no
+            case to validate on.
+
+    Raises:
+        UserError: when a key is another one or named twice, or its cases cannot be used.
+    """
+    if not list_keys or len(set(list_keys)) != len(list_keys):
+        raise UserError(f"train_list_keys: found {list_keys!r}, expected ['training'] or ['training', 'validation']")
+    return [case for list_key in list_keys for case in labelled_cases(dataset_dir, list_key)]
+
+
+def unused_files(folder: str | os.PathLike, cases: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the files in a folder that belong to no case, relative to it and in alphabetical order.
+
+    Hidden files and ``dataset.json`` do not count. A file that shares the name of a detached header (``.mhd``,
+    ``.nhdr``) belongs to it.
+
+    Args:
+        folder: the folder that was searched.
+        cases: the cases found in it, as `inference_cases` returns them.
+    """
+    root = os.path.abspath(folder)
+    files = [file for case in cases for file in (*Case.of(case["image"]).files, case.get("label")) if file]
+    used = {os.path.abspath(file) for file in files} | {os.path.join(root, "dataset.json")}
+    stems = {os.path.splitext(file)[0] for file in used if file.lower().endswith(_DETACHED)}
+    unused = []
+    for parent, folders, names in os.walk(root):
+        if parent in used:  # a DICOM series takes all that lies in its folder
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [os.path.join(parent, name) for name in names if not name.startswith(".")]
+        unused += [path for path in paths if path not in used and os.path.splitext(path)[0] not in stems]
+    return sorted(os.path.relpath(path, root) for path in unused)
+
+
+def _keys_from(data_list_key: str) -> Sequence[str]:
+    if data_list_key not in LIST_KEYS:
         raise UserError(
-            f"data_list_key: found {data_list_key!r}, expected one of {', '.join(SECTIONS)}; fix the configuration"
+            f"data_list_key: found {data_list_key!r}, expected one of {', '.join(LIST_KEYS)}; fix the configuration"
         )
-    return SECTIONS[SECTIONS.index(data_list_key) :]
+    return LIST_KEYS[LIST_KEYS.index(data_list_key) :]
 
 
 def _is_scan(path: Path) -> bool:
@@ -209,13 +182,8 @@ def _scans_in(folder: Path) -> list[Path]:
         found = sorted(folder.iterdir())
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
-    # a broken link is kept, for the check of files to report it
+    # a broken link stays, for the check of files to report it
     return [path for path in found if _is_scan(path) and not path.is_dir()]
-
-
-def _from_series(root: Path) -> list[dict[str, Any]]:
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [{"image": str(folder)} for folder in folders if has_series(folder)]
 
 
 def _from_folders(root: Path, suffix: str, require_label: bool = False) -> list[dict[str, Any]]:
@@ -229,100 +197,25 @@ def _from_folders(root: Path, suffix: str, require_label: bool = False) -> list[
     return cases
 
 
-def _from_json(root: Path, wanted: Sequence[str]) -> list[dict[str, Any]]:
-    path = root / "dataset.json"
-    content = _read_json(path)
-    for name in wanted:
-        if cases := _entries(root, content, name):
-            if name != wanted[0]:
-                print(f"{path}: lists no {wanted[0]} case, took the {len(cases)} of {name}")
+def _from_json(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
+    content = read_json(path)
+    for key in keys:
+        if cases := listed_cases(path, content, key):
+            if key != keys[0]:
+                print(f"{path}: lists no {keys[0]} case, took the {len(cases)} of {key}")
             return cases
     raise UserError(
-        f"{path}: lists no case, expected a list named {' or '.join(wanted)}; add it, or set dataset_dir to the "
+        f"{path}: lists no case, expected a list named {' or '.join(keys)}; add it, or set dataset_dir to the "
         "folder that holds the scans"
     )
 
 
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_doubles)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    except (ValueError, RecursionError) as error:  # also when the text is not UTF-8, or nested without end
-        raise UserError(f"{path}: not valid JSON ({error}); fix it") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: found a {type(content).__name__}, expected an object with lists of cases; fix it")
-    return content
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of its keys and values; Python itself would take the last of a key that is there twice."""
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) < len(keys):
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
-    return dict(pairs)
-
-
-def _entries(root: Path, content: dict, name: str) -> list[dict[str, Any]]:
-    """Read one list of a ``dataset.json``: entries are images, or objects with ``image`` and maybe ``label``."""
-    path = root / "dataset.json"
-    root = root / _data_root(path, content)
-    listed = content.get(name) or []
-    if not isinstance(listed, list):
-        raise UserError(f"{path}: {name!r} is a {type(listed).__name__}, expected a list of cases; fix it")
-    cases = []
-    for number, entry in enumerate(listed):
-        files = entry if isinstance(entry, dict) else {"image": entry}
-        where = f"{name}[{number}]"
-        image = files.get("image")
-        case: dict[str, Any] = {}
-        if isinstance(image, list):
-            if not any(image):
-                raise UserError(f"{path}: image of {where} lists no file, expected at least one path; fix it")
-            case["image"] = [str(root / _inside(path, where, "image", file)) if file else None for file in image]
-        else:
-            case["image"] = str(root / _inside(path, where, "image", image))
-        if files.get("label") is not None:
-            case["label"] = str(root / _inside(path, where, "label", files["label"]))
-        cases.append(case)
-    return cases
-
-
-def _data_root(path: Path, content: dict) -> Path:
-    """Return the folder that paths are relative to: ``root``, for a list that lies elsewhere than its scans."""
-    value = content.get("root", ".")
-    if not isinstance(value, str) or not os.path.isdir(path.parent / value):
-        raise UserError(f"{path}: root is {value!r}, expected the folder that the scans lie in; fix it")
-    return Path(value)
-
-
-def _inside(path: Path, entry: str, key: str, value: object) -> str:
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise UserError(f"{path}: {key} of {entry} is {value!r}, expected one path inside the folder; fix it")
-    # both kinds of path, since the file may have been written elsewhere
-    parts = (*PurePosixPath(value).parts, *PureWindowsPath(value).parts)
-    home = PurePosixPath(value).parts[:1] and PurePosixPath(value).parts[0].startswith("~")
-    if PurePosixPath(value).is_absolute() or PureWindowsPath(value).anchor or ".." in parts or home:
-        raise UserError(
-            f"{path}: {key} of {entry} leaves the folder ({value!r}), expected a path relative to {path.parent}; "
-            "move or link the file there"
-        )
-    return value
-
-
-def _hold_out(root: Path, training: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    if len(training) < 2:
-        raise UserError(f"{root}: one training case and none for validation, expected at least two; add a case")
-    held = max(1, int(len(training) * _HOLDOUT))
-    print(f"{root}: no validation list, held out the last {held} of {len(training)} training cases for validation")
-    return training[:-held], training[-held:]
-
-
-def _require_files(cases: Iterable[dict[str, Any]]) -> None:
+def _check_files(cases: Iterable[dict[str, Any]]) -> None:
     missing = []
     for case in cases:
-        if not os.path.exists(case_file(case["image"])):  # of a list one file is enough here
-            missing.append(case_file(case["image"]))
+        image = Case.of(case["image"])
+        if not any(image.present_files):  # the loader reports single channels
+            missing.append(image.file)
         if "label" in case and not os.path.isfile(case["label"]):
             missing.append(case["label"])
     if missing:
@@ -330,19 +223,19 @@ def _require_files(cases: Iterable[dict[str, Any]]) -> None:
 
 
 def _some(paths: Sequence[str]) -> str:
-    """Name the first three files, and how many there are in all."""
-    if len(paths) == 1:
-        return f"{paths[0]}: 1 file"
-    return f"{', '.join(paths[:3])}{', ...' if len(paths) > 3 else ''}: {len(paths)} files"
+    """Name the first three files and the number of all."""
+    count = "1 file" if len(paths) == 1 else f"{len(paths)} files"
+    return f"{', '.join(map(printable, paths[:3]))}{', ...' if len(paths) > 3 else ''}: {count}"
 
 
-def _require_distinct_names(cases: Iterable[dict[str, Any]]) -> None:
-    seen: dict[str, str] = {}
-    for case in cases:
-        name, file = case_name(case["image"]), case_file(case["image"])
-        if name in seen:
+def _check_names(cases: Iterable[dict[str, Any]]) -> None:
+    """Check that no two names are the same for a file system that ignores case or Unicode's forms."""
+    seen: dict[str, Case] = {}
+    for case in (Case.of(case["image"]) for case in cases):
+        key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", case.name).casefold())
+        if key in seen:
             raise UserError(
-                f"{seen[name]} and {file}: both would be written as {name!r}, expected a name of its own for each "
-                "case; rename or remove one"
+                f"{seen[key].file} and {case.file}: both would be written as {case.name!r}, expected a different name "
+                "for each case, whatever its case and accents' encoding; rename or remove one"
             )
-        seen[name] = file
+        seen[key] = case

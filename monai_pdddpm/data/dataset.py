@@ -1,22 +1,20 @@
-"""A data set that reports a case which cannot be read, instead of stopping the cases after it."""
+"""A data set in which an unreadable case does not stop the cases after it."""
 
 from __future__ import annotations
 
 import logging
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from monai.data import Dataset, list_data_collate
 from monai.transforms import LoadImage
 
-from monai_pdddpm.data.datalist import case_file, case_name, check_case_name
+from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.headers import unreadable
-from monai_pdddpm.data.scan_spec import ScanSpec, as_spec
-from monai_pdddpm.data.scans import plan_scan
 from monai_pdddpm.utils.errors import UserError, printable, user_message
-from monai_pdddpm.utils.resource_errors import shortage
+from monai_pdddpm.utils.resource_errors import resource_message
 
 __all__ = ["CaseDataset", "CaseFailure", "case_collate", "explain_failure"]
 
@@ -24,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class CaseFailure(TypedDict):
-    """Why a case could not be read: the case's name, its file, and the error on one line."""
+    """The reason why a case could not be processed: its name, its file, and the error on one line."""
 
     case: str
     file: str
@@ -32,63 +30,58 @@ class CaseFailure(TypedDict):
 
 
 class CaseDataset(Dataset):
-    """Data set of cases for inference, in which one bad case does not stop the others.
+    """Data set of cases for inference that returns failures instead of raising them.
 
-    An item is what the transform returned, with ``item["seconds"] = {"read and preprocess": float}`` added; or, when
-    anything was raised on the way, ``{"failure": CaseFailure}``.
+    An item is the transform's result with ``item["seconds"] = {"read and preprocess": float}`` added; or, when
+    anything was raised, ``{"failure": CaseFailure}``.
 
     Args:
         data: cases, each a dictionary with the path of a scan, or a list with one for each channel, under ``image``.
-        transform: transform or transforms that read and preprocess a case; they return one dictionary.
-        spec: the scans expected.
-        settings: fields of `ScanSpec`, in place of ``spec``.
-
-    Raises:
-        UserError: when a setting is not allowed.
+        transform: transforms that read and preprocess a case; they return one dictionary.
     """
-
-    def __init__(
-        self,
-        data: Sequence[dict[str, Any]],
-        transform: Sequence[Callable] | Callable | None = None,
-        spec: ScanSpec | None = None,
-        **settings: Any,
-    ) -> None:
-        super().__init__(data, transform)
-        self.spec = as_spec(spec, settings) if spec or settings else None
 
     def _transform(self, index: int) -> dict[str, Any]:
         image = self.data[index]["image"]
-        path = case_file(image)
         start = time.perf_counter()
         try:
-            check_case_name(image)
-            if self.spec is not None:
-                plan_scan(image, self.spec)
+            Case.of(image).check_name()
             item = dict(super()._transform(index))
         except Exception as error:
-            logger.debug("%s could not be read", path, exc_info=error)
-            reason = explain_failure(error, path)
-            return {"failure": CaseFailure(case=printable(case_name(image)), file=printable(path), error=reason)}
+            case = _named(image)
+            logger.debug("%s could not be read", case.file, exc_info=error)
+            reason = explain_failure(error, case.file)
+            return {"failure": CaseFailure(case=printable(case.name), file=printable(case.file), error=reason)}
         item["seconds"] = {"read and preprocess": time.perf_counter() - start}
         return item
 
 
+def _named(image: Any) -> Case:
+    """Return the case, also of an entry that is none."""
+    try:
+        return Case.of(image)
+    except UserError:
+        return Case(str(image), (str(image),))
+
+
 def explain_failure(error: BaseException, path: str) -> str:
-    """Say on one line what went wrong with a case."""
+    """Return one line on the failure of a case.
+
+    Args:
+        error: the exception.
+        path: the case's file.
+    """
     message = user_message(error)
     if message is not None:
         return message
-    lacking = shortage(path, error)
-    if lacking is not None:
-        return printable(lacking)
+    exhausted = resource_message(path, error)
+    if exhausted is not None:
+        return printable(exhausted)
     while str(error).startswith("applying transform") and error.__cause__ is not None:
         error = error.__cause__  # MONAI wraps once for each level of Compose
-    text = " ".join(str(error).split())
     frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
     if LoadImage.__call__.__code__ in frames:
         return unreadable(path, error)
-    return printable(f"unexpected {type(error).__name__}: {text}")
+    return printable(f"unexpected {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def case_collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -98,9 +91,9 @@ def case_collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
         batch: one item.
 
     Returns:
-        The item unchanged when it tells of a failure. Otherwise what MONAI's ``list_data_collate`` makes of it:
-        tensors of shape (1, channels, spatial axes...), with ``seconds`` left as a list of dictionaries, which has to
-        be taken out before the batch is decollated.
+        The item unchanged when it is a failure. Otherwise the result of MONAI's ``list_data_collate``: tensors of shape
+        (1, channels, spatial axes...), with ``seconds`` as a list of dictionaries, which has to be removed before the
+        batch is decollated.
 
     Raises:
         UserError: when there is more than one item: scans differ in shape.

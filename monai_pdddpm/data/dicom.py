@@ -6,247 +6,240 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import itk
 import numpy as np
-from monai.data import ITKReader
+from monai.data import ImageReader
 
+from monai_pdddpm.data.dicom_files import check_one_series, not_a_slice, read_slice_header, require_dicom, slices_of
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["Series", "SeriesReader", "has_series", "read_series", "require_one_series"]
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
-_MAGIC, _MAGIC_AT = b"DICM", 128
-_SUFFIX = ".dcm"
-_NO_SLICES = ("DICOMDIR",)  # the table of contents of a disk is DICOM too
-_UID, _POSITION, _ORIENTATION, _PIXEL_SPACING = "0020|000e", "0020|0032", "0020|0037", "0028|0030"
-_NEEDED = {_POSITION: "position", _ORIENTATION: "orientation", _PIXEL_SPACING: "pixel spacing"}
-_DISTANCES = ("0018|0088", "0018|0050")  # spacing between slices, slice thickness
+__all__ = ["Series", "SeriesReader", "read_series"]
+
+_NEEDED = {
+    "ImagePositionPatient": "position",
+    "ImageOrientationPatient": "orientation",
+    "PixelSpacing": "pixel spacing",
+}
+_NOT_A_SLICE = ("LOCALIZER", "MOSAIC", "SCREEN SAVE")  # in the image type
 _UNEVEN = 0.1  # of the distance between two slices
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
 class Series:
-    """A DICOM series whose slices form one even stack.
+    """A DICOM series whose slices form an even stack.
 
     Attributes:
         files: one for each slice, along the third axis.
+        headers: theirs, without pixels.
         shape: voxels along columns, rows and slices.
-        affine: (4, 4), voxel to mm, RAS as NIfTI has it.
+        affine: (4, 4), voxel to mm, RAS as in NIfTI. Its third axis runs from slice to slice, so that a tilted gantry
+            gives a sheared grid, which is where the voxels are.
+        notes: remarks for the reader of the results.
     """
 
     files: tuple[str, ...]
+    headers: tuple[Dataset, ...]
     shape: tuple[int, int, int]
     affine: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Slice:
-    file: Path
-    uid: str
-    shape: tuple[int, ...]
-    spacing: np.ndarray
-    position: np.ndarray
-    axes: np.ndarray
-    distance: float  # to the next slice, as the header has it
-
-
-def has_series(folder: str | os.PathLike) -> bool:
-    """Tell whether a folder holds at least one DICOM file, known by the letters ``DICM`` and not by its name."""
-    return any(_is_dicom(file) for file in _files_in(folder))
-
-
-def require_one_series(folder: str | os.PathLike) -> None:
-    """Check that all DICOM files of a folder are of one series.
-
-    Raises:
-        UserError: when they are of several, or one cannot be read.
-    """
-    _of_one_series(Path(folder), _slices_in(Path(folder)))
+    notes: tuple[str, ...] = ()
 
 
 def read_series(folder: str | os.PathLike) -> Series:
-    """Read the headers of a DICOM series and put its slices in order.
-
-    The third axis of the affine runs from slice to slice, so that a tilted gantry makes a sheared grid, which is where
-    the voxels are. ITK's own answer stands them upright and stretches the stack over slices that are missing.
+    """Read the headers of a DICOM series and sort its slices by position.
 
     Args:
-        folder: a folder with the files of one series, one slice each, under any names; files that are no DICOM are
-            passed over.
+        folder: a folder with the slices of one series, one in a file, under any names; slices of the same series in
+            subfolders belong to it. Without slices of its own, its subfolders hold one series. Other files are ignored.
 
     Returns:
         The series.
 
     Raises:
-        UserError: when there are several series, a file cannot be read, is no single grey slice, has no place in
-            space, or when slices differ in size or orientation, are missing, or lie at the same place.
+        UserError: when there are several series; when a file cannot be read, is not a single slice of intensities, or
+            has no position; when slices differ in size or orientation, are missing, or lie at the same place.
     """
+    require_dicom()
     folder = Path(folder)
-    slices = _of_one_series(folder, _slices_in(folder))
-    first = slices[0]
-    for other in slices[1:]:
-        for what, one, two in (
-            ("size", first.shape, other.shape),
-            ("pixel spacing", first.spacing, other.spacing),
-            ("orientation", first.axes, other.axes),
+    found = [(file, read_slice_header(file)) for file in slices_of(folder)]
+    check_one_series(folder, [header for _, header in found])
+    for file, header in found:
+        _check_slice(file, header)
+    (first_file, first), *others = found
+    for file, other in others:
+        for what, tag in (
+            ("size", "Rows"),
+            ("size", "Columns"),
+            ("pixel spacing", "PixelSpacing"),
+            ("orientation", "ImageOrientationPatient"),
         ):
-            if np.shape(one) != np.shape(two) or not np.allclose(one, two, rtol=1e-3, atol=1e-3):
+            if not np.allclose(_numbers(first, tag), _numbers(other, tag), rtol=1e-3, atol=1e-3):
                 raise UserError(
-                    f"{folder}: slices of one series differ in {what} ({first.file.name} and {other.file.name}), "
-                    "expected one stack; put each stack in a folder of its own"
+                    f"{folder}: slices of one series differ in {what} ({first_file.name} and {file.name}), expected "
+                    "one stack; put each stack in a folder of its own"
                 )
-    normal = np.cross(first.axes[:, 0], first.axes[:, 1])
-    slices = sorted(slices, key=lambda one: (float(one.position @ normal), one.file.name))
-    step = _step_between(folder, slices, normal)
+    axes = _numbers(first, "ImageOrientationPatient").reshape(2, 3).T
+    normal = np.cross(axes[:, 0], axes[:, 1])
+    found.sort(key=lambda one: (float(_numbers(one[1], "ImagePositionPatient") @ normal), one[0].name))
+    files, headers = zip(*found, strict=True)
     affine = np.eye(4)
-    affine[:3] = np.c_[first.axes * first.spacing, step, slices[0].position]
-    return Series(
-        files=tuple(str(one.file) for one in slices),
-        shape=(first.shape[0], first.shape[1], len(slices)),
-        affine=_LPS_TO_RAS @ affine,
-    )
+    affine[:3, :2] = axes * _numbers(first, "PixelSpacing")[::-1]  # the distance between rows comes first in the tag
+    affine[:3, 2] = _step(folder, files, headers, normal)
+    affine[:3, 3] = _numbers(headers[0], "ImagePositionPatient")
+    notes = _check_numbers(folder, headers)
+    shape = (int(first.Columns), int(first.Rows), len(files))
+    return Series(tuple(map(str, files)), headers, shape, _LPS_TO_RAS @ affine, notes)
 
 
-def _files_in(folder: str | os.PathLike) -> list[Path]:
+class SeriesReader(ImageReader):
+    """MONAI reader of one series, which reads voxels as float32.
+
+    The modality transform of each slice is applied (rescale slope and intercept, or a table), and padding is replaced
+    by the smallest of the other values.
+
+    Args:
+        series: the series to read, whatever file name `read` is called with.
+    """
+
+    def __init__(self, series: Series) -> None:
+        self.series = series
+        self.notes: tuple[str, ...] = ()  # remarks on the values, after `get_data`
+
+    def verify_suffix(self, filename: Any) -> bool:
+        """Return true: the series was found by its content."""
+        return True
+
+    def read(self, data: Any, **kwargs: Any) -> Series:
+        """Return the series."""
+        return self.series
+
+    def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the voxels, (columns, rows, slices), and their metadata."""
+        voxels = np.empty(self.series.shape, np.float32)
+        padding = np.zeros(self.series.shape, bool)
+        for index, file in enumerate(self.series.files):
+            values, padded = _pixels(file)
+            voxels[:, :, index], padding[:, :, index] = values.T, padded.T
+        if padding.any() and not padding.all():
+            voxels[padding] = voxels[~padding].min()
+            self.notes = (
+                f"{padding.mean():.1%} of its voxels are padding (DICOM tag 0028,0120): they got the smallest value of "
+                "the others",
+            )
+        affine = self.series.affine
+        meta = {"affine": affine.copy(), "original_affine": affine.copy(), "space": "RAS"}
+        return voxels, meta | {"spatial_shape": np.array(voxels.shape), "original_channel_dim": float("nan")}
+
+
+def _pixels(file: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of a slice, (rows, columns), and which of them are padding."""
+    from pydicom import dcmread
+    from pydicom.pixels import apply_modality_lut, get_decoder
+
+    header = dcmread(file, force=True)
     try:
-        return sorted(path for path in Path(folder).iterdir() if path.is_file() and path.name not in _NO_SLICES)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
+        decoder = get_decoder(header.file_meta.TransferSyntaxUID)
+    except NotImplementedError:
+        decoder = None
+    if decoder is not None and decoder.is_available:
+        stored = header.pixel_array
+        return np.asarray(apply_modality_lut(stored, header)), _is_padding(header, stored)
+    # ITK's GDCM decodes compressed slices that need another package in pydicom, and rescales them
+    values = np.asarray(itk.imread(file, itk.F)).reshape(header.Rows, header.Columns)
+    slope, intercept = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
+    return values, _is_padding(header, np.rint((values - intercept) / slope))
 
 
-def _is_dicom(file: Path) -> bool:
-    try:
-        with file.open("rb") as content:
-            return content.read(_MAGIC_AT + len(_MAGIC))[_MAGIC_AT:] == _MAGIC
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); check its permissions") from error
+def _is_padding(header: Dataset, stored: np.ndarray) -> np.ndarray:
+    """Tell which stored values are padding: one value, or a range of them."""
+    if header.get("PixelPaddingValue") is None:
+        return np.zeros(stored.shape, bool)
+    bits = int(header.BitsStored)
+    limits = [int(header.PixelPaddingValue), int(header.get("PixelPaddingRangeLimit", header.PixelPaddingValue))]
+    if header.PixelRepresentation == 1:  # some writers store the bits of a negative number as an unsigned one
+        limits = [limit - (1 << bits) if limit >= 1 << (bits - 1) else limit for limit in limits]
+    return (stored >= min(limits)) & (stored <= max(limits))
 
 
-def _slices_in(folder: Path) -> list[_Slice]:
-    slices = [_read_slice(file) for file in _files_in(folder) if _is_dicom(file)]
-    if not slices:
-        raise UserError(f"{folder}: a folder without DICOM files, expected a scan or a DICOM series; check dataset_dir")
-    _require_whole(folder)
-    return slices
-
-
-def _require_whole(folder: Path) -> None:
-    """Check for what was a slice once: without it a stack that lacks its first or last slices looks whole."""
-    for file in folder.iterdir():
-        if file.name.startswith(".") or file.name in _NO_SLICES or file.is_dir():
-            continue
-        if file.is_symlink() and not os.path.exists(file):
-            found = "a link to nowhere"
-        elif not file.is_file():
-            continue
-        elif file.stat().st_size == 0:
-            found = "an empty file"
-        elif file.suffix.lower() == _SUFFIX and not _is_dicom(file):
-            found = "no DICOM file, whatever its name says"
-        else:
-            continue
-        raise UserError(f"{file}: {found}, expected a slice; copy the series again, or remove the file")
-
-
-def _read_slice(file: Path) -> _Slice:
-    io = itk.GDCMImageIO.New()
-    io.SetFileName(str(file))
-    try:
-        io.ReadImageInformation()
-    except RuntimeError as error:
+def _check_slice(file: Path, header: Dataset) -> None:
+    """Check that a file holds one slice whose stored values are intensities."""
+    if "Rows" not in header or "Columns" not in header:
+        raise not_a_slice(file)
+    frames, values = int(header.get("NumberOfFrames") or 1), int(header.get("SamplesPerPixel", 1))
+    kinds = [kind for kind in header.get("ImageType") or () if kind.upper() in _NOT_A_SLICE]
+    meaning = header.get("PhotometricInterpretation", "MONOCHROME2")
+    found = ""
+    if frames != 1 or values != 1:
+        found = f"{frames} frames" if frames != 1 else f"{values} values a voxel"
+    elif kinds:
+        found = f"an image of the type {kinds[0]}"
+    elif meaning != "MONOCHROME2":
+        found = f"pixels of the kind {meaning}"
+    if found:
         raise UserError(
-            f"{file}: a DICOM file that cannot be read as an image, expected an intact slice; copy it again, or, if it "
-            "is none (a report, for example), move it to another folder"
-        ) from error
-    shape = tuple(int(io.GetDimensions(axis)) for axis in range(3))
-    if io.GetNumberOfComponents() != 1 or shape[2] != 1:
-        found = f"{shape[2]} frames" if shape[2] != 1 else f"{io.GetNumberOfComponents()} values a voxel"
-        raise UserError(
-            f"{file}: found {found} in one DICOM file, expected one slice of grey values; convert it to NIfTI, for "
-            "example with dcm2niix"
+            f"{file}: found {found} in one DICOM file, expected one slice of intensities; convert it to NIfTI, for "
+            "example with dcm2niix, or move it to another folder"
         )
-    tags = io.GetMetaDataDictionary()
-    missing = [name for tag, name in _NEEDED.items() if not tags.HasKey(tag)]
-    if missing:
+    if missing := [name for tag, name in _NEEDED.items() if not header.get(tag)]:
         raise UserError(
             f"{file}: found no {' and no '.join(missing)} in its DICOM header, expected a slice of a CT or MR scan; "
             "export the original series"
         )
-    distances = [_number(tags[tag]) for tag in _DISTANCES if tags.HasKey(tag)]
-    return _Slice(
-        file=file,
-        uid=str(tags[_UID]).strip("\0 ") if tags.HasKey(_UID) else "",
-        shape=shape,
-        spacing=np.array([io.GetSpacing(axis) for axis in range(2)]),
-        position=np.array([io.GetOrigin(axis) for axis in range(3)]),
-        axes=np.array([io.GetDirection(axis) for axis in range(2)]).T,
-        distance=next((distance for distance in distances if distance > 0), 1.0),
-    )
 
 
-def _number(text: Any) -> float:
-    try:
-        return float(str(text).strip("\0 "))
-    except ValueError:
-        return 0.0
+def _numbers(header: Dataset, tag: str) -> np.ndarray:
+    return np.asarray(header[tag].value, dtype=float)
 
 
-def _of_one_series(folder: Path, slices: list[_Slice]) -> list[_Slice]:
-    uids = list(dict.fromkeys(one.uid for one in slices))
-    if len(uids) > 1:
-        raise UserError(
-            f"{folder}: found {len(uids)} DICOM series ({', '.join(uids[:3])}{', ...' if len(uids) > 3 else ''}), "
-            "expected one; put each in a folder of its own"
-        )
-    return slices
-
-
-def _step_between(folder: Path, slices: Sequence[_Slice], normal: np.ndarray) -> np.ndarray:
-    """Return the vector in mm from one slice to the next, the same for all of them."""
-    if len(slices) == 1:
-        return normal * slices[0].distance
-    positions = np.array([one.position for one in slices])
+def _step(folder: Path, files: Sequence[Path], headers: Sequence[Dataset], normal: np.ndarray) -> np.ndarray:
+    """Return the vector in mm (LPS) from one slice to the next, the same for all of them."""
+    if len(files) == 1:
+        distances = [headers[0].get("SpacingBetweenSlices"), headers[0].get("SliceThickness")]
+        return normal * next((float(distance) for distance in distances if distance and distance > 0), 1.0)
+    positions = np.array([_numbers(header, "ImagePositionPatient") for header in headers])
     gaps = np.diff(positions @ normal)
     usual = float(np.median(gaps))
     places = 1 + int((gaps > 1e-3).sum())
-    if places < len(slices):
+    if places < len(files):
         at = int(gaps.argmin())
         raise UserError(
-            f"{folder}: found {len(slices)} slices at {places} places ({slices[at].file.name} and "
-            f"{slices[at + 1].file.name} lie at the same), expected each slice once; keep one time point or echo in a "
-            "folder"
+            f"{folder}: found {len(files)} slices at {places} places ({files[at].name} and {files[at + 1].name} lie at "
+            "the same), expected each slice once; keep one time point or echo in a folder"
         )
-    step = (positions[-1] - positions[0]) / (len(slices) - 1)
-    even = positions[0] + np.arange(len(slices))[:, None] * step
+    step = (positions[-1] - positions[0]) / (len(files) - 1)
+    even = positions[0] + np.arange(len(files))[:, None] * step
     if np.linalg.norm(positions - even, axis=1).max() > _UNEVEN * usual:
         at = int(np.abs(gaps - usual).argmax())
         raise UserError(
-            f"{folder}: slices are not evenly spaced, found {gaps[at]:.4g} mm between {slices[at].file.name} and "
-            f"{slices[at + 1].file.name} and {usual:.4g} mm elsewhere, expected no slice missing or doubled; export or "
+            f"{folder}: slices are not evenly spaced, found {gaps[at]:.4g} mm between {files[at].name} and "
+            f"{files[at + 1].name} and {usual:.4g} mm elsewhere, expected no slice missing or doubled; export or "
             "copy the series again"
         )
     return step
 
 
-class SeriesReader(ITKReader):
-    """MONAI's ``ITKReader`` for one series, with the slices and the affine that `read_series` found.
-
-    ITK takes the type of all voxels from the first file, which cuts off decimals where slices have slopes of their
-    own (PET). Here voxels are read as float32.
-
-    Args:
-        series: what is to be read, whatever file name `read` is called with.
-    """
-
-    def __init__(self, series: Series) -> None:
-        super().__init__()
-        self.series = series
-
-    def read(self, data: Any, **kwargs: Any) -> Any:
-        """Return the stack as an ITK image."""
-        return itk.imread(list(self.series.files), pixel_type=itk.F)
-
-    def _get_affine(self, img: Any, lps_to_ras: bool = True) -> np.ndarray:
-        return self.series.affine.copy()
+def _check_numbers(folder: Path, headers: Sequence[Dataset]) -> tuple[str, ...]:
+    """Compare the number of slices with the tags that count them; slices missing at an end leave no gap in space."""
+    numbers = sorted({int(header.InstanceNumber) for header in headers if header.get("InstanceNumber") is not None})
+    steps = np.diff(numbers)
+    if len(numbers) == len(headers) > 2 and steps.min() != steps.max():
+        at = int(steps.argmax())
+        raise UserError(
+            f"{folder}: found no slices between the instance numbers {numbers[at]} and {numbers[at + 1]}, expected a "
+            "complete series; export or copy it again, or convert the part to NIfTI, for example with dcm2niix"
+        )
+    if int(headers[0].get("NumberOfSlices") or 0) > len(headers):
+        raise UserError(
+            f"{folder}: found {len(headers)} slices, expected {headers[0].NumberOfSlices} as their headers count; "
+            "export or copy the series again, or convert the part to NIfTI, for example with dcm2niix"
+        )
+    if (counted := int(headers[0].get("ImagesInAcquisition") or 0)) > len(headers):
+        return (f"its headers count {counted} images and {len(headers)} were found: the series may be incomplete",)
+    if numbers and numbers[0] > 1 and len(headers) > 1:
+        return (f"its instance numbers begin at {numbers[0]}: the series may be incomplete",)
+    return ()

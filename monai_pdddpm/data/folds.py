@@ -1,44 +1,54 @@
-"""Which cases and labels a training uses: folds, and the annotations of several readers."""
+"""The cases and labels that a training uses."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from monai_pdddpm.data.datalist import labelled_cases
 from monai_pdddpm.utils.errors import UserError
 
+__all__ = ["HELD_OUT", "fold_cases", "hold_out", "with_annotations"]
 
-def training_cases(dataset_dir: str | os.PathLike, list_keys: Sequence[str] = ("training",)) -> list[dict[str, Any]]:
-    """List the labelled cases of some list_keys of a data set, see :func:`monai_pdddpm.data.labelled_cases`.
+HELD_OUT = 0.2  # of the cases
+T = TypeVar("T")
+
+
+def hold_out(cases: Sequence[T], source: object, share: float = HELD_OUT) -> tuple[list[T], list[T]]:
+    """Hold out the last cases of a list for validation.
 
     Args:
-        dataset_dir: folder of the data set.
-        list_keys: ``training``, or with ``validation`` for a last training on all there is, which no case is left to
-            measure.
+        cases: cases, or subjects where one has several scans, in a fixed order.
+        source: the file or folder that they come from, for the message.
+        share: share that is held out, rounded down, but at least one case.
+
+    Returns:
+        The cases to train on, and the cases held out.
 
     Raises:
-        UserError: when a list_key is another one or named twice, or its cases cannot be used.
+        UserError: when there are fewer than two.
     """
-    if not list_keys or len(set(list_keys)) != len(list_keys):
-        raise UserError(f"train_list_keys: found {list_keys!r}, expected ['training'] or ['training', 'validation']")
-    return [case for list_key in list_keys for case in labelled_cases(dataset_dir, list_key)]
+    if len(cases) < 2:
+        raise UserError(
+            f"{source}: found {len(cases)} labelled case for training and none for validation, expected at least two; "
+            "add a case of another subject"
+        )
+    held = min(max(1, int(len(cases) * share)), len(cases) - 1)
+    return list(cases[:-held]), list(cases[-held:])
 
 
 def fold_cases(cases: Sequence[dict[str, Any]], folds: int = 0, fold: int = -1) -> list[dict[str, Any]]:
     """Tag cases with their fold and leave one fold out.
 
-    Folds are runs of neighbouring cases, so that scans of one subject, which mostly follow each other, stay together.
+    A fold is a run of neighboring cases, so that scans of one subject, which usually follow each other, stay together.
 
     Args:
         cases: in a fixed order.
-        folds: number of folds; 0 returns the cases as they are.
+        folds: number of folds; 0 returns the cases unchanged.
         fold: the fold to leave out, from 0; -1 keeps all.
 
     Returns:
-        the cases with an integer ``fold`` added.
+        The cases with an integer ``fold`` added.
 
     Raises:
         UserError: when there are fewer cases than folds, or no such fold.
@@ -46,22 +56,24 @@ def fold_cases(cases: Sequence[dict[str, Any]], folds: int = 0, fold: int = -1) 
     if folds == 0:
         return list(cases)
     if not 2 <= folds <= len(cases):
-        raise UserError(f"folds: {folds} was found, 2 to the number of training cases ({len(cases)}) is expected")
+        raise UserError(
+            f"folds: found {folds}, expected 2 to the number of training cases ({len(cases)}); set folds to one"
+        )
     if not -1 <= fold < folds:
-        raise UserError(f"fold: {fold} was found, 0 to {folds - 1} is expected, or -1 for all cases")
+        raise UserError(f"fold: found {fold}, expected 0 to {folds - 1}, or -1 for all cases; set fold to one")
     tagged = [case | {"fold": i * folds // len(cases)} for i, case in enumerate(cases)]
     return [case for case in tagged if case["fold"] != fold]
 
 
 def with_annotations(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put all annotations of a case in the place of its one label, where there are any.
+    """Replace the label of each case by all its annotations, where there are any.
 
     Args:
         cases: with the path of a label map under ``label``; annotations are 4D files of the same name in a folder
             ``annotations...`` beside ``labels...``.
 
     Returns:
-        the cases; :class:`monai_pdddpm.transforms.RandAnnotationd` draws one reading at each use.
+        The cases; :class:`monai_pdddpm.transforms.RandAnnotationd` draws one annotation at each use.
     """
     found = []
     for case in cases:

@@ -1,4 +1,4 @@
-"""Where a grid of voxels lies in space, and whether that makes sense."""
+"""The position of a voxel grid in space."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from monai_pdddpm.utils.errors import UserError
 __all__ = ["check_affine", "coverage", "is_sheared", "largest_shift"]
 
 _SMALLEST, _LARGEST = 0.001, 100.0  # mm
-_SAMPLES = 17  # per axis: enough to tell how much of a grid another one covers
+_FLATTEST = 1e-4  # volume spanned by unit axes: 1 when orthogonal, 0 when they lie in a plane
+_SAMPLES = 17  # per axis, for the overlap of two grids
 
 
 def check_affine(path: str | os.PathLike, affine: np.ndarray) -> None:
-    """Check that an affine places voxels somewhere, and that they have the size of something in a scanner.
+    """Check that an affine is invertible and that its voxels have a plausible size.
 
     Args:
         path: file that it came from, for the message.
@@ -36,8 +37,7 @@ def check_affine(path: str | os.PathLike, affine: np.ndarray) -> None:
             f"{path}: found voxels of {found} mm in its affine, expected {_SMALLEST:g} to {_LARGEST:g} mm along each "
             f"axis; {fix}"
         )
-    # the determinant of unit axes is the volume that they span: 1 when orthogonal, 0 when they lie in a plane
-    if not finite or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-4:
+    if not finite or abs(np.linalg.det(affine[:3, :3] / sizes)) < _FLATTEST:
         raise UserError(
             f"{path}: its affine cannot be inverted, expected finite numbers and three independent axes; {fix}"
         )
@@ -48,22 +48,22 @@ def is_sheared(affine: np.ndarray, tolerance: float = 0.01) -> bool:
 
     Args:
         affine: (4, 4), voxel to mm.
-        tolerance: cosine of the angle between two axes up to which they count as orthogonal.
+        tolerance: largest cosine of the angle between two axes that count as orthogonal.
     """
     axes = affine[:3, :3] / voxel_sizes(affine)
     return bool(np.abs(axes.T @ axes - np.eye(3)).max() > tolerance)
 
 
 def largest_shift(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
-    """Return how far two affines place the corners of one grid apart, in voxels of the first.
+    """Return the largest distance between the positions of one grid's corners under two affines.
 
     Args:
         affine: (4, 4), voxel to mm.
-        other: likewise.
+        other: (4, 4), voxel to mm.
         shape: voxels along each of three axes.
 
     Returns:
-        The largest distance in mm over the shortest edge of a voxel; infinite when ``other`` is not finite.
+        The distance in units of the shortest voxel edge of ``affine``; infinite when ``other`` is not finite.
     """
     if not np.isfinite(other).all():
         return float("inf")
@@ -84,6 +84,6 @@ def coverage(affine: np.ndarray, shape: Sequence[int], other: np.ndarray, other_
     axes = (np.linspace(0, size - 1, min(size, _SAMPLES)) for size in shape)
     points = np.array([(*point, 1.0) for point in itertools.product(*axes)])
     index = (np.linalg.solve(other, affine) @ points.T)[:3].T
-    # voxels reach half of their edge beyond their centre; the rest is for rounding
+    # a voxel reaches half of its edge beyond its center; 0.001 is for rounding
     inside = (index >= -0.501) & (index <= np.array(other_shape) - 0.499)
     return float(inside.all(axis=1).mean())

@@ -1,12 +1,15 @@
-"""Loading a scan from whatever it is stored in."""
+"""The loader of scans of any supported format."""
 
 from __future__ import annotations
 
-import json
+import gzip
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -16,11 +19,11 @@ from monai.config import KeysCollection
 from monai.data import ImageReader, ITKReader, MetaTensor, NibabelReader
 from monai.transforms import EnsureChannelFirst, LoadImage, LoadImaged, SpatialResample, Transform
 
-from monai_pdddpm.data.datalist import case_name
+from monai_pdddpm.data.case import Image, case_of
 from monai_pdddpm.data.dicom import SeriesReader
-from monai_pdddpm.data.headers import NIFTI_EXTENSIONS, ScanHeader, unpacked_nifti, unreadable
+from monai_pdddpm.data.headers import NIFTI_EXTENSIONS, ScanHeader, unreadable
 from monai_pdddpm.data.scan_spec import ScanSpec, as_spec
-from monai_pdddpm.data.scans import Image, ScanPlan, plan_scan
+from monai_pdddpm.data.scans import plan_scan
 from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["LoadScan", "LoadScand"]
@@ -29,18 +32,17 @@ logger = logging.getLogger(__name__)
 
 
 class LoadScan(Transform):
-    """Load a scan as MONAI's ``LoadImage`` and ``EnsureChannelFirst`` do, and what they do not take.
+    """Load a scan as MONAI's ``LoadImage`` and ``EnsureChannelFirst`` do, with checks and further forms of input.
 
     A scan is a file or a folder with one DICOM series, or a list with one for each channel; see
-    :func:`monai_pdddpm.data.scans.plan_scan` for what may be in it. Axes of length 1 beside the spatial ones are of
-    no account. Where MONAI would place the voxels elsewhere than the file says, the file is right: see
-    :func:`monai_pdddpm.data.headers.read_header` and :func:`monai_pdddpm.data.dicom.read_series`.
+    :func:`monai_pdddpm.data.scans.plan_scan`. Axes of length 1 beside the spatial ones are dropped. Where MONAI places
+    the voxels elsewhere than the file, the file counts: see :func:`monai_pdddpm.data.headers.read_header` and
+    :func:`monai_pdddpm.data.dicom.read_series`.
 
-    Of a list the first file that is there gives the grid and the metadata; files on another grid are resampled to it
-    (bilinear, zeros outside). The metadata are MONAI's, and besides as JSON texts, which MONAI's collating leaves
-    whole: ``notes``, a list of sentences on what a reader of the results should know, and ``files``, the list of files
-    that were read, null for a channel of zeros. ``filename_or_obj`` is the path that names the case; a folder with a
-    dot in its name gets ``.dcm`` after it, since MONAI's ``SaveImage`` would cut the name at the dot.
+    In a list, the first file that exists gives the grid and the metadata; files on another grid are resampled to it
+    (bilinear, zeros outside). The metadata are MONAI's, and ``case``, the `Case` with its files and notes.
+    ``filename_or_obj`` is the path that names the case; a folder with a dot in its name gets ``.dcm`` after it, since
+    MONAI's ``SaveImage`` would cut the name at the dot.
 
     Args:
         spec: the scans expected.
@@ -52,7 +54,7 @@ class LoadScan(Transform):
 
     def __init__(self, spec: ScanSpec | None = None, **settings: Any) -> None:
         self.spec = as_spec(spec, settings)
-        self.image_only = True  # MONAI Label sets it to False, and then wants the metadata beside the image
+        self.image_only = True  # MONAI Label sets it to False to get the metadata beside the image
         self._load = _quietly(LoadImage)
 
     def __call__(self, filename: Image, reader: ImageReader | None = None) -> Any:
@@ -66,41 +68,39 @@ class LoadScan(Transform):
             MetaTensor (channels or frames, spatial axes...), float32; beside its metadata when ``image_only`` is false.
 
         Raises:
-            UserError: when the scan cannot be read or is not what was expected.
+            UserError: when the scan cannot be read or is not as expected.
         """
         plan = plan_scan(filename, self.spec)
-        image = self._stacked(plan)
-        case = next(file for file in plan.files if file is not None)
-        if os.path.isdir(case) and "." in case_name(case):
-            case = f"{case}.dcm"
-        image.meta |= {
-            "filename_or_obj": case,
-            "notes": json.dumps(plan.notes, ensure_ascii=False),
-            "files": json.dumps(plan.files, ensure_ascii=False),
-        }
-        return image if self.image_only else (image, image.meta)
-
-    def _stacked(self, plan: ScanPlan) -> MetaTensor:
+        case = plan.case
+        notes = list(case.notes)
         first: Any = None
         parts: list[torch.Tensor | None] = []
-        for i, (file, header) in enumerate(zip(plan.files, plan.headers, strict=True)):
+        for i, (file, header) in enumerate(zip(case.files, plan.headers, strict=True)):
             if file is None or header is None:
                 parts.append(None)
                 continue
-            image = self._read(file, header)
+            image, found = self._read(file, header)
+            notes += found if len(case.files) == 1 else [f"{self.spec.channel_label(i)}: {note}" for note in found]
             if first is None:
                 first = image
             elif i in plan.other_grids:
-                send_to_rank0 = SpatialResample(mode="bilinear", padding_mode="zeros")
-                image = send_to_rank0(image, dst_affine=first.affine, spatial_size=first.shape[1:])
+                resample = SpatialResample(mode="bilinear", padding_mode="zeros")
+                image = resample(image, dst_affine=first.affine, spatial_size=first.shape[1:])
             parts.append(image.as_tensor())
-        if len(parts) == 1:
-            return first
-        zeros = torch.zeros_like(first.as_tensor())
-        return MetaTensor(torch.cat([zeros if part is None else part for part in parts]), meta=first.meta)
+        if len(parts) > 1:
+            zeros = torch.zeros_like(first.as_tensor())
+            stacked = torch.cat([zeros if part is None else part for part in parts])
+            first = MetaTensor(stacked, meta=first.meta)
+        dotted = os.path.isdir(case.file) and "." in case.name
+        first.meta |= {
+            "filename_or_obj": f"{case.file}.dcm" if dotted else case.file,
+            "case": replace(case, notes=tuple(notes)),
+        }
+        return first if self.image_only else (first, first.meta)
 
-    def _read(self, file: str, header: ScanHeader) -> Any:
-        reader: ImageReader = ITKReader()
+    def _read(self, file: str, header: ScanHeader) -> tuple[Any, tuple[str, ...]]:
+        """Return the voxels of a file, channels first, and notes on them."""
+        reader: _NiftiReader | SeriesReader | ITKReader = ITKReader()
         if header.series is not None:
             reader = SeriesReader(header.series)
         elif file.lower().endswith(NIFTI_EXTENSIONS):
@@ -111,15 +111,15 @@ class LoadScan(Transform):
             raise
         except Exception as error:
             raise UserError(unreadable(file, error)) from error
-        if image.ndim > self.spec.spatial_dims + 1:  # all axes but one have length 1 there
+        if image.ndim > self.spec.spatial_dims + 1:  # all axes but one have length 1
             image = image.reshape(*image.shape[: self.spec.spatial_dims], -1)
-        return EnsureChannelFirst()(image)
+        return EnsureChannelFirst()(image), () if isinstance(reader, ITKReader) else reader.notes
 
 
 class LoadScand(LoadImaged):
-    """`LoadScan` for entries of a dictionary, in the place of MONAI's ``LoadImaged`` and ``EnsureChannelFirstd``.
+    """`LoadScan` for entries of a dictionary, in place of MONAI's ``LoadImaged`` and ``EnsureChannelFirstd``.
 
-    It is a ``LoadImaged``, since MONAI Label looks for one.
+    It is a ``LoadImaged``, which MONAI Label and MONAI Deploy look for.
 
     Args:
         keys: entries, each a path or a list of paths.
@@ -138,30 +138,58 @@ class LoadScand(LoadImaged):
         self._loader: Any = LoadScan(spec, **settings)
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
-        """Return the data with the scans loaded; a warning is logged for each note."""
+        """Return the data with the scans loaded; each note is logged as a warning."""
         d = super().__call__(data, reader)
         for key in self.key_iterator(d):
-            for note in json.loads(d[key].meta["notes"]):
+            for note in case_of(d[key].meta).notes:
                 logger.warning("%s: %s", d[key].meta["filename_or_obj"], note)
         return d
 
 
-def _quietly(make: Callable[[], Any]) -> Any:
-    """Return ``make()`` without MONAI's word that DICOM is not decoded on a GPU."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
-        return make()
-
-
 class _NiftiReader(NibabelReader):
-    """MONAI's ``NibabelReader``, which leaves the header as it is, and notices damage in a compressed file.
+    """MONAI's ``NibabelReader`` that keeps the header unchanged and notices damaged files.
 
-    See `read_header` for the header, `unpacked_nifti` for the damage.
+    nibabel stops reading before the checksum of a compressed file, and ignores what lies behind the voxels.
     """
 
+    notes: tuple[str, ...] = ()
+
     def read(self, data: Any, **kwargs: Any) -> Any:
+        """Return a NIfTI image.
+
+        Raises:
+            UserError: when the file is shorter, or at least a slice longer, than its header says.
+            Exception: of many kinds, when it is damaged.
+        """
         self.filenames = data
-        return unpacked_nifti(data[0]) if data[0].lower().endswith(".gz") else nib.load(data[0])
+        path = Path(data[0])
+        image: Any = nib.load(path)
+        size = math.prod(image.shape) * image.get_data_dtype().itemsize
+        expected, spare = int(image.dataobj.offset) + size, max(1, size // max((*image.shape, 1)))
+        packed = path.name.lower().endswith(".gz")
+        if packed:
+            with gzip.open(path) as file:
+                content = file.read(expected + spare)  # a file that holds less is read to its checksum
+        found = len(content) if packed else path.stat().st_size
+        if found < expected:
+            raise UserError(
+                f"{path}: cut short, found {found} bytes of data, expected {expected}; copy or download it again"
+            )
+        if found >= expected + spare:
+            raise UserError(
+                f"{path}: found at least a slice of data more than its header describes, expected {expected} bytes; "
+                "export or convert it again"
+            )
+        if found > expected:
+            self.notes = (f"{found - expected} bytes more than its header describes were ignored",)
+        return type(image).from_bytes(content) if packed else image
 
     def _get_affine(self, img: Any) -> np.ndarray:
         return np.array(img.affine, dtype=np.float64)
+
+
+def _quietly(make: Callable[[], Any]) -> Any:
+    """Return ``make()`` without MONAI's warning that DICOM is not decoded on a GPU."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+        return make()

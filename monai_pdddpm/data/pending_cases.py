@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_pdddpm.data.datalist import case_name
+from monai_pdddpm.data.case import case_name
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.provenance import made_by, report_path
 from monai_pdddpm.utils.ranks import is_first_rank

@@ -8,7 +8,7 @@ from typing import Any
 from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
 
-from monai_pdddpm.data.datalist import case_name
+from monai_pdddpm.data.case import case_name
 from monai_pdddpm.data.dataset import CaseFailure, explain_failure
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.ranks import gathered

@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from monai_pdddpm.bundle.calibration_file import save_calibration
-from monai_pdddpm.data.datalist import case_name
+from monai_pdddpm.data.case import case_name
 from monai_pdddpm.metrics.calibration import near_structure
 from monai_pdddpm.metrics.recalibration import CalibrationCase, cross_validated, fit_calibration
 from monai_pdddpm.transforms.case_summary import agreement, foreground_labels, voxel_volume_ml

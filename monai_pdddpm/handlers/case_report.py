@@ -17,8 +17,7 @@ import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 
-from monai_pdddpm.data.datalist import case_name
-from monai_pdddpm.data.detached import DETACHABLE, find_data
+from monai_pdddpm.data.case import case_name, case_of
 from monai_pdddpm.data.loading import LoadScan
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.transforms.case_summary import foreground_labels
@@ -92,8 +91,8 @@ class CaseReport:
         """Write picture and report of each item of the engine's output."""
         for item in engine.state.output:
             meta = item["image"].meta
-            case = case_name(str(meta["filename_or_obj"]))
-            files = json.loads(meta.get("files") or "[]") or [str(meta["filename_or_obj"])]
+            scan = case_of(meta)
+            case, files = scan.name, scan.files
             folder = self.output_dir / case
             folder.mkdir(parents=True, exist_ok=True)
             inference = dict(item.get("inference", {}))
@@ -106,8 +105,8 @@ class CaseReport:
             report = {
                 "case": case,
                 "image": files[0] if len(files) == 1 else files,
-                "inputs": input_checksums([file for file in files if file]),
-                "notes": json.loads(meta.get("notes") or "[]"),
+                "inputs": scan.checksums(),
+                "notes": list(scan.notes),
                 "labels": {str(index): name for index, name in self.labels.items()},
                 "result": item.get("result", {}),
                 "settings": self.settings,
@@ -144,15 +143,6 @@ class CaseReport:
             title=case if frames == 1 else f"{case}, frame {channel} (0 to {frames - 1})",
             members=maps["members"].astype(np.uint8) if "members" in maps else None,
         )
-
-
-def input_checksums(scans: Sequence[str]) -> dict[str, str | None]:
-    """Return the SHA-256 of scans, each a file or a series' folder, and of voxels that lie in files of their own."""
-    found = {scan: checksum(scan) for scan in scans}
-    for scan in scans:
-        if scan.lower().endswith(DETACHABLE) and (data := str(find_data(scan).file)) not in found:
-            found[data] = checksum(data)
-    return found
 
 
 def peak_memory_mib(device: torch.device) -> int | None:

@@ -18,7 +18,7 @@ from monai_pdddpm.data.cache import CachedDataset
 from monai_pdddpm.utils.atomic_write import atomic_write, remove_partial_files
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
-from monai_pdddpm.utils.resource_errors import memory_short
+from monai_pdddpm.utils.resource_errors import is_out_of_memory
 
 
 def save_atomically(content: Any, path: str | os.PathLike) -> None:
@@ -196,7 +196,7 @@ class TrainingCheckpoint:
             self._write_unsaved()
             kept = f"{self._epoch} of {engine.state.max_epochs} epochs are kept" if self._epoch else "no epoch is done"
             engine.logger.info(f"{self.path}: stopped, {kept}; the same command goes on from there")
-        if memory_short(error):
+        if is_out_of_memory(error):
             raise UserError(
                 "batch_size: the memory does not suffice for a step of the training; give a smaller --batch_size or "
                 "--roi_size, or end other programs"

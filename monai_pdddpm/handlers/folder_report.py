@@ -11,7 +11,7 @@ from pathlib import Path
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 
-from monai_pdddpm.data.datalist import case_name
+from monai_pdddpm.data.case import case_name
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.utils.atomic_write import atomic_write, remove_partial_files
 from monai_pdddpm.utils.errors import UserError

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from monai.engines.utils import IterationEvents
 
-from monai_pdddpm.data.datalist import SCAN_EXTENSIONS, case_name
+from monai_pdddpm.data.case import case_name, case_of
+from monai_pdddpm.data.datalist import SCAN_EXTENSIONS
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.transforms.case_summary import foreground_labels
 from monai_pdddpm.transforms.dicom_seg import segment_codes
@@ -97,7 +98,7 @@ class ViewerFiles:
 def _scan_for_scene(item: Mapping[str, Any]) -> str | None:
     """Return the absolute path of a case's first 3D file; None for a DICOM series or a 4D file."""
     meta = item["image"].meta
-    listed = json.loads(meta.get("files") or "[]") or [str(meta["filename_or_obj"])]
+    listed = case_of(meta).files
     files = [file for file in listed if file]
     if not files or not files[0].lower().endswith(SCAN_EXTENSIONS) or not os.path.isfile(files[0]):
         return None

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from monai_pdddpm.utils.errors import UserError
-from monai_pdddpm.utils.resource_errors import files_short
+from monai_pdddpm.utils.resource_errors import is_too_many_files
 
 __all__ = ["atomic_write", "remove_partial_files"]
 
@@ -40,7 +40,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(part, path)
     except OSError as error:
         remedy = "free space on the disk, or set output_dir to a folder that you may write to"
-        if files_short(error):
+        if is_too_many_files(error):
             remedy = "end other programs, or allow more open files with ulimit -n"
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
     finally:

@@ -1,4 +1,4 @@
-"""What runs short on a machine, told apart from what is wrong with a file."""
+"""Errors of a machine that ran out of memory, open files or disk space."""
 
 from __future__ import annotations
 
@@ -7,47 +7,44 @@ import re
 
 from monai_pdddpm.utils.errors import error_links
 
-__all__ = ["files_short", "memory_short", "shortage"]
+__all__ = ["is_out_of_memory", "is_too_many_files", "resource_message"]
 
-_MEMORY = re.compile(  # in the words of torch, numpy and oneDNN
+_MEMORY = re.compile(  # in messages of torch, numpy and oneDNN
     "can't allocate memory|out of memory|unable to allocate|bad_alloc|could not create a primitive", re.IGNORECASE
 )
 _FILES = (errno.EMFILE, errno.ENFILE)
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def memory_short(error: BaseException) -> bool:
-    """Tell whether an exception, or one that it was raised from, says that memory was refused."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception, or one that it was raised from, means that memory was refused."""
     return _has(error, (errno.ENOMEM,)) or any(
         isinstance(link, MemoryError) or (isinstance(link, RuntimeError) and bool(_MEMORY.search(str(link))))
         for link in error_links(error)
     )
 
 
-def files_short(error: BaseException) -> bool:
-    """Tell whether an exception, or one that it was raised from, says that no further file may be opened."""
+def is_too_many_files(error: BaseException) -> bool:
+    """Tell whether an exception, or one that it was raised from, means that no further file may be opened."""
     return _has(error, _FILES)
 
 
-def shortage(path: object, error: BaseException) -> str | None:
-    """Say on one line what ran short while a case was worked on.
+def resource_message(path: object, error: BaseException) -> str | None:
+    """Return one line on the resource that ran out while a case was processed; None for other errors.
 
     Args:
         path: the case's file.
-        error: what was raised.
-
-    Returns:
-        the line, or None when nothing ran short.
+        error: the exception.
     """
-    if memory_short(error):
+    if is_out_of_memory(error):
         return (
-            f"{path}: the memory does not suffice for this case; give --write_members False, a smaller --roi_size or a "
-            "scan that is cropped, or end other programs"
+            f"{path}: not enough memory for this case; set --write_members False, a smaller --roi_size, crop the scan, "
+            "or close other programs"
         )
-    if files_short(error):
-        return f"{path}: too many files are open; end other programs, or allow more with ulimit -n"
+    if is_too_many_files(error):
+        return f"{path}: too many open files; close other programs, or raise the limit with ulimit -n"
     if _has(error, _DISK):
-        return f"{path}: the disk is full; free space, or set output_dir and TMPDIR to folders of a larger one"
+        return f"{path}: the disk is full; free space, or set output_dir and TMPDIR to folders on a larger one"
     return None
 
 

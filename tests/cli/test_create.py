@@ -118,7 +118,7 @@ class TestMistakes:
             ({"name": "my-task'); x"}, "name: found"),
             ({"spacing": [1, 1, 0]}, "three sizes"),
             ({"memory": 0}, "--memory"),
-            ({"cases": 1}, "one training case"),
+            ({"cases": 1}, "expected at least two"),
         ],
     )
     def test_settings(self, decathlon, tmp_path, options, message):

@@ -30,18 +30,10 @@ def scan(tmp_path):
 
 
 def test_item_has_the_image_and_its_seconds(scan):
-    item = CaseDataset([{"image": str(scan)}], READ, spatial_dims=3, channels=1)[0]
+    item = CaseDataset([{"image": str(scan)}], READ)[0]
     assert np.array_equal(item["image"].numpy()[0], VOXELS)
     assert list(item["seconds"]) == ["read and preprocess"]
     assert 0 < item["seconds"]["read and preprocess"] < 60
-
-
-def test_failing_check_is_told_without_loading(scan):
-    data = CaseDataset([{"image": str(scan)}], [partial(pytest.fail, "loaded")], spatial_dims=3, channels=4)
-    failure = data[0]["failure"]
-    assert set(data[0]) == {"failure"}
-    assert (failure["case"], failure["file"]) == ("good", str(scan))
-    assert "found shape 6 x 7 x 5, expected 3 spatial axes and 4 volumes" in failure["error"]
 
 
 def test_user_error_of_a_nested_transform_is_told_as_it_is(tmp_path):
@@ -64,7 +56,7 @@ def test_unexpected_error_is_named_by_its_root(scan, caplog):
 @pytest.mark.parametrize("name", ["bad.mha", "bad.nrrd"])
 def test_file_that_the_loader_refuses(tmp_path, name):
     (tmp_path / name).write_text("no scan\nat all\n")
-    error = CaseDataset([{"image": str(tmp_path / name)}], READ, spatial_dims=3)[0]["failure"]["error"]
+    error = CaseDataset([{"image": str(tmp_path / name)}], READ)[0]["failure"]["error"]
     assert error.startswith(f"{tmp_path / name}: cannot be read as an image (")
     assert "\n" not in error
 
@@ -75,7 +67,7 @@ def test_damage_inside_a_gzip_is_found_on_loading(tmp_path):
     content = bytearray(path.read_bytes())
     content[2000:3000] = bytes(1000)
     path.write_bytes(content)
-    error = CaseDataset([{"image": str(path)}], READ, spatial_dims=3)[0]["failure"]["error"]
+    error = CaseDataset([{"image": str(path)}], READ)[0]["failure"]["error"]
     assert error.startswith(f"{path}: cannot be read as an image (")
 
 
@@ -83,7 +75,7 @@ def test_series_and_its_frames(tmp_path):
     series = np.random.default_rng(0).random((6, 7, 5, 4), np.float32)
     nib.save(nib.Nifti1Image(series, np.eye(4)), tmp_path / "a.nii")
     options = {"spatial_dims": 3, "channels": 1, "fourth_dimension": "time"}
-    item = CaseDataset([{"image": str(tmp_path / "a.nii")}], LoadScand("image", **options), **options)[0]
+    item = CaseDataset([{"image": str(tmp_path / "a.nii")}], LoadScand("image", **options))[0]
     assert np.array_equal(item["image"].numpy(), np.moveaxis(series, -1, 0))
 
 
@@ -91,7 +83,7 @@ def test_series_and_its_frames(tmp_path):
 def test_channel_that_is_missing(scan, tmp_path, missing):
     options = {"spatial_dims": 3, "channels": 2, "missing": missing, "channel_names": {"0": "FLAIR", "1": "T1"}}
     cases = [{"image": [str(tmp_path / "gone.nii"), str(scan)]}]
-    item = CaseDataset(cases, LoadScand("image", **options), **options)[0]
+    item = CaseDataset(cases, LoadScand("image", **options))[0]
     if missing == "zero":
         assert np.array_equal(item["image"].numpy(), np.stack([0 * VOXELS, VOXELS]))
     else:
@@ -100,15 +92,9 @@ def test_channel_that_is_missing(scan, tmp_path, missing):
 
 
 def test_list_without_any_file_is_a_failure(tmp_path):
-    failure = CaseDataset([{"image": [str(tmp_path / "gone.nii"), None]}], READ, spatial_dims=3)[0]["failure"]
+    failure = CaseDataset([{"image": [str(tmp_path / "gone.nii"), None]}], READ)[0]["failure"]
     assert failure["case"] == "gone"
     assert "none of the files of a case is there" in failure["error"]
-
-
-@pytest.mark.parametrize("options", [{"fourth_dimension": "frames"}, {"missing": "skip"}])
-def test_unknown_option(options):
-    with pytest.raises(UserError, match=r": found '(frames|skip)', expected"):
-        CaseDataset([], READ, **options)
 
 
 def test_interrupt_passes(scan):
@@ -129,7 +115,7 @@ def test_slice_is_a_subset(scan):
 def test_loader_goes_on_after_a_bad_case(scan, tmp_path, workers):
     cases = [{"image": str(tmp_path / "gone.nii")}, {"image": str(scan), "label": "truth.nii"}]
     steps = [*READ, Lambdad("image", partial(scale, power=1))]
-    data = CaseDataset(cases, steps, spatial_dims=3, channels=1)
+    data = CaseDataset(cases, steps)
     bad, good = DataLoader(data, batch_size=1, collate_fn=case_collate, num_workers=workers)
     assert set(bad) == {"failure"}
     assert bad["failure"]["case"] == "gone"

@@ -9,7 +9,8 @@ from monai.transforms import Compose, Invertd, LoadImage, Orientationd, SaveImag
 from scipy.spatial.transform import Rotation
 
 from monai_pdddpm.data.dataset import case_collate
-from monai_pdddpm.data.dicom import has_series, read_series, require_one_series
+from monai_pdddpm.data.dicom import read_series
+from monai_pdddpm.data.dicom_files import find_series, has_series
 from monai_pdddpm.data.loading import LoadScan, LoadScand
 from monai_pdddpm.transforms.spacing import Spacingd
 from monai_pdddpm.utils.errors import UserError
@@ -60,14 +61,14 @@ class TestSeries:
         assert np.array_equal(found.numpy()[0], VOXELS)
         assert np.array_equal(found.numpy(), expected.numpy())
         assert np.allclose(found.affine, expected.affine, atol=1e-6)
-        assert found.meta["notes"] == "[]"
+        assert found.meta["case"].notes == ()
 
     def test_tilted_gantry_is_a_sheared_grid(self, tmp_path, write_series):
         write_series(tmp_path, VOXELS, tilted())
         image = LoadScan()(tmp_path)
         assert np.allclose(image.affine, LPS_TO_RAS @ tilted(), atol=1e-6)
         assert np.allclose(image.meta["original_affine"], image.affine)
-        assert "not at right angles" in image.meta["notes"]
+        assert "not at right angles" in image.meta["case"].notes[0]
         assert not np.allclose(LoadImage()(tmp_path).affine, image.affine, atol=0.05)  # ITK stands the stack upright
 
     def test_slopes_that_differ_from_slice_to_slice(self, tmp_path, write_series):
@@ -108,7 +109,7 @@ class TestRefused:
             write_series(tmp_path, VOXELS, oblique(), uid=uid, names=f"{uid}-{{}}.dcm")
         refused(tmp_path, f"found {count} DICOM series ({', '.join(uids[:3])}{end}", "a folder of its own")
         with pytest.raises(UserError, match=f"found {count} DICOM series"):
-            require_one_series(tmp_path)
+            find_series(tmp_path)
 
     @pytest.mark.parametrize(
         ("shape", "affine", "what"),
@@ -126,14 +127,15 @@ class TestRefused:
     def test_slice_that_is_cut_short(self, tmp_path, write_series):
         files = write_series(tmp_path, VOXELS, oblique())
         files[3].write_bytes(files[3].read_bytes()[:-100])
-        refused(tmp_path, str(files[3]), "cannot be read as an image")
+        with pytest.raises(UserError, match=f"{tmp_path}: cannot be read as an image"):
+            LoadScan()(tmp_path)
 
     @pytest.mark.parametrize(
         ("lose", "told"),
         [
             (lambda file: file.write_bytes(b""), "an empty file"),
-            (lambda file: (file.unlink(), file.symlink_to("gone")), "a link to nowhere"),
-            (lambda file: file.rename(file.with_suffix(".dcm")).write_bytes(bytes(200)), "no DICOM file"),
+            (lambda file: (file.unlink(), file.symlink_to("gone")), "a broken link"),
+            (lambda file: file.rename(file.with_suffix(".dcm")).write_bytes(bytes(200)), "no DICOM content"),
         ],
     )
     def test_last_slice_that_is_none_any_more(self, tmp_path, write_series, lose, told):

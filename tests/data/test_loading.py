@@ -1,7 +1,7 @@
 """A scan is loaded as MONAI does where MONAI is right, comes back onto its own grid, and tells what was done to it."""
 
+import gzip
 import itertools
-import json
 import logging
 
 import itk
@@ -14,6 +14,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, 
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from scipy.spatial.transform import Rotation
 
+from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.checks import CheckImaged
 from monai_pdddpm.data.dataset import case_collate
 from monai_pdddpm.data.loading import LoadScan, LoadScand
@@ -26,7 +27,7 @@ MONAI = Compose([LoadImaged("image"), EnsureChannelFirstd("image")])
 ORIENTATIONS = [
     "".join(codes) for order in itertools.permutations(("RL", "AP", "SI")) for codes in itertools.product(*order)
 ]
-ADDED = {"notes", "files"}
+ADDED = {"case"}
 
 
 def grid(codes="RAS", spacing=(1.0, 1.0, 1.0), degrees=0.0, shape=SHAPE):
@@ -45,7 +46,7 @@ def save(path, array=VOXELS, affine=None, header=None, image_class=nib.Nifti1Ima
 
 
 def notes(image):
-    return json.loads(image.meta["notes"])
+    return list(image.meta["case"].notes)
 
 
 def warnings(caplog):
@@ -99,7 +100,7 @@ class TestAsMonai:
                 one, two = one[:4], two[:4]  # MONAI overwrites the time step
             np.testing.assert_array_equal(one, two, err_msg=key)
         assert notes(found) == []
-        assert json.loads(found.meta["files"]) == [path]
+        assert found.meta["case"] == Case("a", (path,))
 
     @pytest.mark.parametrize("name", ["a.nrrd", "a.nhdr", "a.mha", "a.mhd"])
     @pytest.mark.parametrize("channels", [1, 2])
@@ -129,7 +130,7 @@ class TestAsMonai:
         item = LoadScand("image", channels=2, missing="zero")({"image": [save(tmp_path / "ä.nii"), None]})
         (back,) = decollate_batch(case_collate([item]))
         assert notes(back["image"]) == notes(item["image"]) != []
-        assert json.loads(back["image"].meta["files"]) == [str(tmp_path / "ä.nii"), None]
+        assert back["image"].meta["case"].files == (str(tmp_path / "ä.nii"), None)
 
 
 class TestOddNifti:
@@ -186,6 +187,56 @@ class TestOddNifti:
             LoadScan(channels=2)([good, tmp_path / "bad.nii.gz"])
 
 
+class TestDamage:
+    @pytest.fixture(params=["a.nii", "a.nii.gz"])
+    def content(self, tmp_path, request):
+        path = tmp_path / request.param
+        save(path, np.random.default_rng(0).integers(0, 1000, (20, 20, 20)).astype(np.int16))
+        return path, path.read_bytes()
+
+    @pytest.mark.parametrize("left", [0.3, 0.7, 0.999])
+    def test_cut_short(self, content, left):
+        path, whole = content
+        path.write_bytes(whole[: int(len(whole) * left)])
+        with pytest.raises(UserError, match=rf"{path.name}: (cut short, found|cannot be read as an image \()"):
+            LoadScan()(path)
+
+    def test_whole_header_without_voxels_in_a_sound_gzip(self, tmp_path):
+        save(tmp_path / "a.nii")
+        (tmp_path / "b.nii.gz").write_bytes(gzip.compress((tmp_path / "a.nii").read_bytes()[:400]))
+        with pytest.raises(UserError, match=r"b\.nii\.gz: cut short, found 400 bytes of data, expected"):
+            LoadScan()(tmp_path / "b.nii.gz")
+
+    def test_gzip_in_several_members(self, tmp_path):
+        save(tmp_path / "a.nii")
+        content = (tmp_path / "a.nii").read_bytes()
+        (tmp_path / "b.nii.gz").write_bytes(gzip.compress(content[:500]) + gzip.compress(content[500:]))
+        assert np.array_equal(LoadScan()(tmp_path / "b.nii.gz").numpy()[0], VOXELS)
+
+    @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+    @pytest.mark.parametrize(("more", "fits"), [(10, True), (8 * 7 * 4, False)])
+    def test_more_than_the_header_describes(self, tmp_path, name, more, fits):
+        save(tmp_path / "whole.nii")
+        content = (tmp_path / "whole.nii").read_bytes() + bytes(more)
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        if fits:
+            assert notes(LoadScan()(tmp_path / name)) == ["10 bytes more than its header describes were ignored"]
+        else:
+            with pytest.raises(UserError, match="at least a slice of data more than its header describes"):
+                LoadScan()(tmp_path / name)
+
+    @pytest.mark.parametrize("name", ["a.mhd", "a.nhdr", "a.mha", "a.nrrd"])
+    def test_missing_or_short_voxels_of_other_formats(self, tmp_path, name):
+        itk.imwrite(itk.image_from_array(VOXELS), str(tmp_path / name))
+        data = next((path for path in tmp_path.iterdir() if path.name != name), tmp_path / name)
+        data.write_bytes(data.read_bytes()[:-500])
+        with pytest.raises(UserError, match=rf"{name}: cannot be read as an image \("):
+            LoadScan()(tmp_path / name)
+        data.unlink()
+        with pytest.raises(UserError, match=rf"{name}: (cannot be read as an image|does not exist)"):
+            LoadScan()(tmp_path / name)
+
+
 class TestList:
     def test_one_file_a_channel(self, tmp_path):
         arrays = [VOXELS, VOXELS[::-1].copy(), VOXELS**2]
@@ -194,7 +245,7 @@ class TestList:
         assert np.array_equal(image.numpy(), np.stack(arrays))
         assert np.array_equal(image.affine, grid("LPS"))
         assert image.meta["filename_or_obj"] == files[0]
-        assert json.loads(image.meta["files"]) == files
+        assert image.meta["case"].files == tuple(files)
         assert notes(image) == []
 
     def test_missing_channel_is_zero(self, tmp_path, caplog):

@@ -115,20 +115,20 @@ class TestList:
 
     def test_files_on_one_grid(self, files):
         plan = plan_scan(files, ScanSpec(channels=3))
-        assert plan.files == tuple(files)
-        assert (plan.other_grids, plan.notes) == (frozenset(), ())
+        assert plan.case.files == tuple(files)
+        assert (plan.other_grids, plan.case.notes) == (frozenset(), ())
 
     def test_hundredth_of_a_voxel_is_the_same_grid(self, files):
         save(files[1], affine=shifted(0.005, 0, 0))
-        assert plan_scan(files, ScanSpec(channels=3)).notes == ()
+        assert plan_scan(files, ScanSpec(channels=3)).case.notes == ()
 
     @pytest.mark.parametrize("gone", [None, "", "gone.nii"])
     def test_missing_channel(self, files, gone):
         files[1] = gone
         refused(files, "flair.nii.gz: its channel 1 (T1) is missing", "zero", channels=3, channel_names=NAMES)
         plan = plan_scan(files, ScanSpec(channels=3, missing="zero", channel_names=NAMES))
-        assert plan.files == (files[0], None, files[2])
-        assert plan.notes == ("channel 1 (T1) is missing: zeros in its place",)
+        assert plan.case.files == (files[0], None, files[2])
+        assert plan.case.notes == ("channel 1 (T1) is missing: zeros in its place",)
 
     def test_missing_channel_is_told_with_its_file_and_the_remedy(self, files):
         files[2] = "gone.nii"
@@ -165,14 +165,16 @@ class TestList:
         save(files[2], shape, affine)
         plan = plan_scan(files, ScanSpec(channels=3, channel_names=NAMES))
         assert plan.other_grids == {2}
-        assert plan.notes == (f"channel 2 (T2) lies on another grid: resampled to that of channel 0 (FLAIR){covered}",)
+        assert plan.case.notes == (
+            f"channel 2 (T2) lies on another grid: resampled to that of channel 0 (FLAIR){covered}",
+        )
 
     def test_first_file_that_is_there_gives_the_grid(self, files):
         files[0] = None
         save(files[2], affine=shifted(1, 0, 0))
         plan = plan_scan(files, ScanSpec(channels=3, missing="zero"))
         assert plan.other_grids == {2}
-        assert "resampled to that of channel 1" in plan.notes[1]
+        assert "resampled to that of channel 1" in plan.case.notes[1]
 
     def test_files_of_different_places(self, files):
         save(files[1], affine=shifted(0, 0, 100))
@@ -183,5 +185,5 @@ class TestList:
         sheared[0, 1] = 0.2
         for file in files:
             save(file, affine=sheared)
-        notes = plan_scan(files, ScanSpec(channels=3, channel_names=NAMES)).notes
+        notes = plan_scan(files, ScanSpec(channels=3, channel_names=NAMES)).case.notes
         assert any(note.startswith("channel 1 (T1): its axes are not at right angles") for note in notes)

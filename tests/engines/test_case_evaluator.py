@@ -127,7 +127,7 @@ def test_one_bad_case_of_three(cases, make, error, caplog):
     if make is fail_in_loading:
         assert "cannot be read as an image" in text
     elif isinstance(error, MemoryError):
-        assert "b.nii.gz: the memory does not suffice for this case; give" in text
+        assert "b.nii.gz: not enough memory for this case; set" in text
     elif isinstance(error, UserError):
         assert text.endswith(": b: bad luck; have more")
     else:

@@ -17,7 +17,7 @@ import monai_pdddpm
 from monai_pdddpm.data import CaseDataset, GridWriter, case_collate, pending_cases
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.handlers import CaseReport
-from monai_pdddpm.handlers.case_report import device_name, input_checksums, peak_memory_mib, write_json
+from monai_pdddpm.handlers.case_report import device_name, peak_memory_mib, write_json
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.metrics.recalibration import Calibration
 from monai_pdddpm.networks import PDDDPM
@@ -240,14 +240,3 @@ def test_names_for_people():
 def test_peak_memory_where_the_system_does_not_tell(monkeypatch):
     monkeypatch.setattr("monai_pdddpm.handlers.case_report.resource", None)
     assert peak_memory_mib(torch.device("cpu")) is None
-
-
-def test_voxels_in_a_file_of_their_own_have_a_checksum_too(tmp_path):
-    header = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 2\nencoding: raw\ndata file: scan.raw\n\n"
-    (tmp_path / "scan.nhdr").write_text(header)
-    (tmp_path / "scan.raw").write_bytes(bytes(8))
-    found = input_checksums([str(tmp_path / "scan.nhdr")])
-    assert found == {
-        str(tmp_path / "scan.nhdr"): hashlib.sha256(header.encode()).hexdigest(),
-        str(tmp_path / "scan.raw"): hashlib.sha256(bytes(8)).hexdigest(),
-    }

@@ -1,6 +1,5 @@
 """Files for viewers: which files a case gets, and that they agree."""
 
-import json
 from types import SimpleNamespace
 from urllib.parse import unquote
 from xml.etree import ElementTree
@@ -12,6 +11,7 @@ import SimpleITK as sitk
 import torch
 from monai.data import MetaTensor
 
+from monai_pdddpm.data.case import Case
 from monai_pdddpm.handlers import ViewerFiles
 from monai_pdddpm.utils.errors import UserError
 
@@ -31,7 +31,7 @@ def scan(tmp_path):
 def item(scan, frames=1, channels=1, files=None):
     seg = torch.zeros(1, *SHAPE) if frames == 1 else torch.zeros(1, *SHAPE, frames)
     seg[0, 1, 2, 3] = 2 if frames == 1 else torch.arange(frames) % 3
-    meta = {"filename_or_obj": str(scan), "files": json.dumps(files or [str(scan)])}
+    meta = {"filename_or_obj": str(scan), "case": Case("case", tuple(files or [str(scan)]))}
     image = MetaTensor(torch.zeros(channels, *SHAPE), meta=meta)
     seg = MetaTensor(seg, affine=torch.as_tensor(AFFINE))
     return {"image": image, "seg": seg, "inference": {"frames": frames}}

@@ -35,7 +35,8 @@ from monai.data.folder_layout import FolderLayout
 from monai_pdddpm.__main__ import main as command_line
 from monai_pdddpm.bundle import load_calibration, load_network, load_segmenter
 from monai_pdddpm.data import LoadScan, inference_cases
-from monai_pdddpm.data.datalist import check_case_name, labelled_cases
+from monai_pdddpm.data.case import Case
+from monai_pdddpm.data.datalist import labelled_cases
 from monai_pdddpm.handlers.checkpoint import TrainingCheckpoint
 from monai_pdddpm.utils.errors import UserError, user_message
 from monai_pdddpm.visualize.report import write_report
@@ -172,7 +173,7 @@ def _names(folder: Path, mark: Path) -> None:
     for name in NAMES:
         file = str(folder / "data" / name)
         try:
-            check_case_name(file)
+            Case.of(file).check_name()
         except UserError:
             continue
         layout = FolderLayout(str(output), postfix="mutual-information", extension=".nii.gz", parent=True)
@@ -194,7 +195,7 @@ def _markup(folder: Path, mark: Path) -> None:
 def _line_break(folder: Path, mark: Path) -> None:
     file = folder / "a\nerror: \x1b[2J.nii"
     shutil.copy(__file__, file)
-    check_case_name(str(file))
+    Case.of(str(file)).check_name()
     LoadScan()(str(file))
 
 

@@ -84,7 +84,7 @@ def look_at_scans(kind: Kind, folder: Path) -> tuple[str, str]:
     """List, check and read a folder as inference does; return the outcome of the input beside the valid scan."""
     options = {"channels": 1, "fourth_dimension": "channel"} | kind.options
     cases = inference_cases(folder / kind.dataset)
-    dataset = CaseDataset(cases, _reading(**options), spatial_dims=3, **options)
+    dataset = CaseDataset(cases, _reading(**options))
     found = {case_name(case["image"]): dataset[number] for number, case in enumerate(cases)}
     if kind.beside:
         good = found.pop("good")
@@ -103,7 +103,7 @@ def look_at_scans(kind: Kind, folder: Path) -> tuple[str, str]:
         return "wrong voxels", f"{image.shape}"
     if not np.allclose(image.affine, affine, atol=1e-4):
         return "wrong affine", f"{image.affine.tolist()}"
-    notes = image.meta["notes"]
+    notes = image.meta["case"].notes
     notes = json.loads(notes) if isinstance(notes, str) else notes
     return ("noted", "; ".join(notes)) if notes else ("done", "")
 

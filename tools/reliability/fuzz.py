@@ -46,7 +46,7 @@ with ATHERIS.instrument_imports(include=COVERED) if ATHERIS else contextlib.null
     from good_scan import AFFINE, VOXELS, itk_image, nifti, series
 
     from monai_pdddpm.data import CaseDataset, CheckImaged, LoadScand, inference_cases, labelled_cases
-    from monai_pdddpm.data.datalist import check_case_name
+    from monai_pdddpm.data.case import Case
     from monai_pdddpm.utils.errors import UserError, user_message
 
 SECONDS, MEMORY = 5, 1 << 29  # of an input; bytes of address space
@@ -135,7 +135,7 @@ def put_series(folder: Path) -> None:
 def look_at_scan(path: Path) -> None:
     """Check and read a scan as inference does; compare NIfTI voxels with nibabel's."""
     reading = Compose([LoadScand("image"), CheckImaged("image")])
-    item = CaseDataset([{"image": str(path)}], reading, spatial_dims=3, channels=1)[0]
+    item = CaseDataset([{"image": str(path)}], reading)[0]
     if "failure" in item:
         raise UserError(item["failure"]["error"])
     voxels, affine = item["image"].numpy(), np.asarray(item["image"].affine)
@@ -156,7 +156,7 @@ def look_at_list(path: Path) -> None:
             for case in cases_of(path.parent):
                 files = [case["image"]] if isinstance(case["image"], str) else case["image"]
                 outside += [file for file in files if file and ".." in Path(file).parts]
-                check_case_name(case["image"])
+                Case.of(case["image"]).check_name()
     with contextlib.suppress(ValueError, RecursionError):
         if outside and "root" not in json.loads(path.read_text(encoding="utf-8-sig")):
             raise Fault(f"a case outside the folder: {outside[0]!r}")

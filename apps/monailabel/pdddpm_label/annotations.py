@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from monai_pdddpm.data.datalist import case_name
+from monai_pdddpm.data.case import case_name
 from monai_pdddpm.data.geometry import largest_shift
 from monai_pdddpm.data.headers import read_header
 from monai_pdddpm.data.loading import LoadScan

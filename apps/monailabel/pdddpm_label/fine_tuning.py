@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from monai_pdddpm.data.datalist import case_name
+from monai_pdddpm.data.case import case_name
 from monai_pdddpm.handlers.checkpoint import save_atomically
 from monai_pdddpm.networks.weights import load_weights, read_weights
 from monai_pdddpm.utils.atomic_write import atomic_write

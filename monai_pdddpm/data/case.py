@@ -1,0 +1,137 @@
+"""The identity of a case: its name and its files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from monai_pdddpm.utils.errors import UserError, printable
+from monai_pdddpm.utils.meta_object import MetaObject
+from monai_pdddpm.utils.provenance import checksum
+
+__all__ = ["Case", "Image", "case_name", "case_of", "present_files"]
+
+_LONGEST_NAME = 200  # bytes; file systems take 255, and names of outputs are longer
+_DETACHED = (".mhd", ".nhdr")  # headers whose voxels lie in another file
+
+
+@dataclass(frozen=True)
+class Case(MetaObject):
+    """One subject's scan.
+
+    Attributes:
+        name: name of its results: the file's name without its extension, as MONAI's ``SaveImage`` has it; the whole
+            name of a folder, dots included.
+        files: one file or folder, or one for each channel; None for a channel without a file.
+        notes: remarks on how the files were read, each a sentence without a full stop.
+    """
+
+    name: str
+    files: tuple[str | None, ...]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, image: Image) -> Case:
+        """Identify the case of an entry of a list.
+
+        A list of files has the name of the first file that exists, or else of the first that is listed.
+
+        Args:
+            image: path, or a list with one path for each channel, where None and "" stand for no file; or a case, which
+                is returned as it is.
+
+        Raises:
+            UserError: when it is none of these.
+        """
+        if isinstance(image, Case):
+            return image
+        entries = [image] if isinstance(image, (str, os.PathLike)) else image
+        if not isinstance(entries, Sequence) or not all(
+            entry is None or isinstance(entry, (str, os.PathLike)) for entry in entries
+        ):
+            raise UserError(
+                f"image: found {image!r}, expected a path, or a list with one for each channel; fix the data list"
+            )
+        files = tuple(os.path.expanduser(entry) if entry else None for entry in map(_text, entries))
+        return cls(_name_of(_main_file(files)), files)
+
+    @property
+    def file(self) -> str:
+        """The file that the case is named after."""
+        return _main_file(self.files)
+
+    @property
+    def present_files(self) -> tuple[str | None, ...]:
+        """The files, with None in place of those that do not exist."""
+        return tuple(file if file is not None and os.path.exists(file) else None for file in self.files)
+
+    def check_name(self) -> None:
+        """Check that results can be written as ``<name>/<name>_<kind>`` in the output folder.
+
+        Raises:
+            UserError: when the name is too long, is not printable text, or names a folder.
+        """
+        length = len(os.fsencode(self.name))
+        if printable(self.name) != self.name:
+            found = "a name with control characters or bytes that are not text"
+        elif self.name in ("", ".", "..") or os.path.basename(self.name) != self.name:
+            found = f"a scan that would be written as {self.name!r}"
+        elif length > _LONGEST_NAME:
+            found = f"a name of {length} bytes"
+        else:
+            return
+        raise UserError(
+            f"{self.file}: found {found}, expected a name that results can be written under, of at most "
+            f"{_LONGEST_NAME} bytes; rename the scan"
+        )
+
+    def checksums(self) -> dict[str, str | None]:
+        """Return the SHA-256 of each file, and of the files beside a detached header that share its name."""
+        found = {file: checksum(file) for file in self.files if file is not None}
+        for file in [Path(file) for file in found if file.lower().endswith(_DETACHED)]:
+            beside = sorted(path for path in file.parent.iterdir() if path.stem == file.stem and path != file)
+            found |= {str(path): checksum(path) for path in beside if path.is_file()}
+        return found
+
+
+Image: TypeAlias = str | os.PathLike | Sequence[str | os.PathLike | None] | Case
+
+
+def case_of(meta: Mapping[str, Any]) -> Case:
+    """Return the case that a tensor was read from.
+
+    Args:
+        meta: metadata of the tensor: `LoadScand` writes the case under ``case``; other loaders write
+            ``filename_or_obj``.
+    """
+    case = meta.get("case")
+    return case if isinstance(case, Case) else Case.of(str(meta.get("filename_or_obj") or "unnamed"))
+
+
+def case_name(image: Image) -> str:
+    """Return the name of a case, see `Case.of`."""
+    return Case.of(image).name
+
+
+def present_files(image: Image) -> tuple[str | None, ...]:
+    """Return the files of a case that exist, see `Case.present_files`."""
+    return Case.of(image).present_files
+
+
+def _text(entry: str | os.PathLike | None) -> str | None:
+    return None if entry is None else os.fspath(entry)
+
+
+def _main_file(files: Sequence[str | None]) -> str:
+    listed = [file for file in files if file]
+    return next((file for file in listed if os.path.exists(file)), listed[0] if listed else "unnamed")
+
+
+def _name_of(path: str) -> str:
+    if os.path.isdir(path):
+        return os.path.basename(os.path.abspath(path))
+    stem, extension = os.path.splitext(os.path.basename(path))
+    return os.path.splitext(stem)[0] if extension == ".gz" else stem

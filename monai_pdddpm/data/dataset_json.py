@@ -1,0 +1,106 @@
+"""A ``dataset.json`` in the layout of the Medical Segmentation Decathlon."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from monai_pdddpm.utils.errors import UserError
+
+__all__ = ["LIST_KEYS", "is_inside", "listed_cases", "read_json"]
+
+LIST_KEYS = ("test", "validation", "training")
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: when the file cannot be read, is not valid JSON, has a key twice, or holds something else than an
+            object.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_without_duplicates)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    except (ValueError, RecursionError) as error:  # ValueError also covers text that is not UTF-8
+        raise UserError(f"{path}: not valid JSON ({error}); fix it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: found a {type(content).__name__}, expected an object with lists of cases; fix it")
+    return content
+
+
+def listed_cases(path: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """Read one list of a ``dataset.json``.
+
+    Args:
+        path: the file.
+        content: its content.
+        key: ``test``, ``validation`` or ``training``. An entry of the list is an image, or an object with ``image`` and
+            an optional ``label``; an image is a path, or a list with one path or null for each channel.
+
+    Returns:
+        For each entry ``{"image": path or list}`` and ``"label"`` where there is one, with absolute paths.
+
+    Raises:
+        UserError: when an entry has another form, or a path leaves the folder; the message names the entry.
+    """
+    for name in content:
+        if name not in LIST_KEYS and name.strip().lower() in LIST_KEYS:
+            raise UserError(f"{path}: found the key {name!r}, expected {name.strip().lower()!r}; rename it")
+    root = path.parent / _root_of(path, content)
+    listed = content.get(key) or []
+    if not isinstance(listed, list):
+        raise UserError(f"{path}: {key!r} is a {type(listed).__name__}, expected a list of cases; fix it")
+    cases = []
+    for number, entry in enumerate(listed):
+        where = f"{key}[{number}]"
+        files = entry if isinstance(entry, dict) else {"image": entry}
+        image = files.get("image")
+        case: dict[str, Any] = {}
+        if isinstance(image, list):
+            if not any(image):
+                raise UserError(f"{path}: image of {where} lists no file, expected at least one path; fix it")
+            case["image"] = [str(root / _checked(path, where, "image", file)) if file else None for file in image]
+        else:
+            case["image"] = str(root / _checked(path, where, "image", image))
+        if files.get("label") is not None:
+            case["label"] = str(root / _checked(path, where, "label", files["label"]))
+        cases.append(case)
+    return cases
+
+
+def is_inside(value: str) -> bool:
+    """Tell whether a path is relative and stays inside its folder, read as a POSIX and as a Windows path."""
+    parts = (*PurePosixPath(value).parts, *PureWindowsPath(value).parts)
+    absolute = PurePosixPath(value).is_absolute() or PureWindowsPath(value).anchor
+    return not absolute and ".." not in parts and not any(part.startswith("~") for part in parts[:1])
+
+
+def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):  # json keeps the last one without a word
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    return dict(pairs)
+
+
+def _root_of(path: Path, content: dict[str, Any]) -> str:
+    """Return the folder that paths are relative to, from ``root``; a list may lie elsewhere than its scans."""
+    value = content.get("root", ".")
+    if not isinstance(value, str) or not os.path.isdir(path.parent / value):
+        raise UserError(f"{path}: root is {value!r}, expected the folder that the scans lie in; fix it")
+    return value
+
+
+def _checked(path: Path, entry: str, key: str, value: object) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise UserError(f"{path}: {key} of {entry} is {value!r}, expected one path inside the folder; fix it")
+    if not is_inside(value):
+        raise UserError(
+            f"{path}: {key} of {entry} leaves the folder ({value!r}), expected a path relative to {path.parent}; "
+            "move or link the file there"
+        )
+    return value

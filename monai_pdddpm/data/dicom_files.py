@@ -1,0 +1,191 @@
+"""The DICOM files of a folder, and the series that they belong to."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from monai_pdddpm.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+__all__ = [
+    "check_one_series",
+    "find_series",
+    "has_series",
+    "not_a_slice",
+    "read_slice_header",
+    "require_dicom",
+    "slices_of",
+]
+
+_SUFFIX = ".dcm"
+_IGNORED = ("DICOMDIR",)  # the table of contents of a disk is DICOM too
+# the first element of a file without preamble: group 2 or 8, then a value representation or a short length
+_BARE = re.compile(rb"[\x02\x08]\x00.\x00(?:[A-Z]{2}|..\x00\x00)", re.DOTALL)
+
+
+def require_dicom(*packages: str) -> None:
+    """Check that the optional packages for DICOM can be imported.
+
+    Args:
+        packages: beside pydicom.
+
+    Raises:
+        UserError: when one is missing, or too old for another.
+    """
+    try:
+        for name in ("pydicom", *packages):
+            __import__(name)
+    except ImportError as error:
+        raise UserError(
+            f"DICOM: found no usable highdicom and pydicom ({error}), expected both; pip install highdicom pydicom"
+        ) from error
+
+
+def has_series(folder: str | os.PathLike) -> bool:
+    """Tell whether a folder or one below it holds a DICOM file, recognized by its content."""
+    return any(_is_dicom(file) for parent, *_ in os.walk(folder) for file in _files_in(Path(parent)))
+
+
+def find_series(root: str | os.PathLike, own: bool = True) -> list[str]:
+    """Find the DICOM series below a folder, at any depth.
+
+    Args:
+        root: the folder.
+        own: include a series whose slices lie in the folder itself.
+
+    Returns:
+        A folder for each series: of a subfolder of ``root`` with one series the subfolder itself, however deep its
+        slices lie; else the folders of its series. Subfolders that continue the series above them are left out.
+
+    Raises:
+        UserError: when the folder's own slices belong to several series, or a folder cannot be listed.
+    """
+    root = Path(os.path.abspath(root))  # "." has no name
+    found: list[Path] = []
+    uid = None
+    if own and (headers := [read_slice_header(file) for file in _files_in(root) if _is_dicom(file)]):
+        uid = check_one_series(root, headers)
+        found.append(root)
+    for folder in _folders_in(root):
+        below = list(_series_below(folder, uid))
+        found += [folder] if len(below) == 1 else below
+    return [str(folder) for folder in found]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return [path for path in _entries(folder) if path.is_file() and path.name not in _IGNORED]
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return [path for path in _entries(folder) if path.is_dir() and not path.name.startswith(".")]
+
+
+def _is_dicom(file: Path) -> bool:
+    try:
+        with file.open("rb") as content:
+            head = content.read(132)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); check its permissions") from error
+    return head[128:] == b"DICM" or _BARE.match(head) is not None
+
+
+def read_slice_header(file: Path) -> Dataset:
+    """Read the header of a DICOM file, without pixels.
+
+    Raises:
+        UserError: when it is damaged, or pydicom is missing.
+    """
+    require_dicom()
+    from pydicom import dcmread
+
+    try:
+        return dcmread(file, stop_before_pixels=True, force=True)
+    except Exception as error:  # pydicom raises many kinds for damaged files
+        raise not_a_slice(file) from error
+
+
+def not_a_slice(file: Path) -> UserError:
+    """Return the error for a DICOM file without an image."""
+    return UserError(
+        f"{file}: a DICOM file that cannot be read as an image, expected an intact slice; copy it again, or, if it "
+        "is not an image (a report, for example), move it to another folder"
+    )
+
+
+def _first_uid(folder: Path) -> str | None:
+    file = next(filter(_is_dicom, _files_in(folder)), None)
+    return None if file is None else str(read_slice_header(file).get("SeriesInstanceUID", ""))
+
+
+def _series_below(folder: Path, above: str | None) -> Iterator[Path]:
+    """Yield the folders of the series below a folder, except those that continue the series ``above``."""
+    uid = _first_uid(folder)
+    if uid is not None and uid != above:
+        yield folder
+    for inner in _folders_in(folder):
+        yield from _series_below(inner, above if uid is None else uid)
+
+
+def slices_of(folder: Path) -> list[Path]:
+    """Return the files of a folder's series, those in subfolders included.
+
+    Raises:
+        UserError: when there are none, or a file was a slice once and is damaged.
+    """
+    uid = _first_uid(folder)
+    slices = [] if uid is None else _whole_slices(folder)
+    for inner in (Path(parent) for parent, *_ in os.walk(folder) if parent != str(folder)):
+        found = _first_uid(inner)
+        if found is not None and uid in (None, found):
+            slices += _whole_slices(inner)
+    if not slices:
+        raise UserError(f"{folder}: a folder without DICOM files, expected a scan or a DICOM series; check dataset_dir")
+    return slices
+
+
+def _whole_slices(folder: Path) -> list[Path]:
+    """Return the slices in a folder, and refuse leftovers of slices, without which a stack may look complete."""
+    slices = []
+    for file in _entries(folder):
+        if file.name.startswith(".") or file.name in _IGNORED or file.is_dir():
+            continue
+        found = ""
+        if file.is_symlink() and not file.exists():
+            found = "a broken link"
+        elif file.is_file() and file.stat().st_size == 0:
+            found = "an empty file"
+        elif file.is_file() and _is_dicom(file):
+            slices.append(file)
+        elif file.suffix.lower() == _SUFFIX:
+            found = "no DICOM content, despite its name"
+        if found:
+            raise UserError(f"{file}: found {found}, expected a slice; copy the series again, or remove the file")
+    return slices
+
+
+def check_one_series(folder: Path, headers: Sequence[Dataset]) -> str:
+    """Return the identifier of the series that all slices of a folder belong to.
+
+    Raises:
+        UserError: when there are several.
+    """
+    uids = list(dict.fromkeys(str(header.get("SeriesInstanceUID", "")) for header in headers))
+    if len(uids) > 1:
+        raise UserError(
+            f"{folder}: found {len(uids)} DICOM series ({', '.join(uids[:3])}{', ...' if len(uids) > 3 else ''}), "
+            "expected one; put each in a folder of its own"
+        )
+    return uids[0]
