@@ -44,9 +44,12 @@ _WIDTH, _HEIGHT, _LEAST_ROW, _LEAST_COLUMN = 7.2, 7.2, 0.55, 1.1
 _LEFT, _GAP, _LINE, _NOTE, _FOOT = 0.34, 0.04, 0.16, 0.27, 0.42
 _DPI = 250
 
-_SIDES = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.5, 0.02, "center", "bottom"))
-_PLACES = (*_SIDES, (0.5, 0.98, "center", "top"))
-_ON_SCAN: dict[str, Any] = {"color": "white", "fontsize": 7}
+# of the letters at the left, right, bottom and top of a picture: x, y, horizontal and vertical alignment
+_PLACES: Sequence[tuple[float, float, str, str]] = (
+    *((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center")),
+    *((0.5, 0.02, "center", "bottom"), (0.5, 0.98, "center", "top")),
+)
+_OUTLINED: dict[str, Any] = {"color": "white", "path_effects": [withStroke(linewidth=2, foreground="black")]}
 _CONVENTION = "Patient's right is at the left. i, j, k: voxel index in the file, from 0."
 _MARKS = "Marks at the edges: the other two planes. "
 _CROPPED = "Cropped to the findings."
@@ -209,21 +212,12 @@ def _draw(
             axes = panels[f"{name} {row}"]
             _field(axes, view, column / scale, rows[row] / scale)
             _show(axes, view.pictures["image"], view, colormaps["gray"], limits, "catrom")
-        for side, (x, y, ha, va) in zip(view.plane.sides, _PLACES, strict=True):
-            _write(panels[f"image {row}"], x, y, side, ha=ha, va=va)
+        _captions(panels[f"image {row}"], view, column)
         _segmentation(panels[f"seg {row}"], view, colors, found, marks=len(views) > 1)
         for member in range(members):
             _contours(panels[f"members {row}"], view.pictures["members"][..., member], view, colors, 0.6)
         # linear between voxels, so that no color lies beyond those of the voxels
         shown = _show(panels[f"entropy {row}"], view.pictures["entropy"], view, _heat(), (0, highest), "bilinear")
-        middle: dict[str, Any] = {
-            "rotation": 90,
-            "ha": "center",
-            "va": "center",
-            "transform": panels[f"image {row}"].transAxes,
-        }
-        panels[f"image {row}"].text(-0.25 / column, 0.5, view.plane.name, fontsize=8, weight="bold", **middle)
-        panels[f"image {row}"].text(-0.1 / column, 0.5, view.name, fontsize=7, **middle)
     for name, head in heads.items():
         panels[f"{name} 0"].set_title(head, fontsize=8, weight="bold", pad=4)
     _scale_bar(panels["image 0"], column / scale, 1 / scale)
@@ -235,7 +229,7 @@ def _draw(
     spaces = {"borderpad": 0, "borderaxespad": 0.2, "handlelength": 1.6, "columnspacing": 1.2, "labelspacing": 0.3}
     panels["legend"].legend(handles=legend, loc="upper left", ncols=per_line, fontsize=8, frameon=False, **spaces)
     panels["legend"].text(0, 0, f"{_CONVENTION}\n{note}", fontsize=6.5, color="#404040", va="bottom")
-    if title:  # the end of a long name tells most
+    if title:  # the end of a long name is the most specific part
         letters = int((width - _LEFT) / 0.09)
         short = title if len(title) <= letters else f"…{title[1 - letters :]}"
         figure.text(_LEFT / width, 1 - 0.05 / height, short, fontsize=9, weight="bold", va="top")
@@ -248,6 +242,15 @@ def _field(axes: Axes, view: _View, width: float, height: float) -> None:
     axes.spines[:].set_visible(False)
     axes.set_xlim((view.size[0] - width) / 2, (view.size[0] + width) / 2)
     axes.set_ylim((view.size[1] + height) / 2, (view.size[1] - height) / 2)
+
+
+def _captions(axes: Axes, view: _View, width: float) -> None:
+    """Write the sides of the patient into a picture, and plane and slice beside it; ``width`` in inches."""
+    for side, (x, y, ha, va) in zip(view.plane.sides, _PLACES, strict=True):
+        axes.text(x, y, side, ha=ha, va=va, fontsize=7, transform=axes.transAxes, **_OUTLINED)
+    turned: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "center", "transform": axes.transAxes}
+    axes.text(-0.25 / width, 0.5, view.plane.name, fontsize=8, weight="bold", **turned)
+    axes.text(-0.1 / width, 0.5, view.name, fontsize=7, **turned)
 
 
 def _show(
@@ -272,13 +275,13 @@ def _segmentation(axes: Axes, view: _View, colors: Mapping[int, str], found: boo
     """Draw the segmentation's borders, and marks at the edges where the other two planes lie."""
     _contours(axes, view.pictures["seg"], view, colors, 1.2)
     if not found:
-        _write(axes, 0.5, 0.02, "nothing segmented", ha="center", va="bottom")
+        place: dict[str, Any] = {"ha": "center", "va": "bottom", "transform": axes.transAxes}
+        axes.text(0.5, 0.02, "nothing segmented", fontsize=7, **place, **_OUTLINED)
     (width, height), (x, y) = view.size, view.marks
     length = 0.05 * max(width, height)
     ends = ((x, 0, x, length), (x, height, x, height - length), (0, y, length, y), (width, y, width - length, y))
     for x0, y0, x1, y1 in ends if marks else ():
-        seen = [withStroke(linewidth=2, foreground="black")]
-        axes.plot([x0, x1], [y0, y1], color="white", linewidth=0.8, path_effects=seen)
+        axes.plot([x0, x1], [y0, y1], linewidth=0.8, **_OUTLINED)
 
 
 def _contours(axes: Axes, picture: Array, view: _View, colors: Mapping[int, str], linewidth: float) -> None:
@@ -297,16 +300,8 @@ def _scale_bar(axes: Axes, width: float, inch: float) -> None:
     power = 10.0 ** math.floor(math.log10(width / 3))
     length = max(step * power for step in (1, 2, 5) if step * power <= width / 3)
     x, y = axes.get_xlim()[0] + 0.04 * width, axes.get_ylim()[0] - 0.07 * inch
-    seen = [withStroke(linewidth=3, foreground="black")]
-    axes.plot([x, x + length], [y, y], color="white", linewidth=1.5, solid_capstyle="butt", path_effects=seen)
-    text = axes.text(x, y - 0.04 * inch, f"{length:g} mm", ha="left", va="bottom", **_ON_SCAN)
-    text.set_path_effects([withStroke(linewidth=1.2, foreground="black")])
-
-
-def _write(axes: Axes, x: float, y: float, text: str, **alignment: Any) -> None:
-    """Write white on black at a place from (0, 0), lower left, to (1, 1)."""
-    written = axes.text(x, y, text, transform=axes.transAxes, **alignment, **_ON_SCAN)
-    written.set_path_effects([withStroke(linewidth=1.2, foreground="black")])
+    axes.plot([x, x + length], [y, y], linewidth=1.5, solid_capstyle="butt", **_OUTLINED)
+    axes.text(x, y - 0.04 * inch, f"{length:g} mm", ha="left", va="bottom", fontsize=7, **_OUTLINED)
 
 
 def _gray_window(values: Array) -> tuple[float, float]:
