@@ -1,1 +1,1 @@
-"""What every way to a segmentation with uncertainty costs, measured on the same cases in one run."""
+"""Cost of segmentation with uncertainty, for every contender on the same cases."""

@@ -1,300 +1,272 @@
-"""The contenders: each a function that gives, for a task, a network and the inferer that asks it.
+"""What does each way to a segmentation with uncertainty cost? Parameters, FLOPs, seconds, memory on the same cases.
 
-All are asked through one pipeline, so that reading, windows, statistics and files are the same for everyone.
+    python benchmarks/speed/contenders.py --dataset_dir <hippocampus>
+    python benchmarks/speed/contenders.py                               # a phantom
+
+Each contender runs in a process of its own, from the file on disk to the files written. A measurement with the same
+settings is not repeated.
 """
 
 from __future__ import annotations
 
-import copy
+import argparse
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.bundle import ConfigParser
-from monai.inferers import Inferer
-from monai.networks.nets import DiffusionModelUNet, UNet
-from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
-from torch import nn
+from tqdm import tqdm
 
-from benchmarks.speed.costs import count_flops, denoiser_flops, on_meta, parameters
-from benchmarks.speed.rivals import NOISE_STEPS, Concatenated, FromNoise, Passes, Plain, SchedulerChain, Silent
-from benchmarks.trust import measuring
-from monai_pdddpm.bundle import load_network
-from monai_pdddpm.inferers import PDDDPMInferer
-from monai_pdddpm.inferers.chain import Chain
-from monai_pdddpm.networks import PDDDPM
-from monai_pdddpm.networks.weights import in_fast_layout, load_segmenter
-from monai_pdddpm.schedulers import DDIMRule, uniform_steps
-from monai_pdddpm.schedulers.processes import DDPMProcess
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
 
-PRESET = Path(__file__).resolve().parents[2] / "configs" / "presets" / "pd_ddpm_2022" / "inference.json"
-BASELINE_CHANNELS, BASELINE_ATTENTION = (32, 64, 128), (False, False, True)
-PASSES = 8
+from benchmarks import common  # noqa: E402
+from benchmarks.speed import rivals  # noqa: E402
+from benchmarks.speed.entries import CONTENDERS, Entry, Task, flops  # noqa: E402
+from monai_pdddpm.bundle import keep_freed_memory  # noqa: E402
+from monai_pdddpm.data import labelled_cases, write_phantom  # noqa: E402
+from monai_pdddpm.inferers.chain import Stopwatch  # noqa: E402
+from monai_pdddpm.transforms.case_summary import agreement  # noqa: E402
+from monai_pdddpm.utils.errors import friendly_errors  # noqa: E402
+
+STAGES = ("read", "preprocess", "segment", "noise", "encode", "chain", "blend", "statistics", "inverse", "write")
+NETWORK_STAGES = ("segment", "noise", "encode", "chain", "blend", "statistics")
+COUNTS = ("windows_run", "windows_skipped", "denoiser_evaluations")
 
 
-@dataclass(frozen=True)
-class Task:
-    """What all contenders share.
+class Pipeline:
+    """A bundle's way from file to files with a stopwatch; `output_dir` receives the files."""
 
-    Attributes:
-        bundle: folder of the bundle.
-        device: of the networks.
-        members: of every ensemble; None takes the bundle's own number.
-        weights: a contender's own, a state dict of its whole network; the bundle's contenders need none.
-        overrides: further changes of the bundle's ``inference.json``.
+    def __init__(self, parser: ConfigParser, output_dir: str) -> None:
+        parser.update({"output_dir": output_dir})
+        self.preprocessing = parser.get_parsed_content("preprocessing").transforms
+        self.postprocessing = parser.get_parsed_content("postprocessing").transforms
+        self.device = torch.device(parser["device"])
+
+    def __call__(self, entry: Entry, case: Mapping[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
+        """Segment a case and write its files; return the run with its seconds, and the label map on the scan's grid."""
+        watch, begin = Stopwatch(self.device), time.perf_counter()
+        item: Any = dict(case)
+        for transform in self.preprocessing:
+            with watch("read" if "Load" in type(transform).__name__ else "preprocess"):
+                item = transform(item)
+        with watch("preprocess"):
+            image = item["image"][None].float().to(self.device)
+        output = entry.inferer(image, entry.network)
+        run = output.meta["ensemble_run"][0].as_report()  # type: ignore[attr-defined]
+        item["pred"] = output[0]
+        for transform in self.postprocessing:
+            with watch("write" if "Save" in type(transform).__name__ else "inverse"):
+                item = transform(item)
+        total = time.perf_counter() - begin
+        seconds = {**dict.fromkeys(STAGES, 0.0), **watch.seconds, **run["seconds"], "total": total}
+        return run | {"seconds": seconds}, item["seg"].as_tensor().cpu()[0]
+
+
+def scaled(seconds: Mapping[str, float], factor: float, stages: Sequence[str] = ("chain",)) -> dict[str, float]:
+    """Return seconds with some stages longer by a factor."""
+    found = {**seconds, **{stage: factor * seconds[stage] for stage in stages}}
+    return found | {"total": seconds["total"] + sum(found[stage] - seconds[stage] for stage in stages)}
+
+
+def run_job(
+    contender: str,
+    bundle: str,
+    device: str,
+    overrides: Mapping[str, Any],
+    cases: Sequence[Mapping[str, Any]],
+    repeats: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Measure a contender in this process on labelled cases, in rounds until `repeats` or `seconds` are reached.
+
+    Long chains are timed over their first steps and scaled. Dice is given for trained networks and whole chains.
     """
-
-    bundle: Path
-    device: str = "cpu"
-    members: int | None = None
-    weights: Path | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def model_file(self) -> Path:
-        """The bundle's own weights."""
-        return self.bundle / "models" / "model.pt"
-
-    def parser(self, overrides: Mapping[str, Any] | None = None) -> ConfigParser:
-        """Read the bundle's ``inference.json`` and apply overrides, the task's own last."""
-        parser = ConfigParser()
-        parser.read_config(self.bundle / "configs" / "inference.json")
-        members = {} if self.members is None else {"members": self.members}
-        parser.update({"bundle_root": str(self.bundle), "device": self.device, **members, **(overrides or {})})
-        parser.update(dict(self.overrides))
-        return parser
-
-
-@dataclass
-class Entry:
-    """A contender, ready to be asked.
-
-    Attributes:
-        network: what the inferer is given: a pair, or a list of them.
-        inferer: gives (1, 3K + N K, ...) as :class:`PDDDPMInferer` does.
-        trained: whether the answer means anything.
-        passes: how often segmenters are asked in a window.
-    """
-
-    network: nn.Module
-    inferer: Inferer
-    trained: bool
-    passes: int = 1
-
-    @property
-    def pair(self) -> PDDDPM:
-        """The pair, or the first of them."""
-        first = self.network[0] if isinstance(self.network, nn.ModuleList) else self.network
-        assert isinstance(first, PDDDPM)
-        return first
-
-    @property
-    def chain(self) -> Any:
-        """The reverse chain, None of a contender without one."""
-        chain = getattr(self.inferer, "chain", None)
-        return chain if chain is not None and chain.time_steps else None
-
-
-def ours(task: Task, **overrides: Any) -> Entry:
-    """Return the bundle as it is shipped, but for overrides."""
-    parser = task.parser(overrides)
-    network = measuring.pair_of(parser, task.weights or task.model_file, task.device)
-    return Entry(network, _inferer(parser), trained=True)
-
-
-def with_solver(task: Task, solver: str, steps: int) -> Entry:
-    """Return the bundle's networks with another solver in the ODE blocks."""
-    return ours(task, **{"inferer::solver": solver, "inferer::solver_steps": steps})
-
-
-def paper(task: Task) -> Entry:
-    """Return the recipe of the preset: the noise predicted, every step from T' = 300, ancestral."""
-    preset = json.loads(PRESET.read_text(encoding="utf-8"))
-    members = task.parser()["members"]  # as many as everyone
-    parser = task.parser({**preset, "members": members})
-    return _with_bundles_segmenter(task, parser.get_parsed_content("network_def"), _inferer(parser))
-
-
-def diffusion_unet(task: Task, chain: Callable[[], Chain]) -> Entry:
-    """Return ordinary conditional diffusion: MONAI's network sees the image beside the noise, and no segmenter runs."""
-    parser = task.parser({"windows": "all", "presegmentation_weight": 0.0, "calibrated": False})
-    classes, channels = len(parser["labels"]), image_channels(parser)
-    network = DiffusionModelUNet(
-        spatial_dims=parser["spatial_dims"],
-        in_channels=classes + channels,
-        out_channels=classes,
-        channels=BASELINE_CHANNELS,
-        num_res_blocks=(2,) * len(BASELINE_CHANNELS),
-        attention_levels=BASELINE_ATTENTION,
+    keep_freed_memory()
+    torch.manual_seed(0)  # of untrained networks and MONAI's schedulers
+    start_mib = common.status_mib("VmRSS") or common.peak_mib()
+    task = Task(Path(bundle), device, overrides)
+    entry, parser = CONTENDERS[contender].build(task), task.parser()
+    whole, wanted = entry.chain, CONTENDERS[contender].timed_steps
+    count = len(whole.time_steps) if whole else 0
+    timed = min(count, math.ceil(wanted / len(cases))) if wanted else count
+    longer = ("chain", "noise") if whole and whole.rule.stochastic else ("chain",)
+    runs, rounds = [], 0
+    dice: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline = Pipeline(parser, folder)
+        if whole:
+            entry.inferer.chain = rivals.first_steps(whole, 1)  # warm-up
+        pipeline(entry, cases[0])
+        if whole:
+            entry.inferer.chain = rivals.first_steps(whole, timed)
+        begin = time.perf_counter()
+        while rounds < repeats and (rounds == 0 or time.perf_counter() - begin < seconds):
+            rounds += 1
+            for number, case in enumerate(tqdm(cases, desc=f"{contender}, round {rounds}", leave=False, disable=None)):
+                run, answer = pipeline(entry, case)
+                run["seconds"] = scaled(run["seconds"], count / timed if timed else 1, longer)
+                run["seconds"]["networks"] = sum(run["seconds"][stage] for stage in NETWORK_STAGES)
+                runs.append({"case": str(number), **run})
+                if rounds == 1 and entry.trained and timed == count:
+                    truth = common.read_truth(case)[0].round().long()
+                    dice.append(agreement(answer[None].long(), truth, range(1, len(parser["labels"]))))
+    counted = {name: float(np.mean([run[name] for run in runs])) for name in COUNTS}
+    counted["denoiser_evaluations"] *= count / timed if timed else 1
+    own = flops(entry, parser)
+    own["case"] = round(
+        (counted["windows_run"] + counted["windows_skipped"]) * own["segment"]
+        + counted["windows_run"] * own["encode"]
+        + counted["denoiser_evaluations"] * own["call"]
     )
-    pair = FromNoise(Silent(classes), Concatenated(network, classes), prediction="eps", schedule="linear_beta")
-    inferer = _inferer(parser)
-    inferer.chain = chain()
-    return _loaded(task, pair, inferer)
+    on = torch.device(device)
+    return {
+        "title": CONTENDERS[contender].title,
+        "members": runs[0]["members"],
+        "num_steps": count,
+        "timed_steps": timed,
+        "runs": len(runs),
+        "seconds": {
+            name: common.quartiles([run["seconds"][name] for run in runs]) for name in (*STAGES, "networks", "total")
+        },
+        "by_case": by_case(runs),
+        **counted,
+        "parameters": {"denoiser": rivals.parameters(entry.pair.denoiser), "all": rivals.parameters(entry.network)},
+        "flops": own,
+        **common.memory_of(start_mib, on),
+        "dice": float(np.mean(dice)) if dice else None,
+        "yardstick_seconds": common.yardstick(on),
+    }
 
 
-def vanilla_chain() -> Chain:
-    """Return DDPM's chain of 1000 steps, by MONAI's scheduler."""
-    scheduler = DDPMScheduler(num_train_timesteps=NOISE_STEPS)
-    return SchedulerChain(scheduler.timesteps.tolist(), DDIMRule(), DDPMProcess(), scheduler=scheduler)
+def by_case(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return the median seconds of each case, of the networks' stages and in total."""
+    found: dict[str, list[Mapping[str, float]]] = {}
+    for run in runs:
+        found.setdefault(run["case"], []).append(run["seconds"])
+    return {
+        case: {name: float(np.median([s[name] for s in seconds])) for name in ("networks", "total")}
+        for case, seconds in found.items()
+    }
 
 
-def ddim_chain(steps: int = 50) -> Chain:
-    """Return DDIM's chain, by MONAI's scheduler."""
-    scheduler = DDIMScheduler(num_train_timesteps=NOISE_STEPS)
-    scheduler.set_timesteps(steps)
-    return SchedulerChain(scheduler.timesteps.tolist(), DDIMRule(), DDPMProcess(), scheduler=scheduler)
+def ratios(row: Mapping[str, Any], base: Mapping[str, Any] | None) -> dict[str, float | None]:
+    """Return how many times as long as ours a contender takes, the median over the cases, None without ours."""
+    if base is None:
+        return {"networks": None, "total": None}
+    pairs = [(row["by_case"][case], base["by_case"][case]) for case in row["by_case"]]
+    return {name: float(np.median([a[name] / b[name] for a, b in pairs])) for name in ("networks", "total")}
 
 
-def fast_chain(steps: int = 10) -> Chain:
-    """Return Fast-DDPM's chain: a short even list, DDIM with eta 0."""
-    return Chain(uniform_steps(NOISE_STEPS, steps), DDIMRule(), DDPMProcess())
+def as_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Format the table of all contenders."""
+    head = ["contender", "members", "steps", "parameters M", "GFLOP a call", "GFLOP a case", "denoiser evaluations"]
+    head += ["networks s", "files s", "total s", "times ours: networks", "times ours: total", "peak MiB", "Dice"]
+    lines = []
+    for row in rows.values():
+        files = sum(row["seconds"][stage]["median"] for stage in STAGES if stage not in NETWORK_STAGES)
+        lines.append(
+            [
+                row["title"] + ("" if row["timed_steps"] == row["num_steps"] else " (scaled)"),
+                row["members"],
+                row["num_steps"] or "-",
+                f"{row['parameters']['all'] / 1e6:.2f}",
+                *(f"{row['flops'][name] / 1e9:.3g}" for name in ("call", "case")),
+                f"{row['denoiser_evaluations']:g}",
+                common.with_quartiles(row["seconds"]["networks"]),
+                common.number(files),
+                common.with_quartiles(row["seconds"]["total"]),
+                *("-" if x is None else common.number(x) for x in row["times_ours"].values()),
+                common.memory_cell(row),
+                "-" if row["dice"] is None else f"{row['dice']:.4f}",
+            ]
+        )
+    return common.table(head, lines)
 
 
-def plain(task: Task, match: str) -> Entry:
-    """Return the bundle with a plain U-Net as denoiser.
+def draw(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Draw seconds, FLOPs and parameters of each contender on logarithmic scales."""
+    from matplotlib import pyplot as plt
 
-    Args:
-        task: what all share.
-        match: ``"parameters"`` or ``"flops"``, what it has as much of as the bundle's denoiser.
-    """
-    parser = task.parser()
-    pair = parser.get_parsed_content("network_def")
-    classes, channels, roi = len(parser["labels"]), image_channels(parser), parser["roi_size"]
-
-    def candidate(width: int) -> Plain:
-        return Plain(plain_unet(parser["spatial_dims"], 2 * classes + channels + 1, classes, width), classes)
-
-    def cost(denoiser: nn.Module) -> int:
-        if match == "parameters":
-            return parameters(denoiser)
-        return denoiser_flops(denoiser, channels, classes, roi)["call"]
-
-    with torch.device("meta"):  # tries of widths must not count as memory that was needed
-        width = closest_width(cost(pair.denoiser), lambda w: cost(candidate(w)))
-    pair.denoiser = candidate(width)
-    return _with_bundles_segmenter(task, pair, _inferer(parser))
-
-
-def plain_unet(spatial_dims: int, in_channels: int, out_channels: int, width: int) -> nn.Module:
-    """Return MONAI's U-Net of four levels, each twice as wide as the one above it."""
-    return UNet(
-        spatial_dims=spatial_dims,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        channels=[width * 2**level for level in range(4)],
-        strides=(2, 2, 2),
+    names = list(rows)[::-1]
+    panels = (
+        ("networks, seconds a case", [rows[n]["seconds"]["networks"]["median"] for n in names]),
+        ("GFLOP a case", [rows[n]["flops"]["case"] / 1e9 for n in names]),
+        ("parameters, millions", [rows[n]["parameters"]["all"] / 1e6 for n in names]),
     )
+    figure, axes = plt.subplots(1, 3, figsize=(13, 1.2 + 0.34 * len(names)), sharey=True, layout="constrained")
+    for axis, (title, values) in zip(axes, panels, strict=True):
+        colors = ["tab:blue" if name.startswith("ours") else "tab:gray" for name in names]
+        bars = axis.barh(range(len(names)), values, color=colors)
+        axis.bar_label(bars, [f"{v:.3g}" for v in values], padding=3, fontsize=8)
+        axis.set_xscale("log")
+        axis.set_xlim(min(values) / 3, max(values) * 8)
+        axis.set_title(title)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(names)), [rows[n]["title"] for n in names], fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
-def closest_width(wanted: int, cost: Callable[[int], int], most: int = 256) -> int:
-    """Return the width from 1 to ``most`` whose cost, which rises with it, is closest to what is wanted."""
-    low, high = 1, most
-    while low < high:  # the first width that costs at least as much
-        middle = (low + high) // 2
-        low, high = (low, middle) if cost(middle) >= wanted else (middle + 1, high)
-    return min({max(1, low - 1), low}, key=lambda width: abs(cost(width) - wanted))
+def phantom_cases(number: int, work: Path) -> list[dict[str, Any]]:
+    """Return validation cases of a phantom that is made in `work`."""
+    folder = work / f"phantom_{number}"
+    if not folder.exists():
+        write_phantom(folder, train=1, validation=number, test=0, series=0, annotations=1, progress=False)
+    return labelled_cases(folder, "validation")
 
 
-def segmenter(task: Task) -> Entry:
-    """Return the bundle's segmenter alone."""
-    entry = ours(task, time_steps=[], members=1)
-    entry.pair.denoiser = nn.Identity()
-    return entry
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the contenders and write the table."""
+    friendly_errors()
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--dataset_dir", type=Path, help="labelled scans of the bundle; a phantom by default")
+    options.add_argument("--bundle", type=Path, help="hippocampus with --dataset_dir, else phantom")
+    options.add_argument("--device", default=common.default_device())
+    options.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    options.add_argument("--cases", type=int, default=5, help="number of validation cases")
+    options.add_argument("--repeats", type=int, default=3, help="rounds over all cases")
+    options.add_argument("--seconds", type=float, default=30, help="no round begins after this time")
+    options.add_argument("--overrides", type=json.loads, default={}, help="changes of inference.json, JSON")
+    options.add_argument("--work", type=Path, default=common.ROOT / "runs" / "speed", help="folder of measurements")
+    options.add_argument("--output_dir", type=Path, default=HERE, help="folder of table and figure")
+    options.add_argument("--again", action="store_true", help="ignore earlier measurements")
+    options.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
+    options.add_argument("--job_file", type=Path, help=argparse.SUPPRESS)
+    args = options.parse_args(argv)
+    if args.job:
+        common.write_json(args.job_file, run_job(**args.job))
+        return
+    bundle = (args.bundle or (common.HIPPOCAMPUS if args.dataset_dir else common.PHANTOM)).resolve()
+    cases = (
+        labelled_cases(args.dataset_dir.resolve(), "validation")[: args.cases]
+        if args.dataset_dir
+        else phantom_cases(args.cases, args.work.resolve())
+    )
+    job = {"bundle": str(bundle), "device": args.device, "overrides": args.overrides}
+    job |= {"cases": [dict(case) for case in cases], "repeats": args.repeats, "seconds": args.seconds}
+    rows = {}
+    for name in tqdm(args.only, desc="contenders", disable=None):
+        rows[name] = common.measured(Path(__file__), name, {"contender": name, **job}, args.work, args.again)
+    for row in rows.values():
+        row["times_ours"] = ratios(row, rows.get("ours"))
+    text = (
+        f"{as_table(rows)}\n\n{bundle.name}, {len(cases)} cases, {json.dumps(common.machine(args.device))}. Seconds "
+        "a case: medians over cases and rounds, in brackets the quartiles. Scaled: only the first steps of the chain "
+        f"were timed. {common.steadiness(list(rows.values()))}"
+    )
+    part = f"results_contenders_{torch.device(args.device).type}"
+    content = {"bundle": bundle.name, "machine": common.machine(args.device), "cases": len(cases), "rows": rows}
+    common.write_results(args.output_dir, part, content, text)
+    draw(rows, args.output_dir / f"{part}.png")
 
 
-def segmenter_flips(task: Task) -> Entry:
-    """Return the bundle's segmenter with every flip."""
-    alone, parser = segmenter(task), task.parser()
-    flips = measuring.all_flips(parser["spatial_dims"])
-    return Entry(nn.ModuleList([alone.network]), Passes(parser, flips), alone.trained, passes=len(flips))
-
-
-def segmenter_ensemble(task: Task, copies: int = PASSES) -> Entry:
-    """Return networks of the segmenter's shape, of which one is trained: for their time."""
-    alone = segmenter(task).network
-    others = [_fresh(copy.deepcopy(alone)) for _ in range(copies - 1)]
-    return Entry(nn.ModuleList([alone, *others]), Passes(task.parser()), trained=False, passes=copies)
-
-
-def _fresh(network: nn.Module) -> nn.Module:
-    """Draw a network's weights anew."""
-    for module in network.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-    return network
-
-
-def image_channels(parser: ConfigParser) -> int:
-    """Return the channels that the networks are given."""
-    return parser.get_parsed_content("network_def").denoiser.image_channels
-
-
-def _inferer(parser: ConfigParser) -> PDDDPMInferer:
-    inferer = parser.get_parsed_content("inferer")
-    assert isinstance(inferer, PDDDPMInferer)
-    inferer.progress = False
-    return inferer
-
-
-def _loaded(task: Task, pair: PDDDPM, inferer: Inferer) -> Entry:
-    if task.weights:
-        load_network(pair, task.weights, task.device)
-    network = in_fast_layout(pair.to(task.device).eval(), task.device)
-    return Entry(network, inferer, trained=task.weights is not None)
-
-
-def _with_bundles_segmenter(task: Task, pair: PDDDPM, inferer: Inferer) -> Entry:
-    load_segmenter(pair, [str(task.model_file)])  # which windows are run depends on what it says
-    return _loaded(task, pair, inferer)
-
-
-def flops(entry: Entry, parser: ConfigParser) -> dict[str, int]:
-    """Return the FLOPs of a contender for one window: ``segment`` (all passes), ``encode``, ``call``."""
-    pair, roi = entry.pair, parser["roi_size"]
-    classes, channels = len(parser["labels"]), image_channels(parser)
-    image = torch.zeros(1, channels, *roi, device="meta")
-    asked = on_meta(pair.segmenter)
-    found = {"segment": entry.passes * count_flops(lambda: asked(image)), "encode": 0, "call": 0}
-    if entry.chain is None:
-        return found
-    chain, denoiser = entry.chain, pair.denoiser
-    solver_steps = chain.solver_steps[0] if chain.solver_steps else 0  # the same at all times here
-    return found | denoiser_flops(denoiser, channels, classes, roi, chain.solver, solver_steps)
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A row of the table.
-
-    Attributes:
-        title: what it is.
-        build: makes it.
-        timed_steps: steps of its chain that are timed, over all cases together; 0 times the whole chain.
-    """
-
-    title: str
-    build: Callable[[Task], Entry]
-    timed_steps: int = 0
-
-
-CONTENDERS = {
-    "ours": Contender("ours", ours),
-    "ours_one": Contender("ours, 1 member", partial(ours, members=1)),
-    "ours_rk4": Contender("ours, rk4", partial(with_solver, solver="rk4", num_steps=1)),
-    # one Euler step would never ask the network for an acceleration
-    "ours_euler": Contender("ours, Euler (2 steps)", partial(with_solver, solver="euler", num_steps=2)),
-    "plain_parameters": Contender("plain U-Net, as many parameters", partial(plain, match="parameters")),
-    "plain_flops": Contender("plain U-Net, as many FLOPs", partial(plain, match="flops")),
-    "segmenter": Contender("segmenter", segmenter),
-    "segmenter_flips": Contender("segmenter, all flips", segmenter_flips),
-    "segmenter_ensemble": Contender(f"ensemble of {PASSES} segmenters", segmenter_ensemble),
-    "fast_ddpm": Contender("Fast-DDPM, 10 steps", partial(diffusion_unet, chain=fast_chain), 10),
-    "ddim": Contender("DDIM, 50 steps", partial(diffusion_unet, chain=ddim_chain), 10),
-    "paper": Contender("PD-DDPM's recipe, 300 steps", paper, 20),
-    "ddpm": Contender("DDPM, 1000 steps", partial(diffusion_unet, chain=vanilla_chain), 20),
-}
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,9 @@
-"""How time and memory of our inferer grow, with one thing after the other: members, steps, volume, windows.
+"""How do time and memory of the inferer grow with members, steps, volume and windows?
 
-Images are noise, and no case is read or written. Each point is measured in a process of its own, so that its peak of
-memory is its own.
+    python benchmarks/speed/growth.py --bundle bundles/hippocampus_mri_segmentation
+    python benchmarks/speed/growth.py --curves members windows
+
+Images are noise, and no file is read or written. Each point runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -9,41 +11,34 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.speed import report
-from benchmarks.speed.contenders import Task, image_channels, ours
-from benchmarks.speed.jobs import kept, machine, machine_line, measured, when
-from benchmarks.speed.measure import spread, yardstick
-from benchmarks.speed.rivals import FirstSteps
-from benchmarks.volume.volume import peak_mib, status_mib, table
-from monai_pdddpm.bundle import keep_freed_memory
-from monai_pdddpm.inferers.chain import Stopwatch
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from benchmarks import common  # noqa: E402
+from benchmarks.speed import rivals  # noqa: E402
+from monai_pdddpm.bundle import keep_freed_memory  # noqa: E402
+from monai_pdddpm.inferers.chain import Stopwatch  # noqa: E402
+from monai_pdddpm.utils.errors import friendly_errors  # noqa: E402
 
 STAGES = ("segment", "encode", "chain", "total")
-MARK, MARK_SIDE = 1000.0, 2  # far above the noise; with the margin it has to fit into one window
-SURE = 100.0  # logits by which background is ahead
+MARK, MARK_SIDE = 1000.0, 2  # far above the noise, and with the dilation within one window
+SURE = 100.0  # difference of logits of a certain background
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What grows, while all else stays as it is.
-
-    Attributes:
-        title: what the values are.
-        values: those measured, rising.
-        knee: one of them; growth behind it is compared with growth before it.
-        unit: of which one more is said to cost something.
-    """
+    """One growing quantity: values, a knee that separates lower and upper part, the unit of one more, its title."""
 
     title: str
     values: tuple[int, ...]
@@ -53,17 +48,17 @@ class Curve:
 
 CURVES = {
     "members": Curve("members", (1, 2, 4, 8, 16, 32, 64), 8, "member"),
-    "num_steps": Curve("num_steps", (1, 2, 3, 5, 10, 20), 5, "step"),
+    "steps": Curve("steps", (1, 2, 3, 5, 10, 20), 5, "step"),
     "volume": Curve("edge of the cube, voxels", (32, 64, 128, 192, 256), 128, "million voxels"),
     "windows": Curve("windows", (1, 2, 4, 8, 16), 4, "window"),
 }
 
 
-class SureElsewhere(nn.Module):
-    """A segmenter that is in doubt where the image is marked, and sure of background elsewhere.
+class CertainElsewhere(nn.Module):
+    """A segmenter that is undecided where the image is marked and certain of background elsewhere.
 
     Args:
-        segmenter: is run all the same, for its time.
+        segmenter: runs as well, for its time.
     """
 
     def __init__(self, segmenter: nn.Module) -> None:
@@ -77,15 +72,8 @@ class SureElsewhere(nn.Module):
         return logits
 
 
-def settings_of(curve: str, value: int) -> dict[str, Any]:
-    """Return the changes of ``inference.json`` that a point is made of; its image comes from :func:`size_of`."""
-    # members on the volume would be output, which grows by definition
-    settings = {"active": "presegmentation" if curve == "volume" else "all", "write_members": False}
-    return settings | ({curve: value} if curve in ("members", "num_steps") else {})
-
-
 def size_of(curve: str, value: int, roi_size: Sequence[int], overlap: float) -> list[int]:
-    """Return the size of a point's image: one window, but for a cube, and for windows in a row along the first axis."""
+    """Return the size of a point's image: a cube, a row of windows along the first axis, or one window."""
     if curve == "volume":
         return [value] * len(roi_size)
     more = value - 1 if curve == "windows" else 0
@@ -93,7 +81,7 @@ def size_of(curve: str, value: int, roi_size: Sequence[int], overlap: float) -> 
 
 
 def noise_image(channels: int, size: Sequence[int], marked: bool, device: torch.device) -> MetaTensor:
-    """Return an image of noise, (1, C, X, Y[, Z]), marked in its middle if asked."""
+    """Return an image of noise, (1, C, X, Y[, Z]), marked in its middle if requested."""
     image = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))
     if marked:
         image[(..., *(slice(n // 2, n // 2 + MARK_SIDE) for n in size))] = MARK
@@ -101,211 +89,168 @@ def noise_image(channels: int, size: Sequence[int], marked: bool, device: torch.
 
 
 def run_point(
-    curve: str,
-    value: int,
-    bundle: str,
-    device: str,
-    overrides: Mapping[str, Any],
-    repeats: int,
-    seconds: float,
+    curve: str, value: int, bundle: str, device: str, overrides: Mapping[str, Any], repeats: int, seconds: float
 ) -> dict[str, Any]:
-    """Measure one point in this process, which has done nothing else.
-
-    Args:
-        curve: a name of ``CURVES``.
-        value: of it.
-        bundle: folder whose networks and settings are taken.
-        device: of the networks.
-        overrides: further changes of ``inference.json``, below those of the point.
-        repeats: most runs, after one of one window and one step that is not counted.
-        seconds: a run that would likely end later is not begun; the first always is.
-
-    Returns:
-        what was run, ``seconds`` {stage: median and quartiles over the runs}, memory in MiB.
-    """
-    keep_freed_memory()  # as the bundles do
-    start_mib = status_mib("VmRSS") or peak_mib()
-    task = Task(Path(bundle), device, overrides={**overrides, **settings_of(curve, value)})
-    parser, entry, on = task.parser(), ours(task), torch.device(device)
+    """Measure one point in this process: up to `repeats` runs, none that would probably end after `seconds`."""
+    keep_freed_memory()
+    start_mib, on = common.status_mib("VmRSS") or common.peak_mib(), torch.device(device)
+    # Returned members would grow with their number by definition.
+    changes = {"windows": "active" if curve == "volume" else "all", "write_members": False}
+    changes |= {"members": value} if curve == "members" else {"num_steps": value} if curve == "steps" else {}
+    parser = common.read_bundle(Path(bundle), {**overrides, **changes}, device)
+    network, inferer = common.load_pair(parser), common.make_inferer(parser)
     if curve == "volume":
-        entry.pair.segmenter, entry.pair.logits = SureElsewhere(entry.pair.segmenter), True
-    size = size_of(curve, value, parser["roi_size"], parser["overlap"])
-    image = noise_image(image_channels(parser), size, curve == "volume", on)
-    warm_up(entry.inferer, entry.network, parser, on)
+        network.segmenter, network.logits = CertainElsewhere(network.segmenter), True
+    channels, roi, whole = common.image_channels(parser), parser["roi_size"], inferer.chain
+    inferer.chain = rivals.first_steps(whole, 1)  # warm-up
+    inferer(noise_image(channels, roi, True, on), network)
+    inferer.chain = whole
+    image = noise_image(channels, size_of(curve, value, roi, parser["overlap"]), curve == "volume", on)
     runs: list[dict[str, Any]] = []
-    while len(runs) < repeats and (not runs or sum(taken(runs)) + max(taken(runs)) <= seconds):
+    taken: list[float] = []
+    while len(runs) < repeats and (not runs or sum(taken) + max(taken) <= seconds):
         watch = Stopwatch(on)
         with watch("total"):
-            output = entry.inferer(image, entry.network)
-        ran = output.meta["ensemble_run"][0].as_report()  # type: ignore[attr-defined]
-        runs.append(ran | {"seconds": {**dict.fromkeys(STAGES, 0.0), **ran["seconds"], **watch.seconds}})
+            output = inferer(image, network)
+        run = output.meta["ensemble_run"][0].as_report()  # type: ignore[attr-defined]
+        runs.append(run | {"seconds": {**dict.fromkeys(STAGES, 0.0), **run["seconds"], **watch.seconds}})
+        taken.append(watch.seconds["total"])
         del output
     return {
         "curve": curve,
         "value": value,
-        "size": size,
+        "size": list(image.shape[2:]),
         "members": runs[0]["members"],
-        "num_steps": len(runs[0]["time_steps"]),
+        "steps": len(runs[0]["time_steps"]),
         **{name: runs[0][name] for name in ("windows_run", "windows_skipped", "denoiser_evaluations")},
         "runs": len(runs),
-        "seconds": {stage: spread([run["seconds"][stage] for run in runs]) for stage in STAGES},
-        "start_mib": start_mib,
-        "peak_mib": peak_mib(),
-        "gpu_peak_mib": torch.cuda.max_memory_allocated(on) / 2**20 if on.type == "cuda" else None,
-        "yardstick_seconds": yardstick(on),
+        "seconds": {stage: common.quartiles([run["seconds"][stage] for run in runs]) for stage in STAGES},
+        **common.memory_of(start_mib, on),
+        "yardstick_seconds": common.yardstick(on),
     }
 
 
-def warm_up(inferer: Any, network: nn.Module, parser: ConfigParser, device: torch.device) -> None:
-    """Ask for one step in one window, in the batches of the runs to come."""
-    whole, config = inferer.chain, inferer.config
-    inferer.chain = FirstSteps(whole, 1)
-    inferer.config = replace(config, members=min(config.members, config.member_batch))
-    inferer(noise_image(image_channels(parser), parser["roi_size"], True, device), network)
-    inferer.chain, inferer.config = whole, config
-
-
-def taken(runs: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Return the seconds that each run took."""
-    return [run["seconds"]["total"] for run in runs]
-
-
 def amount(row: Mapping[str, Any]) -> float:
-    """Return how much of a curve's unit a point has."""
+    """Return how many units of its curve a point has."""
     return math.prod(row["size"]) / 1e6 if row["curve"] == "volume" else row["value"]
 
 
-def marginal(low: tuple[float, float], high: tuple[float, float]) -> float:
-    """Return what one more costs between two points (amount, seconds)."""
-    return (high[1] - low[1]) / (high[0] - low[0])
-
-
-def slopes(points: Mapping[int, tuple[float, float]], knee: int) -> tuple[float, float] | None:
-    """Return what one more costs behind the knee, and before it.
+def slopes(points: Mapping[int, tuple[float, float]], knee: int) -> dict[str, float] | None:
+    """Return the seconds of one more unit above and below the knee and their ratio, None for a short curve.
 
     Args:
         points: {value: (amount, seconds)}, amounts rising.
-        knee: a value.
-
-    Returns:
-        both slopes, from the knee to the last point and from the first to the knee; None where one has no points.
+        knee: one of the values.
     """
     first, last = next(iter(points)), list(points)[-1]
     if knee not in points or knee in (first, last):
         return None
-    return marginal(points[knee], points[last]), marginal(points[first], points[knee])
-
-
-def job_of(curve: str, value: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of :func:`run_point`."""
-    members = {} if args.members is None else {"members": args.members}
-    return {
-        "curve": curve,
-        "value": value,
-        "bundle": str(args.bundle),
-        "device": args.device,
-        "overrides": {**members, **args.overrides},
-        "repeats": args.repeats,
-        "seconds": args.seconds,
-    }
-
-
-def points_of(curve: str, args: argparse.Namespace, measure: bool) -> list[dict[str, Any]]:
-    """Return a curve's points: measured, or as far as they are kept; it ends behind one whose run took too long."""
-    rows: list[dict[str, Any]] = []
-    for value in tqdm(CURVES[curve].values, desc=curve, disable=None):
-        name, job = f"growth_{curve}_{value}", job_of(curve, value, args)
-        row = measured(name, job, args) if measure else kept(name, job, args)
-        if row is None:
-            break
-        rows.append(row)
-        if row["seconds"]["total"]["median"] > args.seconds:
-            break
-    return rows
-
-
-def grow(names: Sequence[str], args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """Measure the named curves; write tables and figure, with the curves of an earlier command.
-
-    Args:
-        names: of ``CURVES``.
-        args: of the command line.
-    """
-    found = {name: points_of(name, args, name in names) for name in CURVES}
-    found = {name: rows for name, rows in found.items() if rows}
-    parts = [
-        f"### {name.capitalize()}\n\n{curve_table(rows)}\n\n{sentence(rows, args)}" for name, rows in found.items()
-    ]
-    everything = [row for rows in found.values() for row in rows]
-    part = f"growth_{torch.device(args.device).type}"
-    note = (
-        f"{args.bundle.name}, an image of noise, no files; {machine_line(args)} {when(everything)} Networks in "
-        f"{Task(args.bundle, args.device, overrides=args.overrides).parser()['precision']}. Seconds of the inferer: "
-        "medians over the runs, in brackets the quartiles; warm-up apart. One more: against the line before. Peak "
-        + ("on the GPU." if everything[0]["gpu_peak_mib"] is not None else "of the process (above its imports).")
-        + " Members themselves are not returned. "
-        + report.steadiness({str(i): row for i, row in enumerate(everything)})
+    above, below = (
+        (points[high][1] - points[low][1]) / (points[high][0] - points[low][0])
+        for low, high in ((knee, last), (first, knee))
     )
-    content = {"bundle": args.bundle.name, "machine": machine(args.device), "slopes": {}, "curves": found}
-    for name, rows in found.items():
-        content["slopes"][name] = slopes_of(rows)
-    report.write(part, content, "\n\n".join([*parts, note]), args.output_dir)
-    report.draw_growth(
-        {name: [(amount(row), row) for row in rows] for name, rows in found.items()},
-        {name: curve.unit + ("" if name == "volume" else "s") for name, curve in CURVES.items()},
-        args.output_dir / f"results_{part}.png",
-    )
-    return found
+    return {"behind": above, "before": below, "ratio": above / below}
 
 
 def slopes_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
-    """Return seconds of one more behind and before a curve's knee and their ratio, None of a curve too short."""
+    """Return the `slopes` of a curve's rows."""
     points = {row["value"]: (amount(row), row["seconds"]["total"]["median"]) for row in rows}
-    both = slopes(points, CURVES[rows[0]["curve"]].knee)
-    return both and {"behind": both[0], "before": both[1], "ratio": both[0] / both[1]}
+    return slopes(points, CURVES[rows[0]["curve"]].knee)
 
 
-def curve_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a curve's table."""
-    curve = CURVES[rows[0]["curve"]]
-    head = [curve.title, "windows run", "denoiser evaluations", "runs", *(f"{stage} s" for stage in STAGES)]
-    lines, before = [], None
-    for row in rows:
-        point = (amount(row), row["seconds"]["total"]["median"])
-        lines.append(
-            [
-                row["value"],
-                f"{row['windows_run']} of {row['windows_run'] + row['windows_skipped']}",
-                row["denoiser_evaluations"],
-                row["runs"],
-                *(report.number(row["seconds"][stage]["median"]) for stage in STAGES[:-1]),
-                report.with_spread(row["seconds"]["total"]),
-                "-" if before is None else f"{marginal(before, point):.3g}",
-                report.memory(row),
-            ]
-        )
-        before = point
-    return table([*head, f"one more {curve.unit} s", "peak MiB"], lines)
-
-
-def sentence(rows: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> str:
-    """Return what is held fixed in a curve, how it bends at the knee, and what was left out."""
-    name, last = rows[0]["curve"], rows[-1]
-    curve, found = CURVES[name], slopes_of(rows)
-    fixed = [f"{last[what]} {what}" for what in ("members", "num_steps") if what != name]
-    if name == "volume":
-        fixed.append(f"the presegmentation undecided in {MARK_SIDE} voxels each way, the segmenter run everywhere")
-    else:
-        fixed.append("every window" if name == "windows" else f"one window of {' x '.join(map(str, last['size']))}")
-    text = f"{'; '.join(fixed)}."
+def curve_section(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Format a curve's title, table and slopes."""
+    name, found = rows[0]["curve"], slopes_of(rows)
+    curve = CURVES[name]
+    head = [curve.title, "windows run", "denoiser evaluations", "runs", *(f"{stage} s" for stage in STAGES), "peak MiB"]
+    lines = [
+        [
+            row["value"],
+            f"{row['windows_run']} of {row['windows_run'] + row['windows_skipped']}",
+            row["denoiser_evaluations"],
+            row["runs"],
+            *(common.number(row["seconds"][stage]["median"]) for stage in STAGES[:-1]),
+            common.with_quartiles(row["seconds"]["total"]),
+            common.memory_cell(row),
+        ]
+        for row in rows
+    ]
+    text = f"### {name.capitalize()}\n\n{common.table(head, lines)}"
     if found:
         text += (
-            f" From {curve.knee} to {last['value']} one more {curve.unit} costs {found['behind']:.3g} s, from "
-            f"{rows[0]['value']} to {curve.knee} {found['before']:.3g} s: {found['ratio']:.2f} times as much (1 or "
-            "less: growth is linear or better)."
-        )
-    if left := [value for value in curve.values if value > last["value"]]:
-        text += (
-            f" Left out: {', '.join(map(str, left))}, since a run before took more than {args.seconds:g} s (--seconds)."
+            f"\n\nOne more {curve.unit} costs {found['behind']:.3g} s from {curve.knee} to {rows[-1]['value']} and "
+            f"{found['before']:.3g} s from {rows[0]['value']} to {curve.knee}: {found['ratio']:.2f} times as much."
         )
     return text
+
+
+def draw(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """Draw seconds and memory of each curve on logarithmic scales; the dashed line is linear growth."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(curves), figsize=(3.6 * len(curves), 3.4), layout="constrained", squeeze=False)
+    for axis, (name, rows) in zip(axes[0], curves.items(), strict=True):
+        amounts = [amount(row) for row in rows]
+        seconds = [row["seconds"]["total"]["median"] for row in rows]
+        memory = [row["gpu_peak_mib"] or row["peak_mib"] - row["start_mib"] for row in rows]
+        axis.plot(amounts, [seconds[-1] * x / amounts[-1] for x in amounts], "--", color="tab:gray", linewidth=1)
+        other = axis.twinx()
+        for each, values, label, color in (
+            (axis, seconds, "seconds", "tab:blue"),
+            (other, memory, "MiB", "tab:orange"),
+        ):
+            each.plot(amounts, values, "o-", color=color, markersize=4)
+            each.set_yscale("log")
+            each.set_ylabel(label, color=color)
+        other.set_ylim(min(memory) / 3, max(memory) * 3)
+        axis.set_xscale("log")
+        axis.set_title(name)
+        axis.set_xlabel(CURVES[name].unit + ("" if name == "volume" else "s"))
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the curves and write tables and figure."""
+    friendly_errors()
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--bundle", type=Path, default=common.HIPPOCAMPUS)
+    options.add_argument("--curves", nargs="+", choices=CURVES, default=list(CURVES))
+    options.add_argument("--device", default=common.default_device())
+    options.add_argument("--repeats", type=int, default=3, help="most runs of a point")
+    options.add_argument("--seconds", type=float, default=30, help="a curve ends after a run that takes longer")
+    options.add_argument("--overrides", type=json.loads, default={}, help="changes of inference.json, JSON")
+    options.add_argument("--work", type=Path, default=common.ROOT / "runs" / "speed", help="folder of measurements")
+    options.add_argument("--output_dir", type=Path, default=HERE, help="folder of tables and figure")
+    options.add_argument("--again", action="store_true", help="ignore earlier measurements")
+    options.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
+    options.add_argument("--job_file", type=Path, help=argparse.SUPPRESS)
+    args = options.parse_args(argv)
+    if args.job:
+        common.write_json(args.job_file, run_point(**args.job))
+        return
+    curves: dict[str, list[dict[str, Any]]] = {}
+    job = {"bundle": str(args.bundle.resolve()), "device": args.device, "overrides": args.overrides}
+    for curve in args.curves:
+        rows = curves.setdefault(curve, [])
+        for value in tqdm(CURVES[curve].values, desc=curve, disable=None):
+            point = {"curve": curve, "value": value, **job, "repeats": args.repeats, "seconds": args.seconds}
+            name = f"growth_{curve}_{value}"
+            rows.append(common.measured(Path(__file__), name, point, args.work, args.again))
+            if rows[-1]["seconds"]["total"]["median"] > args.seconds:
+                break
+    everything = [row for rows in curves.values() for row in rows]
+    text = "\n\n".join(curve_section(rows) for rows in curves.values()) + (
+        f"\n\n{args.bundle.name}, an image of noise, {json.dumps(common.machine(args.device))}. Seconds are medians, "
+        f"in brackets the quartiles; memory in brackets is above the imports. {common.steadiness(everything)}"
+    )
+    part = f"results_growth_{torch.device(args.device).type}"
+    content = {"bundle": args.bundle.name, "machine": common.machine(args.device), "curves": curves}
+    content["slopes"] = {name: slopes_of(rows) for name, rows in curves.items()}
+    common.write_results(args.output_dir, part, content, text)
+    draw(curves, args.output_dir / f"{part}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,29 +1,35 @@
-"""Networks, chains and ways of asking that the product is measured against, and does not need itself."""
+"""Networks, chains and inferers that the method is compared with."""
 
 from __future__ import annotations
 
-import json
+import copy
+import itertools
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.inferers import Inferer
+from monai.networks.nets import DiffusionModelUNet, UNet
+from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.trust import measuring
+from monai_pdddpm.inferers import EnsembleConfig, EnsembleRunInfo, PDDDPMInferer
 from monai_pdddpm.inferers.chain import Chain
 from monai_pdddpm.inferers.statistics import EnsembleStatistics
 from monai_pdddpm.inferers.windows import WindowPlan
 from monai_pdddpm.networks import PDDDPM
+from monai_pdddpm.schedulers import DDIMRule, uniform_steps
+from monai_pdddpm.schedulers.processes import DDPMProcess
 
 NOISE_STEPS = 1000
 
 
-class Silent(nn.Module):
-    """In the place of a segmenter, for chains that have none: all classes are alike everywhere."""
+class NoSegmenter(nn.Module):
+    """Return equal logits for all classes, for chains without a pre-segmentation."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -41,54 +47,66 @@ class FromNoise(PDDDPM):
 
 
 class Concatenated(nn.Module):
-    """A network that sees state and image side by side and looks at the time: ordinary conditional diffusion.
+    """Use an ordinary network as the denoiser: it sees the condition beside the state in every call.
 
     Args:
-        network: ``(x, timesteps) -> (B, K, ...)``.
-        num_classes: K.
-        divisor: what the input's size must be a multiple of.
+        network: takes the state, the condition and, for a plain network, the time as a channel.
+        num_classes: number K of classes.
+        divisor: the input's size must be a multiple of this.
+        plain: the condition is image and pre-segmentation and the time is a channel; otherwise the condition is the
+            image and the network has an argument `timesteps`.
     """
 
-    def __init__(self, network: nn.Module, num_classes: int, divisor: int = 4) -> None:
+    def __init__(self, network: nn.Module, num_classes: int, divisor: int = 4, plain: bool = False) -> None:
         super().__init__()
-        self.network, self.num_classes, self.divisor = network, num_classes, divisor
+        self.network, self.num_classes, self.divisor, self.plain = network, num_classes, divisor, plain
 
     def encode(self, image: torch.Tensor, presegmentation: torch.Tensor) -> list[torch.Tensor]:
-        """Return the image as it is: nothing can be computed ahead."""
-        return [image]
+        return [torch.cat([image, presegmentation], dim=1) if self.plain else image]
 
     def denoise(
         self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str = "", solver_steps: int = 0
     ) -> torch.Tensor:
-        """Return what the network predicts."""
         x = torch.cat([x_t, features[0].expand(len(x_t), *features[0].shape[1:])], dim=1)
-        return self.network(x, timesteps=t.expand(len(x_t)))
-
-
-class Plain(nn.Module):
-    """A plain network in the place of the denoiser: it sees state, image, presegmentation, and the time as a channel.
-
-    Args:
-        network: ``x -> (B, K, ...)`` of ``2K + C + 1`` channels.
-        num_classes: K.
-        divisor: what the input's size must be a multiple of.
-    """
-
-    def __init__(self, network: nn.Module, num_classes: int, divisor: int = 8) -> None:
-        super().__init__()
-        self.network, self.num_classes, self.divisor = network, num_classes, divisor
-
-    def encode(self, image: torch.Tensor, presegmentation: torch.Tensor) -> list[torch.Tensor]:
-        """Return image and presegmentation as they are: nothing can be computed ahead."""
-        return [torch.cat([image, presegmentation], dim=1)]
-
-    def denoise(
-        self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str = "", solver_steps: int = 0
-    ) -> torch.Tensor:
-        """Return what the network predicts."""
-        condition = features[0].expand(len(x_t), *features[0].shape[1:])
+        if not self.plain:
+            return self.network(x, timesteps=t.expand(len(x_t)))
         time_channel = (t / NOISE_STEPS).view(-1, *[1] * (x_t.dim() - 1)).expand_as(x_t[:, :1])
-        return self.network(torch.cat([x_t, condition, time_channel], dim=1))
+        return self.network(torch.cat([x, time_channel], dim=1))
+
+
+def diffusion_unet(spatial_dims: int, image_channels: int, num_classes: int) -> PDDDPM:
+    """Build ordinary conditional diffusion with MONAI's network."""
+    network = DiffusionModelUNet(
+        spatial_dims=spatial_dims,
+        in_channels=num_classes + image_channels,
+        out_channels=num_classes,
+        channels=(32, 64, 128),
+        num_res_blocks=(2, 2, 2),
+        attention_levels=(False, False, True),
+    )
+    denoiser = Concatenated(network, num_classes)
+    return FromNoise(NoSegmenter(num_classes), denoiser, prediction="eps", schedule="linear_beta")
+
+
+def plain_denoiser(spatial_dims: int, image_channels: int, num_classes: int, width: int) -> Concatenated:
+    """Build MONAI's U-Net of four levels as denoiser, each level twice as wide as the one above it."""
+    network = UNet(
+        spatial_dims=spatial_dims,
+        in_channels=2 * num_classes + image_channels + 1,
+        out_channels=num_classes,
+        channels=[width * 2**level for level in range(4)],
+        strides=(2, 2, 2),
+    )
+    return Concatenated(network, num_classes, divisor=8, plain=True)
+
+
+def closest_width(wanted: int, cost: Callable[[int], int], most: int = 256) -> int:
+    """Return the width from 1 to `most` whose cost, which rises with it, is closest to the wanted one."""
+    low, high = 1, most
+    while low < high:  # the first width that costs at least as much
+        middle = (low + high) // 2
+        low, high = (low, middle) if cost(middle) >= wanted else (middle + 1, high)
+    return min({max(1, low - 1), low}, key=lambda width: abs(cost(width) - wanted))
 
 
 @dataclass(frozen=True)
@@ -96,65 +114,107 @@ class SchedulerChain(Chain):
     """A chain of one of MONAI's schedulers, called as MONAI's own loop calls it.
 
     Args:
-        scheduler: offers ``step(output, t, x_t)``.
+        scheduler: offers `step(output, t, x_t)`.
     """
 
     scheduler: Any = None
 
     def predict(self, network: Any, x_t: torch.Tensor, i: int, features: list[torch.Tensor]) -> torch.Tensor:
-        """Return the state after the i-th step, the sample after the last."""
         t = self.time_steps[i]
         output = network.denoise(x_t, torch.full((1,), t, device=x_t.device), features)
         return self.scheduler.step(output.float(), t, x_t)[0]
 
     def advance(self, network: Any, x_t: Any, x_0: torch.Tensor, x_pre: Any, i: int, noise: Any) -> torch.Tensor:
-        """Return what the scheduler gave."""
         return x_0
 
 
-class FirstSteps:
-    """The first steps of a chain, with all the noise that the whole of it draws.
+def scheduler_chain(scheduler: DDPMScheduler | DDIMScheduler) -> SchedulerChain:
+    """Return the chain of a scheduler whose time steps are set."""
+    return SchedulerChain(scheduler.timesteps.tolist(), DDIMRule(), DDPMProcess(), scheduler=scheduler)
+
+
+def vanilla_chain() -> SchedulerChain:
+    """Return DDPM's chain of 1000 steps."""
+    return scheduler_chain(DDPMScheduler(num_train_timesteps=NOISE_STEPS))
+
+
+def ddim_chain(steps: int = 50) -> SchedulerChain:
+    """Return DDIM's chain."""
+    scheduler = DDIMScheduler(num_train_timesteps=NOISE_STEPS)
+    scheduler.set_timesteps(steps)
+    return scheduler_chain(scheduler)
+
+
+def fast_chain(steps: int = 10) -> Chain:
+    """Return Fast-DDPM's chain: a short uniform list, DDIM with eta 0."""
+    return Chain(uniform_steps(NOISE_STEPS, steps), DDIMRule(), DDPMProcess())
+
+
+def first_steps(chain: Chain, steps: int) -> Chain:
+    """Return the first steps of a chain."""
+    return replace(chain, time_steps=list(chain.time_steps[:steps]), solver_steps=chain.solver_steps[:steps])
+
+
+def all_flips(dims: int) -> list[tuple[int, ...]]:
+    """Return the subsets of the axes."""
+    return [axes for n in range(dims + 1) for axes in itertools.combinations(range(dims), n)]
+
+
+def segmenter_answers(
+    networks: Sequence[nn.Module],
+    image: torch.Tensor,
+    config: EnsembleConfig,
+    flips: Sequence[Sequence[int]] = ((),),
+) -> Iterator[torch.Tensor]:
+    """Run the segmenter of each network once for every flip; each answer is (K, ...) probabilities.
 
     Args:
-        chain: the whole.
-        steps: how many to run.
+        networks: pairs.
+        image: (1, C, ...).
+        config: settings of the windows.
+        flips: sets of axes.
     """
-
-    def __init__(self, chain: Any, steps: int) -> None:
-        self.chain = chain
-        self.time_steps = list(chain.time_steps[:steps])
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.chain, name)
+    settings = {"overlap": config.overlap, "precision": config.precision, "progress": False}
+    inferer = PDDDPMInferer(roi_size=config.roi_size, time_steps=[], members=1, **settings)
+    for network, axes in itertools.product(networks, flips):
+        output = inferer(image.flip([axis + 2 for axis in axes]), network)[0]
+        yield output[: output.shape[0] // 3].flip([axis + 1 for axis in axes])
 
 
-class Passes(Inferer):
-    """Ask segmenters, each once for every flip, and put their answers together as members.
+class SegmenterPasses(Inferer):
+    """Return the answers of segmenters, each called once for every flip, as members.
 
     Args:
-        parser: of the bundle.
+        config: settings of the windows.
         flips: sets of axes.
     """
 
-    def __init__(self, parser: ConfigParser, flips: Any = ((),)) -> None:
+    def __init__(self, config: EnsembleConfig, flips: Sequence[Sequence[int]] = ((),)) -> None:
         super().__init__()
-        self.parser, self.flips = parser, flips
+        self.config, self.flips = config, flips
 
-    def __call__(self, inputs: torch.Tensor, network: nn.ModuleList) -> torch.Tensor:  # type: ignore[override]
-        """Return what :class:`PDDDPMInferer` does for one image, (1, 3K + N K, ...)."""
+    def __call__(self, inputs: MetaTensor, network: nn.ModuleList) -> MetaTensor:  # type: ignore[override]
+        """Return what `PDDDPMInferer` does for one image, with the members."""
         begin = _now(inputs.device)
-        _, drawn = measuring.passes(self.parser, list(network), self.flips)(inputs.as_tensor())
-        asked = _now(inputs.device)
+        drawn = list(segmenter_answers(list(network), inputs.as_tensor(), self.config, self.flips))
+        done = _now(inputs.device)
         statistics = EnsembleStatistics()
         for member in drawn:
             statistics.add(member)
-        output = torch.cat([*statistics.result(), drawn[0], drawn.flatten(0, 1)])[None]
+        output = torch.cat([*statistics.result(), drawn[0], *drawn])[None]
         wrapped = MetaTensor(output, meta=dict(inputs.meta))
-        seconds = {"segment": asked - begin, "statistics": _now(inputs.device) - asked}
-        roi, size = self.parser["roi_size"], inputs.shape[2:]
-        plan = WindowPlan([max(n, r) for n, r in zip(size, roi, strict=True)], roi, self.parser["overlap"])
-        ran = {"members": len(drawn), "windows_run": 0, "windows_skipped": len(plan), "denoiser_evaluations": 0}
-        wrapped.meta["inference"] = [json.dumps(ran | {"seconds": seconds})]
+        sizes = zip(inputs.shape[2:], self.config.roi_size, strict=True)
+        plan = WindowPlan([max(n, r) for n, r in sizes], self.config.roi_size, self.config.overlap)
+        run = EnsembleRunInfo(
+            config=replace(self.config, members=len(drawn)),
+            frames=1,
+            windows_run=0,
+            windows_skipped=len(plan),
+            denoiser_evaluations=0,
+            processes=1,
+            seconds={"segment": done - begin, "statistics": _now(inputs.device) - done},
+        )
+        wrapped.meta["ensemble_run"] = [run]
         return wrapped
 
 
@@ -162,3 +222,31 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def parameters(network: nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def count_flops(run: Callable[[], Any]) -> int:
+    """Return the floating point operations of convolutions and matrix products, two for a multiplication and sum."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def on_meta(network: nn.Module) -> Any:
+    """Return a copy of a network that has shapes only."""
+    return copy.deepcopy(network).to("meta").eval()
+
+
+def denoiser_flops(
+    denoiser: nn.Module, channels: int, classes: int, roi: Sequence[int], solver: str = "", solver_steps: int = 0
+) -> dict[str, int]:
+    """Return the operations for one window: `encode`, once, and `call`, for each member and step."""
+    network, features = on_meta(denoiser), []
+    image, state = (torch.zeros(1, n, *roi, device="meta") for n in (channels, classes))
+    t = torch.zeros(1, device="meta")
+    encode = count_flops(lambda: features.extend(network.encode(image, state)))
+    return {"encode": encode, "call": count_flops(lambda: network.denoise(state, t, features, solver, solver_steps))}

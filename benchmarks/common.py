@@ -1,0 +1,263 @@
+"""Helpers of all benchmarks: bundles, labelled scans, processes of their own, tables and results."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import LoadImage, ResampleToMatch
+
+from monai_pdddpm.bundle import pick_device
+from monai_pdddpm.data import case_name
+from monai_pdddpm.inferers import EnsembleOutput, PDDDPMInferer
+from monai_pdddpm.inferers.autocast import autocast
+from monai_pdddpm.inferers.chain import Stopwatch
+from monai_pdddpm.networks import PDDDPM
+from monai_pdddpm.networks.weights import load_network
+from monai_pdddpm.utils.errors import UserError
+
+mpl.use("agg")
+
+ROOT = Path(__file__).resolve().parents[1]
+PHANTOM, HIPPOCAMPUS = (ROOT / "bundles" / f"{name}_segmentation" for name in ("phantom", "hippocampus_mri"))
+Item = dict[str, Any]
+
+
+def read_bundle(bundle: Path, overrides: Mapping[str, Any] | None = None, device: str = "cpu") -> ConfigParser:
+    """Read a bundle's `inference.json` with overrides, without a progress bar."""
+    parser = ConfigParser()
+    parser.read_config(bundle / "configs" / "inference.json")
+    parser.update({"bundle_root": str(bundle), "device": device, "inferer::progress": False, **(overrides or {})})
+    return parser
+
+
+def load_pair(parser: ConfigParser, model_file: Path | None = None) -> PDDDPM:
+    """Build the segmenter and denoiser of a bundle and load their weights, by default the bundle's own."""
+    file = model_file or Path(parser["bundle_root"]) / "models" / "model.pt"
+    network = load_network(parser.get_parsed_content("network_def"), file, parser["device"])
+    assert isinstance(network, PDDDPM)
+    return network
+
+
+def make_inferer(parser: ConfigParser) -> PDDDPMInferer:
+    """Build the inferer of a bundle."""
+    inferer = parser.get_parsed_content("inferer")
+    assert isinstance(inferer, PDDDPMInferer)
+    return inferer
+
+
+def run_inferer(inferer: PDDDPMInferer, network: torch.nn.Module, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the parts of the output for an image (1, C, ...); `members` is (N, K, ...) if members are returned."""
+    members = inferer.config.members if inferer.config.return_members else 0
+    output = inferer(image, network)
+    classes = output.shape[1] // (3 + members)
+    parts = EnsembleOutput(classes, members).split(output[0])
+    return parts | ({"members": parts["members"].unflatten(0, (-1, classes))} if members else {})
+
+
+def image_channels(parser: ConfigParser) -> int:
+    """Return the number of image channels that the networks take."""
+    return parser.get_parsed_content("network_def").denoiser.image_channels
+
+
+def read_truth(case: Mapping[str, Any]) -> torch.Tensor:
+    """Read a true label map (1, X, Y, Z) with its affine."""
+    return LoadImage(image_only=True, ensure_channel_first=True)(case["label"])
+
+
+def load_items(parser: ConfigParser, cases: Sequence[Mapping[str, Any]]) -> list[Item]:
+    """Read and preprocess labelled cases: `case`, `image` (1, C, ...), `label` (...) on its grid, `voxel_ml`."""
+    preprocessing, items = parser.get_parsed_content("preprocessing"), []
+    for case in cases:
+        image = preprocessing({"image": case["image"]})["image"]
+        label = ResampleToMatch(mode="nearest", padding_mode="zeros")(read_truth(case), img_dst=image)
+        items.append(
+            {
+                "case": case_name(case["image"]),
+                "image": image.as_tensor()[None].float(),
+                "label": label.as_tensor()[0].round().long(),
+                "voxel_ml": float(np.abs(np.linalg.det(np.asarray(image.affine)[:3, :3]))) / 1000,
+            }
+        )
+    return items
+
+
+def run_bundle(verb: str, options: Mapping[str, Any], log: Path) -> None:
+    """Run a bundle's command in a process of its own, with this repository on its path.
+
+    Raises:
+        UserError: if the command fails.
+    """
+    command = [sys.executable, "-m", "monai.bundle", "run", verb]
+    for key, value in options.items():
+        command += [f"--{key}", value if isinstance(value, str) else repr(value)]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        done = subprocess.run(command, stdout=file, stderr=file, env={**os.environ, "PYTHONPATH": path}, check=False)
+    if done.returncode:
+        raise UserError(f"{verb}: found exit code {done.returncode}, expected 0; read {log}")
+
+
+def measured(script: Path, name: str, job: Mapping[str, Any], work: Path, again: bool = False) -> dict[str, Any]:
+    """Return the result of a job: measured in a process of its own, or kept from the same job on the same machine.
+
+    Args:
+        script: program that runs `job` for `--job <JSON> --job_file <file>`.
+        name: name of the result below `work`.
+        job: arguments, JSON values.
+        work: folder of results.
+        again: ignore a kept result.
+
+    Raises:
+        UserError: if the process fails.
+    """
+    path, asked = work / f"{name}.json", {**job, "machine": machine(job["device"])}
+    if path.is_file() and not again:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["asked"] == asked:
+            return kept
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    command = [sys.executable, str(script), "--job", json.dumps(job), "--job_file", str(part)]
+    done = subprocess.run(command, check=False)
+    if done.returncode:
+        raise UserError(f"{name}: found exit code {done.returncode}, expected 0; earlier results are kept in {work}")
+    row = {"asked": asked, **stamp(), **json.loads(part.read_text(encoding="utf-8"))}
+    part.unlink()
+    write_json(path, row)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """Describe the machine that a measurement depends on."""
+    chosen = torch.device(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return {
+        "device": torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else "CPU",
+        "processor": f"{next(named, None) or platform.machine()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def stamp() -> dict[str, Any]:
+    """Return the time and the repository's commit, None outside of a repository."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return {"at": time.strftime("%Y-%m-%d %H:%M"), "commit": done.stdout.strip() or None}
+
+
+def status_mib(name: str) -> float | None:
+    """Return a line of the process's own status in MiB, None if the system has none."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")), None)
+
+
+def peak_mib() -> float:
+    """Return the largest memory of this process in MiB."""
+    # On Linux ru_maxrss of a child starts at the peak of its parent, so the status comes first.
+    high, largest = status_mib("VmHWM"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return high if high is not None else largest / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def yardstick(device: torch.device, repeats: int = 5) -> float:
+    """Return the median seconds of a fixed convolution, to compare the state of the machine between measurements."""
+    layer = torch.nn.Conv3d(32, 32, 3, padding=1, device=device).eval()
+    x, watch, seconds = torch.ones(1, 32, 40, 56, 40, device=device), Stopwatch(device), []
+    with torch.no_grad(), autocast(device, "bfloat16"):
+        layer(x)
+        for _ in range(repeats):
+            watch.seconds.clear()
+            with watch("yardstick"):
+                layer(x)
+            seconds.append(watch.seconds["yardstick"])
+    return float(np.median(seconds))
+
+
+def steadiness(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Describe how much the speed of the machine varied between measurements."""
+    found = [row["yardstick_seconds"] for row in rows]
+    return (
+        f"The same convolution, timed after each measurement, took {1000 * min(found):.1f} to "
+        f"{1000 * max(found):.1f} ms; ratios are uncertain by a factor of {max(found) / min(found):.2f}."
+    )
+
+
+def quartiles(values: Sequence[float]) -> dict[str, float]:
+    """Return median and quartiles."""
+    low, median, high = np.quantile(np.asarray(values, dtype=float), [0.25, 0.5, 0.75])
+    return {"median": float(median), "low": float(low), "high": float(high)}
+
+
+def number(value: float) -> str:
+    """Format a number with three digits."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def with_quartiles(value: Mapping[str, float]) -> str:
+    """Format a median with its quartiles."""
+    return f"{number(value['median'])} [{number(value['low'])}, {number(value['high'])}]"
+
+
+def memory_cell(row: Mapping[str, Any]) -> str:
+    """Format the peak memory: of the GPU, or of the process with its growth since the imports."""
+    if row["gpu_peak_mib"] is not None:
+        return f"{row['gpu_peak_mib']:.0f}"
+    return f"{row['peak_mib']:.0f} (+{row['peak_mib'] - row['start_mib']:.0f})"
+
+
+def memory_of(start_mib: float, device: torch.device) -> dict[str, Any]:
+    """Return the memory figures of this process in MiB."""
+    gpu = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
+    return {"start_mib": start_mib, "peak_mib": peak_mib(), "gpu_peak_mib": gpu}
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Format a table in Markdown."""
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def write_results(folder: Path, name: str, content: Any, text: str) -> None:
+    """Print a table; write it as `<name>.md` and the numbers as `<name>.json`, without folders of this machine."""
+
+    def without_folders(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: without_folders(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [without_folders(item) for item in value]
+        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+    print(f"{text}\n", flush=True)
+    write_json(folder / f"{name}.json", without_folders(content))
+    (folder / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+
+
+def default_device() -> str:
+    """Return a GPU if there is one, else the CPU."""
+    return str(pick_device())

@@ -1,0 +1,59 @@
+"""Calibrate a method out of sample, so that methods with and without a calibration can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from monai_pdddpm.metrics.calibration import voxel_metrics
+from monai_pdddpm.metrics.recalibration import held_out_temperatures, nll_curve, tempered
+
+Voxels = tuple[torch.Tensor, torch.Tensor]
+CaseMetrics = dict[str, dict[str, float]]
+
+
+def sample_voxels(probability: torch.Tensor, truth: torch.Tensor, most: int = 50_000, seed: int = 0) -> Voxels:
+    """Draw voxels at random if there are too many to keep.
+
+    Args:
+        probability: (N, K).
+        truth: (N,), true class of each row.
+        most: largest number of voxels.
+        seed: seed of the draw.
+
+    Returns:
+        Probabilities and true classes of at most `most` voxels, in float32 and int64.
+    """
+    if len(truth) > most:
+        chosen = torch.randperm(len(truth), generator=torch.Generator().manual_seed(seed))[:most]
+        probability, truth = probability[chosen], truth[chosen]
+    return probability.float(), truth.long()
+
+
+def held_out_calibration(voxels: Mapping[str, Voxels], subjects: Mapping[str, str]) -> tuple[CaseMetrics, CaseMetrics]:
+    """Calibrate each case with the temperature that is fitted on the cases of all other subjects.
+
+    Args:
+        voxels: probabilities (N, K) and true classes (N,) near the structure, by case.
+        subjects: subject of each case.
+
+    Returns:
+        By case, the `voxel_metrics` of the calibrated probabilities with their `temperature`; and the metrics over the
+        voxels of all cases together, `raw` and `calibrated`.
+
+    Raises:
+        ValueError: if there is only one subject.
+    """
+    curves = [nll_curve(*pair) for pair in voxels.values()]
+    temperatures = held_out_temperatures(curves, [subjects[case] for case in voxels])
+    by_case: CaseMetrics = {}
+    rows: dict[str, list[torch.Tensor]] = {"raw": [], "calibrated": []}
+    for (case, (probability, truth)), temperature in zip(voxels.items(), temperatures, strict=True):
+        raw = probability.double()
+        calibrated = tempered(raw, temperature, dim=1)
+        by_case[case] = voxel_metrics(calibrated, truth) | {"temperature": temperature}
+        rows["raw"].append(raw)
+        rows["calibrated"].append(calibrated)
+    all_truth = torch.cat([truth for _, truth in voxels.values()])
+    return by_case, {name: voxel_metrics(torch.cat(parts), all_truth) for name, parts in rows.items()}
