@@ -17,11 +17,12 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from monai.transforms import LoadImage, ResampleToMatch
 
 from monai_pdddpm.bundle import pick_device
 from monai_pdddpm.data import case_name
-from monai_pdddpm.inferers import EnsembleOutput, PDDDPMInferer
+from monai_pdddpm.inferers import EnsembleOutput, EnsembleRunInfo, PDDDPMInferer
 from monai_pdddpm.inferers.autocast import autocast
 from monai_pdddpm.inferers.chain import Stopwatch
 from monai_pdddpm.networks import PDDDPM
@@ -58,13 +59,18 @@ def make_inferer(parser: ConfigParser) -> PDDDPMInferer:
     return inferer
 
 
-def run_inferer(inferer: PDDDPMInferer, network: torch.nn.Module, image: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the parts of the output for an image (1, C, ...); `members` is (N, K, ...) if members are returned."""
+def run_inferer(
+    inferer: PDDDPMInferer, network: torch.nn.Module, image: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], EnsembleRunInfo]:
+    """Return the parts of the output for an image (1, C, ...) and its run; `members` is (N, K, ...) if returned."""
+    output = inferer(MetaTensor(image), network)
+    assert isinstance(output, MetaTensor)
     members = inferer.config.members if inferer.config.return_members else 0
-    output = inferer(image, network)
     classes = output.shape[1] // (3 + members)
-    parts = EnsembleOutput(classes, members).split(output[0])
-    return parts | ({"members": parts["members"].unflatten(0, (-1, classes))} if members else {})
+    parts = EnsembleOutput(classes, members).split(output.as_tensor()[0])
+    if members:
+        parts["members"] = parts["members"].unflatten(0, (-1, classes))
+    return parts, output.meta["ensemble_run"][0]
 
 
 def image_channels(parser: ConfigParser) -> int:

@@ -103,7 +103,9 @@ def members(parser: ConfigParser, network: PDDDPM) -> Draw:
 def passes(parser: ConfigParser, networks: Sequence[PDDDPM], flips: Sequence[Sequence[int]] = ((),)) -> Draw:
     """Ask segmenters, each once for every flip; their answers are the members."""
     classes = len(parser.get_parsed_content("labels"))
-    inferer = PDDDPMInferer(roi_size=parser["roi_size"], time_steps=[], members=1, overlap=parser["overlap"], progress=False)
+    inferer = PDDDPMInferer(
+        roi_size=parser["roi_size"], time_steps=[], members=1, overlap=parser["overlap"], progress=False
+    )
 
     def draw(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         answers = []

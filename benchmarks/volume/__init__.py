@@ -1,1 +1,1 @@
-"""What whole volumes cost, and whether their windows can be seen in the answer."""
+"""Cost of whole volumes, and traces of their windows."""

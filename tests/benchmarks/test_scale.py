@@ -1,17 +1,21 @@
-"""The model of more processes, by hand."""
+"""The scale benchmark runs one and two processes."""
 
-from benchmarks.scale.scale import as_table, median, seconds_by_cases, seconds_by_members
+import json
 
+import pytest
 
-def test_model_by_hand():
-    assert seconds_by_cases(10, 3, 12, 1) == 46
-    assert seconds_by_cases(10, 3, 12, 5) == 19
-    assert seconds_by_cases(10, 3, 12, 100) == 13
-    assert seconds_by_members(2, 1, 8, 3) == 5
+from benchmarks.scale import scale
 
 
 def test_table():
-    assert median([{"a": 1}, {"a": 5}, {"a": 2}]) == {"a": 2}
-    assert as_table({"cases": {"1": {"seconds": 3}, "2": {"seconds": 2}}}).endswith(
-        "| cases | seconds | 3.00 | 2.00 | 1.50 |"
-    )
+    assert scale.median([{"a": 1}, {"a": 5}, {"a": 2}]) == {"a": 2}
+    row = scale.as_table({"cases": {"1": {"seconds": 3}, "2": {"seconds": 2}}}).splitlines()[-1]
+    assert row == "| cases | seconds | 3.00 | 2.00 | 1.50 |"
+
+
+@pytest.mark.slow
+def test_the_script_runs(tmp_path):
+    scale.main(["--tasks", "members", "--cases", "1", "--members", "2", "--output_dir", str(tmp_path)])
+    found = json.loads((tmp_path / "results.json").read_text())["results"]["members"]
+    assert set(found) == {"1", "2"}
+    assert all(0 < run["members_of_a_case"] < run["case"] < run["seconds"] for run in found.values())
