@@ -92,7 +92,7 @@ def load_items(parser: ConfigParser, cases: Sequence[Mapping[str, Any]]) -> list
         items.append(
             {
                 "case": case_name(case["image"]),
-                "image": image.as_tensor()[None].float(),
+                "image": image.as_tensor()[None].float().to(parser["device"]),
                 "label": label.as_tensor()[0].round().long(),
                 "voxel_ml": float(np.abs(np.linalg.det(np.asarray(image.affine)[:3, :3]))) / 1000,
             }

@@ -1,1 +1,1 @@
-"""Is the answer accurate, and honest about itself?"""
+"""Accuracy and calibration of the answer, and whether the members are samples."""

@@ -1,58 +1,71 @@
-"""Do members differ as annotations do? Members of the phantom's bundle against probabilities that are known.
+"""Are the members samples of what annotators draw? Members beside annotations of phantoms with a known distribution.
 
-``python benchmarks/trust/phantom.py`` draws many members for fresh scans and compares, near the borders, each voxel's
-frequency over members with the probability that the generator drew from, and the correlation of neighbouring voxels
-over members with that over annotations.
+    python benchmarks/trust/phantom.py                                             # the shipped bundle
+    python benchmarks/trust/phantom.py --settings '{}' '{"num_steps": 5}' '{"start_step": 900, "num_steps": 3}'
+
+Fresh scans are drawn, each with as many annotations as members. Rows: the settings, as many other annotations (the best
+possible), voxels drawn independently from the true probabilities, and the segmenter's answer. Columns:
+
+- GED: unbiased generalized energy distance to the annotations, distance 1 - IoU averaged over the foreground classes;
+- volume SD: standard deviation of the members' volumes divided by that of the annotations, by class;
+- volume CRPS: mean fair score of the members' volumes for each annotation, mL, mean over the classes;
+- calibration error of each voxel's frequency against the true probability, near the borders;
+- correlation of foreground voxels at distances along an axis, over members, where the truth is undecided.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from monai_pdddpm.bundle import load_network
-from monai_pdddpm.data.phantom_distribution import Phantom, make_phantom_scan
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
 
-ROOT = Path(__file__).parents[2]
+from benchmarks import common  # noqa: E402
+from monai_pdddpm.data.phantom_distribution import Phantom, make_phantom_scan  # noqa: E402
+from monai_pdddpm.metrics import crps, generalized_energy_distance  # noqa: E402
+from monai_pdddpm.metrics.summary import statistic  # noqa: E402
+from monai_pdddpm.utils.errors import UserError, friendly_errors  # noqa: E402
+
 FIRST_SEED = 9000  # far from the seeds of the bundle's own scans
 DISTANCES = (1, 2, 4, 8)
+CLASSES = ("background", "body", "core")
+LIMIT, INDEPENDENT, SEGMENTER = "other annotations", "independent voxels", "the segmenter's answer"
 
 Array = NDArray[Any]
 
 
 def near_border(phantom: Phantom) -> Array:
-    """Return the voxels where the law is not quite sure, or that are no background: (X, Y, Z) bool."""
+    """Return the voxels that are undecided or no background, (X, Y, Z) bool."""
     return (phantom.probability.max(0) < 0.98) | (phantom.probability[0] < 0.5)
 
 
 def calibration_error(predicted: Array, known: Array, bins: int = 15) -> float:
-    """Return the mean gap between prediction and known probability in bins of the prediction, weighted by voxels.
-
-    Both of any shape, in [0, 1].
-    """
+    """Return the mean gap of predicted and known probabilities in bins of the prediction, weighted by voxels."""
     predicted, known = predicted.ravel(), known.ravel()
     index = np.minimum((predicted * bins).astype(int), bins - 1)
-    gap = np.bincount(index, weights=predicted - known, minlength=bins)
-    return float(np.abs(gap).sum() / len(predicted))
+    return float(np.abs(np.bincount(index, weights=predicted - known, minlength=bins)).sum() / len(predicted))
 
 
-def neighbour_correlation(foreground: Array, region: Array, distance: int) -> float:
-    """Return the correlation over samples of pairs of voxels ``distance`` apart along an axis, averaged over pairs.
+def neighbor_correlation(foreground: Array, region: Array, distance: int) -> float:
+    """Return the correlation over samples of voxels at a distance along an axis, averaged over pairs.
 
     Args:
         foreground: (samples, X, Y, Z), 0 and 1.
-        region: (X, Y, Z) bool, both voxels of a pair lie in it.
+        region: (X, Y, Z) bool; both voxels of a pair must lie in it.
         distance: in voxels.
     """
-    centred = foreground - foreground.mean(0)
+    centered = foreground.astype(np.float32) - foreground.mean(0)
     covariance = variance = 0.0
     for axis in range(3):
         a, b = (
@@ -60,81 +73,178 @@ def neighbour_correlation(foreground: Array, region: Array, distance: int) -> fl
             for s in ((None, -distance), (distance, None))
         )
         pairs = region[a] & region[b]
-        left, right = centred[(slice(None), *a)][:, pairs], centred[(slice(None), *b)][:, pairs]
+        left, right = centered[(slice(None), *a)][:, pairs], centered[(slice(None), *b)][:, pairs]
         covariance += float((left * right).sum())
         variance += float((left**2 + right**2).sum()) / 2
     return covariance / variance if variance else float("nan")
 
 
-def sample_labels(members: Array) -> Array:
-    """Return members' probabilities (N, K, X, Y, Z) as label maps (N, X, Y, Z)."""
-    return members.argmax(1)
-
-
-def measure(phantom: Phantom, output: Array, classes: int = 3) -> dict[str, float]:
-    """Compare an inferer's output, (3K + members K, X, Y, Z), with the law."""
-    region, known = near_border(phantom), phantom.probability
-    members = output[3 * classes :].reshape(-1, classes, *region.shape)
-    labels = sample_labels(members)
-    frequency = np.stack([(labels == k).mean(0) for k in range(classes)])
-    rng = np.random.default_rng(0)
-    annotations = np.stack([phantom.draw_annotation(rng) for _ in range(len(members))])
-    unsure = (known[0] > 0.1) & (known[0] < 0.9)
-
-    def against(p: Array, name: str) -> dict[str, float]:
-        return {
-            f"{name}_ece": calibration_error(p[1:, region], known[1:, region]),
-            f"{name}_mae": float(np.abs(p - known)[:, region].mean()),
-        }
-
-    result = against(output[2 * classes : 3 * classes], "segmenter") | against(output[:classes], "mean")
-    result |= against(frequency, "frequency")
-    truth = np.stack([(annotations == k).mean(0) for k in range(classes)])
-    result |= against(truth, "annotations")  # what as many true annotations would give
+def compare(members: Array, annotations: Array, phantom: Phantom) -> dict[str, float]:
+    """Compare label maps (N, X, Y, Z) of members with those of annotations."""
+    classes, voxel_ml = range(1, len(phantom.probability)), float(np.prod(phantom.spacing)) / 1000
+    region, undecided = near_border(phantom), (phantom.probability[0] > 0.1) & (phantom.probability[0] < 0.9)
+    frequency = np.stack([(members == k).mean(0) for k in classes])
+    found = {
+        "ged": generalized_energy_distance(
+            torch.as_tensor(members), torch.as_tensor(annotations), len(phantom.probability), unbiased=True
+        ),
+        "frequency_ece": calibration_error(frequency[:, region], phantom.probability[1:, region]),
+    }
+    scores = []
+    for k in classes:
+        ours, theirs = ((maps == k).sum((1, 2, 3)) * voxel_ml for maps in (members, annotations))
+        found[f"volume_sd_{CLASSES[k]}"] = float(ours.std(ddof=1) / theirs.std(ddof=1))
+        scores += [crps(ours, truth) for truth in theirs]
+    found["volume_crps_ml"] = float(np.mean(scores))
     for d in DISTANCES:
-        result[f"correlation_{d}"] = neighbour_correlation((labels > 0).astype(np.float32), unsure, d)
-        result[f"readings_correlation_{d}"] = neighbour_correlation((annotations > 0).astype(np.float32), unsure, d)
-    return result
+        found[f"correlation_{d}"] = neighbor_correlation(members > 0, undecided, d)
+    return found
 
 
-def run(settings: dict[str, Any], scans: int, members: int, model_file: str | None = None) -> dict[str, float]:
-    """Draw members for fresh scans with ``inference.json`` under the given settings; return means over scans."""
-    bundle = ROOT / "bundles" / "phantom_segmentation"
-    parser = ConfigParser()
-    parser.read_config(bundle / "configs" / "inference.json")
-    parser.update({"bundle_root": str(bundle), "members": members, "write_members": True, "device": "cpu"})
-    parser.update(settings)
-    if model_file:
-        parser["model_file"] = model_file
-    network = load_network(parser.get_parsed_content("network_def"), parser.get_parsed_content("model_file"), "cpu")
-    inferer = parser.get_parsed_content("inferer")
-    inferer.progress = False
-    found = []
-    for seed in range(FIRST_SEED, FIRST_SEED + scans):
-        phantom = make_phantom_scan(seed=seed)
-        image = torch.as_tensor((phantom.image - phantom.image.mean()) / phantom.image.std())
-        found.append(measure(phantom, inferer(image[None, None], network)[0].numpy()))
-    return {name: float(np.mean([f[name] for f in found])) for name in found[0]}
+def independent_voxels(phantom: Phantom, count: int, rng: np.random.Generator) -> Array:
+    """Draw label maps whose voxels are independent, with the true probabilities."""
+    uniform = rng.random((count, *phantom.image.shape))
+    return (uniform[:, None] > phantom.probability.cumsum(0)[None, :-1]).sum(1).astype(np.uint8)
+
+
+def measure(
+    settings: Sequence[Mapping[str, Any]],
+    scans: int,
+    members: int,
+    model_file: Path | None = None,
+    bundle: Path = common.PHANTOM,
+) -> dict[str, list[dict[str, float]]]:
+    """Compare all rows with the annotations of fresh scans.
+
+    Args:
+        settings: overrides of `inference.json`, one row each.
+        scans: number of scans.
+        members: number of members and of annotations, 2 or more.
+        model_file: weights, by default the bundle's.
+        bundle: folder of the bundle.
+
+    Returns:
+        By row, what `compare` found for each scan.
+    """
+    phantoms = [make_phantom_scan(seed=seed) for seed in range(FIRST_SEED, FIRST_SEED + scans)]
+    rows: dict[str, list[dict[str, float]]] = {}
+    annotations = []
+    for number, phantom in enumerate(phantoms):
+        rng = np.random.default_rng(number)
+        maps = np.stack([phantom.draw_annotation(rng) for _ in range(2 * members)])
+        annotations.append(maps[:members])
+        rows.setdefault(LIMIT, []).append(compare(maps[members:], maps[:members], phantom))
+        rows.setdefault(INDEPENDENT, []).append(
+            compare(independent_voxels(phantom, members, rng), maps[:members], phantom)
+        )
+    for number, changes in enumerate(settings):
+        parser = common.read_bundle(bundle, {**changes, "members": members, "write_members": True})
+        network, inferer = common.load_pair(parser, model_file), common.make_inferer(parser)
+        name = json.dumps(changes) if changes else "as shipped"
+        for phantom, theirs in tqdm(list(zip(phantoms, annotations, strict=True)), desc=name, disable=None):
+            image = torch.as_tensor((phantom.image - phantom.image.mean()) / phantom.image.std())[None, None]
+            begin = time.perf_counter()
+            parts, _ = common.run_inferer(inferer, network, image)
+            seconds = time.perf_counter() - begin
+            drawn = parts["members"].argmax(1).numpy()
+            found = compare(drawn, theirs, phantom) | {"seconds": seconds}
+            region = near_border(phantom)
+            found["mean_ece"] = calibration_error(parts["pred"].numpy()[1:, region], phantom.probability[1:, region])
+            rows.setdefault(name, []).append(found)
+            if not number:
+                answer = parts["preseg"].argmax(0).numpy()
+                rows.setdefault(SEGMENTER, []).append(compare(np.stack([answer] * members), theirs, phantom))
+    return rows
+
+
+def summary(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:
+    """Return mean and 95 % bootstrap interval over the scans, row by row."""
+    return [
+        {"name": name, **{metric: statistic([scan[metric] for scan in found]) for metric in found[0]}}
+        for name, found in rows.items()
+    ]
+
+
+def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Format the table."""
+    columns = {
+        "ged": "GED",
+        "volume_sd_body": "volume SD, body",
+        "volume_sd_core": "volume SD, core",
+        "volume_crps_ml": "volume CRPS, mL",
+        "frequency_ece": "calibration error",
+        **{f"correlation_{d}": f"correlation at {d}" for d in DISTANCES},
+        "seconds": "s a scan",
+    }
+    rows = []
+    for line in lines:
+        cells = [line["name"]]
+        for metric in columns:
+            found = line.get(metric, {"mean": None})
+            cell = "-" if found["mean"] is None else f"{found['mean']:.3f}"
+            cells.append(cell + (f" [{found['low']:.3f}, {found['high']:.3f}]" if metric == "ged" else ""))
+        rows.append(cells)
+    return common.table(["members", *columns.values()], rows)
+
+
+def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw GED, volume SD and correlation of all rows."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(13, 1.6 + 0.35 * len(lines)), layout="constrained")
+    names, places = [line["name"] for line in lines][::-1], np.arange(len(lines))
+    found = [line["ged"] for line in lines][::-1]
+    mean, low, high = (np.array([f[key] for f in found]) for key in ("mean", "low", "high"))
+    axes[0].errorbar(mean, places, xerr=[mean - low, high - mean], fmt="o")
+    axes[0].set_yticks(places, names, fontsize=8)
+    axes[0].set_title("GED to the annotations")
+    for offset, name in ((-0.1, "body"), (0.1, "core")):
+        values = [line[f"volume_sd_{name}"]["mean"] for line in lines][::-1]
+        axes[1].plot(values, places + offset, "o", label=name)
+    axes[1].axvline(1, color="black", linewidth=0.8)
+    axes[1].set_yticks(places, [])
+    axes[1].set_title("volume SD, members / annotations")
+    axes[1].legend(fontsize=8)
+    for line in lines:
+        values = [line[f"correlation_{d}"]["mean"] for d in DISTANCES]
+        axes[2].plot(DISTANCES, [np.nan if v is None else v for v in values], "o-", label=line["name"], markersize=4)
+    axes[2].set_title("correlation at distance, voxels")
+    axes[2].legend(fontsize=7)
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table."""
+    """Measure and write table, numbers and figure."""
+    friendly_errors()
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--scans", type=int, default=2)
-    options.add_argument("--members", type=int, default=64)
-    options.add_argument("--model_file", default=None)
-    options.add_argument("--settings", nargs="*", default=["{}"], help="overrides of inference.json, as JSON objects")
+    options.add_argument("--scans", type=int, default=8)
+    options.add_argument("--members", type=int, default=16, help="members, and annotations, of a scan")
+    options.add_argument(
+        "--settings", nargs="+", type=json.loads, default=[{}], help="overrides of inference.json, JSON"
+    )
+    options.add_argument("--bundle", type=Path, default=common.PHANTOM)
+    options.add_argument("--model_file", type=Path, help="weights, by default the bundle's")
+    options.add_argument("--output_dir", type=Path, default=HERE, help="folder of table and figure")
     args = options.parse_args(argv)
-    for text in args.settings:
-        settings = json.loads(text)
-        result = run(settings, args.scans, args.members, args.model_file)
-        print(json.dumps(settings))
-        for name in ("segmenter", "mean", "frequency", "annotations"):
-            print(f"  {name:10} ECE {result[f'{name}_ece']:.4f}  MAE {result[f'{name}_mae']:.4f}")
-        pairs = [
-            f"{d}: {result[f'correlation_{d}']:.2f} ({result[f'readings_correlation_{d}']:.2f})" for d in DISTANCES
-        ]
-        print("  correlation at distance, members (annotations):", ", ".join(pairs), flush=True)
+    if min(args.scans, args.members - 1) < 1:
+        raise UserError(f"scans, members: found {args.scans} and {args.members}, expected 1 and 2 or more; fix them")
+    lines = summary(measure(args.settings, args.scans, args.members, args.model_file, args.bundle))
+    text = as_markdown(lines) + (
+        f"\n\n{args.members} members against {args.members} annotations, {args.scans} fresh scans; in brackets the "
+        "95 % bootstrap interval over the scans."
+    )
+    content = {
+        "scans": args.scans,
+        "members": args.members,
+        "machine": common.machine(),
+        **common.stamp(),
+        "rows": lines,
+    }
+    common.write_results(args.output_dir, "results_phantom", content, text)
+    draw(lines, args.output_dir / "results_phantom.png")
 
 
 if __name__ == "__main__":

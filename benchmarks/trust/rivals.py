@@ -1,121 +1,152 @@
-"""Networks that the method is compared with and that the product does not need."""
+"""Contenders of the study: functions from an image (1, C, ...) to mean (K, ...) and members (N, K, ...)."""
 
 from __future__ import annotations
 
-from copy import deepcopy
-from typing import Any
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
+from monai.bundle import ConfigParser
+from monai.inferers import SlidingWindowInferer
+from scipy.special import ndtr
 from torch import nn
+from torch.nn import functional as F
 
-from monai_pdddpm.networks import ODEUNet, SecondOrderODEBlock
-from monai_pdddpm.networks.ode_block import Acceleration
-from monai_pdddpm.networks.solvers import evaluations
+from benchmarks import common
+from benchmarks.speed.rivals import segmenter_answers
+from monai_pdddpm.data.phantom_distribution import smooth_field
+from monai_pdddpm.networks import PDDDPM
+from monai_pdddpm.networks.weights import load_weights, read_weights
+
+Draw = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
-class Refiner(nn.Module):
-    """A plain network given image and presegmentation, in the place of a denoiser: it looks at neither x_t nor t.
+def ensemble(parser: ConfigParser, network: PDDDPM) -> Draw:
+    """Draw the method's members."""
+    parser["write_members"] = True
+    inferer = common.make_inferer(parser)
 
-    Trained and asked through the same pipeline with a single step, it is a refiner without diffusion.
+    def draw(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        parts, _ = common.run_inferer(inferer, network, image)
+        return parts["pred"], parts["members"]
+
+    return draw
+
+
+def with_segmenter(parser: ConfigParser, file: Path) -> PDDDPM:
+    """Build the bundle's pair with the segmenter of a file."""
+    network = copy.deepcopy(parser.get_parsed_content("network_def")).to(parser["device"]).eval()
+    load_weights(network.segmenter, read_weights(file), file)
+    return network
+
+
+def passes(parser: ConfigParser, networks: Sequence[PDDDPM], flips: Sequence[Sequence[int]] = ((),)) -> Draw:
+    """Run segmenters, each once for every flip; the answers are the members."""
+    config = common.make_inferer(parser).config
+
+    def draw(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        stacked = torch.stack(list(segmenter_answers(networks, image, config, flips)))
+        return stacked.mean(0), stacked
+
+    return draw
+
+
+def with_dropout(network: PDDDPM) -> PDDDPM:
+    """Keep the dropout of a segmenter active (MC dropout, Gal and Ghahramani 2016)."""
+    for module in network.segmenter.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.train()
+    return network
+
+
+def field_labels(probability: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
+    """Threshold a Gaussian field at the cumulative class probabilities.
 
     Args:
-        network: (B, image channels + K, ...) -> (B, K, ...) logits.
+        probability: (K, ...).
+        field: (...), standard normal at each voxel.
+
+    Returns:
+        Label map (...), in which each class has its probability.
+    """
+    uniform = torch.as_tensor(ndtr(field.numpy()))
+    return (uniform > probability.double().cumsum(0)[:-1]).sum(0)
+
+
+def random_field(parser: ConfigParser, network: PDDDPM, length_mm: float, members: int) -> Draw:
+    """Draw label maps with the segmenter's probabilities as marginals and one correlation length."""
+    answer = passes(parser, [network])
+
+    def draw(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, _ = answer(image)
+        rng, spacing = np.random.default_rng(0), parser["spacing"]
+        fields = [torch.as_tensor(smooth_field(mean.shape[1:], spacing, length_mm, rng)) for _ in range(members)]
+        labels = torch.stack([field_labels(mean, field) for field in fields])
+        return mean, F.one_hot(labels, len(mean)).movedim(-1, 1).float()
+
+    return draw
+
+
+def sample_logits(parameters: torch.Tensor, num_classes: int, samples: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw logits from a low-rank Gaussian.
+
+    Args:
+        parameters: (B, K (R + 2), ...): mean, log of the diagonal variance, R columns of the covariance factor.
         num_classes: K.
-        divisor: what its input's size must be a multiple of.
+        samples: number S of samples.
+        generator: source of randomness.
+
+    Returns:
+        (S, B, K, ...).
+
+    Reference: Monteiro et al. 2020 (arXiv:2006.06015), eq. 6.
+    """
+    mean, log_variance, *columns = parameters.float().split(num_classes, dim=1)
+    factor = torch.stack(columns)  # (R, B, K, ...)
+    shape = (samples, len(columns), len(mean))
+    low = torch.randn(shape, generator=generator).to(mean.device)
+    white = torch.randn((samples, *mean.shape), generator=generator).to(mean.device)
+    shared = torch.einsum("srb,rb...->sb...", low, factor)
+    return mean + shared + (log_variance.clamp(max=5) / 2).exp() * white
+
+
+class StochasticLoss(nn.Module):
+    """The Monte Carlo likelihood of a stochastic segmentation network, per voxel.
+
+    Args:
+        num_classes: number K of classes.
+        samples: number S of samples.
+
+    Reference: Monteiro et al. 2020 (arXiv:2006.06015), eq. 5.
     """
 
-    def __init__(self, network: nn.Module, num_classes: int, divisor: int = 8) -> None:
+    def __init__(self, num_classes: int, samples: int = 8) -> None:
         super().__init__()
-        self.network = network
-        self.num_classes = num_classes
-        self.divisor = divisor
+        self.num_classes, self.samples = num_classes, samples
+        self.generator = torch.Generator().manual_seed(0)
 
-    def encode(self, image: torch.Tensor, presegmentation: torch.Tensor) -> list[torch.Tensor]:
-        """Return the refined logits as the only feature."""
-        return [self.network(torch.cat([image, presegmentation], dim=1))]
-
-    def denoise(
-        self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str = "", solver_steps: int = 0
-    ) -> torch.Tensor:
-        """Return the refined logits, whatever x_t and t are."""
-        return features[0].expand(len(x_t), *features[0].shape[1:])
+    def forward(self, parameters: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Return the loss of parameters (B, K (R + 2), ...) and true label maps (B, 1, ...)."""
+        logits = sample_logits(parameters, self.num_classes, self.samples, self.generator)
+        truth = label[:, 0].long().expand(self.samples, *label[:, 0].shape)
+        nll = F.cross_entropy(logits.flatten(0, 1), truth.flatten(0, 1), reduction="none")
+        by_sample = nll.unflatten(0, (self.samples, -1)).flatten(2).sum(2)
+        likelihood = torch.logsumexp(-by_sample, dim=0) - np.log(self.samples)
+        return -likelihood.mean() / label[0, 0].numel()
 
 
-class UntiedODEUNet(ODEUNet):
-    """An ODE-U-Net whose blocks have an acceleration of their own for each evaluation: residual blocks, no equation.
+def stochastic(parser: ConfigParser, network: nn.Module, members: int) -> Draw:
+    """Draw members of a stochastic segmentation network; windows share the random numbers."""
+    inferer = SlidingWindowInferer(parser["roi_size"], overlap=parser["overlap"], mode="gaussian")
+    classes = len(parser["labels"])
 
-    Args:
-        kwargs: as :class:`monai_pdddpm.networks.ODEUNet`, with a fixed-step solver.
-    """
+    def draw(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            parameters = inferer(image, network)
+        logits = sample_logits(parameters, classes, members, torch.Generator().manual_seed(0))
+        drawn = logits[:, 0].softmax(1)
+        return drawn.mean(0), drawn
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        count = evaluations(self.solver, self.solver_steps)
-        for block in self.modules():
-            if isinstance(block, SecondOrderODEBlock):
-                block.acceleration = _InTurns([deepcopy(block.acceleration) for _ in range(count)])
-
-
-class SeparableODEUNet(ODEUNet):
-    """An ODE-U-Net whose accelerations convolve each channel by itself and mix them pointwise (MobileNet).
-
-    Args:
-        kwargs: as :class:`monai_pdddpm.networks.ODEUNet`.
-    """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        for block in self.modules():
-            if isinstance(block, Acceleration):
-                block.conv_in, block.conv_out = _separable(block.conv_in), _separable(block.conv_out)
-                nn.init.zeros_(block.conv_out[1].weight)  # a new block starts as z + v(0)
-                nn.init.zeros_(block.conv_out[1].bias)
-
-
-class SubPixelODEUNet(ODEUNet):
-    """An ODE-U-Net whose head works on the first level's grid and writes all voxels of a cell at once.
-
-    The last layer is the sub-pixel convolution of Shi et al. 2016; no layer but the inlet sees single voxels' states.
-
-    Args:
-        head_channels: channels of the head, a multiple of 8.
-        kwargs: as :class:`monai_pdddpm.networks.ODEUNet`, for 3D.
-    """
-
-    def __init__(self, head_channels: int = 32, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        stride, stem, first = self.stride, self.to_head.out_channels, self.to_head.in_channels
-        self.cells = nn.Conv3d(stem, head_channels, kernel_size=stride, stride=stride)
-        self.to_head = nn.Conv3d(first, head_channels, kernel_size=1)
-        self.head = nn.Sequential(
-            nn.GroupNorm(8, head_channels),
-            nn.SiLU(),
-            nn.Conv3d(head_channels, head_channels, kernel_size=3, padding=1),
-            nn.SiLU(),
-            nn.ConvTranspose3d(head_channels, self.num_classes, kernel_size=stride, stride=stride),
-        )
-        self.stride = 1  # from the head's input to the first level's grid
-
-    def encode(self, image: torch.Tensor, presegmentation: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """Return the condition's features, those of the head on the first level's grid too."""
-        head, *levels = super().encode(image, presegmentation)
-        return [self.cells(head), *levels]
-
-
-def _separable(conv: nn.Module) -> nn.Sequential:
-    width, kind = conv.in_channels, type(conv)
-    return nn.Sequential(kind(width, width, 3, padding=1, groups=width), kind(width, width, 1))
-
-
-class _InTurns(nn.Module):
-    """Modules that are called one after the other, and then from the first again."""
-
-    def __init__(self, parts: list[nn.Module]) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(parts)
-        self._next = 0
-
-    def forward(self, *args: torch.Tensor) -> torch.Tensor:
-        part = self.parts[self._next]
-        self._next = (self._next + 1) % len(self.parts)
-        return part(*args)
+    return draw

@@ -1,20 +1,20 @@
-"""How do segmenter and ensemble bear a worse scan? Dice and ECE under noise, blur, bias field and low resolution.
+"""How do segmenter and ensemble respond to worse scans? Accuracy, calibration and failure detection.
 
-``python benchmarks/trust/robustness.py --dataset_dir <data>`` spoils the validation scans in five ways and three
-degrees, asks the bundle's segmenter and ensemble, and, when the study has trained them, its own segmenter, refiner,
-deep ensemble and denoiser, which were trained alike; it writes a table and a figure.
+    python benchmarks/trust/robustness.py --dataset_dir <hippocampus>
+
+Adds noise, blur, a bias field or a lower resolution to validation scans in three degrees, for the bundle's segmenter
+and ensemble and for the study's final contenders that are trained. AURC is the mean risk 1 - Dice over all coverages if
+cases are accepted by decreasing expected Dice, over all scans of a kind.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from monai.transforms import (
@@ -25,26 +25,18 @@ from monai.transforms import (
     RandRicianNoise,
     Resize,
 )
+from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(HERE.parents[1]))
 
-from benchmarks.trust import measuring, study  # noqa: E402
+from benchmarks import common  # noqa: E402
+from benchmarks.trust import measures, report, rivals, study  # noqa: E402
 from monai_pdddpm.data import labelled_cases  # noqa: E402
-from monai_pdddpm.metrics.summary import statistic  # noqa: E402
+from monai_pdddpm.metrics import area_under_risk_coverage  # noqa: E402
+from monai_pdddpm.utils.errors import friendly_errors  # noqa: E402
 
-mpl.use("agg")
-from matplotlib import pyplot as plt  # noqa: E402
-
-# rows of the study -> how they are called here
-RIVALS = {
-    "segmenter": "segmenter (study)",
-    "deep ensemble of 8": "deep ensemble of 8 (study)",
-    "a plain refiner (SegResNet on image and presegmentation)": "refiner (study)",
-    "base": "ensemble (study)",
-}
-# degree 1 to 3 of each; noise in standard deviations of the scan, blur in voxels, resolution as a share
+# Three degrees of each: noise in standard deviations of the scan, blur in voxels, resolution as a share.
 DEGREES: dict[str, tuple[float, ...]] = {
     "Gaussian noise": (0.2, 0.4, 0.8),
     "Rician noise": (0.2, 0.4, 0.8),
@@ -52,124 +44,124 @@ DEGREES: dict[str, tuple[float, ...]] = {
     "bias field": (0.3, 0.6, 1.0),
     "low resolution": (0.7, 0.5, 0.35),
 }
+METRICS = ("dice", "ece", "nll")
 
 
-def spoil(image: torch.Tensor, kind: str, degree: float, seed: int) -> torch.Tensor:
-    """Return a spoilt scan, normalised anew as the bundle would.
+def degrade(image: torch.Tensor, kind: str, degree: float, seed: int) -> torch.Tensor:
+    """Return a worse scan, normalized again as the bundle does.
 
     Args:
         image: (C, X, Y, Z), zero mean and unit variance.
-        kind: of `DEGREES`.
+        kind: a key of `DEGREES`.
         degree: its number there.
-        seed: of what is random.
+        seed: seed of random changes.
     """
     magnitude = image - image.min()
-    change: Any
-    if kind == "Gaussian noise":
-        change = RandGaussianNoise(prob=1, std=degree, sample_std=False).set_random_state(seed)
-    elif kind == "Rician noise":
-        change = RandRicianNoise(prob=1, std=degree, sample_std=False).set_random_state(seed)
-    elif kind == "blur":
-        change = GaussianSmooth(sigma=degree)
-    elif kind == "bias field":
-        change = RandBiasField(prob=1, coeff_range=(degree, degree)).set_random_state(seed)
-    elif kind == "low resolution":
-        size = [max(4, round(n * degree)) for n in image.shape[1:]]
-        change = lambda x: Resize(image.shape[1:], mode="trilinear")(Resize(size, mode="area")(x))  # noqa: E731
+    if kind == "low resolution":
+        small = Resize([max(4, round(n * degree)) for n in image.shape[1:]], mode="area")(magnitude)
+        changed: Any = Resize(image.shape[1:], mode="trilinear")(small)
     else:
-        raise ValueError(f"kind: {kind!r} was found, one of {', '.join(DEGREES)} is expected")
-    return torch.as_tensor(np.asarray(NormalizeIntensity()(change(magnitude)))).float()
+        change = {
+            "Gaussian noise": RandGaussianNoise(prob=1, std=degree, sample_std=False).set_random_state(seed),
+            "Rician noise": RandRicianNoise(prob=1, std=degree, sample_std=False).set_random_state(seed),
+            "blur": GaussianSmooth(sigma=degree),
+            "bias field": RandBiasField(prob=1, coeff_range=(degree, degree)).set_random_state(seed),
+        }[kind]
+        changed = change(magnitude)
+    return torch.as_tensor(np.asarray(NormalizeIntensity()(changed))).float()
 
 
-def contenders(args: argparse.Namespace) -> dict[str, Any]:
-    """Return name -> function that draws."""
-    parser = measuring.read_bundle(args.bundle, {})
-    pair = measuring.pair_of(parser, args.bundle / "models" / "model.pt")
-    found = {"segmenter": measuring.passes(parser, [pair]), "ensemble": measuring.members(parser, pair)}
+def contenders(args: argparse.Namespace) -> dict[str, rivals.Draw]:
+    """Return the functions that draw: the bundle's, and the study's final ones that are trained."""
+    parser = common.read_bundle(args.bundle, device=args.device)
+    pair = common.load_pair(parser)
+    found = {"segmenter": rivals.passes(parser, [pair]), "ensemble": rivals.ensemble(parser, pair)}
     variants = study.read_variants()
     for name, row in study.rows_of(variants):
-        if row["name"] in RIVALS and study.is_trained(name, row, args.work):
-            found[RIVALS[row["name"]]] = study.contender(row, name, variants[name], args)
+        if row.get("final") and study.is_trained(name, row, args.work):
+            found[f"study: {row['name']}"] = study.contender(row, name, variants[name], args)
     return found
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Return {contender: {kind: [one list of measured cases for each degree, the clean scan first]}}."""
-    cases = labelled_cases(args.dataset_dir, "validation")[:: args.every]
-    items = measuring.load_cases(measuring.read_bundle(args.bundle, {}), cases)
-    results: dict[str, Any] = {}
-    for name, draw in contenders(args).items():
-        clean = list(measuring.measure_all(draw, items, f"{name}, clean")["cases"].values())
-        results[name] = {}
-        for kind, degrees in DEGREES.items():
-            results[name][kind] = [clean]
-            for degree in degrees:
-                spoilt = [
-                    item | {"image": spoil(item["image"][0], kind, degree, seed)[None]}
-                    for seed, item in enumerate(items)
-                ]
-                found = measuring.measure_all(draw, spoilt, f"{name}, {kind} {degree}")
-                results[name][kind].append(list(found["cases"].values()))
+def measure(draw: rivals.Draw, items: Sequence[common.Item]) -> dict[str, Any]:
+    """Return {kind: means of each degree, the clean scan first, and AURC} of a contender."""
+
+    def cases(changed: Sequence[common.Item]) -> dict[str, dict[str, float]]:
+        found = {}
+        for item in changed:
+            mean, drawn = (tensor.cpu() for tensor in draw(item["image"]))
+            found[item["case"]] = measures.measure(mean, drawn, item["label"], item["voxel_ml"])
+        return found
+
+    clean, results = cases(items), {}
+    for kind, degrees in DEGREES.items():
+        all_degrees = [clean]
+        for degree in degrees:
+            worse = [
+                item | {"image": degrade(item["image"][0].cpu(), kind, degree, seed)[None].to(item["image"].device)}
+                for seed, item in enumerate(items)
+            ]
+            all_degrees.append(cases(worse))
+        everything = [case for degree in all_degrees for case in degree.values()]
+        risk, confidence = [1 - c["dice"] for c in everything], [c["expected_dice"] for c in everything]
+        results[kind] = {
+            "degrees": [{m: report.described({n: c[m] for n, c in d.items()}) for m in METRICS} for d in all_degrees],
+            "aurc": area_under_risk_coverage(risk, confidence),
+            "best_aurc": area_under_risk_coverage(risk, [-r for r in risk]),
+        }
     return results
 
 
-def means(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the mean of Dice, ECE and NLL with its 95 % interval in the place of the cases."""
-    return {
-        name: {
-            kind: [{m: statistic([case[m] for case in cases]) for m in ("dice", "ece", "nll")} for cases in degrees]
-            for kind, degrees in kinds.items()
-        }
-        for name, kinds in results.items()
-    }
+def as_markdown(found: Mapping[str, Any]) -> str:
+    """Format the table."""
+    head = ["contender", "scan", *(f"degree {d}: Dice, ECE" for d in range(4)), "AURC", "best AURC"]
+    rows = [
+        [name, kind, *(f"{d['dice']['mean']:.3f}, {d['ece']['mean']:.3f}" for d in result["degrees"])]
+        + [f"{result[key]:.4f}" for key in ("aurc", "best_aurc")]
+        for name, kinds in found.items()
+        for kind, result in kinds.items()
+    ]
+    return common.table(head, rows)
 
 
 def draw_figure(found: Mapping[str, Any], path: Path) -> None:
     """Draw Dice and ECE over the degrees."""
+    from matplotlib import pyplot as plt
+
     figure, axes = plt.subplots(2, len(DEGREES), figsize=(14, 5.4), sharex="col", sharey="row", layout="constrained")
     for column, (kind, degrees) in enumerate(DEGREES.items()):
-        for row, metric in enumerate(("dice", "ece")):
-            axis = axes[row, column]
+        for axis, metric in zip(axes[:, column], ("dice", "ece"), strict=True):
             for name, kinds in found.items():
-                style = "--" if name.endswith("(study)") else "-"
-                axis.plot(
-                    range(len(degrees) + 1),
-                    [d[metric]["mean"] for d in kinds[kind]],
-                    style,
-                    marker="o",
-                    markersize=3,
-                    label=name,
-                )
+                values = [d[metric]["mean"] for d in kinds[kind]["degrees"]]
+                axis.plot(values, "--" if name.startswith("study") else "-", marker="o", markersize=3, label=name)
             axis.grid(alpha=0.3)
             axis.set_xticks(range(len(degrees) + 1), ["clean", *map(str, degrees)])
         axes[0, column].set_title(kind)
     axes[0, 0].set_ylabel("Dice")
     axes[1, 0].set_ylabel("ECE near the structure")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncol=len(labels), fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncol=4, fontsize=8)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, write, print."""
+    """Measure and write table, numbers and figure."""
+    friendly_errors()
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--dataset_dir", type=Path, required=True)
-    options.add_argument("--bundle", type=Path, default=ROOT / "bundles" / "hippocampus_mri_segmentation")
-    options.add_argument("--work", type=Path, default=ROOT / "runs" / "trust", help="of the study")
+    options.add_argument("--bundle", type=Path, default=common.HIPPOCAMPUS)
+    options.add_argument("--device", default=common.default_device())
+    options.add_argument("--work", type=Path, default=common.ROOT / "runs" / "trust", help="folder of the study")
     options.add_argument("--every", type=int, default=3, help="take every n-th validation case")
+    options.add_argument("--output_dir", type=Path, default=HERE, help="folder of table and figure")
     args = options.parse_args(argv)
-    results = run(args)
-    found = means(results)
-    cases = len(next(iter(results.values()))["blur"][0])
-    content = {"cases": cases, "degrees": DEGREES, "results": found}
-    (HERE / "results_robustness.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    draw_figure(found, ROOT / "docs" / "pictures" / "robustness.png")
-    print(f"| contender | scan | {' | '.join(f'degree {d}: Dice, ECE' for d in range(4))} |\n|{'---|' * 6}")
-    for name, kinds in found.items():
-        for kind, degrees in kinds.items():
-            cells = [f"{d['dice']['mean']:.3f}, {d['ece']['mean']:.3f}" for d in degrees]
-            print(f"| {name} | {kind} | {' | '.join(cells)} |")
+    cases = labelled_cases(args.dataset_dir, "validation")[:: args.every]
+    items = common.load_items(common.read_bundle(args.bundle, device=args.device), cases)
+    found = {name: measure(draw, items) for name, draw in tqdm(contenders(args).items(), disable=None)}
+    content = {"cases": len(items), "degrees": DEGREES, "results": found}
+    common.write_results(args.output_dir, "results_robustness", content, as_markdown(found))
+    draw_figure(found, args.output_dir / "results_robustness.png")
 
 
 if __name__ == "__main__":
