@@ -1,27 +1,27 @@
-"""The command line itself: few verbs, each with the same options; what they do is tested in tests/cli."""
+"""The command line itself; the commands are tested in tests/cli."""
 
 import json
 
 import pytest
 
 from monai_pdddpm.__main__ import main, parser
+from monai_pdddpm.cli import report
 from monai_pdddpm.utils.errors import TRACEBACK_VARIABLE, UserError
-from monai_pdddpm.visualize import report
 
 
-def test_help_lists_few_verbs(capsys):
+def test_help_lists_the_commands(capsys):
     with pytest.raises(SystemExit) as end:
         main(["--help"])
     assert end.value.code == 0
     out = capsys.readouterr().out
-    assert all(verb in out for verb in ("create-bundle", "check", "report", "info"))
+    assert all(command in out for command in ("create-bundle", "check", "report", "info"))
     assert len(out.splitlines()) < 25
 
 
 @pytest.mark.parametrize(
     "words", [["create-bundle", "x", "--dataset", "d"], ["check", "d"], ["report", "d"], ["info", "d"]]
 )
-def test_all_verbs_take_quiet_and_json(words):
+def test_all_commands_take_quiet_and_json(words):
     options = parser().parse_args([*words, "--quiet", "--json"])
     assert options.quiet
     assert options.json
@@ -50,3 +50,17 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv(TRACEBACK_VARIABLE, "1")
     with pytest.raises(UserError):
         main(["info", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [(["chekc", "x"], "check"), (["verifi"], "verify"), (["info", "x", "--sizze", "3"], "--size")],
+)
+def test_unknown_words_name_the_nearest(words, nearest, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert len(err.splitlines()) == 1
+    assert f"did you mean {nearest}?" in err

@@ -1,66 +1,70 @@
-"""``check``: what would stop a training or spoil it, found before hours are spent."""
+"""``check``: find what would stop or spoil a training on a data set."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
+from monai_pdddpm.cli import Result
 from monai_pdddpm.cli.datasets import DataSet, Finding, read_dataset
-from monai_pdddpm.cli.fingerprint import Facts, Reader, look
-from monai_pdddpm.data.case import present_files
+from monai_pdddpm.cli.fingerprint import CaseStatistics, read_case
 
-__all__ = ["check_dataset", "duplicates"]
+__all__ = ["check_dataset", "run"]
+
+
+def run(options: argparse.Namespace) -> Result:
+    """Run ``check``."""
+    data, findings = check_dataset(options.dataset, options.modalities, options.derivative, not options.quiet)
+    content = {"dataset": str(data.source), "form": data.form, "cases": len(data.cases)}
+    content["findings"] = [vars(finding) for finding in findings]
+    problems = f"{len(findings)} problems" if findings else "no problem"
+    summary = f"{len(data.cases)} cases ({data.form}), {len(data.labeled)} labeled: {problems} found"
+    return Result(content, [summary], list(map(str, findings)))
 
 
 def check_dataset(
     path: Path, modalities: Sequence[str] = ("T1w",), derivative: str | None = None, progress: bool = True
 ) -> tuple[DataSet, list[Finding]]:
-    """Read every scan and label map of a data set and tell what is wrong.
+    """Read every scan and label map of a data set; return the data set and its problems.
 
     Args:
         path: see :func:`monai_pdddpm.cli.datasets.read_dataset`.
-        modalities: likewise.
-        derivative: likewise.
-        progress: show a bar.
+        modalities: see there.
+        derivative: see there.
+        progress: show a progress bar.
 
     Raises:
-        UserError: when there is no data set of a known form.
+        UserError: if there is no data set of a known form.
     """
     data = read_dataset(path, modalities, derivative)
-    findings, facts, reader = list(data.findings), [], Reader(data)
-    for case in tqdm(data.cases, "reading the scans", disable=not progress, unit="scan"):
-        label_there = case.label is None or Path(case.label).is_file()
-        if any(present_files(case.image)) and label_there:  # else it is among the findings already
-            fact, found = look(case, data, reader)
+    findings = list(data.findings)
+    read: list[CaseStatistics] = []
+    for case in tqdm(data.cases, "reading scans", disable=not progress, unit="scan"):
+        # missing files are among the findings already
+        if any(case.case.present_files) and (case.label is None or Path(case.label).is_file()):
+            statistics, found = read_case(case, data)
             findings += found
-            facts += [fact] if fact is not None else []
-    return data, [*findings, *_unused(data, facts), *duplicates(facts)]
+            read += [statistics] if statistics is not None else []
+    values = {value for statistics in read for value in statistics.labels}
+    for value, name in data.labels.items():
+        if value and read and value not in values:
+            findings.append(Finding("label-unused", f"label {value} ({name})", "no label map has it; remove the label"))
+    return data, findings + _duplicates(read)
 
 
-def _unused(data: DataSet, facts: Sequence[Facts]) -> list[Finding]:
-    seen = {value for fact in facts for value in fact.labels}
-    return [
-        Finding("label-unused", f"label {value} ({name})", "is in no label map; take it out, or find out where it went")
-        for value, name in data.labels.items()
-        if value and facts and value not in seen
-    ]
-
-
-def duplicates(facts: Sequence[Facts]) -> list[Finding]:
-    """Tell which cases have the same image, voxel for voxel."""
-    groups = defaultdict(list)
-    for fact in facts:
-        groups[fact.content].append(fact)
+def _duplicates(cases: Sequence[CaseStatistics]) -> list[Finding]:
+    """Find cases with the same voxels as an earlier case."""
+    first: dict[str, CaseStatistics] = {}
     findings = []
-    for same in groups.values():
-        first, *others = same
-        for other in others:
-            split = {first.case.section, other.case.section}
-            where = f", one for {' and one for '.join(sorted(split))}" if len(split) > 1 else ""
-            labels = "" if first.labels == other.labels else ", with other labels"
-            text = f"has the same image as {first.case.name}{labels}{where}; keep one of them"
-            findings.append(Finding("duplicate", other.case.name, text))
+    for case in cases:
+        other = first.setdefault(case.content, case)
+        if other is not case:
+            keys = sorted({case.case.list_key, other.case.list_key})
+            where = f", one for {' and one for '.join(keys)}" if len(keys) > 1 else ""
+            labels = "" if case.labels == other.labels else ", with other labels"
+            text = f"has the same voxels as {other.case.case.name}{labels}{where}; keep one of them"
+            findings.append(Finding("duplicate", case.case.case.name, text))
     return findings

@@ -1,89 +1,123 @@
-"""``info``: what a bundle does, from its JSON alone. Nothing is imported that computes, no expression is executed."""
+"""``info``: show what a bundle does, from its JSON files. Without ``--size``, nothing of the bundle is executed."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_pdddpm.cli.cost import denoiser_parameters, segmenter_parameters, window_count
+from monai_pdddpm.cli import Result
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["as_lines", "bundle_info"]
+__all__ = ["bundle_cost", "bundle_info", "run"]
 
-_TEXTS = ("name", "version", "task", "description", "intended_use", "image_classes", "data_source")
-_SETTINGS = ("members", "num_steps", "start_step", "end_step", "num_train_timesteps", "seed", "presegmentation_weight")
+WARNING = "warning: --size runs the code that the bundle's author wrote; use bundles from people you trust"
+_TEXTS = ("name", "version", "task", "intended_use")
+_KEYS = (
+    *("labels", "channel_def", "missing_channels", "fourth_dimension", "spacing", "roi_size", "overlap"),
+    *("num_train_timesteps", "start_step", "end_fraction", "num_steps", "members", "presegmentation_weight", "seed"),
+)
 
 
-def bundle_info(folder: Path, size: Sequence[int] | None = None) -> dict[str, Any]:
-    """Read ``metadata.json`` and ``inference.json`` of a bundle.
+def run(options: argparse.Namespace) -> Result:
+    """Run ``info``."""
+    found = bundle_info(options.bundle.expanduser())
+    lines = _lines(found)
+    if options.size:
+        print(WARNING, file=sys.stderr)
+        cost = found["cost"] = bundle_cost(options.bundle.expanduser(), options.size)
+        lines += [
+            f"parameters: segmenter {cost['segmenter_parameters']:,}, denoiser {cost['denoiser_parameters']:,}",
+            f"time steps: {', '.join(map(str, cost['time_steps']))}",
+            f"scan of {_by(options.size)} voxels: {cost['windows']} windows, at most {cost['denoiser_calls']} denoiser "
+            "calls; windows without active voxels need none",
+        ]
+    return Result(found, lines)
 
-    A value that would have to be computed stays as the text that stands there.
+
+def bundle_info(folder: Path) -> dict[str, Any]:
+    """Read ``configs/metadata.json`` and ``configs/inference.json`` of a bundle.
 
     Args:
         folder: of the bundle.
-        size: voxels of a scan at the bundle's spacing, for the cost of it; by default the median scan that a created
-            bundle keeps in ``docs/fingerprint.json``, else none.
 
     Returns:
-        what it does, as JSON.
+        texts and settings as they are written; a reference or an expression remains one.
 
     Raises:
-        UserError: when a file is missing or no JSON, or the size does not fit.
+        UserError: if a file is missing or not a JSON object.
     """
     metadata, config = (_read(folder / "configs" / name) for name in ("metadata.json", "inference.json"))
-    network = _part(config, config.get("network_def"))
-    segmenter, denoiser = (_part(config, _mapping(network).get(key)) for key in ("segmenter", "denoiser"))
-    settings = {key: _part(config, config[key]) for key in _SETTINGS if key in config}
-    if not _is_number(settings.get("end_step")):
-        settings["end_step"] = _end_step(config, settings.get("start_step"))
-    window, overlap = _part(config, config.get("roi_size")), _part(config, config.get("overlap", 0))
+    network = config.get("network_def")
+    parts = {key: network.get(key) for key in ("segmenter", "denoiser")} if isinstance(network, dict) else {}
+    for key, part in parts.items():
+        target = config.get(part[1:]) if isinstance(part, str) and part.startswith("@") else part
+        parts[key] = target.get("_target_") if isinstance(target, dict) else part
+    models = {name: (folder / "models" / name).is_file() for name in ("model.pt", "calibration.json")}
+    return (
+        {key: metadata.get(key) for key in _TEXTS} | {key: config.get(key) for key in _KEYS} | parts | {"files": models}
+    )
+
+
+def bundle_cost(folder: Path, size: Sequence[int]) -> dict[str, Any]:
+    """Build a bundle's networks without memory for their weights, and count parameters, windows and denoiser calls.
+
+    Args:
+        folder: of the bundle.
+        size: voxels of a scan at the bundle's spacing.
+
+    Raises:
+        UserError: if the size does not fit the bundle, or its networks cannot be built.
+    """
+    import torch
+    from monai.bundle import ConfigParser
+
+    from monai_pdddpm.inferers.windows import window_starts
+
+    parser = ConfigParser()
+    try:
+        parser.read_config(folder / "configs" / "inference.json")
+        roi_size, overlap, members, time_steps = map(
+            parser.get_parsed_content, ("roi_size", "overlap", "members", "time_steps")
+        )
+        with torch.device("meta"):
+            networks = {key: parser.get_parsed_content(f"network_def::{key}") for key in ("segmenter", "denoiser")}
+        parameters = {f"{key}_parameters": sum(p.numel() for p in net.parameters()) for key, net in networks.items()}
+    except Exception as error:  # MONAI and the bundle's code raise many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"--size: found a bundle that cannot be built, {folder} ({reason}), expected one of monai_pdddpm; leave "
+            "--size out"
+        ) from error
+    if len(size) != len(roi_size) or min(size) < 1:
+        raise UserError(f"--size: found {list(size)}, expected {len(roi_size)} numbers of voxels above 0; fix them")
+    windows = math.prod(len(window_starts(n, w, overlap)) for n, w in zip(size, roi_size, strict=True))
     return {
-        **{key: metadata.get(key) for key in _TEXTS},
-        "labels": config.get("labels") or _channels(metadata, "outputs", "pred"),
-        "channels": config.get("channel_def") or _channels(metadata, "inputs", "image"),
-        "missing_channels": config.get("missing_channels"),
-        "fourth_dimension": config.get("fourth_dimension"),
-        "spacing_mm": _part(config, config.get("spacing")),
-        "window": window,
-        "overlap": overlap,
-        **settings,
-        "segmenter": _network(segmenter, segmenter_parameters),
-        "denoiser": _network(denoiser, denoiser_parameters),
-        "cost": _cost(settings, window, overlap, size or _median_scan(folder, config)),
-        "files": {name: (folder / "models" / name).is_file() for name in ("model.pt", "calibration.json")},
+        **parameters,
+        "time_steps": time_steps,
+        "size": list(size),
+        "windows": windows,
+        "denoiser_calls": windows * len(time_steps) * members,
     }
 
 
-def as_lines(found: Mapping[str, Any]) -> list[str]:
-    """Say it to a reader."""
-    labels = ", ".join(f"{key} {name}" for key, name in _mapping(found["labels"]).items())
-    channels = ", ".join(str(name) for name in _mapping(found["channels"]).values())
-    cost = found["cost"]
-    networks = [_network_line(found[key]) for key in ("segmenter", "denoiser")]
-    lines = [
+def _lines(found: Mapping[str, Any]) -> list[str]:
+    there = {name: "yes" if is_there else "no" for name, is_there in found["files"].items()}
+    return [
         f"{found['name']} {found['version']}: {found['task']}",
-        f"labels: {labels}",
-        f"channels: {channels}",
-        f"spacing: {_by(found['spacing_mm'])} mm; window: {_by(found['window'])} voxels, overlap {found['overlap']}",
-        f"chain: T' = {found.get('start_step')} of {found.get('num_train_timesteps')}, ends at "
-        f"{found.get('end_step')}, {found.get('steps')} steps, {found.get('members')} members",
-        f"segmenter: {networks[0]}; denoiser: {networks[1]}",
-        f"cost of a window: 1 segmenter and {cost['denoiser_evaluations_per_window']} denoiser evaluations",
+        f"labels: {_names(found['labels'])}",
+        f"channels: {_names(found['channel_def'])}",
+        f"spacing: {_by(found['spacing'])} mm; window: {_by(found['roi_size'])} voxels, overlap {found['overlap']}",
+        f"chain: {found['num_steps']} steps from T' = {found['start_step']} of {found['num_train_timesteps']} down to "
+        f"{found['end_fraction']} of T'; {found['members']} members",
+        f"networks: segmenter {found.get('segmenter')}, denoiser {found.get('denoiser')}",
+        f"trained weights: {there['model.pt']}; calibration: {there['calibration.json']}",
+        f"intended use: {found['intended_use']}",
     ]
-    if "size" in cost:
-        lines.append(
-            f"cost of a scan of {_by(cost['size'])} voxels: {cost['windows']} windows, up to "
-            f"{cost['denoiser_evaluations']} denoiser evaluations; fewer where windows have nothing to decide"
-        )
-    there = [name for name, is_there in found["files"].items() if is_there]
-    lines.append(
-        f"weights: {'there' if 'model.pt' in there else 'none, train it first'}"
-        f"; calibration: {'there' if 'calibration.json' in there else 'none'}"
-    )
-    lines.append(f"use: {found['intended_use']}")
-    return lines
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -96,76 +130,9 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def _part(config: Mapping[str, Any], value: Any, depth: int = 0) -> Any:
-    """Follow ``@`` references; all else stays as it is, expressions too."""
-    if isinstance(value, str) and value.startswith("@") and depth < 20:
-        target: Any = config
-        for name in value[1:].replace("#", "::").split("::"):
-            target = target.get(name) if isinstance(target, dict) else None
-        return value if target is None else _part(config, target, depth + 1)
-    return value
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _end_step(config: Mapping[str, Any], start: Any) -> Any:
-    """Return the index at which the chain ends, of :func:`monai_pdddpm.schedulers.early_end` and its default share."""
-    definition = config.get("end_step")
-    share = _part(config, _mapping(definition).get("share"))
-    return round(share * start) if _is_number(share) and _is_number(start) else definition
-
-
-def _channels(metadata: Mapping[str, Any], side: str, name: str) -> Mapping[str, Any]:
-    form = _mapping(metadata.get("network_data_format"))
-    return _mapping(_mapping(_mapping(form.get(side)).get(name)).get("channel_def"))
-
-
-def _network(definition: Any, count: Any) -> dict[str, Any]:
-    definition = _mapping(definition)
-    try:
-        parameters = count(definition)
-    except (KeyError, TypeError, ValueError, AttributeError):  # a size that is an expression
-        parameters = None
-    return {"class": definition.get("_target_"), "parameters": parameters}
-
-
-def _network_line(network: Mapping[str, Any]) -> str:
-    count = network["parameters"]
-    return f"{str(network['class']).rpartition('.')[2]}{f', {count / 1e6:.2f} M weights' if count else ''}"
-
-
-def _cost(settings: Mapping[str, Any], window: Any, overlap: Any, size: Sequence[int] | None) -> dict[str, Any]:
-    steps, members = settings.get("num_steps"), settings.get("members")
-    known = isinstance(steps, int) and isinstance(members, int)
-    each = steps * members if known and settings.get("start_step") != 0 else 0 if known else None  # type: ignore[operator]
-    cost: dict[str, Any] = {"denoiser_evaluations_per_window": each}
-    plain = isinstance(window, list) and all(_is_number(side) for side in window) and _is_number(overlap)
-    if size is not None and plain and each is not None:
-        if len(size) != len(window) or min(size) < 1:
-            raise UserError(f"--size: found {list(size)}, expected {len(window)} numbers of voxels from 1 up; fix it")
-        windows = window_count(size, window, overlap)
-        cost |= {"size": list(size), "windows": windows, "denoiser_evaluations": windows * each}
-    return cost
-
-
-def _median_scan(folder: Path, config: Mapping[str, Any]) -> list[int] | None:
-    try:
-        seen, spacing = _read(folder / "docs" / "fingerprint.json"), config.get("spacing")
-        shape, sizes = seen["shape"]["median"], seen["spacing_mm"]["median"]
-        if not isinstance(spacing, list):
-            return [round(n) for n in shape]
-        return [max(1, round(n * mm / new)) for n, mm, new in zip(shape, sizes, spacing, strict=True)]
-    except (UserError, KeyError, TypeError, ValueError):
-        return None
+def _names(value: Any) -> str:
+    return ", ".join(f"{key} {name}" for key, name in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _by(values: Any) -> str:
-    if not isinstance(values, list):
-        return str(values)
-    return " x ".join(f"{value:g}" if _is_number(value) else str(value) for value in values)
+    return " x ".join(map(str, values)) if isinstance(values, list) else str(values)

@@ -1,4 +1,4 @@
-"""How much memory there is, and how much a training step of a network needs."""
+"""The memory for training, and the memory that a training step needs."""
 
 from __future__ import annotations
 
@@ -7,97 +7,107 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from monai.networks.nets import SegResNet
 from torch import nn
 
+from monai_pdddpm.cli.planner import GIB, LEVELS
+from monai_pdddpm.networks import ODEUNet
 from monai_pdddpm.utils.memory import total_memory
 
-__all__ = ["Need", "Room", "memory_at_hand", "need_of", "saved_bytes"]
+__all__ = ["MemoryBudget", "MemoryNeed", "memory_budget", "memory_need", "saved_bytes"]
 
-GIB = 2**30
-# gradients, convolution workspaces and the loss come on top of what is kept for the backward pass
-OVERHEAD = 1.5
-CONTEXT = 0.5 * GIB  # CUDA's own, and the libraries
+OVERHEAD = 1.5  # gradients, convolution workspaces and loss, relative to the tensors kept for the backward pass
+LIBRARIES = 0.5 * GIB  # CUDA context and libraries
 
 
 @dataclass(frozen=True)
-class Room:
-    """The memory to train in: bytes; what it is, in words; and whether it is a GPU's."""
+class MemoryBudget:
+    """Memory for training: bytes, a description, and whether it is a GPU's."""
 
     size: float
-    words: str
+    text: str
     gpu: bool
 
 
 @dataclass(frozen=True)
-class Need:
-    """What a training needs: bytes whatever the window, and bytes for each voxel of a batch."""
+class MemoryNeed:
+    """Memory of a training step: bytes for any window, and bytes per voxel of the batch."""
 
     fixed: float
     per_voxel: float
 
-    def of(self, window: Sequence[int], batch: int) -> float:
-        """Return the bytes of a step."""
+    def bytes(self, window: Sequence[int], batch: int) -> float:
+        """Return the bytes of a step with a batch of windows."""
         return self.fixed + self.per_voxel * batch * math.prod(window)
 
 
-def memory_at_hand(gib: float | None = None) -> Room:
-    """Return the memory to plan for: what is asked for, else 90 % of the GPU's, else half of the computer's.
+def memory_budget(gib: float | None = None) -> MemoryBudget:
+    """Return the given memory, or 90 % of the GPU's, or half of the computer's if there is no GPU.
 
     Args:
-        gib: in GiB, or None.
+        gib: memory in GiB, or None.
     """
     gpu = torch.cuda.is_available()
     if gib is not None:
-        return Room(gib * GIB, f"{gib:g} GiB as asked for", gpu)
+        return MemoryBudget(gib * GIB, f"{gib:g} GiB (--memory)", gpu)
     if gpu:
         size = 0.9 * torch.cuda.get_device_properties(0).total_memory
-        return Room(size, f"{size / GIB:.1f} GiB, 90 % of this GPU's", True)
-    size = computer_memory() / 2
-    return Room(size, f"{size / GIB:.1f} GiB, half of this computer's, which has no GPU", False)
-
-
-def computer_memory() -> float:
-    """Return the bytes of this computer's memory; 8 GiB where the system does not report it."""
-    return float(total_memory() or 8 * GIB)
+        return MemoryBudget(size, f"{size / GIB:.1f} GiB (90 % of the GPU)", True)
+    size = (total_memory() or 8 * GIB) / 2
+    return MemoryBudget(size, f"{size / GIB:.1f} GiB (half of this computer, which has no GPU)", False)
 
 
 def saved_bytes(step: Callable[[], torch.Tensor], weights: Sequence[torch.Tensor] = ()) -> int:
-    """Return how many bytes autograd keeps for the backward pass of a computation, each storage counted once.
+    """Return the bytes that autograd keeps for the backward pass of a computation, each storage counted once.
 
     Args:
         step: the forward pass, as in training.
-        weights: tensors that are there anyway.
+        weights: tensors that are not counted.
     """
     known = {weight.untyped_storage().data_ptr() for weight in weights}
-    found: dict[int, int] = {}
-    kept = []  # so that no storage is freed and its address used again
+    found: dict[int, torch.UntypedStorage] = {}  # holds the storages, so that no address is used twice
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known and storage.data_ptr() not in found:
-            found[storage.data_ptr()] = storage.nbytes()
-            kept.append(tensor)
+        if storage.data_ptr() not in known:
+            found[storage.data_ptr()] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        result = step()
-    del result
-    return sum(found.values())
+        step()
+    return sum(storage.nbytes() for storage in found.values())
 
 
-def need_of(
-    trained: nn.Module, step: Callable[[], torch.Tensor], voxels: int, others: Sequence[nn.Module] = ()
-) -> Need:
-    """Measure what training a network needs, on a small batch on the CPU.
+def memory_need(channels: int, classes: int, filters: int, divisor: int, segmenter: nn.Module | None) -> MemoryNeed:
+    """Measure forward passes of each training stage on two small windows; return the larger need.
 
     Args:
-        trained: the network; its weights, their gradients and AdamW's two moments are kept in float32.
-        step: forward pass of the batch.
-        voxels: of the batch.
-        others: networks that are there without being trained, such as a moving average.
+        channels: image channels.
+        classes: number of classes with the background.
+        filters: of the segmenter's first level.
+        divisor: key of :data:`monai_pdddpm.cli.planner.LEVELS`.
+        segmenter: a trained segmenter, which needs no stage of its own, or None.
     """
-    size = sum(weight.numel() for weight in trained.parameters())
-    size_others = sum(weight.numel() for other in others for weight in other.parameters())
-    weights = [weight for module in (trained, *others) for weight in module.parameters()]
-    per_voxel = saved_bytes(step, weights) / voxels
-    return Need(4.0 * (4 * size + size_others) + CONTEXT, OVERHEAD * per_voxel)
+    blocks_down, blocks_up, factors = LEVELS[divisor]
+    denoiser = ODEUNet(3, channels, classes, classes, [factor * filters for factor in factors], filters)
+    first = segmenter or SegResNet(3, filters, channels, classes, blocks_down=blocks_down, blocks_up=blocks_up)
+
+    def denoise(image: torch.Tensor, one_hot: torch.Tensor) -> torch.Tensor:
+        return denoiser.denoise(one_hot, torch.zeros(1), denoiser.encode(image, one_hot), "", 0)
+
+    def need(trained: nn.Module, forward: Callable[..., torch.Tensor], others: Sequence[nn.Module]) -> MemoryNeed:
+        weights, frozen = list(trained.parameters()), [w for other in others for w in other.parameters()]
+        voxels, kept = [], []
+        for side in (3 * divisor, 5 * divisor):
+            inputs = [torch.zeros(1, size, side, side, side) for size in (channels, classes)]
+            with torch.autocast("cpu", torch.bfloat16):
+                kept.append(saved_bytes(lambda inputs=inputs: forward(*inputs), [*weights, *frozen]))
+            voxels.append(side**3)
+        per_voxel = (kept[1] - kept[0]) / (voxels[1] - voxels[0])
+        stored = 4 * sum(w.numel() for w in weights) + sum(w.numel() for w in frozen)  # gradients, AdamW's two moments
+        return MemoryNeed(4.0 * stored + kept[0] - per_voxel * voxels[0] + LIBRARIES, OVERHEAD * per_voxel)
+
+    needs = [need(denoiser, denoise, [first, denoiser])]  # the moving average is another denoiser
+    if segmenter is None:
+        needs.append(need(first, lambda image, _: first(image), []))
+    return MemoryNeed(max(n.fixed for n in needs), max(n.per_voxel for n in needs))

@@ -1,4 +1,4 @@
-"""What a new bundle says of itself: its metadata's sentences and its page."""
+"""The texts of a new bundle: descriptions in its metadata, and its README."""
 
 from __future__ import annotations
 
@@ -11,74 +11,77 @@ from monai_pdddpm import __version__
 from monai_pdddpm.bundle.render import fill
 from monai_pdddpm.cli.datasets import DataSet
 from monai_pdddpm.cli.planner import Choice, modality_of
-from monai_pdddpm.cli.segmenter_bundle import Segmenter
 from monai_pdddpm.cli.templates import templates
 
-__all__ = ["commands", "describe", "describe_more", "page"]
+__all__ = ["commands", "metadata_texts", "readme"]
 
 
-def describe(name: str, data: DataSet, seen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sentences of the metadata; text of the data set stands behind text of ours, so it is never code."""
-    labels = [label["name"] for label in seen["labels"].values()]
+def metadata_texts(name: str, data: DataSet, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the texts of the metadata. Names from the data set never come first in a text, so MONAI runs none of them.
+
+    Args:
+        name: of the bundle.
+        data: the data set.
+        fingerprint: its statistics.
+    """
+    labels = [label["name"] for label in fingerprint["labels"].values()]
     channels = ", ".join(data.channels)
-    kinds = {modality_of(channel) for channel in data.channels}
-    about = [data.about.get("title", data.source.stem), data.about.get("reference"), data.about.get("licence")]
-    by_class = ", ".join(f"{index} {label}" for index, label in enumerate(labels))
-    shape = " x ".join(f"{size:g}" for size in seen["shape"]["median"])
-    spacing = " x ".join(f"{size:.3g}" for size in seen["spacing_mm"]["median"])
+    modalities = {modality_of(channel) for channel in data.channels}
+    about = [data.about.get("title", data.source.stem), data.about.get("reference"), data.about.get("license")]
+    shape = " x ".join(f"{size:g}" for size in fingerprint["shape"]["median"])
+    spacing = " x ".join(f"{size:.3g}" for size in fingerprint["spacing_mm"]["median"])
     return {
-        "task": f"Segmentation of {', '.join(labels[1:])} in {channels}, with maps of its uncertainty",
-        "description": f"PD-DDPM with an ODE-U-Net denoiser; {name}, created from {seen['cases']} labelled scans",
+        "task": f"Segmentation of {', '.join(labels[1:])} in {channels}, with uncertainty maps",
+        "description": f"PD-DDPM with an ODE-U-Net denoiser: {name}, made for {fingerprint['cases']} labeled scans",
         "data_source": "Data set: " + "; ".join(text for text in about if text),
         "image_classes": f"{len(data.channels)} channel(s) ({channels}), about {shape} voxels of {spacing} mm",
-        "label_classes": by_class,
+        "label_classes": ", ".join(f"{index} {label}" for index, label in enumerate(labels)),
         "data_references": [f"Data: {data.about['reference']}"] if data.about.get("reference") else [],
-        "image_format": "hounsfield" if kinds == {"CT"} else "magnitude",
-        "modality": kinds.pop() if len(kinds) == 1 else "n/a",
-        "shape_words": shape,
-        "spacing_words": spacing,
+        "image_format": "hounsfield" if modalities == {"CT"} else "magnitude",
+        "modality": modalities.pop() if len(modalities) == 1 else "n/a",
     }
 
 
-def describe_more(
-    task: Mapping[str, Any],
+def readme(
+    texts: Mapping[str, Any],
     data: DataSet,
-    seen: Mapping[str, Any],
+    fingerprint: Mapping[str, Any],
     choices: Sequence[Choice],
-    foreign: Segmenter | None,
+    segmenter: str,
     stages: Sequence[str],
-) -> dict[str, Any]:
-    """Return what the page of the bundle says besides."""
-    files = "one file for each channel" if seen["files_per_case"] > 1 else "one file"
-    values = [int(value) for value in seen["labels"]]
-    mapped = values != list(range(len(values)))
-    original = f" Label maps carry the data set's own values: {', '.join(map(str, values))}." if mapped else ""
-    kind = str(task["segmenter"]["_target_"]).rpartition(".")[2]
-    references = ["Guo et al., ISBI 2023, arXiv:2210.17408.", *data.about.get("reference", "").splitlines()]
-    return {
-        "segmenter_words": f"{kind}, with the weights of {foreign.name}," if foreign else f"A {kind}",
+) -> str:
+    """Return the bundle's ``docs/README.md``.
+
+    Args:
+        texts: see :func:`metadata_texts`.
+        data: the data set.
+        fingerprint: its statistics.
+        choices: of the plan.
+        segmenter: description of the segmenter.
+        stages: stages of the training.
+    """
+    values = [int(value) for value in fingerprint["labels"]]
+    files = "one file per channel" if fingerprint["files_per_case"] > 1 else "one file"
+    own_values = f" Label maps have the values {', '.join(map(str, values))}."
+    places = {
+        "segmenter": segmenter,
         "package_version": __version__,
-        "cases": seen["cases"],
-        "channel_words": ", ".join(data.channels),
-        "choices_table": "\n".join(f"| {c.what} | {c.words} | {c.reason} |" for c in choices),
-        "input_words": f"A scan with the channels {', '.join(data.channels)}, {files}, as in the data set.{original}",
+        "cases": fingerprint["cases"],
+        "choices_table": "\n".join(f"| {c.name} | {c.text} | {c.reason} |" for c in choices),
+        "input": f"A scan with the channels {', '.join(data.channels)}, in {files}.",
+        "label_values": own_values if values != list(range(len(values))) else "",
         "commands": "\n".join(commands(Path(), stages)),
-        "references_words": " ".join(references),
-        "licence": data.about.get("licence", "not stated by the data set"),
+        "reference": data.about.get("reference", ""),
+        "license": data.about.get("license", "not stated by the data set"),
     }
-
-
-def page(words: Mapping[str, Any]) -> str:
-    """Return the text of a bundle's ``docs/README.md``."""
-    text = (templates() / "_new_task.md").read_text(encoding="utf-8")
-    return fill(text, dict(words), "_new_task.md")
+    template = (templates() / "_new_task.md").read_text(encoding="utf-8")
+    return fill(template, dict(texts) | places, "_new_task.md")
 
 
 def commands(folder: Path, stages: Sequence[str]) -> list[str]:
-    """Return the commands to go on with, for a bundle's folder and the stages of its training."""
-    runs = [("training", stage) for stage in stages] + [("calibrating", "calibrate")]
-    runs += [("evaluating", "evaluate"), ("inference", "inference")]
+    """Return the next commands for a bundle in a folder, given the stages of its training."""
+    runs = [*(("training", stage) for stage in stages), ("calibrating", "calibrate"), ("evaluating", "evaluate")]
     return [
         f"python -m monai.bundle run {run} --config_file {shlex.quote(str(folder / 'configs' / f'{stage}.json'))}"
-        for run, stage in runs
+        for run, stage in (*runs, ("inference", "inference"))
     ]

@@ -1,27 +1,24 @@
-"""Are the files of an output folder still those that inference wrote, and is it known what made them?"""
+"""``verify``: compare the files of an output folder with the checksums that inference wrote."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from monai_pdddpm.cli import Result
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.provenance import FAILURES, RUNS, checksum, made_by, read_runs, record_id, report_path
+
+__all__ = ["Verified", "run", "verify"]
 
 
 @dataclass
 class Verified:
-    """What was found in an output folder.
-
-    Attributes:
-        cases: number of cases.
-        files: number of files that were compared.
-        findings: lines on what is not as it was written.
-        notes: lines on what cannot be told.
-    """
+    """The state of an output folder: numbers of cases and compared files, problems, and remarks."""
 
     cases: int = 0
     files: int = 0
@@ -29,79 +26,82 @@ class Verified:
     notes: list[str] = field(default_factory=list)
 
 
-def verify(output_dir: str | Path) -> Verified:
-    """Compare the files of an output folder with the checksums that its reports and ``run.json`` hold.
+def run(options: argparse.Namespace) -> Result:
+    """Run ``verify``."""
+    found = verify(options.output_dir.expanduser())
+    result = f"{len(found.findings)} problems" if found.findings else "unchanged"
+    summary = f"{found.cases} cases, {found.files} files: {result}"
+    return Result(vars(found), [*(f"note: {note}" for note in found.notes), summary], found.findings)
 
-    A report cannot hold its own checksum: what it says of weights, code and settings is compared with ``run.json``, and
-    the entries of that with the checksums that are their names. This finds damage and mistakes; who wants to deceive
-    can write all of them anew.
+
+def verify(output_dir: str | Path) -> Verified:
+    """Compare files with the checksums in reports, reports with ``run.json``, and its entries with their ids.
+
+    This finds damage and mistakes. It is no protection against someone who rewrites all files.
 
     Args:
-        output_dir: folder with one folder a case.
+        output_dir: folder with one folder per case.
 
     Raises:
-        UserError: when the folder is not there or holds no case.
+        UserError: if there is no such folder, or no case in it.
     """
     folder = Path(output_dir)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no folder, expected one with results; fix the path")
     found = Verified()
+    if not folder.is_dir():
+        raise UserError(f"{folder}: found no folder, expected one with results; fix the path")
     runs = _runs(folder, found)
     for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != FAILURES and p.name[0] != "."):
         found.cases += 1
-        _case(path, runs, found)
+        _verify_case(path, runs, found)
     if not found.cases:
         raise UserError(f"{folder}: found no case, expected the output_dir of a run; fix the path")
     return found
 
 
 def _runs(folder: Path, found: Verified) -> dict[str, Mapping[str, Any]]:
+    """Return the unchanged entries of ``run.json`` by their id."""
     runs = read_runs(folder)
     if runs is None:
-        found.findings.append(f"{RUNS}: cannot be read, so nothing can be said of the runs")
-    sound: dict[str, Mapping[str, Any]] = {}
+        found.findings.append(f"{RUNS}: cannot be read; the runs are not verified")
+    unchanged: dict[str, Mapping[str, Any]] = {}
     for run in runs or []:
         try:
             made_by(run)
-            unchanged = run["id"] == record_id(run)
+            same = run["id"] == record_id(run)
         except (KeyError, TypeError):
-            unchanged = False
-        if unchanged:
-            sound[run["id"]] = run
+            same = False
+        if same:
+            unchanged[run["id"]] = run
         else:
             found.findings.append(f"{RUNS}: the entry of run {run['id']} was changed")
-    return sound
+    return unchanged
 
 
-def _case(folder: Path, runs: Mapping[str, Mapping[str, Any]], found: Verified) -> None:
+def _verify_case(folder: Path, runs: Mapping[str, Mapping[str, Any]], found: Verified) -> None:
     case, path = folder.name, report_path(folder.parent, folder.name)
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        files, inputs = report["files"], report.get("inputs", {})
+        files, inputs = dict(report["files"]), dict(report.get("inputs", {}))
         written, settings = dict(report.get("made_by") or {}), report["settings"]
     except FileNotFoundError:
-        found.findings.append(f"{case}: no report, so it was not finished, or is not of this program")
+        found.findings.append(f"{case}: no report; the case is unfinished or of another program")
         return
     except (OSError, ValueError, KeyError, TypeError):
-        found.findings.append(f"{case}: {path.name} was changed, it cannot be read as a report")
-        return
-    if not isinstance(files, dict):
-        found.findings.append(f"{case}: {path.name} holds no checksums, being of an earlier version")
+        found.findings.append(f"{case}: {path.name} was changed; it is not a report with checksums")
         return
     for name, expected in files.items():
         found.files += 1
         if (now := checksum(folder / name)) != expected:
             found.findings.append(f"{case}: {name} " + ("is missing" if now is None else "was changed"))
-    for name in sorted(p.name for p in folder.iterdir()):
-        if name not in files and name != path.name:
-            found.notes.append(f"{case}: {name} is not of the run")
+    for name in sorted(p.name for p in folder.iterdir() if p.name not in files and p != path):
+        found.notes.append(f"{case}: {name} was not written by the run")
     for name, expected in inputs.items():
         if (now := checksum(name)) is None:
-            found.notes.append(f"{case}: its scan {name} is not there to be compared")
+            found.notes.append(f"{case}: its scan {name} does not exist and is not compared")
         elif now != expected:
-            found.findings.append(f"{case}: its scan {name} was changed since it was read")
+            found.findings.append(f"{case}: its scan {name} was changed after it was read")
     run = runs.get(written.get("run", ""))
     if run is None:
-        found.findings.append(f"{case}: {RUNS} does not know the run that made it")
+        found.findings.append(f"{case}: {RUNS} does not list the run that made it")
     elif written != made_by(run) or settings != run["settings"]:
-        found.findings.append(f"{case}: {path.name} was changed, it does not agree with {RUNS}")
+        found.findings.append(f"{case}: {path.name} was changed; it does not agree with {RUNS}")

@@ -1,4 +1,4 @@
-"""What is wrong with a data set is found, one line each; what is unusual but right passes."""
+"""``check`` finds each problem of a data set, one line each, and nothing in a correct one."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ def findings(capsys, *words):
 def test_nothing_wrong(decathlon, nnunet, bids, capsys):
     for root in (decathlon(), nnunet(), bids):
         assert main(["check", str(root)]) == 0
-        assert "nothing found" in capsys.readouterr().out
+        assert "no problem found" in capsys.readouterr().out
 
 
 def test_each_kind(decathlon, capsys):
@@ -38,8 +38,8 @@ def test_each_kind(decathlon, capsys):
     assert findings(capsys, root) == {
         ("missing-file", str(root / "labelsTr" / "case_1.nii.gz")),
         ("unreadable", "case_2"),
-        ("grid", "case_3"),
-        ("label-value", "case_4"),
+        ("label", "case_3"),
+        ("label", "case_4"),
         ("label-empty", "case_5"),
         ("duplicate", "case_7"),
     }

@@ -1,4 +1,4 @@
-"""A bundle made from a data set is whole, says why, and runs without a file being edited."""
+"""A bundle made for a data set is complete, gives reasons, and runs without editing a file."""
 
 import json
 from pathlib import Path
@@ -13,6 +13,7 @@ from monai.networks.nets import SegResNet
 
 from monai_pdddpm.__main__ import main
 from monai_pdddpm.cli.create import create_bundle
+from monai_pdddpm.cli.datasets import read_dataset
 from monai_pdddpm.cli.segmenter_bundle import read_segmenter
 from monai_pdddpm.utils.errors import UserError
 
@@ -36,23 +37,24 @@ def config(folder, name="inference"):
 
 @pytest.fixture
 def made(decathlon, tmp_path):
-    """Make a bundle of a Decathlon's set of boxes; keywords go to the set."""
+    """Make a bundle for a Decathlon data set of boxes; keywords go to the data set."""
 
     def make(name="boxes_segmentation", options=None, **more):
-        return create_bundle(name, decathlon(**more), tmp_path / "bundles", progress=False, memory=8, **(options or {}))
+        data = read_dataset(decathlon(**more))
+        return create_bundle(name, data, tmp_path / "bundles", progress=False, memory=8, **(options or {}))
 
     return make
 
 
 class TestBundle:
-    def test_whole(self, made):
+    def test_complete(self, made):
         created = made(values=(0, 2, 5))
         folder = created.folder
         there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
         assert {"LICENSE", "docs/README.md", "docs/data_license.txt", "docs/fingerprint.json"} <= there
         assert {f"configs/{name}.json" for name in ("train", "train_segmenter", "inference", "metadata")} <= there
         assert not any("{{" in (folder / file).read_text(encoding="utf-8") for file in there)
-        assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # nothing half-written
+        assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # no partial folder
         page = (folder / "docs" / "README.md").read_text(encoding="utf-8")
         assert all(choice.reason in page for choice in created.choices)
         headings = [line[2:] for line in page.splitlines() if line.startswith("# ")]
@@ -73,7 +75,9 @@ class TestBundle:
         assert found["roi_size"] == [24, 24, 16]  # 20 x 24 x 16 in multiples of 8
         assert found["labels"] == {"0": "background", "1": "a", "2": "b"}
         assert found["writer"]["values"] == [0, 2, 5]
-        assert found["dataset_dir"] == str(folder.parents[1] / "decathlon")
+        listed = json.loads((folder / "data" / "dataset.json").read_text(encoding="utf-8"))
+        assert listed["root"] == str(folder.parents[1] / "decathlon")
+        assert listed["labels"] == {"0": "background", "2": "a", "5": "b"}
         last = config(folder, "train")["train"]["deterministic_transforms"][-1]
         assert last["_target_"].endswith(".LabelValuesd")
         assert config(folder, "train")["label_values"] == config(folder, "evaluate")["label_values"] == [0, 2, 5]
@@ -81,29 +85,29 @@ class TestBundle:
     def test_other_forms(self, nnunet, bids, tmp_path):
         root = nnunet()
         (root / "imagesTr" / "box_001_0001.nii.gz").unlink()
-        created = create_bundle("n", root, tmp_path, progress=False)
+        created = create_bundle("n", read_dataset(root), tmp_path, progress=False)
         assert config(created.folder)["missing_channels"] == "zero"
         assert any("FLAIR in 1 of the cases" in str(choice) for choice in created.choices)
         listed = json.loads((created.folder / "data" / "dataset.json").read_text(encoding="utf-8"))
         assert [len(listed[name]) for name in ("training", "validation", "test")] == [3, 1, 1]
-        created = create_bundle("b", bids, tmp_path, progress=False)
+        created = create_bundle("b", read_dataset(bids), tmp_path, progress=False)
         assert config(created.folder)["labels"] == {"0": "background", "1": "box"}
         assert config(created.folder)["dataset_dir"] == "$@bundle_root + '/data'"
 
 
 class TestCommand:
-    def test_says_each_choice(self, decathlon, tmp_path, capsys):
+    def test_reports_each_choice(self, decathlon, tmp_path, capsys):
         words = ["create-bundle", "boxes", "--dataset", str(decathlon()), "--output_dir", str(tmp_path / "b")]
         assert main([*words, "--memory", "4", "--json", "--spacing", "2", "2", "2"]) == 0
         out, err = capsys.readouterr()
         found = json.loads(out)
-        assert {"what": "spacing", "value": [2, 2, 2], "words": "2 x 2 x 2 mm", "reason": "as asked for"} in found[
-            "choices"
-        ]
+        spacing = {"name": "spacing", "value": [2, 2, 2], "text": "2 x 2 x 2 mm", "reason": "set by --spacing"}
+        assert spacing in found["choices"]
+        assert "validation cases: case_3.nii.gz" in found["notes"]
         assert all(choice["reason"] for choice in found["choices"])
-        assert "looking at the scans" in err
-        assert main([*words]) == 1  # there already
-        assert "is not overwritten" in capsys.readouterr().err
+        assert "reading scans" in err
+        assert main([*words]) == 1  # the folder exists
+        assert "expected none; remove it" in capsys.readouterr().err
 
     def test_quiet(self, decathlon, tmp_path, capsys):
         words = ["create-bundle", "boxes", "--dataset", str(decathlon()), "--output_dir", str(tmp_path / "b")]
@@ -125,14 +129,14 @@ class TestMistakes:
         root = decathlon(cases=options.pop("cases", 4))
         options = {"name": "boxes"} | options
         with pytest.raises(UserError, match=message):
-            create_bundle(dataset=root, output_dir=tmp_path / "b", progress=False, **options)
+            create_bundle(data=read_dataset(root), output_dir=tmp_path / "b", progress=False, **options)
         assert not (tmp_path / "b").exists()
 
     def test_one_broken_pair(self, decathlon, tmp_path):
         root = decathlon()
         nib.save(nib.Nifti1Image(np.ones((20, 24, 15), np.uint8), np.eye(4)), root / "labelsTr" / "case_2.nii.gz")
-        with pytest.raises(UserError, match=r"grid: case_2: .* monai_pdddpm check .* lists all"):
-            create_bundle("boxes", root, tmp_path / "b", progress=False)
+        with pytest.raises(UserError, match=r"label: case_2: .* monai_pdddpm check .* lists"):
+            create_bundle("boxes", read_dataset(root), tmp_path / "b", progress=False)
         assert not (tmp_path / "b").exists()
 
 
@@ -158,10 +162,10 @@ def test_both_stages_evaluation_and_inference(made):
     assert [row for row in rows if row[0] != "0"] == [["2", "a"], ["5", "b"]]
 
 
-class TestForeignSegmenter:
+class TestGivenSegmenter:
     @pytest.fixture
     def foreign(self, tmp_path):
-        """A bundle as the model zoo has them, with references; keywords change its inference.json."""
+        """A bundle in the form of the model zoo; keywords change its inference.json."""
 
         def make(classes=2, **changes):
             folder = tmp_path / "zoo_segmentation"
@@ -202,7 +206,7 @@ class TestForeignSegmenter:
 
         return make
 
-    def test_its_ways_are_taken_over(self, made, foreign):
+    def test_its_preprocessing_is_used(self, made, foreign):
         created = made(options={"segmenter": foreign()})
         content = config(created.folder)
         assert content["segmenter_def"]["init_filters"] == 8
@@ -236,32 +240,30 @@ class TestForeignSegmenter:
         run(folder, "inference", "infer", members=1, num_steps=1)
         assert (folder / "output" / "case_3" / "case_3_preseg.nii.gz").is_file()
 
+    def test_expressions_are_replaced_by_their_values(self, foreign, capsys):
+        given = read_segmenter(foreign(filters="$2 * 4", classes=3), 1, 3)
+        assert given.definition["init_filters"] == 8
+        assert (given.orientation, given.spacing, given.divisor) == ("LPS", [1.5, 1.5, 2.0], 16)
+        assert "runs the code that the bundle's author wrote" in capsys.readouterr().err
+
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            (
-                {"network_def": {"_target_": "SegResNet", "init_filters": "$__import__('os').system('x')"}},
-                "not executed",
-            ),
-            ({"network_def": {"_target_": "os.system", "command": "x"}}, "is no network class"),
-            ({"network_def": {"_target_": "subprocess.Popen", "args": "x"}}, "is no network class"),
-            ({"network_def": {"_target_": "SegResNet", "_mode_": "debug"}}, "found _mode_ 'debug'"),
-            ({"network_def": {"_target_": "scripts.Net"}}, "own scripts cannot be taken along"),
-            ({"network_def": {"_target_": "SegResNet", "in_channels": "@gone"}}, "refers to nothing"),
-            (
-                {"preprocessing": {"transforms": [{"_target_": "RandFlipd", "keys": "image"}]}},
-                "RandFlipd' is not known",
-            ),
+            ({"network_def": {"_target_": "scripts.Net"}}, "Cannot locate class"),
+            ({"network_def": {"_target_": "SegResNet", "in_channels": "@gone"}}, "not defined"),
+            ({"network_def": "$monai.networks.nets.SegResNet()"}, "is not JSON"),
+            ({"preprocessing": {"transforms": [{"_target_": "scripts.Own", "keys": "image"}]}}, "Cannot locate class"),
+            ({"preprocessing": "$[]"}, "cannot be read"),
             ({"network_def": {"_target_": "SegResNet", "init_filters": 16}}, "weights of another network"),
         ],
     )
-    def test_what_cannot_be_taken(self, foreign, changes, message):
+    def test_unusable_bundles_are_refused(self, foreign, changes, message):
         with pytest.raises(UserError, match=message):
             read_segmenter(foreign(**changes), 1, 2)
 
     def test_other_classes_and_channels(self, foreign):
         folder = foreign(classes=4)
-        with pytest.raises(UserError, match="gives 4 channels for a scan of 1, expected 2"):
+        with pytest.raises(UserError, match=r"found 4 output channels .* expected 2"):
             read_segmenter(folder, 1, 2)
-        with pytest.raises(UserError, match="does not take a scan of 3 channels"):
+        with pytest.raises(UserError, match="fails on 3 channels"):
             read_segmenter(folder, 3, 4)

@@ -1,4 +1,4 @@
-"""Three forms of data sets are read into one, and written as the one that the pipeline reads."""
+"""Three forms of data sets are read into one, and written in the form that the pipeline reads."""
 
 import json
 from pathlib import Path
@@ -32,17 +32,17 @@ class TestDecathlon:
         found = read_dataset(root / entry)
         assert (found.form, found.channels) == ("decathlon", ("MRI",))
         assert found.labels == {0: "background", 2: "a", 5: "b"}
-        assert [case.section for case in found.cases] == ["training"] * 4 + ["test"]
-        assert found.about == {"title": "Boxes", "licence": "CC0"}
-        assert found.cases[0].name == "case 0 é"
+        assert [case.list_key for case in found.cases] == ["training"] * 4 + ["test"]
+        assert found.about == {"title": "Boxes", "license": "CC0"}
+        assert found.cases[0].case.name == "case 0 é"
 
     def test_missing_files_and_lists(self, decathlon):
         root = decathlon()
         (root / "labelsTr" / "case_2.nii.gz").unlink()
         (root / "imagesTr" / "case_3.nii.gz").unlink()
         assert kinds(read_dataset(root)) == ["missing-file", "missing-file"]
-        change(root, training=[{"image": "../x.nii.gz", "label": "y.nii.gz"}, {"image": "imagesTr/case_1.nii.gz"}])
-        assert kinds(read_dataset(root)) == ["missing-file", "no-label"]
+        change(root, training=[{"image": "imagesTr/case_1.nii.gz"}])
+        assert kinds(read_dataset(root)) == ["no-label"]
 
     @pytest.mark.parametrize(
         ("more", "message"),
@@ -50,20 +50,22 @@ class TestDecathlon:
             ({"labels": {"1": "$__import__('os').system('x')"}}, "does not begin with"),
             ({"labels": {"1": " @device"}}, "does not begin with"),
             ({"modality": {"0": "%x"}}, "does not begin with"),
-            ({"labels": {"1.5": "a"}}, "one whole number"),
+            ({"labels": {"1.5": "a"}}, "a whole number of its own"),
+            ({"labels": {"1": "a", "01": "b"}}, "a whole number of its own"),
             ({"labels": {"0": "background"}}, "no label above 0"),
-            ({"labels": {"1": "a", "2": "ignore"}}, "voxels to ignore"),
+            ({"labels": {"1": "a", "2": "ignore"}}, "expected classes only"),
             ({"modality": {"1": "MRI"}}, "by number"),
-            ({"labels": None}, "names by value"),
+            ({"labels": None}, "names and values"),
+            ({"training": [{"image": "../x.nii.gz", "label": "y.nii.gz"}]}, "leaves the folder"),
         ],
     )
-    def test_what_cannot_be_used(self, decathlon, more, message):
+    def test_unusable_content_is_refused(self, decathlon, more, message):
         root = decathlon()
         change(root, **more)
         with pytest.raises(UserError, match=message):
             read_dataset(root)
 
-    def test_names_that_clash(self, decathlon):
+    def test_name_clash(self, decathlon):
         root = decathlon()
         case = {"image": "imagesTr/case_1.nii.gz", "label": "labelsTr/case_1.nii.gz"}
         change(root, training=[case, case])
@@ -75,8 +77,8 @@ class TestNnunet:
         found = read_dataset(nnunet())
         assert (found.form, found.channels, found.labels) == ("nnunet", ("T1", "FLAIR"), {0: "background", 1: "box"})
         assert [case.subject for case in found.cases] == ["box_000", "box_001", "box_002", "box_003", "box_100"]
-        assert [Path(file).name for file in found.cases[1].image] == ["box_001_0000.nii.gz", "box_001_0001.nii.gz"]
-        assert len(found.labelled) == 4
+        assert [Path(file).name for file in found.cases[1].case.files] == ["box_001_0000.nii.gz", "box_001_0001.nii.gz"]
+        assert len(found.labeled) == 4
         assert not found.findings
 
     def test_broken_pairs(self, nnunet):
@@ -84,9 +86,9 @@ class TestNnunet:
         (root / "labelsTr" / "box_000.nii.gz").rename(root / "labelsTr" / "box_009.nii.gz")
         (root / "imagesTr" / "box_001_0001.nii.gz").unlink()
         found = read_dataset(root).findings
-        assert [finding.kind for finding in found] == ["missing-file", "missing-modality", "missing-file"]
-        assert "no FLAIR" in found[1].text
-        assert "box_009_0000.nii.gz" in found[2].text
+        assert [finding.kind for finding in found] == ["missing-file", "missing-file", "missing-modality"]
+        assert found[0].where.endswith("box_009.nii.gz")
+        assert "no FLAIR" in found[2].text
 
     def test_regions_are_refused(self, nnunet):
         with pytest.raises(UserError, match="regions"):
@@ -98,16 +100,16 @@ class TestNnunet:
         training, validation = (labelled_cases(folder, section) for section in ("training", "validation"))
         assert [Path(case["label"]).name for case in training] == ["box_000.nii.gz", "box_001.nii.gz", "box_002.nii.gz"]
         assert [Path(case["label"]).name for case in validation] == ["box_003.nii.gz"]
-        assert inference_cases(folder) == [{"image": list(dataset.cases[-1].image)}]
+        assert inference_cases(folder) == [{"image": list(dataset.cases[-1].case.files)}]
 
 
 class TestBids:
     def test_read(self, bids):
         found = read_dataset(bids)
         assert (found.form, found.channels, found.labels) == ("bids", ("T1w",), {0: "background", 1: "box"})
-        assert [case.name for case in found.labelled] == [f"sub-0{n}_T1w" for n in ("1", "2_ses-1", "2_ses-2", "3")]
-        assert [Path(case.label).name[:12] for case in found.labelled][1:3] == ["sub-02_ses-1", "sub-02_ses-2"]
-        assert [case.name for case in found.cases if case.section == "test"] == ["sub-04_T1w"]
+        assert [case.case.name for case in found.labeled] == [f"sub-0{n}_T1w" for n in ("1", "2_ses-1", "2_ses-2", "3")]
+        assert [Path(case.label).name[:12] for case in found.labeled][1:3] == ["sub-02_ses-1", "sub-02_ses-2"]
+        assert [case.case.name for case in found.cases if case.list_key == "test"] == ["sub-04_T1w"]
         assert not found.findings
 
     def test_subjects_stay_together(self, bids, tmp_path):
@@ -126,7 +128,7 @@ class TestBids:
         (finding,) = read_dataset(bids).findings
         assert finding.kind == "no-label"
         assert "--derivative" in finding.text
-        assert len(read_dataset(bids, derivative="manual").labelled) == 4
+        assert len(read_dataset(bids, derivative="manual").labeled) == 4
 
     def test_masks_without_names(self, bids):
         (bids / "derivatives" / "manual" / "dseg.tsv").unlink()
@@ -134,11 +136,11 @@ class TestBids:
             file.rename(file.with_name(file.name.replace("dseg", "mask")))
         found = read_dataset(bids)
         assert found.labels == {}
-        assert len(found.labelled) == 4
+        assert len(found.labeled) == 4
 
 
 def test_no_data_set(tmp_path):
-    with pytest.raises(UserError, match="neither a dataset"):
+    with pytest.raises(UserError, match=r"no dataset\.json and no folders sub-"):
         read_dataset(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         read_dataset(tmp_path / "dataset.json")

@@ -1,4 +1,4 @@
-"""What a bundle does is told from its JSON, without torch and without executing anything in it."""
+"""``info`` reads JSON without torch and executes nothing; ``info --size`` counts what torch counts."""
 
 import json
 import subprocess
@@ -7,29 +7,36 @@ from pathlib import Path
 
 import pytest
 
-from monai_pdddpm.cli.info import as_lines, bundle_info
+from monai_pdddpm.__main__ import main
+from monai_pdddpm.cli.info import bundle_cost, bundle_info
 from monai_pdddpm.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-PHANTOM = ROOT / "bundles" / "phantom_segmentation"
+PHANTOM, HIPPOCAMPUS = (ROOT / "bundles" / f"{name}_segmentation" for name in ("phantom", "hippocampus_mri"))
 
 
-def test_phantom():
-    found = bundle_info(PHANTOM, (48, 100, 40))
-    config = json.loads((PHANTOM / "configs" / "inference.json").read_text(encoding="utf-8"))
-    assert found["labels"] == config["labels"]
-    assert (found["members"], found["num_steps"], found["start_step"]) == (8, config["num_steps"], 1000)
-    assert found["cost"] == {
-        "denoiser_evaluations_per_window": 8 * config["num_steps"],
+def test_phantom(capsys):
+    found = bundle_info(PHANTOM)
+    assert found["labels"] == {"0": "background", "1": "body", "2": "core"}
+    assert (found["members"], found["num_steps"], found["start_step"]) == (8, 15, 1000)
+    assert found["denoiser"] == "monai_pdddpm.networks.ODEUNet"
+    assert found["files"] == {"model.pt": True, "calibration.json": True}
+    assert main(["info", str(PHANTOM)]) == 0
+    assert "15 steps from T' = 1000 of 1000 down to 0.0 of T'; 8 members" in capsys.readouterr().out
+
+
+def test_cost():
+    assert bundle_cost(PHANTOM, (48, 100, 40)) == {
+        "segmenter_parameters": 163_779,
+        "denoiser_parameters": 896_819,
+        "time_steps": [999, 928, 856, 785, 714, 642, 571, 499, 428, 357, 285, 214, 143, 71, 0],
         "size": [48, 100, 40],
-        "windows": 3,  # 100 voxels by windows of 56, half overlapping
-        "denoiser_evaluations": 3 * 8 * config["num_steps"],
+        "windows": 3,  # 100 voxels in windows of 56 that overlap by half
+        "denoiser_calls": 3 * 15 * 8,
     }
-    assert any("8 members" in line for line in as_lines(found))
-
-
-def test_end_step():
-    assert bundle_info(ROOT / "bundles" / "hippocampus_mri_segmentation")["end_step"] == 600
+    assert bundle_cost(HIPPOCAMPUS, (35, 50, 36))["time_steps"] == [999, 600]
+    with pytest.raises(UserError, match="expected 3 numbers of voxels"):
+        bundle_cost(PHANTOM, (8, 8))
 
 
 def test_without_torch():
@@ -37,42 +44,29 @@ def test_without_torch():
         "import sys; from monai_pdddpm.__main__ import main; code = main(sys.argv[1:]); "
         "print(code, sorted({'torch', 'monai', 'numpy'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "info", str(PHANTOM), "--quiet"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "0 []\n"
+    for words in (["info", str(PHANTOM)], ["verify", str(ROOT / "bundles")]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words, "--quiet"], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.endswith(" []\n")
 
 
-def test_nothing_is_executed(tmp_path):
+def test_nothing_is_executed(tmp_path, capsys):
     bundle, trace = tmp_path / "bundle", tmp_path / "trace"
     (bundle / "configs").mkdir(parents=True)
     bad = f"$__import__('os').system('touch {trace}')"
+    call = {"_target_": "os.system", "command": f"touch {trace}"}
     config = json.loads((PHANTOM / "configs" / "inference.json").read_text(encoding="utf-8"))
-    config |= {
-        "imports": [bad],
-        "members": bad,
-        "num_steps": "@bad",
-        "bad": bad,
-        "roi_size": bad,
-        "spacing": [1.0, bad, 1.0],
-        "end_step": {"share": bad},
-    }
-    config |= {"labels": {"1": bad}, "segmenter_def": {"_target_": "os.system", "command": f"touch {trace}"}}
+    config |= {"imports": [bad], "members": bad, "num_steps": "@bad", "bad": bad, "roi_size": bad}
+    config |= {"spacing": [1.0, bad, 1.0], "labels": {"1": bad}, "segmenter_def": call, "network_def": call}
     metadata = {"name": bad, "version": bad, "task": [bad]}
     for name, content in (("inference", config), ("metadata", metadata)):
         (bundle / "configs" / f"{name}.json").write_text(json.dumps(content))
-    found = bundle_info(bundle, (8, 8, 8))
-    assert found["members"] == found["num_steps"] == bad  # shown as it stands there
-    assert "\n".join(as_lines(found))
-    assert found["cost"] == {"denoiser_evaluations_per_window": None}
+    assert main(["info", str(bundle)]) == 0
+    assert bad in capsys.readouterr().out  # shown as it is written
     assert not trace.exists()
 
 
 def test_no_bundle(tmp_path):
     with pytest.raises(UserError, match="name the folder of a bundle"):
         bundle_info(tmp_path)
-
-
-def test_size_that_does_not_fit():
-    with pytest.raises(UserError, match="expected 3 numbers of voxels"):
-        bundle_info(PHANTOM, (8, 8))

@@ -1,158 +1,242 @@
-"""Each rule gives what its words say, on fingerprints made by hand."""
+"""The plan for fingerprints made by hand is the plan that the rules give."""
 
+import json
 import math
 
 import numpy as np
 import pytest
+from torch import nn
 
-from monai_pdddpm.cli import planner
-from monai_pdddpm.cli.memory import GIB, Need, Room
+from monai_pdddpm.cli.memory import MemoryBudget, MemoryNeed
+from monai_pdddpm.cli.planner import GIB, modality_of, plan
+from monai_pdddpm.cli.segmenter_bundle import SegmenterBundle
 from monai_pdddpm.utils.errors import UserError
 
-ROOMY = Room(1000 * GIB, "1000 GiB", True)
-LIGHT = Need(0, 1)
+PLENTY = MemoryBudget(1000 * GIB, "1000 GiB", gpu=True)
 
 
-def seen(shapes=((100, 120, 80),), spacings=((1, 1, 1),), channels=("MRI",), nonzero=1.0, **numbers):
-    def spread(values):
-        return {
-            "median": np.median(values, axis=0).tolist(),
-            "percentile_10": np.percentile(values, 10, axis=0).tolist(),
-        }
+def fingerprint(shapes=((100, 120, 80),), spacings=((1, 1, 1),), channels=("MRI",), labels=("lesion",), **numbers):
+    def distribution(values):
+        names = {"median": 50, "percentile_10": 10}
+        return {name: np.percentile(values, p, axis=0).tolist() for name, p in names.items()}
 
-    intensities = {"mean": 40, "sd": 20, "min": 0, "max": 200, "percentile_00_5": -20, "percentile_99_5": 100}
+    channel = {"mean": 40, "sd": 20, "min": 0, "max": 200, "percentile_00_5": -20, "percentile_99_5": 100}
+    channel |= {"missing": 0, "nonzero_fraction": 1.0} | numbers
+    spacings = spacings * len(shapes) if len(spacings) == 1 else spacings
     return {
         "cases": len(shapes),
-        "shape": spread(shapes),
-        "spacing_mm": spread(spacings),
-        "channels": [{"name": n, "missing": 0, "nonzero_share": nonzero} | intensities | numbers for n in channels],
+        "shape": distribution(shapes),
+        "spacing_mm": distribution(spacings),
+        "channels": [{"name": name} | channel for name in channels],
+        "labels": {str(i): {"name": name} for i, name in enumerate(("background", *labels))},
         "each": [{"shape": s, "spacing_mm": m} for s, m in zip(shapes, spacings, strict=True)],
     }
 
 
+def planned(found=None, cases=100, budget=PLENTY, fixed=0.0, per_voxel=1.0, memory=64 * GIB, **options):
+    """Plan with a need per voxel that is proportional to the filters; return the values, and the choices by name."""
+
+    def need(filters, divisor):
+        return MemoryNeed(fixed, per_voxel * filters / 16)
+
+    values, choices = plan(found or fingerprint(), cases, budget, need, memory, **options)
+    return values, {choice.name: choice for choice in choices}
+
+
+def test_hippocampus_like():
+    found = fingerprint([(35, 50, 36)] * 200, labels=("anterior", "posterior"))
+    values, choices = planned(found, cases=208)
+    assert values == {
+        "num_classes": 3,
+        "highest_label": 2,
+        "highest_entropy": 1.0986,
+        "labels": {"0": "background", "1": "anterior", "2": "posterior"},
+        "channels": 1,
+        "channel_def": {"0": "MRI"},
+        "spacing": [1.0, 1.0, 1.0],
+        "roi_size": [40, 56, 40],
+        "overlap": 0.5,
+        "intensity": [
+            {"_target_": "ScaleIntensityRangePercentilesd", "keys": "image", "lower": 0.5, "upper": 99.5}
+            | {"b_min": 0.0, "b_max": 1.0, "clip": True},
+            {"_target_": "NormalizeIntensityd", "keys": "image"},
+        ],
+        "flip_prob": 0.5,
+        "lesions": False,
+        "filters": 16,
+        "blocks_down": [1, 2, 2, 4],
+        "blocks_up": [1, 1, 1],
+        "denoiser_channels": [32, 64, 128],
+        "batch_size": 4,
+        "epochs": 97,  # 5000 steps of 52 a epoch
+        "segmenter_val_interval": 4,
+        "val_interval": 19,
+        "epoch_windows": None,
+        "cache_rate": 1.0,
+        "missing_channels": "error",
+    }
+    assert all(choice.text and choice.reason for choice in choices.values())
+
+
+def test_the_plan_depends_on_its_arguments_only():
+    found = fingerprint([(200, 210, 190), (180, 200, 40)], [(1, 1, 1), (1, 1, 5)], channels=("T1", "T2"))
+    before = json.dumps(found)
+    assert planned(found) == planned(found)
+    assert json.dumps(found) == before
+
+
 class TestSpacing:
-    def test_median(self):
-        spacings = [(1, 1, 1), (2, 1, 3), (1.5, 1, 2)]
-        assert planner.choose_spacing(seen([(90, 90, 90)] * 3, spacings)).value == [1.5, 1, 2]
+    @pytest.mark.parametrize(
+        ("shape", "spacings", "expected"),
+        [
+            ((90, 90, 90), [(1, 1, 1), (2, 1, 3), (1.5, 1, 2)], [1.5, 1, 2]),
+            # few thick slices: the 10th percentile, but not finer than the other axes
+            ((200, 200, 20), [(1, 1, z) for z in (2, 4, 6, 8, 10, 10, 10, 10, 10, 10, 10)], [1, 1, 4]),
+            ((200, 200, 20), [(2, 2, 0.5)] * 4 + [(2, 2, 8)] * 6, [2, 2, 2]),
+            ((200, 200, 90), [(1, 1, 5)], [1, 1, 5]),  # thick, but many slices
+        ],
+    )
+    def test_rule(self, shape, spacings, expected):
+        assert planned(fingerprint([shape] * len(spacings), spacings))[0]["spacing"] == expected
 
-    def test_anisotropic_takes_the_tenth_percentile(self):
-        spacings = [(1, 1, z) for z in (2, 4, 6, 8, 10, 10, 10, 10, 10, 10, 10)]
-        choice = planner.choose_spacing(seen([(200, 200, 20)] * 11, spacings))
-        assert choice.value == [1, 1, 4]
-        assert "10th percentile" in choice.reason
-
-    def test_never_finer_than_the_others(self):
-        spacings = [(2, 2, 0.5), *[(2, 2, 8)] * 8]
-        assert planner.choose_spacing(seen([(200, 200, 20)] * 9, spacings)).value == [2, 2, 6.5]
-        spacings = [(2, 2, 0.5)] * 4 + [(2, 2, 8)] * 6
-        assert planner.choose_spacing(seen([(200, 200, 20)] * 10, spacings)).value == [2, 2, 2]
-
-    def test_coarse_but_many_slices(self):
-        assert planner.choose_spacing(seen([(200, 200, 90)], [(1, 1, 5)])).value == [1, 1, 5]
-
-    def test_as_asked_for(self):
-        assert planner.choose_spacing(seen(), (1, 2, 3)).value == [1, 2, 3]
-
-    def test_shape_follows(self):
-        assert planner.resampled_shape(seen([(100, 120, 80)], [(1, 1, 2)]), [2, 1, 1]) == [50, 120, 160]
-        assert planner.resampled_shape(seen([(100, 120, 80)], [(1, 1, 2)]), None) == [100, 120, 80]
+    def test_given(self):
+        values, choices = planned(fingerprint([(64, 64, 64)], [(1, 1, 2)]), spacing=(2, 1, 1))
+        assert values["spacing"] == [2, 1, 1]
+        assert values["roi_size"] == [32, 64, 128]
+        assert choices["spacing"].reason == "set by --spacing"
 
 
 class TestIntensity:
     def test_ct(self):
-        (transform,) = planner.choose_intensity(seen(channels=("CT",))).value
+        (transform,) = planned(fingerprint(channels=("CT",)))[0]["intensity"]
         assert (transform["a_min"], transform["a_max"], transform["clip"]) == (-20, 100, True)
         assert (transform["b_min"], transform["b_max"]) == (-3, 3)  # (-20 - 40) / 20 and (100 - 40) / 20
 
-    def test_brain_cut_out(self):
-        (transform,) = planner.choose_intensity(seen(channels=("T1", "T2"), nonzero=0.4)).value
+    def test_background_of_zeros(self):
+        (transform,) = planned(fingerprint(channels=("T1", "T2"), nonzero_fraction=0.4))[0]["intensity"]
         assert transform == {"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True, "nonzero": True}
 
-    def test_full_scan(self):
-        clip, z_score = planner.choose_intensity(seen()).value
-        assert clip["_target_"] == "ScaleIntensityRangePercentilesd"
-        assert z_score == {"_target_": "NormalizeIntensityd", "keys": "image"}
+    def test_hint_at_ct(self):
+        def reason(name):
+            return planned(fingerprint(channels=(name,), min=-1000))[1]["intensity"].reason
 
-    def test_hint(self):
-        assert "call the channel CT" in planner.choose_intensity(seen(channels=("scan",), min=-1000)).reason
-        assert "CT if" not in planner.choose_intensity(seen(channels=("MRI",), min=-1000)).reason
+        assert "name the channel CT" in reason("scan")
+        assert "name the channel CT" not in reason("MRI")
 
     @pytest.mark.parametrize(
         ("name", "kind"),
         [
-            ("CT", "CT"),
-            ("ct", "CT"),
-            ("CT portal", "CT"),
-            ("MRI", "MR"),
-            ("T1w", "MR"),
-            ("FLAIR", "MR"),
-            ("PET", "n/a"),
+            *((name, "CT") for name in ("CT", "ct", "CT portal")),
+            *((name, "MR") for name in ("MRI", "T1w", "FLAIR")),
+            *((name, "n/a") for name in ("PET", "image", "active")),
         ],
     )
     def test_modality(self, name, kind):
-        assert planner.modality_of(name) == kind
+        assert modality_of(name) == kind
 
 
 class TestWindow:
-    def test_whole_scan(self):
-        assert planner.choose_window([35, 50, 36], 8, LIGHT, ROOMY).value == [40, 56, 40]
-
-    def test_thin_scan(self):
-        assert planner.choose_depth([200, 200, 12]).value == 4
-        assert planner.choose_depth([200, 200, 16]).value == 8
-        assert planner.choose_window([64, 64, 6], 4, LIGHT, ROOMY).value == [64, 64, 8]
+    def test_thin_scans_have_three_levels(self):
+        values, _ = planned(fingerprint([(64, 64, 15)]))
+        assert (values["roi_size"], values["blocks_down"], values["denoiser_channels"]) == (
+            [64, 64, 16],
+            [1, 2, 4],
+            [32, 64],
+        )
+        assert planned(fingerprint([(64, 64, 6)]))[0]["roi_size"] == [64, 64, 8]
+        assert planned(fingerprint([(64, 64, 16)]))[0]["blocks_down"] == [1, 2, 2, 4]
 
     @pytest.mark.parametrize(("gpu", "limit"), [(True, 128**3), (False, 64**3)])
-    def test_limit_and_shape(self, gpu, limit):
-        window = planner.choose_window([400, 400, 100], 8, LIGHT, Room(1000 * GIB, "", gpu)).value
+    def test_limit_and_proportions(self, gpu, limit):
+        budget = MemoryBudget(1000 * GIB, "", gpu)
+        window = planned(fingerprint([(400, 400, 100)]), budget=budget)[0]["roi_size"]
         assert math.prod(window) <= limit < math.prod(window) * 1.35
-        assert window[0] == window[1] > 2 * window[2]  # keeps the scan's proportions
+        assert window[0] == window[1] > 2 * window[2]
         assert all(side % 8 == 0 for side in window)
 
     @pytest.mark.parametrize("gib", [1, 2, 8])
-    def test_two_fit_in_memory_and_nothing_larger_does(self, gib):
-        need, room = Need(0.5 * GIB, 4000), Room(gib * GIB, f"{gib} GiB", True)
-        choice = planner.choose_window([300, 300, 300], 8, need, room)
-        assert need.of(choice.value, 2) <= room.size
-        assert need.of([side + 8 for side in choice.value], 2) > room.size
-        assert f"{gib} GiB" in choice.reason
+    def test_two_fit_in_memory_and_no_larger_ones(self, gib):
+        budget = MemoryBudget(gib * GIB, f"{gib} GiB", True)
+        _, choices = planned(fingerprint([(300, 300, 300)]), budget=budget, fixed=0.5 * GIB, per_voxel=4000)
+        window, need = choices["window"].value, MemoryNeed(0.5 * GIB, 4000)
+        assert need.bytes(window, 2) <= budget.size < need.bytes([side + 8 for side in window], 2)
+        assert f"{gib} GiB" in choices["window"].reason
 
     def test_too_little_memory(self):
-        with pytest.raises(UserError, match=r"--memory: found 0\.5 GiB, expected 0\.55"):
-            planner.choose_window([90, 90, 90], 8, Need(0.5 * GIB, 6554), Room(0.5 * GIB, "", True))
-
-    def test_batch(self):
-        def batch(gib):
-            return planner.choose_batch([64, 64, 64], Need(0, 4096), Room(gib * GIB, "", True)).value  # 1 GiB a window
-
-        assert [batch(gib) for gib in (2, 2.9, 3, 4, 100)] == [2, 2, 3, 4, 4]
+        budget = MemoryBudget(0.5 * GIB, "", True)
+        with pytest.raises(UserError, match=r"--memory: found 0\.5 GiB, expected at least 0\.55 GiB"):
+            planned(fingerprint([(90, 90, 90)]), budget=budget, fixed=0.5 * GIB, per_voxel=2 * 6554)
 
     def test_overlap(self):
-        assert planner.choose_overlap([40, 50, 40], [40, 56, 40]).value == 0.5
-        assert planner.choose_overlap([41, 50, 40], [40, 56, 40]).value == 0.25
+        assert planned(fingerprint([(40, 50, 40)]))[0]["overlap"] == 0.5
+        assert planned(fingerprint([(400, 400, 400)]))[0]["overlap"] == 0.25
 
-    def test_widths_halve_only_when_they_must(self):
-        needs = {16: Need(0, 16384), 8: Need(0, 8192)}  # two windows of 32^3: 1 GiB and half a GiB
-        assert planner.choose_widths(needs.__getitem__, 8, Room(GIB, "", True)).value == 16
-        assert planner.choose_widths(needs.__getitem__, 8, Room(0.9 * GIB, "", True)).value == 8
+
+def test_batch_size():
+    def batch(gib):  # a window of 64^3 takes 1 GiB
+        budget = MemoryBudget(gib * GIB, "", True)
+        return planned(fingerprint([(64, 64, 64)]), budget=budget, per_voxel=4096)[0]["batch_size"]
+
+    assert [batch(gib) for gib in (2, 2.9, 3, 4, 100)] == [2, 2, 3, 4, 4]
+
+
+def test_widths_are_halved_only_for_lack_of_memory():
+    def filters(gib):  # two windows of 32^3 take 1 GiB with 16 filters
+        return planned(budget=MemoryBudget(gib * GIB, "", True), per_voxel=16384)[0]["filters"]
+
+    assert (filters(1), filters(0.9)) == (16, 8)
 
 
 def test_length():
-    assert planner.choose_length(170, 4).value == (120, None)  # 42 steps an epoch
-    assert planner.choose_length(1, 2).value == (100, 100)  # 50 steps an epoch, windows drawn
-    assert "1 case" in planner.choose_length(1, 2).words
+    values, choices = planned(cases=1)
+    assert (values["epochs"], values["epoch_windows"]) == (200, 100)  # 25 steps of 4 windows an epoch
+    assert "from 1 case" in choices["length"].text
+    assert planned(cases=170)[0]["epochs"] == 120  # 42 steps an epoch
 
 
 def test_cache():
-    one = seen([(64, 64, 64)], [(1, 1, 1)])  # image and label: 2 MiB
-    assert planner.choose_cache(one, [1, 1, 1], 2 * GIB).value == 1
-    assert planner.choose_cache(one, [1, 1, 1], GIB / 512).value == 0.5
+    found = fingerprint([(64, 64, 64)])  # image and label take 2 MiB
+    assert planned(found, memory=2 * GIB)[0]["cache_rate"] == 1
+    assert planned(found, memory=GIB / 512)[0]["cache_rate"] == 0.5
 
 
-def test_names_decide():
-    assert planner.choose_flips(["liver", "tumour"]).value
-    assert not planner.choose_flips(["kidney_left", "spleen"]).value
-    assert not planner.choose_flips(["Right lung"]).value
-    assert planner.choose_flips(["bright spot", "clefts"]).value
-    assert planner.choose_lesions(["liver", "liver tumour"]).value
-    assert not planner.choose_lesions(["liver"]).value
+@pytest.mark.parametrize(
+    ("labels", "flip_prob", "lesions"),
+    [
+        (("liver", "tumour"), 0.5, True),
+        (("kidney_left", "spleen"), 0.0, False),
+        (("Right lung",), 0.0, False),
+        (("bright spot", "clefts"), 0.5, False),
+    ],
+)
+def test_names_of_labels(labels, flip_prob, lesions):
+    values = planned(fingerprint(labels=labels))[0]
+    assert (values["flip_prob"], values["lesions"]) == (flip_prob, lesions)
+
+
+def test_missing_channels():
+    values, choices = planned(fingerprint(channels=("T1", "FLAIR"), missing=3))
+    assert values["missing_channels"] == "zero"
+    assert "FLAIR in 3" in choices["missing channels"].reason
+
+
+class TestGivenSegmenter:
+    def segmenter(self, **options):
+        options = {"window": [96, 96, 96], "divisor": 32, "spacing": [1.5, 1.5, 2.0]} | options
+        return SegmenterBundle(name="zoo", definition={}, network=nn.Identity(), **options)
+
+    def test_its_settings_are_used(self):
+        values, choices = planned(segmenter=self.segmenter())
+        assert (values["spacing"], values["roi_size"], values["intensity"]) == ([1.5, 1.5, 2.0], [96, 96, 96], [])
+        assert choices["window"].reason == "window of zoo"
+
+    def test_its_window_is_shortened_to_multiples_of_its_divisor(self):
+        budget = MemoryBudget(1.9 * GIB, "", True)  # two windows of 96^3 take 2.5 times as much
+        values, _ = planned(
+            fingerprint([(90, 90, 90)]), budget=budget, per_voxel=2900, segmenter=self.segmenter(spacing=None)
+        )
+        assert values["roi_size"] == [64, 64, 64]
+
+    def test_a_spacing_is_refused(self):
+        with pytest.raises(UserError, match=r"--spacing: found \[1, 1, 1\] with --segmenter"):
+            planned(segmenter=self.segmenter(), spacing=[1, 1, 1])

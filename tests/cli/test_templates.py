@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_pdddpm.cli.templates import licence_file, templates
+from monai_pdddpm.cli.templates import license_file, templates
 from monai_pdddpm.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_checkout():
     assert templates() == Path(str(files("monai_pdddpm"))).parent / "configs" == ROOT / "configs"
-    assert licence_file(templates()) == ROOT / "LICENSE"
+    assert license_file(templates()) == ROOT / "LICENSE"
 
 
 def test_wheel(tmp_path):
@@ -30,7 +30,7 @@ def test_wheel(tmp_path):
         *(file.name for file in (ROOT / "configs").iterdir() if file.is_file()),
         "LICENSE",
     }
-    assert licence_file(found) == found / "LICENSE"
+    assert license_file(found) == found / "LICENSE"
     assert not (ROOT / "build").exists()
 
 

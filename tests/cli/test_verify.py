@@ -1,4 +1,4 @@
-"""What was changed after it was written is found, and what was not is not."""
+"""``verify`` finds each change of results, and nothing in unchanged results."""
 
 import json
 
@@ -41,12 +41,12 @@ def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_all_is_as_it_was_written(output):
+def test_unchanged_results(output):
     found = verify(output)
     assert (found.cases, found.files, found.findings, found.notes) == (2, 4, [], [])
 
 
-def test_moved_results_are_the_same(output, tmp_path):
+def test_moved_results_are_unchanged(output, tmp_path):
     assert verify(output.rename(tmp_path / "moved")).findings == []
 
 
@@ -56,67 +56,67 @@ def _truncate(output):
 
 
 @pytest.mark.parametrize(
-    ("harm", "finding"),
+    ("change", "finding"),
     [
         (_truncate, "a: a_seg.nii.gz was changed"),
         (lambda output: (output / "b" / "b_prob.nii.gz").unlink(), "b: b_prob.nii.gz is missing"),
         (
             lambda output: (output / "a" / "a_report.json").unlink(),
-            "a: no report, so it was not finished, or is not of this program",
+            "a: no report; the case is unfinished or of another program",
         ),
         (
             lambda output: (output / "a" / "a_report.json").write_text("{"),
-            "a: a_report.json was changed, it cannot be read as a report",
+            "a: a_report.json was changed; it is not a report with checksums",
         ),
         (
             lambda output: edit(output / "a" / "a_report.json", files=["a_seg.nii.gz"]),
-            "a: a_report.json holds no checksums, being of an earlier version",
+            "a: a_report.json was changed; it is not a report with checksums",
         ),
         (
             lambda output: edit(output / "a" / "a_report.json", settings={"members": 8}),
-            "a: a_report.json was changed, it does not agree with run.json",
+            "a: a_report.json was changed; it does not agree with run.json",
         ),
         (
             lambda output: edit(output / "a" / "a_report.json", made_by=None),
-            "a: run.json does not know the run that made it",
+            "a: run.json does not list the run that made it",
         ),
         (
             lambda output: (output.parent / "b.nii.gz").write_text("another scan"),
-            "b: its scan {parent}/b.nii.gz was changed since it was read",
+            "b: its scan {parent}/b.nii.gz was changed after it was read",
         ),
     ],
 )
-def test_one_harm_is_one_finding(output, harm, finding):
-    harm(output)
+def test_one_change_is_one_problem(output, change, finding):
+    change(output)
     assert verify(output).findings == [finding.format(parent=output.parent)]
 
 
-def test_a_changed_run_makes_all_its_cases_doubtful(output):
+def test_a_changed_run_concerns_all_its_cases(output):
     runs = json.loads((output / "run.json").read_text())["runs"]
     name, runs[0]["weights"]["sha256"] = runs[0]["id"], "0" * 64
     edit(output / "run.json", runs=runs)
-    unknown = [f"{case}: run.json does not know the run that made it" for case in "ab"]
+    unknown = [f"{case}: run.json does not list the run that made it" for case in "ab"]
     assert verify(output).findings == [f"run.json: the entry of run {name} was changed", *unknown]
     del runs[0]["weights"]
     edit(output / "run.json", runs=runs)
     assert len(verify(output).findings) == 3
     (output / "run.json").write_text("")
-    assert verify(output).findings == ["run.json: cannot be read, so nothing can be said of the runs", *unknown]
+    assert verify(output).findings == ["run.json: cannot be read; the runs are not verified", *unknown]
 
 
-def test_what_cannot_be_told_is_a_note(output):
+def test_missing_scans_and_other_files_are_notes(output):
     (output.parent / "a.nii.gz").unlink()
     (output / "b" / "my remarks.txt").write_text("good")
     found = verify(output)
     assert found.findings == []
     assert found.notes == [
-        f"a: its scan {output.parent}/a.nii.gz is not there to be compared",
-        "b: my remarks.txt is not of the run",
+        f"a: its scan {output.parent}/a.nii.gz does not exist and is not compared",
+        "b: my remarks.txt was not written by the run",
     ]
 
 
 def test_no_results(tmp_path):
-    with pytest.raises(UserError, match="no folder, expected one with results"):
+    with pytest.raises(UserError, match="found no folder, expected one with results"):
         verify(tmp_path / "none")
     with pytest.raises(UserError, match="found no case"):
         verify(tmp_path)
@@ -124,12 +124,12 @@ def test_no_results(tmp_path):
 
 def test_on_the_command_line(output, capsys):
     assert main(["verify", str(output)]) == 0
-    assert capsys.readouterr().out == "2 cases, 4 files: all as they were written\n"
+    assert capsys.readouterr().out == "2 cases, 4 files: unchanged\n"
     assert main(["verify", str(output), "--quiet"]) == 0
     assert capsys.readouterr().out == ""
     _truncate(output)
     assert main(["verify", str(output)]) == 1
-    lines = ["a: a_seg.nii.gz was changed", "2 cases, 4 files: 1 not as they were written"]
+    lines = ["a: a_seg.nii.gz was changed", "2 cases, 4 files: 1 problems"]
     assert capsys.readouterr().out.splitlines() == lines
     assert main(["verify", str(output), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["findings"] == lines[:1]
