@@ -38,14 +38,14 @@ def read_bids(root: Path, modalities: Sequence[str], derivative: str | None) -> 
             case = Case.of(files)
             fitting = [file for file in label_maps if _belongs(file, dict(_ENTITY.findall(case.name)))]
             kinds = ([f for f in fitting if f.name.split(".")[0].endswith(kind)] for kind in ("dseg", "mask"))
-            labels = next((found for found in kinds if found), [])
-            if len(labels) > 1:
-                names = ", ".join(str(file.relative_to(root)) for file in labels[:3])
+            found = next((files for files in kinds if files), [])
+            if len(found) > 1:
+                names = ", ".join(str(file.relative_to(root)) for file in found[:3])
                 text = f"found several label maps, {names}; choose with --derivative, or keep one"
                 findings.append(Finding("no-label", case.name, text))
             else:
-                label = str(labels[0]) if labels else None
-                cases.append(LabeledCase(case, label, "training" if labels else "test", relative.split("/")[0]))
+                label = str(found[0]) if found else None
+                cases.append(LabeledCase(case, label, "training" if found else "test", relative.split("/")[0]))
     if not cases:
         raise UserError(
             f"{root}: found no usable scan, expected sub-01/anat/sub-01_{modalities[0]}.nii.gz, and one label "

@@ -107,7 +107,7 @@ def create_bundle(
 
     @cache
     def need(filters: int, divisor: int) -> MemoryNeed:
-        return memory_need(channels, classes, filters, divisor, foreign and foreign.network)
+        return memory_need(channels, classes, filters, divisor, foreign.network if foreign else None)
 
     computer = total_memory() or 8 * GIB
     values, choices = plan(statistics, len(listed["training"]), memory_budget(memory), need, computer, foreign, spacing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,7 @@ def read_case(case: LabeledCase, dataset: DataSet, seed: int = 0) -> tuple[CaseS
     findings = []
     if case.label is not None:
         try:
-            pair = {"image": image, "label": LoadScan(channels=None)(case.label)}
+            pair: dict[Hashable, Any] = {"image": image, "label": LoadScan(channels=None)(case.label)}
             label = CheckLabeld("label", list(dataset.labels) or range(2**16))(pair)["label"].as_tensor()
             if len(label) != 1:
                 raise UserError(f"{case.label}: found {len(label)} channels, expected one; write one label map")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from monai.networks.nets import SegResNet
@@ -101,7 +102,7 @@ def memory_need(channels: int, classes: int, filters: int, divisor: int, segment
         for side in (3 * divisor, 5 * divisor):
             inputs = [torch.zeros(1, size, side, side, side) for size in (channels, classes)]
             with torch.autocast("cpu", torch.bfloat16):
-                kept.append(saved_bytes(lambda inputs=inputs: forward(*inputs), [*weights, *frozen]))
+                kept.append(saved_bytes(partial(forward, *inputs), [*weights, *frozen]))
             voxels.append(side**3)
         per_voxel = (kept[1] - kept[0]) / (voxels[1] - voxels[0])
         stored = 4 * sum(w.numel() for w in weights) + sum(w.numel() for w in frozen)  # gradients, AdamW's two moments

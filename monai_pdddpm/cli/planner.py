@@ -181,11 +181,11 @@ def _intensity(channels: Sequence[Mapping[str, Any]]) -> Choice:
             "b_min": round((low - mean) / sd, 4),
             "b_max": round((high - mean) / sd, 4),
         }
-        transform = {"_target_": "ScaleIntensityRanged", "keys": "image"} | ends | {"clip": True}
+        transform = {"_target_": "ScaleIntensityRanged", "keys": "image", **ends, "clip": True}
         text = f"clipped to {low:g} to {high:g}, then minus {mean:g}, divided by {sd:g}"
         return Choice("intensity", [transform], text, "CT: percentiles 0.5 and 99.5, mean and SD of the foreground")
     per_channel = {"channel_wise": True} if len(channels) > 1 else {}
-    normalize = {"_target_": "NormalizeIntensityd", "keys": "image"} | per_channel
+    normalize: dict[str, Any] = {"_target_": "NormalizeIntensityd", "keys": "image", **per_channel}
     filled = min(channel["nonzero_fraction"] for channel in channels)
     unnamed = [c["name"] for c in channels if c["min"] <= -500 and modality_of(c["name"]) == "n/a"]
     hint = f"; the values of {unnamed[0]} look like CT: name the channel CT if they are" if unnamed else ""
