@@ -11,7 +11,6 @@ import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from monai_pdddpm.bundle.render import as_text, fill, render_task
 from monai_pdddpm.cli import Result
 from monai_pdddpm.cli.datasets import DataSet, Finding, as_decathlon, read_dataset
 from monai_pdddpm.cli.fingerprint import fingerprint, read_case
-from monai_pdddpm.cli.memory import MemoryNeed, memory_budget, memory_need
-from monai_pdddpm.cli.planner import GIB, Choice, plan
+from monai_pdddpm.cli.memory import GIB, memory_budget
+from monai_pdddpm.cli.planner import Choice, plan
 from monai_pdddpm.cli.readme import commands, metadata_texts, readme
 from monai_pdddpm.cli.segmenter_bundle import SegmenterBundle, read_segmenter
 from monai_pdddpm.cli.templates import license_file, templates
@@ -102,15 +101,9 @@ def create_bundle(
     listed = as_decathlon(data)
     statistics, findings = _read_cases(data, progress)
     listed["labels"] = {value: label["name"] for value, label in statistics["labels"].items()}
-    channels, classes = len(data.channels), len(listed["labels"])
-    foreign = read_segmenter(segmenter, channels, classes) if segmenter else None
-
-    @cache
-    def need(filters: int, divisor: int) -> MemoryNeed:
-        return memory_need(channels, classes, filters, divisor, foreign.network if foreign else None)
-
-    computer = total_memory() or 8 * GIB
-    values, choices = plan(statistics, len(listed["training"]), memory_budget(memory), need, computer, foreign, spacing)
+    foreign = read_segmenter(segmenter, len(data.channels), len(listed["labels"])) if segmenter else None
+    budget, computer = memory_budget(memory), total_memory() or 8 * GIB
+    values, choices = plan(statistics, len(listed["training"]), budget, computer, foreign, spacing)
     texts = metadata_texts(name, data, statistics)
     configs = _render(
         name, values | texts | {"dataset_dir": "$@bundle_root + '/data'"}, list(listed["labels"]), foreign

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
-import torch
-from monai.networks.nets import SegResNet
-from torch import nn
-
-from monai_pdddpm.cli.planner import GIB, LEVELS
-from monai_pdddpm.networks import ODEUNet
 from monai_pdddpm.utils.memory import total_memory
 
-__all__ = ["MemoryBudget", "MemoryNeed", "memory_budget", "memory_need", "saved_bytes"]
+__all__ = ["GIB", "MemoryBudget", "memory_budget", "training_memory"]
 
+GIB = 2**30
 OVERHEAD = 1.5  # gradients, convolution workspaces and loss, relative to the tensors kept for the backward pass
 LIBRARIES = 0.5 * GIB  # CUDA context and libraries
 
@@ -30,24 +24,14 @@ class MemoryBudget:
     gpu: bool
 
 
-@dataclass(frozen=True)
-class MemoryNeed:
-    """Memory of a training step: bytes for any window, and bytes per voxel of the batch."""
-
-    fixed: float
-    per_voxel: float
-
-    def bytes(self, window: Sequence[int], batch: int) -> float:
-        """Return the bytes of a step with a batch of windows."""
-        return self.fixed + self.per_voxel * batch * math.prod(window)
-
-
 def memory_budget(gib: float | None = None) -> MemoryBudget:
     """Return the given memory, or 90 % of the GPU's, or half of the computer's if there is no GPU.
 
     Args:
         gib: memory in GiB, or None.
     """
+    import torch  # here, since the planner needs no torch
+
     gpu = torch.cuda.is_available()
     if gib is not None:
         return MemoryBudget(gib * GIB, f"{gib:g} GiB (--memory)", gpu)
@@ -58,57 +42,22 @@ def memory_budget(gib: float | None = None) -> MemoryBudget:
     return MemoryBudget(size, f"{size / GIB:.1f} GiB (half of this computer, which has no GPU)", False)
 
 
-def saved_bytes(step: Callable[[], torch.Tensor], weights: Sequence[torch.Tensor] = ()) -> int:
-    """Return the bytes that autograd keeps for the backward pass of a computation, each storage counted once.
+def training_memory(
+    window: Sequence[int], batch: int, filters: int, channels: int, classes: int, segmenter_parameters: int = 0
+) -> float:
+    """Return the bytes of a training step of the denoiser, which needs more than the segmenter's own stage.
+
+    The constants are those of an ``ODEUNet`` with channels of 2, 4 and 8 times ``filters``, trained in bfloat16 with
+    AdamW and a moving average; a test compares them with what autograd keeps.
 
     Args:
-        step: the forward pass, as in training.
-        weights: tensors that are not counted.
-    """
-    known = {weight.untyped_storage().data_ptr() for weight in weights}
-    found: dict[int, torch.UntypedStorage] = {}  # holds the storages, so that no address is used twice
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            found[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        step()
-    return sum(storage.nbytes() for storage in found.values())
-
-
-def memory_need(channels: int, classes: int, filters: int, divisor: int, segmenter: nn.Module | None) -> MemoryNeed:
-    """Measure forward passes of each training stage on two small windows; return the larger need.
-
-    Args:
+        window: voxels along each axis.
+        batch: windows per step.
+        filters: of the segmenter's first level.
         channels: image channels.
         classes: number of classes with the background.
-        filters: of the segmenter's first level.
-        divisor: key of :data:`monai_pdddpm.cli.planner.LEVELS`.
-        segmenter: a trained segmenter, which needs no stage of its own, or None.
+        segmenter_parameters: parameters of a given segmenter.
     """
-    blocks_down, blocks_up, factors = LEVELS[divisor]
-    denoiser = ODEUNet(3, channels, classes, classes, [factor * filters for factor in factors], filters)
-    first = segmenter or SegResNet(3, filters, channels, classes, blocks_down=blocks_down, blocks_up=blocks_up)
-
-    def denoise(image: torch.Tensor, one_hot: torch.Tensor) -> torch.Tensor:
-        return denoiser.denoise(one_hot, torch.zeros(1), denoiser.encode(image, one_hot), "", 0)
-
-    def need(trained: nn.Module, forward: Callable[..., torch.Tensor], others: Sequence[nn.Module]) -> MemoryNeed:
-        weights, frozen = list(trained.parameters()), [w for other in others for w in other.parameters()]
-        voxels, kept = [], []
-        for side in (3 * divisor, 5 * divisor):
-            inputs = [torch.zeros(1, size, side, side, side) for size in (channels, classes)]
-            with torch.autocast("cpu", torch.bfloat16):
-                kept.append(saved_bytes(partial(forward, *inputs), [*weights, *frozen]))
-            voxels.append(side**3)
-        per_voxel = (kept[1] - kept[0]) / (voxels[1] - voxels[0])
-        stored = 4 * sum(w.numel() for w in weights) + sum(w.numel() for w in frozen)  # gradients, AdamW's two moments
-        return MemoryNeed(4.0 * stored + kept[0] - per_voxel * voxels[0] + LIBRARIES, OVERHEAD * per_voxel)
-
-    needs = [need(denoiser, denoise, [first, denoiser])]  # the moving average is another denoiser
-    if segmenter is None:
-        needs.append(need(first, lambda image, _: first(image), []))
-    return MemoryNeed(max(n.fixed for n in needs), max(n.per_voxel for n in needs))
+    weights = 0.37e6 * filters**2 + 4 * segmenter_parameters
+    per_voxel = 41.2 * filters + 2 * channels + 4 * classes
+    return LIBRARIES + weights + OVERHEAD * per_voxel * batch * math.prod(window)

@@ -13,19 +13,19 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from monai_pdddpm.cli.memory import GIB, MemoryBudget, training_memory
 from monai_pdddpm.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from monai_pdddpm.cli.memory import MemoryBudget, MemoryNeed
     from monai_pdddpm.cli.segmenter_bundle import SegmenterBundle
 
-__all__ = ["GIB", "LEVELS", "Choice", "modality_of", "plan"]
+__all__ = ["Choice", "modality_of", "plan"]
 
-GIB = 2**30
 # number by which windows are divisible -> blocks of the segmenter down and up, channels of the denoiser per filter
 LEVELS = {8: ((1, 2, 2, 4), (1, 1, 1), (2, 4, 8)), 4: ((1, 2, 4), (1, 1), (2, 4))}
 
@@ -59,7 +59,6 @@ def plan(
     fingerprint: Mapping[str, Any],
     cases: int,
     budget: MemoryBudget,
-    need: Callable[[int, int], MemoryNeed],
     computer_memory: float,
     segmenter: SegmenterBundle | None = None,
     spacing: Sequence[float] | None = None,
@@ -70,7 +69,6 @@ def plan(
         fingerprint: of the data set, see :func:`monai_pdddpm.cli.fingerprint.fingerprint`.
         cases: number of training cases, 1 or more.
         budget: memory for training.
-        need: (filters of the segmenter's first level, divisor of the windows) -> memory of a training step.
         computer_memory: bytes of main memory, for the cache of cases.
         segmenter: a trained segmenter to use, or None.
         spacing: voxel size in mm along R, A, S; None applies the rule.
@@ -98,8 +96,13 @@ def plan(
         space, intensity = _spacing(fingerprint, spacing), _intensity(channels)
     shape = _resampled_shape(fingerprint, space.value)
     divisor = 8 if segmenter or min(shape) >= 16 else 4
-    widths = _widths(lambda filters: need(filters, divisor), divisor, budget)
-    step = need(widths.value, divisor)
+
+    def need(window: Sequence[int], batch: int, filters: int) -> float:
+        frozen = segmenter.parameters if segmenter else 0
+        return training_memory(window, batch, filters, len(channels), len(labels), frozen)
+
+    widths = _widths(need, budget)
+    step = partial(need, filters=widths.value)
     window = _window(shape, divisor, step, budget, segmenter)
     batch = _batch(window.value, step, budget)
     length = _length(cases, batch.value)
@@ -193,8 +196,8 @@ def _intensity(channels: Sequence[Mapping[str, Any]]) -> Choice:
         text = "zero mean and unit variance of the nonzero voxels of each scan"
         reason = f"not CT, and {1 - filled:.0%} of the voxels are 0{hint}"
         return Choice("intensity", [normalize | {"nonzero": True}], text, reason)
-    clip = {"_target_": "ScaleIntensityRangePercentilesd", "keys": "image", "lower": 0.5, "upper": 99.5}
-    clip |= {"b_min": 0.0, "b_max": 1.0, "clip": True} | per_channel
+    clip: dict[str, Any] = {"_target_": "ScaleIntensityRangePercentilesd", "keys": "image", "lower": 0.5, "upper": 99.5}
+    clip |= {"b_min": 0.0, "b_max": 1.0, "clip": True, **per_channel}
     text = "clipped to the percentiles 0.5 and 99.5 of each scan, then zero mean and unit variance"
     return Choice("intensity", [clip, normalize], text, f"not CT, and {filled:.0%} of the voxels are not 0{hint}")
 
@@ -206,21 +209,25 @@ def _levels(shape: Sequence[int], divisor: int, segmenter: SegmenterBundle | Non
     return Choice("levels", count, f"{count}, windows are multiples of {divisor} voxels", reason)
 
 
-def _widths(need: Callable[[int], MemoryNeed], divisor: int, budget: MemoryBudget) -> Choice:
+def _widths(need: Callable[[Sequence[int], int, int], float], budget: MemoryBudget) -> Choice:
     """Use 16 filters, or 8 where two windows of 32^3 voxels do not fit with 16."""
-    fits = need(16).bytes([max(32, 2 * divisor)] * 3, BATCH_SIZES[-1]) <= budget.size
-    filters = 16 if fits else 8
+    fits = need([32, 32, 32], BATCH_SIZES[-1], 16) <= budget.size
     reason = f"two windows of 32 x 32 x 32 voxels with 16 filters {'fit' if fits else 'do not fit'} in {budget.text}"
+    filters = 16 if fits else 8
     return Choice("widths", filters, f"{filters} filters on the segmenter's first level", reason)
 
 
 def _window(
-    shape: Sequence[int], divisor: int, need: MemoryNeed, budget: MemoryBudget, segmenter: SegmenterBundle | None
+    shape: Sequence[int],
+    divisor: int,
+    need: Callable[[Sequence[int], int], float],
+    budget: MemoryBudget,
+    segmenter: SegmenterBundle | None,
 ) -> Choice:
     """Take the median scan; shorten its relatively longest side until the window is small enough."""
 
     def fits(window: Sequence[int]) -> bool:
-        return need.bytes(window, BATCH_SIZES[-1]) <= budget.size
+        return need(window, BATCH_SIZES[-1]) <= budget.size
 
     if segmenter and segmenter.window and all(side % 8 == 0 for side in segmenter.window) and fits(segmenter.window):
         return Choice("window", segmenter.window, f"{_by(segmenter.window)} voxels", f"window of {segmenter.name}")
@@ -234,7 +241,7 @@ def _window(
             reason = f"the largest of which two fit in {budget.text}"
         shrinkable = [axis for axis in range(3) if window[axis] > 2 * divisor]
         if not shrinkable:
-            least = need.bytes(window, BATCH_SIZES[-1]) / GIB
+            least = need(window, BATCH_SIZES[-1]) / GIB
             raise UserError(
                 f"--memory: found {budget.size / GIB:.2g} GiB, expected at least {least:.2g} GiB for two windows of "
                 f"{_by(window)} voxels; train on a computer with more memory"
@@ -243,12 +250,10 @@ def _window(
     return Choice("window", window, f"{_by(window)} voxels", reason)
 
 
-def _batch(window: Sequence[int], need: MemoryNeed, budget: MemoryBudget) -> Choice:
-    size = next((n for n in BATCH_SIZES if need.bytes(window, n) <= budget.size), BATCH_SIZES[-1])
-    used = need.bytes(window, size) / GIB
-    return Choice(
-        "batch size", size, f"{size} windows", f"2 to 4 as memory allows: about {used:.2g} GiB of {budget.text}"
-    )
+def _batch(window: Sequence[int], need: Callable[[Sequence[int], int], float], budget: MemoryBudget) -> Choice:
+    size = next((n for n in BATCH_SIZES if need(window, n) <= budget.size), BATCH_SIZES[-1])
+    reason = f"2 to 4 as memory allows: about {need(window, size) / GIB:.2g} GiB of {budget.text}"
+    return Choice("batch size", size, f"{size} windows", reason)
 
 
 def _overlap(shape: Sequence[int], window: Sequence[int]) -> Choice:

@@ -50,6 +50,11 @@ class SegmenterBundle:
     intensity: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def parameters(self) -> int:
+        """The number of parameters of the network."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
 
 def read_segmenter(bundle: Path, channels: int, classes: int) -> SegmenterBundle:
     """Read a bundle's ``configs/inference.json`` (or ``.yaml``) and ``models/model.pt``.

@@ -1,34 +1,53 @@
-"""The memory of a training step is counted once per storage, and scales with the window."""
+"""The memory of a training step is the memory that autograd keeps."""
 
+import math
+
+import pytest
 import torch
-from torch import nn
 
-from monai_pdddpm.cli.memory import LIBRARIES, MemoryNeed, memory_budget, memory_need, saved_bytes
-from monai_pdddpm.cli.planner import GIB
-
-
-def test_saved_bytes():
-    x = torch.ones(1000, requires_grad=True)
-    assert saved_bytes(lambda: (x * x).sum()) == 4000  # one storage, kept twice
-    assert saved_bytes(lambda: x.exp().sum()) == 4000
-    assert saved_bytes(lambda: x.exp().exp().sum()) == 8000
-    assert saved_bytes(lambda: (x * x).sum(), [x]) == 0
+from monai_pdddpm.cli.memory import GIB, LIBRARIES, OVERHEAD, memory_budget, training_memory
+from monai_pdddpm.networks import ODEUNet
 
 
-def test_need_of_a_bundle():
-    plain, given = (memory_need(1, 2, 8, 4, segmenter) for segmenter in (None, nn.Conv3d(1, 2, 1)))
-    assert plain.fixed > LIBRARIES
-    assert plain.per_voxel >= given.per_voxel > 0  # with a given segmenter, the denoiser alone is trained
-    wide = memory_need(1, 2, 16, 4, None)
-    assert 1.7 < wide.per_voxel / plain.per_voxel < 2.3  # activations grow with the width, weights with its square
-    assert 3 < (wide.fixed - LIBRARIES) / (plain.fixed - LIBRARIES) < 4.2
+def kept_bytes(step):
+    """Bytes that autograd keeps for the backward pass, each storage counted once."""
+    storages = {}
+
+    def note(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        step()
+    return sum(storage.nbytes() for storage in storages.values())
 
 
-def test_bytes():
-    assert MemoryNeed(10, 2).bytes((2, 3, 4), 5) == 10 + 2 * 24 * 5
+@pytest.mark.parametrize(("filters", "channels", "classes"), [(8, 1, 2), (16, 1, 2), (16, 4, 5)])
+@pytest.mark.parametrize(("divisor", "factors"), [(8, (2, 4, 8)), (4, (2, 4))])
+def test_formula(filters, channels, classes, divisor, factors):
+    network = ODEUNet(3, channels, classes, classes, [factor * filters for factor in factors], filters)
+
+    def step(side):
+        image, one_hot = (torch.zeros(1, size, side, side, side) for size in (channels, classes))
+        with torch.autocast("cpu", torch.bfloat16):
+            network.denoise(one_hot, torch.zeros(1), network.encode(image, one_hot))
+
+    sides = (3 * divisor, 5 * divisor)
+    small, large = (kept_bytes(lambda side=side: step(side)) for side in sides)
+    measured = OVERHEAD * (large - small)  # without what does not depend on the window
+    found = [training_memory([side] * 3, 1, filters, channels, classes) for side in sides]
+    assert found[1] - found[0] == pytest.approx(measured, rel=0.1)
 
 
-def test_memory_budget():
+def test_parts():
+    least = training_memory([0, 0, 0], 1, 16, 1, 2)
+    assert LIBRARIES < least < LIBRARIES + 0.1 * GIB
+    assert training_memory([0, 0, 0], 1, 16, 1, 2, 1000) - least == 4000
+    one, two = (training_memory([8, 8, 8], batch, 16, 1, 2) - least for batch in (1, 2))
+    assert math.isclose(two, 2 * one)
+
+
+def test_budget():
     assert memory_budget(3).size == 3 * GIB
     assert memory_budget().size > 0
     assert memory_budget().text

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from torch import nn
 
-from monai_pdddpm.cli.memory import MemoryBudget, MemoryNeed
-from monai_pdddpm.cli.planner import GIB, modality_of, plan
+from monai_pdddpm.cli.memory import GIB, MemoryBudget, training_memory
+from monai_pdddpm.cli.planner import modality_of, plan
 from monai_pdddpm.cli.segmenter_bundle import SegmenterBundle
 from monai_pdddpm.utils.errors import UserError
 
@@ -33,14 +33,15 @@ def fingerprint(shapes=((100, 120, 80),), spacings=((1, 1, 1),), channels=("MRI"
     }
 
 
-def planned(found=None, cases=100, budget=PLENTY, fixed=0.0, per_voxel=1.0, memory=64 * GIB, **options):
-    """Plan with a need per voxel that is proportional to the filters; return the values, and the choices by name."""
-
-    def need(filters, divisor):
-        return MemoryNeed(fixed, per_voxel * filters / 16)
-
-    values, choices = plan(found or fingerprint(), cases, budget, need, memory, **options)
+def planned(found=None, cases=100, budget=PLENTY, memory=64 * GIB, **options):
+    """Return the values, and the choices by name."""
+    values, choices = plan(found or fingerprint(), cases, budget, memory, **options)
     return values, {choice.name: choice for choice in choices}
+
+
+def room_for(window, batch, filters=16, classes=2):
+    """Memory for a batch of windows of one channel, and no more."""
+    return MemoryBudget(training_memory(window, batch, filters, 1, classes), "this memory", True)
 
 
 def test_hippocampus_like():
@@ -68,7 +69,7 @@ def test_hippocampus_like():
         "blocks_up": [1, 1, 1],
         "denoiser_channels": [32, 64, 128],
         "batch_size": 4,
-        "epochs": 97,  # 5000 steps of 52 a epoch
+        "epochs": 97,  # 5000 steps, 52 per epoch
         "segmenter_val_interval": 4,
         "val_interval": 19,
         "epoch_windows": None,
@@ -154,44 +155,39 @@ class TestWindow:
         assert window[0] == window[1] > 2 * window[2]
         assert all(side % 8 == 0 for side in window)
 
-    @pytest.mark.parametrize("gib", [1, 2, 8])
-    def test_two_fit_in_memory_and_no_larger_ones(self, gib):
-        budget = MemoryBudget(gib * GIB, f"{gib} GiB", True)
-        _, choices = planned(fingerprint([(300, 300, 300)]), budget=budget, fixed=0.5 * GIB, per_voxel=4000)
-        window, need = choices["window"].value, MemoryNeed(0.5 * GIB, 4000)
-        assert need.bytes(window, 2) <= budget.size < need.bytes([side + 8 for side in window], 2)
-        assert f"{gib} GiB" in choices["window"].reason
+    @pytest.mark.parametrize("side", [32, 64, 96])
+    def test_two_fit_in_memory_and_no_larger_ones(self, side):
+        values, choices = planned(fingerprint([(300, 300, 300)]), budget=room_for([side] * 3, 2))
+        assert values["roi_size"] == [side] * 3
+        assert "this memory" in choices["window"].reason
 
     def test_too_little_memory(self):
-        budget = MemoryBudget(0.5 * GIB, "", True)
-        with pytest.raises(UserError, match=r"--memory: found 0\.5 GiB, expected at least 0\.55 GiB"):
-            planned(fingerprint([(90, 90, 90)]), budget=budget, fixed=0.5 * GIB, per_voxel=2 * 6554)
+        budget = MemoryBudget(0.51 * GIB, "", True)
+        with pytest.raises(UserError, match=r"--memory: found 0\.51 GiB, expected at least 0\.53 GiB"):
+            planned(fingerprint([(90, 90, 90)]), budget=budget)
 
     def test_overlap(self):
         assert planned(fingerprint([(40, 50, 40)]))[0]["overlap"] == 0.5
         assert planned(fingerprint([(400, 400, 400)]))[0]["overlap"] == 0.25
 
 
-def test_batch_size():
-    def batch(gib):  # a window of 64^3 takes 1 GiB
-        budget = MemoryBudget(gib * GIB, "", True)
-        return planned(fingerprint([(64, 64, 64)]), budget=budget, per_voxel=4096)[0]["batch_size"]
-
-    assert [batch(gib) for gib in (2, 2.9, 3, 4, 100)] == [2, 2, 3, 4, 4]
+@pytest.mark.parametrize(("fits", "expected"), [(2, 2), (3, 3), (4, 4), (5, 4)])
+def test_batch_size(fits, expected):
+    side = [64, 64, 64]
+    assert planned(fingerprint([side]), budget=room_for(side, fits))[0]["batch_size"] == expected
 
 
 def test_widths_are_halved_only_for_lack_of_memory():
-    def filters(gib):  # two windows of 32^3 take 1 GiB with 16 filters
-        return planned(budget=MemoryBudget(gib * GIB, "", True), per_voxel=16384)[0]["filters"]
-
-    assert (filters(1), filters(0.9)) == (16, 8)
+    least = [32, 32, 32]
+    assert planned(fingerprint([least]), budget=room_for(least, 2, 16))[0]["filters"] == 16
+    assert planned(fingerprint([least]), budget=room_for(least, 2, 8))[0]["filters"] == 8
 
 
 def test_length():
     values, choices = planned(cases=1)
-    assert (values["epochs"], values["epoch_windows"]) == (200, 100)  # 25 steps of 4 windows an epoch
+    assert (values["epochs"], values["epoch_windows"]) == (200, 100)  # 25 steps per epoch
     assert "from 1 case" in choices["length"].text
-    assert planned(cases=170)[0]["epochs"] == 120  # 42 steps an epoch
+    assert planned(cases=170)[0]["epochs"] == 120  # 42 steps per epoch
 
 
 def test_cache():
@@ -231,11 +227,9 @@ class TestGivenSegmenter:
         assert choices["window"].reason == "window of zoo"
 
     def test_its_window_is_shortened_to_multiples_of_its_divisor(self):
-        budget = MemoryBudget(1.9 * GIB, "", True)  # two windows of 96^3 take 2.5 times as much
-        values, _ = planned(
-            fingerprint([(90, 90, 90)]), budget=budget, per_voxel=2900, segmenter=self.segmenter(spacing=None)
-        )
-        assert values["roi_size"] == [64, 64, 64]
+        segmenter = self.segmenter(spacing=None)
+        values, _ = planned(fingerprint([(90, 90, 90)]), budget=room_for([80, 80, 80], 2), segmenter=segmenter)
+        assert values["roi_size"] == [64, 64, 96]
 
     def test_a_spacing_is_refused(self):
         with pytest.raises(UserError, match=r"--spacing: found \[1, 1, 1\] with --segmenter"):
