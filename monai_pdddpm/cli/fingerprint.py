@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import nibabel as nib
@@ -60,10 +62,8 @@ def read_case(case: LabeledCase, dataset: DataSet, seed: int = 0) -> tuple[CaseS
     """
     name, files = case.case.name, case.case.present_files
     present = [file is not None for file in files] if len(files) > 1 else [True] * len(dataset.channels)
-    names = {str(i): channel for i, channel in enumerate(dataset.channels)}
-    load = LoadScan(channels=len(dataset.channels), channel_names=names, missing="zero")
     try:
-        image = load(case.case.files if len(files) > 1 else case.case.files[0])
+        image = _loader(dataset.channels)(case.case.files if len(files) > 1 else case.case.files[0])
         for channel in np.flatnonzero(present):
             check_voxels(image[channel], files[channel % len(files)] or name)
     except UserError as error:
@@ -74,7 +74,7 @@ def read_case(case: LabeledCase, dataset: DataSet, seed: int = 0) -> tuple[CaseS
     findings = []
     if case.label is not None:
         try:
-            pair: dict[Hashable, Any] = {"image": image, "label": LoadScan(channels=None)(case.label)}
+            pair: dict[Hashable, Any] = {"image": image, "label": _loader(None)(case.label)}
             label = CheckLabeld("label", list(dataset.labels) or range(2**16))(pair)["label"].as_tensor()
             if len(label) != 1:
                 raise UserError(f"{case.label}: found {len(label)} channels, expected one; write one label map")
@@ -102,6 +102,16 @@ def read_case(case: LabeledCase, dataset: DataSet, seed: int = 0) -> tuple[CaseS
         labels=counts,
         content=hashlib.sha256(repr(voxels.shape).encode() + np.ascontiguousarray(voxels).tobytes()).hexdigest(),
     ), findings
+
+
+@cache
+def _loader(channels: tuple[str, ...] | None) -> LoadScan:
+    # MONAI logs for every reader that DICOM is not decoded on a GPU
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+    if channels is None:
+        return LoadScan(channels=None)
+    names = {str(i): channel for i, channel in enumerate(channels)}
+    return LoadScan(channels=len(channels), channel_names=names, missing="zero")
 
 
 def fingerprint(dataset: DataSet, cases: Sequence[CaseStatistics]) -> dict[str, Any]:
