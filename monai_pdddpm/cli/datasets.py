@@ -12,13 +12,12 @@ from typing import Any
 
 from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.datalist import SCAN_EXTENSIONS
-from monai_pdddpm.data.dataset_json import listed_cases, read_json
+from monai_pdddpm.data.dataset_json import LIST_KEYS, listed_cases, read_json
 from monai_pdddpm.data.folds import hold_out
 from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["DataSet", "Finding", "LabeledCase", "as_decathlon", "check_name", "label_names", "read_dataset"]
 
-LIST_KEYS = ("training", "validation", "test")
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
@@ -173,7 +172,7 @@ def as_decathlon(dataset: DataSet) -> dict[str, Any]:
     def relative(file: str | None) -> str | None:
         return None if file is None else Path(file).relative_to(root).as_posix()
 
-    lists: dict[str, list[dict[str, Any]]] = {key: [] for key in LIST_KEYS}
+    lists: dict[str, list[dict[str, Any]]] = {key: [] for key in reversed(LIST_KEYS)}
     for case in dataset.cases:
         images = [relative(file) for file in case.case.files]
         entry: dict[str, Any] = {"image": images if len(images) > 1 else images[0]}
@@ -206,7 +205,7 @@ def _labels(source: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:
 def _read_decathlon(source: Path, content: dict[str, Any]) -> DataSet:
     channels = _channel_names(source, "modality", content.get("modality") or {"0": "image"})
     cases = []
-    for key in LIST_KEYS:
+    for key in reversed(LIST_KEYS):  # training cases first
         for entry in listed_cases(source, content, key):
             case = Case.of(entry["image"])
             cases.append(LabeledCase(case, entry.get("label"), key, case.name))

@@ -63,7 +63,7 @@ def read_case(case: LabeledCase, dataset: DataSet, seed: int = 0) -> tuple[CaseS
     name, files = case.case.name, case.case.present_files
     present = [file is not None for file in files] if len(files) > 1 else [True] * len(dataset.channels)
     try:
-        image = _loader(dataset.channels)(case.case.files if len(files) > 1 else case.case.files[0])
+        image = _loader(dataset.channels)(case.case)
         for channel in np.flatnonzero(present):
             check_voxels(image[channel], files[channel % len(files)] or name)
     except UserError as error:
