@@ -11,7 +11,7 @@ from pathlib import Path
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 
-from monai_pdddpm.data.case import case_name
+from monai_pdddpm.data.case import case_of
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.utils.atomic_write import atomic_write, remove_partial_files
 from monai_pdddpm.utils.errors import UserError
@@ -52,7 +52,7 @@ class FolderReport:
 
     def _remove_notes(self, engine: CaseEvaluator) -> None:
         for item in engine.state.output:
-            self._path(case_name(str(item["image"].meta["filename_or_obj"]))).unlink(missing_ok=True)
+            self._path(case_of(item["image"].meta).name).unlink(missing_ok=True)
 
     def _write_notes(self, engine: CaseEvaluator) -> None:
         for failure in engine.failures[self._noted :]:

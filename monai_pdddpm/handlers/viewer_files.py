@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from monai.engines.utils import IterationEvents
 
-from monai_pdddpm.data.case import case_name, case_of
+from monai_pdddpm.data.case import case_of
 from monai_pdddpm.data.datalist import SCAN_EXTENSIONS
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.transforms.case_summary import foreground_labels
@@ -69,7 +68,7 @@ class ViewerFiles:
     def __call__(self, engine: CaseEvaluator) -> None:
         """Write the files of each item of the engine's output."""
         for item in engine.state.output:
-            case = case_name(str(item["image"].meta["filename_or_obj"]))
+            case = case_of(item["image"].meta).name
             folder = self.output_dir / case
             folder.mkdir(parents=True, exist_ok=True)
             written = self._segmentations(item, case, folder) if self.seg_nrrd else []
@@ -97,8 +96,7 @@ class ViewerFiles:
 
 def _scan_for_scene(item: Mapping[str, Any]) -> str | None:
     """Return the absolute path of a case's first 3D file; None for a DICOM series or a 4D file."""
-    meta = item["image"].meta
-    listed = case_of(meta).files
+    listed = case_of(item["image"].meta).files
     files = [file for file in listed if file]
     if not files or not files[0].lower().endswith(SCAN_EXTENSIONS) or not os.path.isfile(files[0]):
         return None
