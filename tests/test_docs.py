@@ -36,3 +36,11 @@ def test_links_resolve(page):
         assert target.exists() or target == ROOT / "docs" / "reference" / "keys.md", f"{page.name}: {link}"
         if anchor:
             assert anchor in anchors(target), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_named_modules_exist(page):
+    for name in re.findall(
+        r"`((?:monai_pdddpm|tools|benchmarks|apps|docs|tests)/[\w./]+\.py)`", page.read_text(encoding="utf-8")
+    ):
+        assert (ROOT / name).is_file(), f"{page.name}: {name}"
