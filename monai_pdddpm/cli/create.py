@@ -23,7 +23,7 @@ from monai_pdddpm.cli.datasets import DataSet, Finding, as_decathlon, read_datas
 from monai_pdddpm.cli.fingerprint import fingerprint, read_case
 from monai_pdddpm.cli.memory import GIB, memory_budget
 from monai_pdddpm.cli.planner import Choice, plan
-from monai_pdddpm.cli.readme import commands, metadata_texts, readme
+from monai_pdddpm.cli.readme import bundle_texts, commands, readme
 from monai_pdddpm.cli.segmenter_bundle import SegmenterBundle, read_segmenter
 from monai_pdddpm.cli.templates import license_file, templates
 from monai_pdddpm.utils.checks import check_output_dir
@@ -104,15 +104,15 @@ def create_bundle(
     foreign = read_segmenter(segmenter, len(data.channels), len(listed["labels"])) if segmenter else None
     budget, computer = memory_budget(memory), total_memory() or 8 * GIB
     values, choices = plan(statistics, len(listed["training"]), budget, computer, foreign, spacing)
-    texts = metadata_texts(name, data, statistics)
+    texts = bundle_texts(name, data, statistics)
     configs = _render(
         name, values | texts | {"dataset_dir": "$@bundle_root + '/data'"}, list(listed["labels"]), foreign
     )
     stages = ["train"] if foreign else ["train_segmenter", "train"]
     words = f"A {foreign.definition['_target_']} with the weights of {foreign.name}" if foreign else "A SegResNet"
     files = {f"configs/{file}": as_text(content) for file, content in configs.items()} | {
-        "docs/README.md": readme(texts, data, statistics, choices, words, stages),
-        "docs/data_license.txt": f"Data: {data.about.get('license', 'not stated by the data set')}\n",
+        "docs/README.md": readme(texts, choices, words, stages),
+        "docs/data_license.txt": f"Data: {texts['license']}\n",
         "docs/fingerprint.json": as_text(statistics),
         "docs/choices.json": as_text([asdict(choice) for choice in choices]),
         "data/dataset.json": as_text(listed),

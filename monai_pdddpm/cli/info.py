@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> Result:
         lines += [
             f"parameters: segmenter {cost['segmenter_parameters']:,}, denoiser {cost['denoiser_parameters']:,}",
             f"time steps: {', '.join(map(str, cost['time_steps']))}",
-            f"scan of {_by(options.size)} voxels: {cost['windows']} windows, at most {cost['denoiser_calls']} denoiser "
+            f"scan of {options.size} voxels: {cost['windows']} windows, at most {cost['denoiser_calls']} denoiser "
             "calls; windows without active voxels need none",
         ]
     return Result(found, lines)
@@ -42,25 +42,20 @@ def run(options: argparse.Namespace) -> Result:
 def bundle_info(folder: Path) -> dict[str, Any]:
     """Read ``configs/metadata.json`` and ``configs/inference.json`` of a bundle.
 
-    Args:
-        folder: of the bundle.
-
     Returns:
-        texts and settings as they are written; a reference or an expression remains one.
+        texts and settings as they are written, references and expressions too; and which files are there.
 
     Raises:
         UserError: if a file is missing or not a JSON object.
     """
     metadata, config = (_read(folder / "configs" / name) for name in ("metadata.json", "inference.json"))
+    found = {key: metadata.get(key) for key in _TEXTS} | {key: config.get(key) for key in _KEYS}
     network = config.get("network_def")
-    parts = {key: network.get(key) for key in ("segmenter", "denoiser")} if isinstance(network, dict) else {}
-    for key, part in parts.items():
+    for key in ("segmenter", "denoiser"):
+        part = network.get(key) if isinstance(network, dict) else None
         target = config.get(part[1:]) if isinstance(part, str) and part.startswith("@") else part
-        parts[key] = target.get("_target_") if isinstance(target, dict) else part
-    models = {name: (folder / "models" / name).is_file() for name in ("model.pt", "calibration.json")}
-    return (
-        {key: metadata.get(key) for key in _TEXTS} | {key: config.get(key) for key in _KEYS} | parts | {"files": models}
-    )
+        found[key] = target.get("_target_") if isinstance(target, dict) else part
+    return found | {name: (folder / "models" / name).is_file() for name in ("model.pt", "calibration.json")}
 
 
 def bundle_cost(folder: Path, size: Sequence[int]) -> dict[str, Any]:
@@ -106,16 +101,15 @@ def bundle_cost(folder: Path, size: Sequence[int]) -> dict[str, Any]:
 
 
 def _lines(found: Mapping[str, Any]) -> list[str]:
-    there = {name: "yes" if is_there else "no" for name, is_there in found["files"].items()}
     return [
         f"{found['name']} {found['version']}: {found['task']}",
         f"labels: {_names(found['labels'])}",
         f"channels: {_names(found['channel_def'])}",
-        f"spacing: {_by(found['spacing'])} mm; window: {_by(found['roi_size'])} voxels, overlap {found['overlap']}",
+        f"spacing: {found['spacing']} mm; window: {found['roi_size']} voxels, overlap {found['overlap']}",
         f"chain: {found['num_steps']} steps from T' = {found['start_step']} of {found['num_train_timesteps']} down to "
         f"{found['end_fraction']} of T'; {found['members']} members",
-        f"networks: segmenter {found.get('segmenter')}, denoiser {found.get('denoiser')}",
-        f"trained weights: {there['model.pt']}; calibration: {there['calibration.json']}",
+        f"networks: segmenter {found['segmenter']}, denoiser {found['denoiser']}",
+        f"trained weights: {found['model.pt']}; calibration: {found['calibration.json']}",
         f"intended use: {found['intended_use']}",
     ]
 
@@ -132,7 +126,3 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _names(value: Any) -> str:
     return ", ".join(f"{key} {name}" for key, name in value.items()) if isinstance(value, dict) else str(value)
-
-
-def _by(values: Any) -> str:
-    return " x ".join(map(str, values)) if isinstance(values, list) else str(values)

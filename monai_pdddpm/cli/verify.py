@@ -30,8 +30,8 @@ def run(options: argparse.Namespace) -> Result:
     """Run ``verify``."""
     found = verify(options.output_dir.expanduser())
     result = f"{len(found.findings)} problems" if found.findings else "unchanged"
-    summary = f"{found.cases} cases, {found.files} files: {result}"
-    return Result(vars(found), [*(f"note: {note}" for note in found.notes), summary], found.findings)
+    lines = [f"note: {note}" for note in found.notes] + [f"{found.cases} cases, {found.files} files: {result}"]
+    return Result(vars(found), lines, found.findings)
 
 
 def verify(output_dir: str | Path) -> Verified:
