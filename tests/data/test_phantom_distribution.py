@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from monai_pdddpm.data import phantom_law
+from monai_pdddpm.data import phantom_distribution
 from monai_pdddpm.data.phantom_distribution import (
     BEAT,
     Phantom,
@@ -84,7 +84,7 @@ def test_scan_is_a_law_over_classes_with_a_plausible_image(seed):
     assert p.max(axis=(1, 2, 3)) == pytest.approx(np.ones(3), abs=1e-3)
     assert all(np.take(p[0], end, axis).min() > 0.9 for axis in range(3) for end in (0, -1))
     means = [scan.image[p[k] > 0.99].mean() for k in range(3)]
-    assert means == pytest.approx(phantom_law.CLASS_MEANS, rel=0.12)
+    assert means == pytest.approx(phantom_distribution.CLASS_MEANS, rel=0.12)
     assert scan.image.min() > 0
     reading = scan.draw_annotation(np.random.default_rng(0))
     assert reading.dtype == np.uint8
@@ -104,7 +104,7 @@ def test_one_side_is_really_more_ambiguous(seed):
 
 def test_the_image_shows_how_ambiguous_a_border_is():
     scan = make_phantom_scan(seed=0)
-    expected = np.tensordot(np.array(phantom_law.CLASS_MEANS), scan.probability, 1)
+    expected = np.tensordot(np.array(phantom_distribution.CLASS_MEANS), scan.probability, 1)
     assert np.corrcoef(scan.image.ravel(), expected.ravel())[0, 1] > 0.97
 
 
@@ -129,7 +129,7 @@ def test_series_beats_once_and_smoothly():
     # the same subject, but noise of its own in every frame
     assert np.array_equal(series[0].scaled_distance[1], series[4].scaled_distance[1])
     noise = [(series[j].image - series[-j].image).std() for j in (1, 2, 3)]
-    assert noise == pytest.approx([phantom_law.NOISE_SD * np.sqrt(2)] * 3, rel=0.05)
+    assert noise == pytest.approx([phantom_distribution.NOISE_SD * np.sqrt(2)] * 3, rel=0.05)
 
 
 def test_a_series_of_one_frame_is_the_scan():

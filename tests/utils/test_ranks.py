@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from monai_pdddpm.data import RankSampler, cases_of_rank, ranks
+from monai_pdddpm.utils import ranks
 from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.ranks import RankSampler, cases_of_rank
 
 
 @pytest.fixture
