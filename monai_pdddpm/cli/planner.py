@@ -119,6 +119,7 @@ def plan(
         "highest_label": len(labels) - 1,
         "highest_entropy": round(math.log(len(labels)), 4),
         "labels": {str(index): name for index, name in enumerate(labels)},
+        "label_values": [int(value) for value in fingerprint["labels"]],
         "channels": len(channels),
         "channel_def": {str(index): channel["name"] for index, channel in enumerate(channels)},
         "spacing": values["spacing"],

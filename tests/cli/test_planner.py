@@ -52,6 +52,7 @@ def test_hippocampus_like():
         "highest_label": 2,
         "highest_entropy": 1.0986,
         "labels": {"0": "background", "1": "anterior", "2": "posterior"},
+        "label_values": [0, 1, 2],
         "channels": 1,
         "channel_def": {"0": "MRI"},
         "spacing": [1.0, 1.0, 1.0],
