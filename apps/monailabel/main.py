@@ -44,7 +44,7 @@ class PDDDPMApp(MONAILabelApp):
     def __init__(self, app_dir, studies, conf):
         keep_freed_memory()
         fit_threads()
-        friendly_errors()
+        friendly_errors(force=True)
         try:
             self.bundles = find_bundles(conf.get("bundles"), Path(app_dir) / "model")
             names = [bundle_labels(path) for path in self.bundles.values()]

@@ -225,7 +225,7 @@ def phantom_cases(number: int, work: Path) -> list[dict[str, Any]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the contenders and write the table."""
-    friendly_errors()
+    friendly_errors(force=True)
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--dataset_dir", type=Path, help="labelled scans of the bundle; a phantom by default")
     options.add_argument("--bundle", type=Path, help="hippocampus with --dataset_dir, else phantom")

@@ -213,7 +213,7 @@ def draw(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the curves and write tables and figure."""
-    friendly_errors()
+    friendly_errors(force=True)
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--bundle", type=Path, default=common.HIPPOCAMPUS)
     options.add_argument("--curves", nargs="+", choices=CURVES, default=list(CURVES))

@@ -218,7 +218,7 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write table, numbers and figure."""
-    friendly_errors()
+    friendly_errors(force=True)
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--scans", type=int, default=8)
     options.add_argument("--members", type=int, default=16, help="members, and annotations, of a scan")

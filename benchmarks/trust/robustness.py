@@ -147,7 +147,7 @@ def draw_figure(found: Mapping[str, Any], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write table, numbers and figure."""
-    friendly_errors()
+    friendly_errors(force=True)
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--dataset_dir", type=Path, required=True)
     options.add_argument("--bundle", type=Path, default=common.HIPPOCAMPUS)

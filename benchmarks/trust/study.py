@@ -199,7 +199,7 @@ def evaluate(variants: Mapping[str, Variant], args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, measure, print."""
-    friendly_errors()
+    friendly_errors(force=True)
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--dataset_dir", type=Path, required=True, help="the hippocampus data")
     options.add_argument("--bundle", type=Path, default=common.HIPPOCAMPUS)

@@ -264,7 +264,7 @@ def case(args: argparse.Namespace, overrides: Mapping[str, Any]) -> list[dict[st
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the requested parts."""
-    friendly_errors()
+    friendly_errors(force=True)
     keep_freed_memory()
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:3])

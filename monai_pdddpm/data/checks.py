@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from monai_pdddpm.data.scan_spec import ScanSpec, as_spec
 from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["CheckImaged", "CheckLabeld", "check_voxels", "round_labels"]
+
+T = TypeVar("T", bound=torch.Tensor)
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +128,8 @@ class CheckLabeld(MapTransform):
         image = d[self.image_key]
         for key in self.key_iterator(d):
             path = _path_of(d[key], key)
-            label = d[key] = round_labels(d[key], path)
+            label: Any = round_labels(d[key], path)
+            d[key] = label
             shape, expected = tuple(label.shape[1:]), tuple(image.shape[1:])
             if shape != expected:
                 found, wanted = (" x ".join(map(str, axes)) for axes in (shape, expected))
@@ -159,7 +162,7 @@ class CheckLabeld(MapTransform):
         return [np.format_float_positional(value, trim="-") for value in values]
 
 
-def round_labels(label: torch.Tensor, path: str | os.PathLike) -> torch.Tensor:
+def round_labels(label: T, path: str | os.PathLike) -> T:
     """Round label values that are within 1e-3 of an integer, and log a warning when any was not an integer.
 
     Args:
@@ -171,7 +174,7 @@ def round_labels(label: torch.Tensor, path: str | os.PathLike) -> torch.Tensor:
     """
     if not label.is_floating_point():
         return label
-    rounded = label.round()
+    rounded: Any = label.round()
     error = float((label - rounded).abs().max()) if label.numel() else 0.0
     if not 0 < error <= _ROUNDING:
         return label

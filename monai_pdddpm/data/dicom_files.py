@@ -49,7 +49,7 @@ def require_dicom(*packages: str) -> None:
 
 def has_series(folder: str | os.PathLike) -> bool:
     """Tell whether a folder or one below it holds a DICOM file, recognized by its content."""
-    return any(_is_dicom(file) for parent, *_ in os.walk(folder) for file in _files_in(Path(parent)))
+    return any(_is_dicom(file) for parent, *_ in os.walk(Path(folder)) for file in _files_in(Path(parent)))
 
 
 def find_series(root: str | os.PathLike, own: bool = True) -> list[str]:

@@ -61,9 +61,9 @@ def _plan_channels(case: Case, spec: ScanSpec) -> ScanPlan:
             "stack them, for example with nibabel"
         )
     if not any(files):
-        listed = ", ".join(file for file in case.files if file) or "none"
+        names = ", ".join(file for file in case.files if file) or "none"
         raise UserError(
-            f"image: none of the files of a case is there (listed: {listed}), expected one; check dataset_dir"
+            f"image: none of the files of a case is there (listed: {names}), expected one; check dataset_dir"
         )
     if spec.channels not in (None, len(files)):
         names = ", ".join((spec.channel_names or {}).values())

@@ -1,8 +1,7 @@
-"""Mistakes of the user's, told in one line instead of in a traceback."""
+"""Mistakes that the user can fix, reported in one line in place of a traceback."""
 
 from __future__ import annotations
 
-import atexit
 import os
 import re
 import signal
@@ -11,40 +10,29 @@ import threading
 import unicodedata
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
-
-__all__ = [
-    "TRACEBACK_VARIABLE",
-    "Terminated",
-    "UserError",
-    "error_links",
-    "friendly_errors",
-    "printable",
-    "user_message",
-]
 
 TRACEBACK_VARIABLE = "MONAI_PDDDPM_TRACEBACK"
-_MOMENT = 0.1  # seconds
-_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control codes, bytes that are no text, and what breaks a line
+_COMMANDS = ("monai.bundle", "monai_pdddpm")  # modules run by python -m
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are not text, and line separators
 
 
 class UserError(ValueError):
     """A mistake that the user can fix.
 
-    Its message is one line: which file or key, what was found, what was expected, what to do.
+    Its message is one line: ``<key or file>: found <value>, expected <what>; <remedy>``.
     """
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a program as Ctrl-C does: what was begun is finished or removed on the way out."""
+    """SIGTERM, which ends a program as Ctrl-C does, with all cleaning up."""
 
 
-# a traceback that was turned into text: MONAI's SaveImage and the workers of a data loader do that
+# an error in a traceback that became text, as MONAI's SaveImage and the workers of a data loader make it
 _IN_TEXT = re.compile(rf"^{re.escape(UserError.__module__)}\.UserError: (.*)$", re.MULTILINE)
 
 
 def error_links(error: BaseException) -> Iterator[BaseException]:
-    """Yield ``error`` and what it was raised from, as Python's own traceback would show them."""
+    """Yield ``error`` and the errors that it was raised from, as Python's own traceback shows them."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
@@ -55,19 +43,19 @@ def error_links(error: BaseException) -> Iterator[BaseException]:
 
 
 def printable(text: str) -> str:
-    """Return a text, a file's name for example, with escapes for what would break a line or steer a terminal."""
+    """Return a text, such as a file's name, with escapes for what would break a line or control a terminal."""
     return "".join(ascii(letter)[1:-1] if unicodedata.category(letter) in _UNPRINTABLE else letter for letter in text)
 
 
 def user_message(error: BaseException) -> str | None:
-    """Find the message for the user in an exception, however deeply MONAI or PyTorch wrapped it.
+    """Find the message of a `UserError`, however deeply MONAI or PyTorch wrapped it.
 
     Args:
         error: any exception.
 
     Returns:
-        The message of the `UserError` in its chain of causes and contexts, or in a traceback quoted in its text,
-        as one line; None when there is none.
+        The message as one line, from the chain of causes and contexts, or from a traceback quoted in a message; None
+        when there is none.
     """
     for link in error_links(error):
         quoted = _IN_TEXT.findall(str(link))
@@ -78,71 +66,45 @@ def user_message(error: BaseException) -> str | None:
     return None
 
 
-def friendly_errors() -> None:
-    """Let a mistake of the user's, and being stopped, end the program with one line on stderr.
+def friendly_errors(force: bool = False) -> None:
+    """End a command with one line on stderr when the user made a mistake or stopped it.
 
-    An uncaught `UserError` is told as ``error: <message>``, exit status 1. Ctrl-C and SIGTERM are told as
-    ``stopped ...``, with the exit status that a shell expects of them, 130 and 143; SIGTERM is raised as `Terminated`
-    where it was left to the system before. Other exceptions are shown as before, and so are these when the environment
-    variable ``MONAI_PDDDPM_TRACEBACK`` is ``1``. A second call changes nothing.
+    An uncaught `UserError` prints ``error: <message>``, exit code 1. Ctrl-C and SIGTERM print ``stopped by ...``, with
+    the exit codes that shells expect (130, 143); SIGTERM raises `Terminated`, unless the program handles it otherwise.
+    Other exceptions keep their traceback, and all do when the environment variable ``MONAI_PDDDPM_TRACEBACK`` is ``1``.
+
+    Nothing changes in a process that was not started by ``python -m monai.bundle`` or ``python -m monai_pdddpm``, such
+    as a notebook or a program that loads a bundle.
+
+    Args:
+        force: change the process in any case, for a script's own ``main``.
     """
-    before = sys.excepthook
-    if getattr(before, "tells_user_errors", False):
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if not force and (spec is None or spec.name.removesuffix(".__main__") not in _COMMANDS):
         return
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        plain = os.environ.get(TRACEBACK_VARIABLE) == "1"
-        # pydoc, by which MONAI imports, makes an error of its own of whatever comes while it does
-        stop = next((link for link in error_links(error) if isinstance(link, KeyboardInterrupt)), None)
-        by = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-        message = user_message(error) if isinstance(error, Exception) and not plain else None
-        if stop is not None and not plain:
-            name = "SIGTERM" if by == signal.SIGTERM else "Ctrl-C"
-            _tell(f"stopped by {name}: what is finished is kept; the same command goes on from there")
-        elif message is not None:
-            _tell(f"error: {message}")
-        else:
-            before(kind, error, trace)
-        if (
-            stop is not None and type(error) is not KeyboardInterrupt
-        ):  # that one Python ends by itself, as shells expect
-            raise SystemExit(128 + by)
-
-    hook.tells_user_errors = True  # type: ignore[attr-defined]
-    sys.excepthook = hook
-    # only the main thread may, and a server's own way of stopping is left alone
+    if sys.excepthook is not _report:
+        sys.excepthook = _report
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
-        _repeat_where_ignored()
 
 
-def _tell(line: str) -> None:
-    sys.stdout.flush()  # so that the line comes after what was printed before
-    print(line, file=sys.stderr)
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    plain = os.environ.get(TRACEBACK_VARIABLE) == "1"
+    # an import that is stopped raises an error of its own, in pydoc, by which MONAI imports
+    stop = next((link for link in error_links(error) if isinstance(link, KeyboardInterrupt)), None)
+    message = user_message(error) if isinstance(error, Exception) else None
+    line = f"error: {message}" if message is not None else None
+    if stop is not None:
+        name = "SIGTERM" if isinstance(stop, Terminated) else "Ctrl-C"
+        line = f"stopped by {name}: finished cases and checkpoints are kept; the same command continues from there"
+    if plain or line is None:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        sys.stdout.flush()  # earlier output comes first
+        print(line, file=sys.stderr)
+    if stop is not None and type(error) is not KeyboardInterrupt:  # Python itself ends the process for that one
+        raise SystemExit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
 
 
 def _terminate(number: int, frame: object) -> None:
     raise Terminated("SIGTERM")
-
-
-def _repeat_where_ignored() -> None:
-    """Raise `Terminated` again a moment later where Python ignores it: in finalizers and callbacks of references."""
-    if not hasattr(signal, "setitimer") or signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
-        return
-    signal.signal(signal.SIGALRM, _terminate)
-    before, ending = sys.unraisablehook, threading.Event()
-
-    def end() -> None:  # all is done, and Python gives signals back to the system: an alarm would then kill
-        ending.set()
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-    atexit.register(end)
-
-    def hook(ignored: Any) -> None:
-        if isinstance(ignored.exc_value, Terminated):
-            if not ending.is_set():
-                signal.setitimer(signal.ITIMER_REAL, _MOMENT)
-        else:
-            before(ignored)
-
-    sys.unraisablehook = hook

@@ -32,7 +32,7 @@ def test_pages_are_fetched_once():
 
 
 def test_nothing_happens_where_there_is_no_glibc(monkeypatch):
-    from monai_pdddpm.bundle import allocator
+    from monai_pdddpm.utils import allocator
 
     monkeypatch.setattr(allocator.platform, "libc_ver", lambda: ("", ""))
     assert not allocator.keep_freed_memory()

@@ -11,14 +11,13 @@ import pytest
 
 from monai_pdddpm.utils.errors import UserError, printable, user_message
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LINE = "scan.nii: found a text, expected a scan; export it again"
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess:
-    script = "from monai_pdddpm.utils.errors import UserError, friendly_errors\nfriendly_errors()\n" + textwrap.dedent(
-        code
-    )
+    head = "from monai_pdddpm.utils.errors import UserError, friendly_errors\nfriendly_errors(force=True)\n"
+    script = head + textwrap.dedent(code)
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=False)
 
@@ -73,7 +72,7 @@ def test_being_stopped_is_told_in_one_line_with_everything_unwound(tmp_path, nam
             os.kill(os.getpid(), signal.{name})
             time.sleep(20)
     """)
-    line = f"stopped by {by}: what is finished is kept; the same command goes on from there\n"
+    line = f"stopped by {by}: finished cases and checkpoints are kept; the same command continues from there\n"
     assert (done.returncode, done.stderr) == (code, line)
     assert list(tmp_path.iterdir()) == []
 
@@ -86,40 +85,8 @@ def test_being_stopped_while_monai_imports_is_no_failed_import(tmp_path, name, b
         sys.path.insert(0, {str(tmp_path)!r})
         pydoc.locate("long_import.Network")
     """)
-    line = f"stopped by {by}: what is finished is kept; the same command goes on from there\n"
+    line = f"stopped by {by}: finished cases and checkpoints are kept; the same command continues from there\n"
     assert (done.returncode, done.stderr) == (code, line)
-
-
-def test_end_of_the_program_comes_before_a_second_sigterm():
-    done = run("""
-        import gc, signal
-        class Ending:
-            def __del__(self):
-                signal.raise_signal(signal.SIGTERM)
-        ending = Ending()
-        del ending
-        import atexit, time
-        atexit._run_exitfuncs()
-        time.sleep(0.3)
-        print("ended as it would have")
-    """)
-    assert (done.returncode, done.stdout) == (0, "ended as it would have\n")
-
-
-def test_sigterm_in_a_finalizer_is_heard_too():
-    done = run("""
-        import signal, time
-        class Ending:
-            def __del__(self):
-                signal.raise_signal(signal.SIGTERM)
-                time.sleep(0)
-        ending = Ending()
-        del ending
-        time.sleep(20)
-        print("not stopped")
-    """)
-    assert (done.returncode, done.stdout) == (143, "")
-    assert done.stderr == "stopped by SIGTERM: what is finished is kept; the same command goes on from there\n"
 
 
 def test_other_handlers_of_sigterm_are_left_alone():
@@ -127,7 +94,7 @@ def test_other_handlers_of_sigterm_are_left_alone():
         import signal, sys
         from monai_pdddpm.utils.errors import friendly_errors
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))
-        friendly_errors()
+        friendly_errors(force=True)
         signal.raise_signal(signal.SIGTERM)
     """
     assert subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False).returncode == 7
@@ -145,14 +112,30 @@ def test_variable_brings_the_traceback_back():
     assert done.stderr.startswith("Traceback")
 
 
-def test_second_call_changes_nothing():
-    done = run("""
-        import sys
-        hook = sys.excepthook
-        assert friendly_errors() is None
-        print(sys.excepthook is hook)
-    """)
-    assert done.stdout == "True\n"
+def test_a_notebook_or_script_keeps_its_hooks():
+    code = """
+        import signal, sys
+        from monai_pdddpm.utils.errors import friendly_errors
+        before = sys.excepthook, signal.getsignal(signal.SIGTERM)
+        friendly_errors()
+        assert (sys.excepthook, signal.getsignal(signal.SIGTERM)) == before
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+@pytest.mark.parametrize(("module", "changed"), [("monai.bundle", True), ("other", False)])
+def test_a_command_changes_them(tmp_path, module, changed):
+    folder = tmp_path.joinpath(*module.split("."))
+    folder.mkdir(parents=True)
+    for package in (tmp_path / module.split(".")[0], folder):
+        (package / "__init__.py").touch()
+    (folder / "__main__.py").write_text(
+        "import sys\nfrom monai_pdddpm.utils.errors import friendly_errors\n"
+        "friendly_errors()\nprint(sys.excepthook is not sys.__excepthook__)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run([sys.executable, "-m", module], capture_output=True, text=True, env=env, check=False)
+    assert done.stdout == f"{changed}\n"
 
 
 def test_message_is_found_in_a_traceback_that_became_text():
@@ -195,28 +178,3 @@ def test_circle_of_causes_ends():
 def test_what_would_break_a_line_is_escaped(text, shown):
     assert printable(text) == (text if shown is None else shown)
     assert "\x1b" not in user_message(UserError(f"{text}: found nothing"))
-
-
-def test_a_stop_while_python_ends_changes_nothing(tmp_path):
-    """Its work is done by then; an alarm would come after Python has given the signals back, and kill."""
-    script = """
-import atexit, os, signal, time
-from monai_pdddpm.utils.errors import friendly_errors
-
-class Late:
-    def __del__(self):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.01)
-
-def late():  # registered first, called last
-    thing = Late()
-    del thing
-    print("alarm in", signal.getitimer(signal.ITIMER_REAL)[0])
-
-atexit.register(late)
-friendly_errors()
-print("done")
-"""
-    (tmp_path / "script.py").write_text(script)
-    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "done\nalarm in 0.0\n", "")
