@@ -105,9 +105,7 @@ def create_bundle(
     budget, computer = memory_budget(memory), total_memory() or 8 * GIB
     values, choices = plan(statistics, len(listed["training"]), budget, computer, foreign, spacing)
     texts = bundle_texts(name, data, statistics)
-    configs = _render(
-        name, values | texts | {"dataset_dir": "$@bundle_root + '/data'"}, list(listed["labels"]), foreign
-    )
+    configs = _render(name, values | texts, foreign)
     stages = ["train"] if foreign else ["train_segmenter", "train"]
     words = f"A {foreign.definition['_target_']} with the weights of {foreign.name}" if foreign else "A SegResNet"
     files = {f"configs/{file}": as_text(content) for file, content in configs.items()} | {
@@ -141,27 +139,22 @@ def _read_cases(data: DataSet, progress: bool) -> tuple[dict[str, Any], list[Fin
     return fingerprint(data, statistics), findings
 
 
-def _render(
-    name: str, values: Mapping[str, Any], label_values: Sequence[str], foreign: SegmenterBundle | None
-) -> dict[str, Any]:
+def _render(name: str, values: Mapping[str, Any], foreign: SegmenterBundle | None) -> dict[str, Any]:
     """Return file name -> content of the configurations."""
     configs = templates()
     task = fill(json.loads((configs / "_new_task.json").read_text(encoding="utf-8")), dict(values), "_new_task.json")
     if foreign:
         task["segmenter"] = foreign.definition
         task["without"] = [f.name for f in configs.glob("*.json") if "train_segmenter" in f.name or "cross_" in f.name]
-    own_values = [int(value) for value in label_values]
-    task["overrides"] = {}
-    for file, content in render_task(configs, task, name).items():
+    rendered, task["overrides"] = render_task(configs, task, name), {}
+    for file, content in rendered.items():
         new: dict[str, Any] = {}
-        if "missing_channels" in content:
-            new["missing_channels"] = values["missing_channels"]
+        if "label_values" not in rendered["inference.json"]:  # the templates have no key for it
+            new |= _label_values(content, values["label_values"], values["missing_channels"])
         if "trainer" in content.get("train", {}):
             new["train::dataset::cache_rate"] = new["validate::dataset::cache_rate"] = values["cache_rate"]
             if values["epoch_windows"]:
                 new |= _random_epochs(values["epoch_windows"])
-        if own_values != list(range(len(own_values))):
-            new |= _label_values(content, own_values)
         if foreign:
             new |= _foreign_preprocessing(content, foreign)
         task["overrides"][file] = new
@@ -188,9 +181,11 @@ def _transforms(content: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
     return "preprocessing::transforms", [transform for transform in found if isinstance(transform, dict)]
 
 
-def _label_values(content: Mapping[str, Any], values: list[int]) -> dict[str, Any]:
+def _label_values(content: Mapping[str, Any], values: list[int], missing_channels: str) -> dict[str, Any]:
     """Map the values of label maps to classes when they are read, and back when files are written."""
-    new: dict[str, Any] = {}
+    new: dict[str, Any] = {"missing_channels": missing_channels} if "missing_channels" in content else {}
+    if values == list(range(len(values))):
+        return new
     key, transforms = _transforms(content)
     if any("label" in transform["keys"] for transform in transforms):
         to_classes = {"_target_": "monai_pdddpm.transforms.LabelValuesd", "keys": "label", "values": "@label_values"}
