@@ -4,10 +4,13 @@
     python benchmarks/trust/phantom.py --settings '{}' '{"num_steps": 5}' '{"start_step": 900, "num_steps": 3}'
 
 Fresh scans are drawn, each with as many annotations as members. Rows: the settings, as many other annotations (the best
-possible), voxels drawn independently from the true probabilities, and the segmenter's answer. Columns:
+possible), independent voxels with the true probabilities and with those of the ensemble's mean, and the segmenter's
+answer. Columns:
 
-- GED: unbiased generalized energy distance to the annotations, distance 1 - IoU averaged over the foreground classes;
-- volume SD: standard deviation of the members' volumes divided by that of the annotations, by class;
+- GED: unbiased generalized energy distance to as many annotations, distance 1 - IoU averaged over the foreground
+  classes. It responds to wrong probabilities and hardly to wrong correlations: independent voxels with the true
+  probabilities have 0;
+- volume SD: standard deviation of the members' volumes divided by that of many annotations, by class;
 - volume CRPS: mean fair score of the members' volumes for each annotation, mL, mean over the classes;
 - calibration error of each voxel's frequency against the true probability, near the borders;
 - correlation of foreground voxels at distances along an axis, over members, where the truth is undecided.
@@ -39,8 +42,10 @@ from monai_pdddpm.utils.errors import UserError, friendly_errors  # noqa: E402
 
 FIRST_SEED = 9000  # far from the seeds of the bundle's own scans
 DISTANCES = (1, 2, 4, 8)
+ANNOTATIONS = 128  # of a scan, for the spread of the volumes
 CLASSES = ("background", "body", "core")
-LIMIT, INDEPENDENT, SEGMENTER = "other annotations", "independent voxels", "the segmenter's answer"
+LIMIT, INDEPENDENT = "other annotations", "independent voxels, true probabilities"
+OF_THE_MEAN, SEGMENTER = "independent voxels, the ensemble's mean", "the segmenter's answer"
 
 Array = NDArray[Any]
 
@@ -80,13 +85,13 @@ def neighbor_correlation(foreground: Array, region: Array, distance: int) -> flo
 
 
 def compare(members: Array, annotations: Array, phantom: Phantom) -> dict[str, float]:
-    """Compare label maps (N, X, Y, Z) of members with those of annotations."""
-    classes, voxel_ml = range(1, len(phantom.probability)), float(np.prod(phantom.spacing)) / 1000
+    """Compare label maps (N, X, Y, Z) of members with those of as many annotations or more."""
+    classes, voxel_ml = range(1, len(CLASSES)), float(np.prod(phantom.spacing)) / 1000
     region, undecided = near_border(phantom), (phantom.probability[0] > 0.1) & (phantom.probability[0] < 0.9)
     frequency = np.stack([(members == k).mean(0) for k in classes])
     found = {
         "ged": generalized_energy_distance(
-            torch.as_tensor(members), torch.as_tensor(annotations), len(phantom.probability), unbiased=True
+            torch.as_tensor(members), torch.as_tensor(annotations[: len(members)]), len(CLASSES), unbiased=True
         ),
         "frequency_ece": calibration_error(frequency[:, region], phantom.probability[1:, region]),
     }
@@ -101,10 +106,10 @@ def compare(members: Array, annotations: Array, phantom: Phantom) -> dict[str, f
     return found
 
 
-def independent_voxels(phantom: Phantom, count: int, rng: np.random.Generator) -> Array:
-    """Draw label maps whose voxels are independent, with the true probabilities."""
-    uniform = rng.random((count, *phantom.image.shape))
-    return (uniform[:, None] > phantom.probability.cumsum(0)[None, :-1]).sum(1).astype(np.uint8)
+def independent_voxels(probability: Array, count: int, rng: np.random.Generator) -> Array:
+    """Draw label maps (N, X, Y, Z) whose voxels are independent, with the given probabilities (K, X, Y, Z)."""
+    uniform = rng.random((count, *probability.shape[1:]))
+    return (uniform[:, None] > probability.cumsum(0)[None, :-1]).sum(1).astype(np.uint8)
 
 
 def measure(
@@ -131,11 +136,12 @@ def measure(
     annotations = []
     for number, phantom in enumerate(phantoms):
         rng = np.random.default_rng(number)
-        maps = np.stack([phantom.draw_annotation(rng) for _ in range(2 * members)])
-        annotations.append(maps[:members])
-        rows.setdefault(LIMIT, []).append(compare(maps[members:], maps[:members], phantom))
+        maps = np.stack([phantom.draw_annotation(rng) for _ in range(max(ANNOTATIONS, members) + members)])
+        others, maps = maps[:members], maps[members:]
+        annotations.append(maps)
+        rows.setdefault(LIMIT, []).append(compare(others, maps, phantom))
         rows.setdefault(INDEPENDENT, []).append(
-            compare(independent_voxels(phantom, members, rng), maps[:members], phantom)
+            compare(independent_voxels(phantom.probability, members, rng), maps, phantom)
         )
     for number, changes in enumerate(settings):
         parser = common.read_bundle(bundle, {**changes, "members": members, "write_members": True})
@@ -152,6 +158,8 @@ def measure(
             found["mean_ece"] = calibration_error(parts["pred"].numpy()[1:, region], phantom.probability[1:, region])
             rows.setdefault(name, []).append(found)
             if not number:
+                voxels = independent_voxels(parts["pred"].numpy(), members, np.random.default_rng(0))
+                rows.setdefault(OF_THE_MEAN, []).append(compare(voxels, theirs, phantom))
                 answer = parts["preseg"].argmax(0).numpy()
                 rows.setdefault(SEGMENTER, []).append(compare(np.stack([answer] * members), theirs, phantom))
     return rows
