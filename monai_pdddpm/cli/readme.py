@@ -45,7 +45,7 @@ def bundle_texts(name: str, data: DataSet, fingerprint: Mapping[str, Any]) -> di
         "package_version": __version__,
         "cases": fingerprint["cases"],
         "files": "one file per channel" if fingerprint["files_per_case"] > 1 else "one file",
-        "label_values": own_values if list(labels) != list(range(len(labels))) else "",
+        "label_values_text": own_values if list(labels) != list(range(len(labels))) else "",
         "reference": reference,
         "license": license_,
     }
