@@ -1,4 +1,4 @@
-"""A bundle on several processes, as torchrun starts them: joining, and what training needs to be one training."""
+"""Bundles in several processes of torchrun: device, process group, gradients and loss."""
 
 from __future__ import annotations
 
@@ -12,28 +12,27 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from monai_pdddpm.inferers.denoising_inferer import InForward
+from monai_pdddpm.inferers.denoising_inferer import InForward, plain
+from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.utils import ranks
+from monai_pdddpm.utils.checks import check_range
 from monai_pdddpm.utils.errors import UserError
 
-# a process that is done waits for the others, and cases may take hours; torchrun itself ends all when one dies
+# a process that has finished waits for the others, and a case may take hours; torchrun ends all if one dies
 PATIENCE = timedelta(days=7)
 
 
 def rank_device(processes_per_device: int = 1) -> torch.device:
-    """Return the CUDA device of this process among those of its machine, or the CPU where there is none.
+    """Return the CUDA device of this process on its machine, or the CPU if there is none.
 
     Args:
-        processes_per_device: how many share a device, so that one reads and writes while another computes.
+        processes_per_device: number of processes that share a device, so that one reads and writes while another
+            computes.
 
     Raises:
-        UserError: when the machine has too few GPUs for its processes, or the number is not 1 or more.
+        UserError: if the machine has too few GPUs for its processes, or the number is not 1 or more.
     """
-    if not isinstance(processes_per_device, int) or processes_per_device < 1:
-        raise UserError(
-            f"processes_per_device: found {processes_per_device!r}, expected a whole number of at least 1; fix "
-            "--processes_per_device"
-        )
+    check_range("processes_per_device", processes_per_device, 1)
     count = torch.cuda.device_count()
     if count == 0:
         return torch.device("cpu")
@@ -48,13 +47,15 @@ def rank_device(processes_per_device: int = 1) -> torch.device:
 
 
 def join_ranks(device: torch.device | str) -> None:
-    """Join the other processes: by NCCL on GPUs of their own, by gloo otherwise. A second call changes nothing.
+    """Join the processes of torchrun; a second call changes nothing.
+
+    CPU tensors and objects use gloo. CUDA tensors use NCCL if each process has its own GPU, else gloo.
 
     Args:
-        device: of this process.
+        device: device of this process.
 
     Raises:
-        UserError: when the process was not started by torchrun.
+        UserError: if the process was not started by torchrun.
     """
     if dist.is_initialized():
         return
@@ -64,34 +65,30 @@ def join_ranks(device: torch.device | str) -> None:
             "...'; start it that way, or leave the multi_gpu file out of --config_file"
         )
     device = torch.device(device)
-    on_gpu = device.type == "cuda"
-    if on_gpu:
+    if device.type == "cuda":
         torch.cuda.set_device(device)
-    # NCCL takes no two processes on one GPU
-    own_gpu = on_gpu and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= torch.cuda.device_count()
-    dist.init_process_group("nccl" if own_gpu else "gloo", timeout=PATIENCE)
-    if own_gpu:
-        ranks._cpu_groups.append(dist.new_group(backend="gloo", timeout=PATIENCE))
+    # NCCL refuses two processes on one GPU
+    own_gpu = device.type == "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= torch.cuda.device_count()
+    dist.init_process_group("cpu:gloo,cuda:nccl" if own_gpu else "gloo", timeout=PATIENCE)
     if not ranks.is_first_rank():
-        logging.disable(logging.INFO)  # the first process tells what concerns all
+        logging.getLogger("ignite").setLevel(logging.WARNING)  # the first process logs the progress of the engines
 
 
 def leave_ranks() -> None:
-    """Take leave of the other processes."""
-    ranks._cpu_groups.clear()
+    """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def distributed_network(network: nn.Module, device: torch.device | str) -> DistributedDataParallel:
-    """Wrap a network so that its gradients are averaged over all processes.
+    """Wrap a network such that its gradients are averaged over all processes.
 
     Args:
-        network: the segmenter, or the pair of segmenter and denoiser; then its denoiser is what is trained.
-        device: of this process.
+        network: the segmenter, or the pair of segmenter and denoiser, of which the denoiser is trained.
+        device: device of this process.
     """
-    # the pair is trained by its parts, and DistributedDataParallel looks at forward only
-    trained = InForward(network) if hasattr(network, "denoise") else network
+    # the pair is trained by its parts, and DistributedDataParallel hooks into forward only
+    trained = InForward(network) if isinstance(network, PDDDPM) else network
     ids = [torch.device(device)] if torch.device(device).type == "cuda" else None
     return DistributedDataParallel(trained, device_ids=ids)
 
@@ -99,13 +96,12 @@ def distributed_network(network: nn.Module, device: torch.device | str) -> Distr
 class GlobalLoss(nn.Module):
     """A loss over the cases of all processes, as if they were one batch.
 
-    A Dice loss over a batch is no mean over its cases, so the mean of the processes' losses would be another loss. The
-    outputs are gathered instead, and the loss of all of them is taken by everyone. Its value is that of the whole
-    batch; its gradient is multiplied by the number of processes, since DistributedDataParallel takes their mean where
-    the sum is wanted.
+    A Dice loss over a batch is not the mean over its cases, so the mean of the processes' losses would be another loss.
+    Instead, every process gathers all outputs and computes the loss of the whole batch. Its gradient is multiplied by
+    the number of processes, because DistributedDataParallel averages gradients that must be summed.
 
     Args:
-        loss: takes (output, target); the output is a tensor or a named tuple of tensors, all with the batch first.
+        loss: maps (output, target) to a scalar; the output is a tensor or a named tuple of tensors, batch first.
     """
 
     def __init__(self, loss: nn.Module) -> None:
@@ -113,10 +109,10 @@ class GlobalLoss(nn.Module):
         self.loss = loss
 
     def forward(self, output: Any, target: torch.Tensor) -> torch.Tensor:
-        """Return the loss of all processes' cases.
+        """Return the loss over the cases of all processes.
 
         Args:
-            output: of this process, (B, ...) each; B is the same in all of them.
+            output: outputs of this process, (B, ...) each, with the same B in all processes.
             target: (B, ...).
         """
         size = ranks.world_size()
@@ -128,8 +124,8 @@ class GlobalLoss(nn.Module):
 
 
 def _gather(part: torch.Tensor) -> torch.Tensor:
-    """Return all processes' tensors along the batch; only this one's carries a gradient."""
-    part = part.as_tensor() if hasattr(part, "as_tensor") else part
+    """Return the tensors of all processes along the batch axis; only this process's part has a gradient."""
+    part = plain(part)
     parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(ranks.world_size())]
     dist.all_gather(parts, part.detach().contiguous())
     parts[ranks.rank()] = part

@@ -17,9 +17,8 @@ from monai.data import save_net_with_metadata
 from monai_pdddpm import __version__
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.inferers.noise import member_noise
-from monai_pdddpm.networks import ADAPTIVE_SOLVERS, PDDDPM
+from monai_pdddpm.networks import ADAPTIVE_SOLVERS, PDDDPM, ODEUNet
 from monai_pdddpm.networks.fixed_ensemble import OUTPUTS, FixedEnsemble
-from monai_pdddpm.schedulers import DDIMRule
 from monai_pdddpm.transforms.outputs import SplitOutputd, Uncertaintyd
 from monai_pdddpm.utils.errors import UserError
 
@@ -71,7 +70,7 @@ def export_ensemble(
     _check_formats(formats, folder, overwrite)
     ensemble = fixed_ensemble(network, inferer, temperature)
     image = torch.randn(
-        1, _denoiser(network).image_channels, *inferer.config.roi_size, generator=torch.Generator().manual_seed(0)
+        1, network.denoiser.image_channels, *inferer.config.roi_size, generator=torch.Generator().manual_seed(0)
     )
     expected = python_answer(network, inferer, image, temperature)
     contents = _contents(Path(bundle_root), ensemble, inferer)
@@ -93,16 +92,19 @@ def fixed_ensemble(network: PDDDPM, inferer: PDDDPMInferer, temperature: float =
     Raises:
         UserError: when the inferer has a random or residual reverse step, or a solver that chooses its own steps.
     """
-    config = inferer.config
-    chain = config.chain()
-    if not isinstance(chain.rule, DDIMRule) or chain.rule.stochastic:
-        raise UserError(f"rule: found {chain.rule}, expected DDIM with eta 0, the rule that can be exported; set it so")
-    if config.training_process == "residual":
-        raise UserError("training_process: found 'residual', whose reverse step cannot be exported; train with ddpm")
-    solver = chain.solver or str(_denoiser(network).solver)
+    config, chain = inferer.config, inferer.chain
+    if chain.rule != "ddim" or chain.eta > 0:
+        raise UserError(f"rule: found {config.rule}, expected DDIM with eta 0, which draws no noise; fix --rule#eta")
+    if chain.residual != network.residual:
+        raise UserError(
+            f"training_process: found {config.training_process!r} in the inferer, expected that of network_def; set "
+            "--training_process, which both use"
+        )
+    denoiser = network.denoiser
+    solver = chain.solver or (denoiser.solver if isinstance(denoiser, ODEUNet) else "")
     if solver in ADAPTIVE_SOLVERS:
         raise UserError(f"solver: found '{solver}', which chooses its own steps; export with euler, midpoint or rk4")
-    shape = (_denoiser(network).num_classes, *config.roi_size)
+    shape = (network.num_classes, *config.roi_size)
     noise = torch.stack([member_noise(config.seed, member, 0, shape) for member in range(config.members)])
     return FixedEnsemble(
         network, noise, chain.time_steps, config.presegmentation_weight, temperature, chain.solver, chain.solver_steps
@@ -114,13 +116,9 @@ def python_answer(
 ) -> list[torch.Tensor]:
     """Return what inference says about one window, (1, C, X, Y[, Z]): the tensors of ``OUTPUTS``, each (1, ...)."""
     data: dict[Any, Any] = {"pred": inferer(image, network)[0]}
-    data = SplitOutputd("pred", num_classes=_denoiser(network).num_classes)(data)
+    data = SplitOutputd("pred", num_classes=network.num_classes)(data)
     data = Uncertaintyd("pred", temperature=temperature)(data)
     return [data["pred" if name == "prob" else name][None] for name in OUTPUTS]
-
-
-def _denoiser(network: PDDDPM) -> Any:
-    return network.denoiser  # torch's modules have attributes of any kind
 
 
 def _check_formats(formats: Sequence[str], folder: Path, overwrite: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from monai_pdddpm.inferers.autocast import autocast
-from monai_pdddpm.schedulers import forward_process
+from monai_pdddpm.schedulers import is_residual
 from monai_pdddpm.utils.checks import check_range
 from monai_pdddpm.utils.errors import UserError
 
@@ -62,7 +62,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         if "precision" in settings:
             autocast(torch.device(settings["device"]), settings["precision"])
         if "training_process" in settings:
-            forward_process(settings["training_process"])
+            is_residual(settings["training_process"])
     except ValueError as error:
         raise UserError(str(error)) from error
 

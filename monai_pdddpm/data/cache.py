@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from monai.data import CacheDataset
 from monai.data.utils import set_rnd
 
 from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.dataset import explain_failure
 from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.seeds import hashed_seed
 
 __all__ = ["CachedDataset"]
 
@@ -40,10 +40,10 @@ class CachedDataset(CacheDataset):
     def _transform(self, index: int) -> Any:
         if self._epoch_seed is None:
             return super()._transform(index)
-        set_rnd(self.transform, case_seed(self._epoch_seed, index))
+        set_rnd(self.transform, hashed_seed(self._epoch_seed, index, 0))
         item = super()._transform(index)
         crops = item if isinstance(item, list) else [item]
-        seeded = [{**crop, "seed": case_seed(self._epoch_seed, index, i + 1)} for i, crop in enumerate(crops)]
+        seeded = [{**crop, "seed": hashed_seed(self._epoch_seed, index, i + 1)} for i, crop in enumerate(crops)]
         return seeded if isinstance(item, list) else seeded[0]
 
     def _fill_cache(self, indices: Sequence[int] | None = None) -> list[Any]:
@@ -57,8 +57,3 @@ class CachedDataset(CacheDataset):
             case = " with ".join(files)
             reason = explain_failure(error, case)
             raise UserError(reason if any(file in reason for file in files) else f"{case}: {reason}") from error
-
-
-def case_seed(seed: int, index: int, draw: int = 0) -> int:
-    """Return the seed of one draw of a case: a hash of the arguments, below 2^63."""
-    return int(np.random.SeedSequence([seed, index, draw]).generate_state(1, np.uint64)[0]) >> 1

@@ -1,4 +1,4 @@
-"""The place of helping processes in a run whose members are spread."""
+"""Members of a case drawn by several processes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from monai_pdddpm.engines import CaseEvaluator
 
 
 class DistributedMembersHandler:
-    """Let the processes without cases help the first one, as :class:`monai_pdddpm.inferers.SpreadInferer` does."""
+    """Let the processes without cases draw members for the first one, see :meth:`PDDDPMInferer.serve`."""
 
     def attach(self, engine: CaseEvaluator) -> None:
-        """Serve when ``engine`` starts, and dismiss those that serve after its last case."""
+        """Serve when ``engine`` starts; after its last case dismiss the processes that serve."""
         engine.add_event_handler(
             Events.STARTED, lambda engine: engine.inferer.serve(engine.network, engine.state.device)
         )

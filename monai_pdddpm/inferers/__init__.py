@@ -1,20 +1,23 @@
 """MONAI inferers: how a network is called, in training and on whole volumes."""
 
 from .autocast import AutocastInferer
+from .communicator import Communicator, DistributedMembers, SingleProcess, make_communicator
 from .config import EnsembleConfig
 from .denoising_inferer import Denoised, DenoisingInferer
-from .distributed import SpreadInferer
 from .output import EnsembleOutput
 from .pdddpm import PDDDPMInferer
 from .run_info import EnsembleRunInfo
 
 __all__ = [
     "AutocastInferer",
+    "Communicator",
     "Denoised",
     "DenoisingInferer",
+    "DistributedMembers",
     "EnsembleConfig",
     "EnsembleOutput",
     "EnsembleRunInfo",
     "PDDDPMInferer",
-    "SpreadInferer",
+    "SingleProcess",
+    "make_communicator",
 ]

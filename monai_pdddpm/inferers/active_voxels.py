@@ -1,4 +1,4 @@
-"""Where the presegmentation leaves something to decide: near its borders, and where the segmenter is in doubt."""
+"""Voxels near the borders of the pre-segmentation, and voxels where the segmenter is uncertain."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch.nn import functional as F
 
 
 def active_voxels(probabilities: torch.Tensor, uncertainty_threshold: float, dilation: int) -> torch.Tensor:
-    """Return where the denoiser is worth asking.
+    """Return the voxels whose surroundings the denoiser should see.
 
-    That is within ``dilation`` voxels (along each axis) of a voxel whose likeliest class differs from a neighbour's (26
-    of them in 3D), or whose other classes have more than ``uncertainty_threshold`` together.
+    A voxel is active if its likeliest class differs from that of a neighbor (26 of them in 3D), or if the other classes
+    together exceed ``uncertainty_threshold``. The active region is then dilated by a cube.
 
     Args:
-        probabilities: the segmenter's, (K, X, Y[, Z]).
+        probabilities: probabilities of the segmenter, (K, X, Y[, Z]).
         uncertainty_threshold: 0 to 1.
-        dilation: 0 or more.
+        dilation: voxels along each axis, 0 or more.
 
     Returns:
         (X, Y[, Z]), boolean.
@@ -28,7 +28,7 @@ def active_voxels(probabilities: torch.Tensor, uncertainty_threshold: float, dil
 
 
 def _highest_around(volume: torch.Tensor, radius: int) -> torch.Tensor:
-    """Return the highest value in a cube around each voxel, one axis after the other."""
+    """Return the highest value in a cube around each voxel."""
     dims = volume.dim()
     pool = F.max_pool3d if dims == 3 else F.max_pool2d
     pooled = volume[None, None]

@@ -8,49 +8,49 @@ from typing import Any
 import torch
 from monai.inferers import Inferer, SimpleInferer
 
+from monai_pdddpm.utils.checks import check_choice
 from monai_pdddpm.utils.errors import UserError
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def check_precision(precision: str) -> str:
-    """Return the precision when it is one.
+    """Return the precision.
 
     Raises:
-        UserError: otherwise.
+        UserError: if it is none of ``PRECISIONS``.
     """
-    if precision not in PRECISIONS:
-        raise UserError(f"precision: found {precision!r}, expected {', '.join(PRECISIONS)}; fix --precision")
+    check_choice("precision", precision, PRECISIONS)
     return precision
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """Return the autocast context of a precision.
 
-    MONAI's engines autocast on CUDA only, so our inferers do it themselves.
+    MONAI's engines autocast on CUDA only, therefore the inferers of this package do it.
 
     Args:
-        device: where the tensors are.
+        device: device of the tensors.
         precision: ``"float32"``, ``"bfloat16"`` or ``"float16"`` (the last on GPUs only).
 
     Raises:
-        UserError: when the precision is another one, or float16 is asked for on a CPU.
+        UserError: if the precision is another one, or float16 on a CPU.
     """
     check_precision(precision)
     if precision == "float16" and device.type == "cpu":
-        raise UserError("precision: found 'float16' on a CPU, which needs a GPU; give --precision bfloat16 or float32")
+        raise UserError("precision: found 'float16' on a CPU, expected a GPU; give --precision bfloat16 or float32")
     return torch.autocast(device.type, dtype=getattr(torch, precision), enabled=precision != "float32")
 
 
 class AutocastInferer(Inferer):
-    """Call any inferer under autocast and return float32, so that losses and metrics never see a short type.
+    """Call any inferer under autocast and return float32, which losses and metrics need.
 
     Args:
         precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        inferer: what is called, :class:`monai.inferers.SimpleInferer` by default.
+        inferer: inferer to call, :class:`monai.inferers.SimpleInferer` by default.
 
     Raises:
-        UserError: when the precision is another one.
+        UserError: if the precision is another one.
     """
 
     def __init__(self, precision: str = "bfloat16", inferer: Inferer | None = None) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from monai_pdddpm.data.scan_spec import FOURTH_DIMENSIONS
-from monai_pdddpm.schedulers import AncestralRule, DDIMRule, check_steps, forward_process
+from monai_pdddpm.schedulers import AncestralRule, Chain, DDIMRule, check_steps, is_residual
+from monai_pdddpm.utils.checks import check_choice, check_range
 from monai_pdddpm.utils.errors import UserError
 
 from .autocast import check_precision
-from .chain import Chain
 
 WINDOWS = ("active", "all")
 BLEND_MODES = ("gaussian", "constant")
@@ -97,8 +97,9 @@ class EnsembleConfig:
         return cls(**settings)
 
     def __post_init__(self) -> None:
-        for name, low in (("members", 1), ("member_batch", 1), ("seed", 0), ("dilation", 0), ("memory", 0)):
-            _check_whole(name, getattr(self, name), low)
+        for name, low in (("members", 1), ("member_batch", 1), ("dilation", 0), ("memory", 0)):
+            check_range(name, getattr(self, name), low)
+        check_range("seed", self.seed, 0, 2**63 - 1)  # the largest seed of torch
         for name in ("overlap", "presegmentation_weight", "uncertainty_threshold"):
             _check_fraction(name, getattr(self, name))
         for name, words in (
@@ -106,11 +107,9 @@ class EnsembleConfig:
             ("blend_mode", BLEND_MODES),
             ("fourth_dimension", FOURTH_DIMENSIONS),
         ):
-            if getattr(self, name) not in words:
-                found = getattr(self, name)
-                raise UserError(f"{name}: found {found!r}, expected {' or '.join(words)}; fix --{name}")
+            check_choice(name, getattr(self, name), words)
         check_precision(self.precision)
-        forward_process(self.training_process)
+        is_residual(self.training_process)
         if not isinstance(self.roi_size, Sequence) or any(not isinstance(r, int) or r < 1 for r in self.roi_size):
             raise UserError(
                 f"roi_size: found {self.roi_size!r}, expected a list of whole numbers above 0; fix --roi_size"
@@ -132,8 +131,14 @@ class EnsembleConfig:
 
     def chain(self) -> Chain:
         """Return the reverse chain of these settings."""
-        process = forward_process(self.training_process)
-        return Chain(list(self.time_steps), self.rule, process, self.solver, list(self.solver_steps))  # type: ignore[arg-type]
+        return Chain(
+            time_steps=list(self.time_steps),
+            solver_steps=list(self._solver_steps()),
+            rule=self.rule.name,
+            eta=float(self.rule.eta),
+            residual=is_residual(self.training_process),
+            solver=self.solver,
+        )
 
     def as_report(self) -> dict[str, Any]:
         """Return the settings that change the result, as JSON values."""
@@ -145,7 +150,7 @@ class EnsembleConfig:
             "rule": str(self.rule),
             "training_process": self.training_process,
             "solver": self.solver,
-            "solver_steps": list(self.solver_steps),  # type: ignore[arg-type]
+            "solver_steps": list(self._solver_steps()),
             "roi_size": list(self.roi_size),
             "overlap": self.overlap,
             "blend_mode": self.blend_mode,
@@ -155,11 +160,6 @@ class EnsembleConfig:
             "dilation": self.dilation,
             "precision": self.precision,
         }
-
-
-def _check_whole(name: str, value: object, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise UserError(f"{name}: found {value!r}, expected a whole number of at least {low}; fix --{name}")
 
 
 def _check_fraction(name: str, value: object) -> None:

@@ -1,4 +1,4 @@
-"""One training call of the denoiser: propose, noise, denoise."""
+"""One training call of the denoiser: segment, noise, denoise."""
 
 from __future__ import annotations
 
@@ -12,41 +12,38 @@ from monai.networks.utils import one_hot
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from monai_pdddpm.schedulers import check_steps, forward_process, regression_target, start_state
+from monai_pdddpm.networks import PDDDPM
+from monai_pdddpm.schedulers import check_steps, is_residual, noisy_state, regression_target, start_state
 from monai_pdddpm.utils.errors import UserError
 
 from .autocast import autocast, check_precision
 
-TRAINING_PROCESSES = ("ddpm", "presegmentation", "recycled", "residual")
-
 
 class Denoised(NamedTuple):
-    """A denoiser's output, (B, K, ...), and what it should have been when it regresses x_0's noise or v."""
+    """A denoiser's output, (B, K, ...), and its regression target of the same shape."""
 
     output: torch.Tensor
     target: torch.Tensor
 
 
 class DenoisingInferer(Inferer):
-    """Make a noisy state for each case of a batch and let the denoiser predict.
+    """Make a noisy state for each case of a batch and call the denoiser.
 
-    The processes differ in what is noised: ``ddpm`` the truth (PD-DDPM as published), ``presegmentation`` the
-    presegmentation, ``recycled`` the presegmentation at the first step and the network's own first prediction at later ones (Fu et
-    al. 2023, with the segmenter in place of the first pass), ``residual`` a blend of both (Resfusion). The target is
-    always the truth.
+    The processes differ in the clean state that is noised: ``ddpm`` uses the truth (PD-DDPM as published),
+    ``presegmentation`` the pre-segmentation, ``recycled`` the pre-segmentation at the first step and the network's own
+    first prediction at later ones (Fu et al. 2023, with the segmenter in place of the first pass), ``residual`` a blend
+    of truth and pre-segmentation (Resfusion). The target is always the truth.
 
     Args:
-        time_steps: descending indices that t is drawn from, the first being the start of the chain.
+        time_steps: descending indices that t is drawn from; the first is the start of the chain.
         training_process: ``"ddpm"``, ``"presegmentation"``, ``"recycled"`` or ``"residual"``.
-        truth_share: share of cases, 0 to 1, that ``presegmentation`` and ``recycled`` noise from the truth.
-        corruption: makes the presegmentations of the training cases as imperfect as those of new cases.
-        solver_steps: of the ODE blocks, the network's own when 0. Of several, each batch draws one, so that the network
-            learns to bear all of them.
-        precision: of the networks' arithmetic.
+        truth_share: fraction of cases, 0 to 1, for which ``presegmentation`` and ``recycled`` noise the truth.
+        corruption: makes the pre-segmentations of the training cases as imperfect as those of new cases.
+        solver_steps: solver steps of the ODE blocks, 0 for the network's own; each batch draws one of several.
+        precision: precision of the networks.
 
     Raises:
-        UserError: when an argument is not one of those allowed; on a call, when time_steps or labels do not fit the
-            network.
+        UserError: if an argument is out of range; on a call, if ``time_steps`` or labels do not fit the network.
     """
 
     def __init__(
@@ -61,14 +58,14 @@ class DenoisingInferer(Inferer):
         super().__init__()
         if not solver_steps or any(not isinstance(n, int) or n < 0 for n in solver_steps):
             raise UserError(
-                f"solver_steps: found {list(solver_steps)}, expected whole numbers of at least 0, one or more; fix "
+                f"solver_steps: found {list(solver_steps)}, expected one or more whole numbers of at least 0; fix "
                 "the inferer in the configuration"
             )
         if not time_steps:
             raise UserError("time_steps: found an empty list, expected at least one for training; raise start_step")
         if not 0 <= truth_share <= 1:
             raise UserError(f"truth_share: found {truth_share!r}, expected a number from 0 to 1; fix --truth_share")
-        self.process = forward_process(training_process)
+        self.residual = is_residual(training_process)
         self.training_process = training_process
         self.time_steps = torch.as_tensor(list(time_steps))
         self.truth_share = truth_share
@@ -79,7 +76,7 @@ class DenoisingInferer(Inferer):
     def __call__(  # type: ignore[override]
         self,
         inputs: torch.Tensor,
-        network: nn.Module,
+        network: PDDDPM | DistributedDataParallel,
         label: torch.Tensor,
         presegmentation: torch.Tensor | None = None,
         seeds: torch.Tensor | None = None,
@@ -88,19 +85,18 @@ class DenoisingInferer(Inferer):
 
         Args:
             inputs: images, (B, C, ...).
-            network: segmenter and denoiser, :class:`monai_pdddpm.networks.PDDDPM`, or DistributedDataParallel around
-                an :class:`InForward` of it.
+            network: segmenter and denoiser, or DistributedDataParallel around an :class:`InForward` of them.
             label: true label maps, (B, 1, ...).
-            presegmentation: label maps proposed by a segmenter that never saw these cases, (B, 1, ...) (cross-fitting); the
-                network's own segmenter proposes when they are not given.
-            seeds: one for each case, (B,). All that is random for a case then depends on its seed alone, not on the
-                batch that it is in, nor on the process. Otherwise torch's generators go on as they are.
+            presegmentation: label maps of a segmenter that was not trained on these cases, (B, 1, ...); by default the
+                network's own segmenter makes them.
+            seeds: one seed per case, (B,). All random draws of a case then depend on its seed alone, not on its batch
+                or process. By default torch's global generators are used.
 
         Raises:
-            UserError: when the network is wrapped in such a way that gradients would not be averaged.
+            UserError: if the network is wrapped such that gradients are not averaged.
         """
         if not isinstance(network, DistributedDataParallel):
-            return self._denoised(getattr(network, "module", network), inputs, label, presegmentation, seeds)
+            return self._denoised(network, inputs, label, presegmentation, seeds)
         if not isinstance(network.module, InForward):
             raise UserError(
                 "network: found DistributedDataParallel around the pair itself, whose parts would be trained without "
@@ -110,7 +106,7 @@ class DenoisingInferer(Inferer):
 
     def _denoised(
         self,
-        pair: Any,
+        pair: PDDDPM,
         inputs: torch.Tensor,
         label: torch.Tensor,
         presegmentation: torch.Tensor | None,
@@ -118,53 +114,53 @@ class DenoisingInferer(Inferer):
     ) -> Denoised:
         check_steps(self.time_steps.tolist(), len(pair.abar))
         inputs = plain(inputs)
-        num_classes = pair.denoiser.num_classes
-        truth = _one_hot(label, num_classes, "label")
+        truth = _one_hot(label, pair.num_classes, "label")
         with torch.no_grad(), autocast(inputs.device, self.precision):
             if presegmentation is None:
-                proposed = pair.propose(pair.segment(inputs))
+                start = pair.prepare_presegmentation(pair.segment(inputs))
             else:
-                proposed = _one_hot(presegmentation, num_classes, "presegmentation")
-            drawn = self._draw(proposed) if seeds is None else self._draw_by_case(proposed, seeds)
+                start = _one_hot(presegmentation, pair.num_classes, "presegmentation")
+            drawn = self._draw(start) if seeds is None else self._draw_by_case(start, seeds)
         solver_steps = self.solver_steps[0]
         if len(self.solver_steps) > 1:
             solver_steps = self.solver_steps[int(torch.randint(len(self.solver_steps), ()))]
-        x_0, x_pre = pair.state(truth), pair.state(drawn.proposed)
+        x_0, x_pre = pair.state(truth), pair.state(drawn.presegmentation)
         with autocast(inputs.device, self.precision):
-            features = pair.encode(inputs, drawn.proposed)
+            features = pair.encode(inputs, drawn.presegmentation)
         abar_t = _per_case(pair.abar[drawn.t], x_0)
         source = self._source(pair, x_0, x_pre, drawn, features)
-        x_t = self.process.noisy(source, x_pre, abar_t, drawn.noise)
+        x_t = noisy_state(source, x_pre, abar_t, drawn.noise, self.residual)
         with autocast(inputs.device, self.precision):
             output = pair.denoise(x_t, drawn.t, features, solver_steps=solver_steps)
         return Denoised(output.float(), regression_target(x_0, x_t, abar_t, pair.prediction))
 
-    def _draw_by_case(self, proposed: torch.Tensor, seeds: torch.Tensor) -> _Drawn:
-        """Draw for each case from its own seed; torch's generators are left wherever the last one leads."""
+    def _draw_by_case(self, presegmentation: torch.Tensor, seeds: torch.Tensor) -> _Drawn:
+        """Draw for each case from its own seed; torch's generators stay where the last case leaves them."""
         cases = []
-        for case, seed in zip(proposed.split(1), seeds.tolist(), strict=True):
+        for case, seed in zip(presegmentation.split(1), seeds.tolist(), strict=True):
             torch.manual_seed(seed)
             cases.append(self._draw(case))
         return _Drawn(*map(torch.cat, zip(*cases, strict=True)))
 
-    def _draw(self, proposed: torch.Tensor) -> _Drawn:
-        """Draw all that is random for a batch of presegmentations, (B, K, ...)."""
+    def _draw(self, presegmentation: torch.Tensor) -> _Drawn:
+        """Draw all random quantities for a batch of pre-segmentations, (B, K, ...)."""
         if self.corruption is not None:
-            proposed = self.corruption(proposed)
-        count, device, steps = len(proposed), proposed.device, self.time_steps.to(proposed.device)
-        start_noise, from_truth = proposed[:0].float(), torch.zeros(count, dtype=torch.bool, device=device)
+            presegmentation = self.corruption(presegmentation)
+        count, device = len(presegmentation), presegmentation.device
+        steps = self.time_steps.to(device)
+        start_noise, from_truth = presegmentation[:0].float(), torch.zeros(count, dtype=torch.bool, device=device)
         t = steps[torch.randint(len(steps), (count,), device=device)]
         if self.training_process == "recycled":
-            # half of the cases practise the start itself, as every chain begins with it
+            # half of the cases train the start itself, with which every chain begins
             t = torch.where(torch.rand(count, device=device) < 0.5, steps[0], t)
-            start_noise = torch.randn_like(proposed, dtype=torch.float32)
+            start_noise = torch.randn_like(presegmentation, dtype=torch.float32)
         if self.training_process in ("recycled", "presegmentation"):
             from_truth = torch.rand(count, device=device) < self.truth_share
-        noise = torch.randn_like(proposed, dtype=torch.float32)
-        return _Drawn(proposed, t, start_noise, from_truth, noise)
+        noise = torch.randn_like(presegmentation, dtype=torch.float32)
+        return _Drawn(presegmentation, t, start_noise, from_truth, noise)
 
     def _source(
-        self, network: Any, x_0: torch.Tensor, x_pre: torch.Tensor, drawn: _Drawn, features: list[torch.Tensor]
+        self, network: PDDDPM, x_0: torch.Tensor, x_pre: torch.Tensor, drawn: _Drawn, features: list[torch.Tensor]
     ) -> torch.Tensor:
         """Return the clean state that is noised, per case."""
         if self.training_process in ("ddpm", "residual"):
@@ -173,30 +169,29 @@ class DenoisingInferer(Inferer):
         if self.training_process == "recycled":
             first = int(self.time_steps[0])
             x_start = start_state(x_pre, drawn.start_noise, network.abar[first])
-            # an autocast context of its own: PyTorch 2.6 to 2.9 keeps the weights that it casts under no_grad until
-            # the context ends, and a training step within it would leave these weights without a gradient
+            # a separate autocast context: PyTorch 2.6 to 2.9 keeps the weights that it casts under no_grad until the
+            # context ends, and a training step inside it would leave these weights without a gradient
             with torch.no_grad(), autocast(x_pre.device, self.precision):
-                output = network.denoise(x_start, torch.full_like(drawn.t[:1], first), [f.detach() for f in features])
-                own = network.x0(output, x_start, first)
+                own = network.predict(x_start, first, [f.detach() for f in features])
             source = torch.where(_per_case(drawn.t, x_pre) == first, x_pre, own)
         return torch.where(_per_case(drawn.from_truth, x_pre), x_0, source)
 
 
 class _Drawn(NamedTuple):
-    """What is random in a training call: presegmentations (B, K, ...), times (B,), fields (B, K, ...), truth instead (B,)."""
+    """Random quantities of a training call, with B cases."""
 
-    proposed: torch.Tensor
-    t: torch.Tensor
-    start_noise: torch.Tensor
-    from_truth: torch.Tensor
-    noise: torch.Tensor
+    presegmentation: torch.Tensor  # (B, K, ...)
+    t: torch.Tensor  # (B,)
+    start_noise: torch.Tensor  # (B, K, ...), or empty
+    from_truth: torch.Tensor  # (B,), boolean
+    noise: torch.Tensor  # (B, K, ...)
 
 
 class InForward(nn.Module):
-    """Runs work on a network within ``forward``, where DistributedDataParallel prepares the averaging of gradients.
+    """Call a function of a network within ``forward``, where DistributedDataParallel prepares the gradients.
 
     Args:
-        network: whose parts the work calls.
+        network: network whose parts the function calls.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -209,7 +204,7 @@ class InForward(nn.Module):
 
 
 def plain(x: torch.Tensor) -> torch.Tensor:
-    """Return a tensor without MONAI's metadata, which each operation of a network would copy."""
+    """Return a tensor without MONAI's metadata, which every operation of a network would copy."""
     return x.as_tensor() if isinstance(x, MetaTensor) else x
 
 

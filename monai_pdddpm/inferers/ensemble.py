@@ -1,201 +1,148 @@
-"""One image through the whole method: pre-segmentation, windows that matter, members, statistics."""
+"""One image through the whole method: pre-segmentation, active windows, members, statistics."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from monai_pdddpm.metrics.uncertainty import predictive_entropy
+from monai_pdddpm.networks import Pair
+from monai_pdddpm.schedulers import Chain
+from monai_pdddpm.utils.probabilities import predictive_entropy
+from monai_pdddpm.utils.scratch import scratch_tensor
 
 from .active_voxels import active_voxels
 from .autocast import autocast
-from .chain import Chain, Stopwatch
+from .communicator import Communicator
 from .config import EnsembleConfig
 from .members import MemberSampler, volume_device
-from .noise import member_seed
+from .output import EnsembleOutput
 from .run_info import EnsembleRunInfo
-from .scratch import scratch_tensor
 from .statistics import EnsembleStatistics
-from .windows import Region, Window, WindowPlan, covering_windows, margin_of, pad_to
-
-_GLOBAL_GENERATORS = threading.Lock()  # torch's are one for all threads
+from .stopwatch import Stopwatch
+from .windows import Window, WindowPlan, WindowRegion, covering_windows, margin_of, pad_to
 
 
 class EnsembleRun:
     """The ensemble of one image, frame by frame.
 
     Args:
-        settings: what the user chose.
-        network: :class:`monai_pdddpm.networks.PDDDPM`, eager or as TorchScript, or any image -> probabilities.
-        image: (C, X, Y[, Z]), or (T, X, Y[, Z]) where the fourth dimension is time; windows are computed on its device.
-        watch: takes the seconds.
+        config: settings.
+        chain: time steps, rule and process.
+        network: segmenter and denoiser, eager or as TorchScript.
+        image: (C, X, Y[, Z]), or (T, X, Y[, Z]) if the fourth dimension is time; windows run on its device.
+        communicator: divides the members between processes.
     """
 
     def __init__(
-        self, settings: EnsembleConfig, chain: Chain, network: Any, image: torch.Tensor, watch: Stopwatch
+        self, config: EnsembleConfig, chain: Chain, network: Pair, image: torch.Tensor, communicator: Communicator
     ) -> None:
-        self.settings, self.chain, self.network, self.watch = settings, chain, network, watch
+        self.config, self.chain, self.network, self.communicator = config, chain, network, communicator
         self.device = image.device
-        self.numbers = range(settings.members)  # of the members that are drawn here
-        frames = image[:, None] if settings.fourth_dimension == "time" else image[None]
-        expected = getattr(getattr(network, "denoiser", None), "num_classes", 2)
-        self.home = volume_device(4 * self._channels(expected) * frames[:, 0].numel(), image.device)
-        self.frames, self.inner = pad_to(frames.to(self.home), settings.roi_size)
-        size = self.frames.shape[2:]
-        self.plan = WindowPlan(size, settings.roi_size, settings.overlap, settings.blend_mode, self.home)
-        self.processes = 1
-        self.windows_run = self.windows_skipped = self.denoiser_evaluations = 0
+        self.timer = Stopwatch(image.device)
+        self.layout = EnsembleOutput(network.num_classes, config.members if config.return_members else 0)
+        frames = image[:, None] if config.fourth_dimension == "time" else image[None]
+        self.home = volume_device(4 * self.layout.channels * frames[:, 0].numel(), image.device)
+        self.frames, self.inner = pad_to(frames.to(self.home), config.roi_size)
+        self.plan = WindowPlan(self.frames.shape[2:], config.roi_size, config.overlap, config.blend_mode, self.home)
+        self.windows_run = 0
 
     def run(self) -> torch.Tensor:
-        """Return the output channels, (T x (3K [+ members K]), X, Y[, Z])."""
-        output: torch.Tensor | None = None
-        with tqdm(total=0, desc="members", leave=False, disable=not self.settings.progress or None) as bar:
-            for f, (preseg, proposed) in enumerate(self._presegmentations()):
-                frame = self.frames[f : f + 1]
-                if output is None:
-                    classes = self._classes(frame) if preseg is None else preseg.shape[1]
-                    size = [s.stop - s.start for s in self.inner]
-                    output = scratch_tensor((len(self.frames), self._channels(classes), *size), self.home)
-                self._fill(output[f], preseg, proposed)
-                self._gather(output[f], proposed, *self._members(frame, proposed, bar))
-        assert output is not None  # an image has at least one frame
+        """Return the output, (T x channels, X, Y[, Z]), see :class:`monai_pdddpm.inferers.EnsembleOutput`."""
+        size = [s.stop - s.start for s in self.inner]
+        output = scratch_tensor((len(self.frames), self.layout.channels, *size), self.home)
+        with tqdm(total=0, desc="members", leave=False, disable=not self.config.progress or None) as bar:
+            for frame, target in zip(self.frames.split(1), output, strict=True):
+                own = self._segment(frame) if self.communicator.is_first else None
+                probabilities = self.communicator.broadcast(own).to(self.home)
+                self._fill(target, probabilities)
+                region = self._active_region(probabilities[0])
+                if region is not None:
+                    self._draw(target, frame, probabilities, region, bar)
         return output.flatten(0, 1)
 
     def info(self) -> EnsembleRunInfo:
         """Return what was run."""
         return EnsembleRunInfo(
-            config=self.settings,
+            config=self.config,
             frames=len(self.frames),
             windows_run=self.windows_run,
-            windows_skipped=self.windows_skipped,
-            denoiser_evaluations=self.denoiser_evaluations,
-            processes=self.processes,
-            seconds=dict(self.watch.seconds),
+            windows_skipped=len(self.frames) * len(self.plan) - self.windows_run,
+            denoiser_evaluations=self.config.members * self.windows_run * len(self.chain.time_steps),
+            processes=self.communicator.processes,
+            seconds=dict(self.timer.seconds),
         )
-
-    def _channels(self, classes: int) -> int:
-        """Return how many channels a frame's output has."""
-        return classes * (3 + self.settings.return_members * self.settings.members)
-
-    def _classes(self, frame: torch.Tensor) -> int:
-        """Return the number of classes of a network that only shows it in its answer."""
-        part = self.plan.cut(frame, self.plan.windows[0]).to(self.device)
-        with autocast(self.device, self.settings.precision):
-            return _seeded(self.network, part, self.settings.seed).shape[1]
-
-    def _presegmentations(self) -> Iterator[tuple[Any, Any]]:
-        """Yield each frame's pre-segmentation and what is proposed, (1, K, ...); None of a network without parts."""
-        if not has_parts(self.network):
-            yield from [(None, None)] * len(self.frames)
-            return
-        for frame in self.frames.split(1):
-            preseg = self._segment(frame)
-            yield preseg, preseg
 
     def _segment(self, frame: torch.Tensor) -> torch.Tensor:
-        """Return the segmenter's probabilities blended over the volume, (1, K, ...)."""
-        blended: torch.Tensor | None = None
+        """Return the segmenter's probabilities blended over the volume, (1, K, X, Y[, Z])."""
+        blended = torch.zeros(1, self.layout.num_classes, *self.plan.size, device=frame.device)
         for window in self.plan.windows:
-            with self.watch("segment"), autocast(self.device, self.settings.precision):
+            with self.timer("segment"), autocast(self.device, self.config.precision):
                 probabilities = self.network.segment(self.plan.cut(frame, window).to(self.device)).float()
-                if blended is None:
-                    blended = torch.zeros(*probabilities.shape[:2], *self.plan.size, device=frame.device)
                 self.plan.add(blended, window, probabilities)
-        assert blended is not None  # a plan has at least one window
         return self.plan.finish(blended)
 
-    def _members(
-        self, frame: torch.Tensor, proposed: torch.Tensor | None, bar: tqdm
-    ) -> tuple[Window, Iterable[torch.Tensor]]:
-        """Return the part of a frame that is run, and its members there, each (K, box), one after the other."""
-        everywhere = tuple(slice(0, n) for n in self.plan.size)
-        if proposed is None:
-            self._count(len(self.plan), None, bar)
-            return everywhere, self._call_forward(frame)
-        region = self._active_region(proposed[0])
-        windows = len(region.windows) if region else 0
-        self._count(windows, self.settings.members * windows * len(self.chain.time_steps), bar)
-        if region is None:
-            return everywhere, ()
-        drawer = MemberSampler(
-            self.settings, self.chain, self.network, self.plan, region, frame, proposed, self.device, self.watch
-        )
-        return region.box, drawer.draw(bar, self.numbers)
-
-    def _active_region(self, proposed: torch.Tensor) -> Region | None:
-        """Return the windows to run, None for none: even ones, or fewer that are placed around the active voxels."""
-        settings, plan = self.settings, self.plan
+    def _active_region(self, probabilities: torch.Tensor) -> WindowRegion | None:
+        """Return the windows to run: even ones, or fewer that are placed around active voxels; None for none."""
+        config, plan = self.config, self.plan
         if not self.chain.time_steps:
             return None
-        if settings.windows == "all":
-            return Region(plan, plan.windows)
-        voxels = active_voxels(proposed, settings.uncertainty_threshold, settings.dilation)
+        if config.windows == "all":
+            return WindowRegion(plan, plan.windows)
+        voxels = active_voxels(probabilities, config.uncertainty_threshold, config.dilation)
         even = [window for window in plan.windows if voxels[window].any()]
-        rim = margin_of(plan.roi_size, settings.overlap)
-        placed = covering_windows(voxels, plan.roi_size, rim)
+        margin = margin_of(plan.roi_size, config.overlap)
+        placed = covering_windows(voxels, plan.roi_size, margin)
         if len(placed) < len(even):
-            return Region(plan, placed, rim)
-        return Region(plan, even) if even else None
+            return WindowRegion(plan, placed, margin)
+        return WindowRegion(plan, even) if even else None
 
-    def _call_forward(self, frame: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yield the members of a network that only has ``forward``, (K, ...)."""
-        for member in self.numbers:
-            blended: torch.Tensor | None = None
-            for w, window in enumerate(self.plan.windows):
-                part = self.plan.cut(frame, window).to(self.device)
-                with self.watch("chain"), autocast(self.device, self.settings.precision):
-                    drawn = _seeded(self.network, part, member_seed(self.settings.seed, member, w))[0]
-                if blended is None:
-                    blended = torch.zeros(len(drawn), *self.plan.size, device=frame.device)
-                self.plan.add(blended, window, drawn)
-            assert blended is not None  # a plan has at least one window
-            yield self.plan.finish(blended)
+    def _fill(self, target: torch.Tensor, probabilities: torch.Tensor) -> None:
+        """Fill a frame's output, (channels, X, Y[, Z]), as if every member were the pre-segmentation."""
+        inside = self.plan.cut(probabilities[0], self.inner)
+        parts = self.layout.slices()
+        target[parts["pred"]] = target[parts["preseg"]] = inside
+        target[parts["member_entropy"]] = predictive_entropy(inside, dim=0)
+        target[parts["variance"]] = 0
+        for member in self._members(target):
+            member[:] = inside
 
-    def _fill(self, output: torch.Tensor, preseg: torch.Tensor | None, proposed: torch.Tensor | None) -> None:
-        """Fill a frame's output, (3K [+ members K], ...), as if all members were what is proposed, (1, K, ...)."""
-        if preseg is None or proposed is None:
-            output[:] = torch.nan
-            return
-        classes = preseg.shape[1]
-        inside = self.plan.cut(proposed[0], self.inner)
-        output[:classes] = inside
-        output[classes] = predictive_entropy(inside, dim=0)
-        output[classes + 1 : 2 * classes] = 0
-        output[2 * classes : 3 * classes] = self.plan.cut(preseg[0], self.inner)
-        if self.settings.return_members:
-            output[3 * classes :].unflatten(0, (self.settings.members, classes))[:] = inside
-
-    def _gather(
-        self, output: torch.Tensor, proposed: torch.Tensor | None, box: Window, drawn: Iterable[torch.Tensor]
+    def _draw(
+        self, target: torch.Tensor, frame: torch.Tensor, probabilities: torch.Tensor, region: WindowRegion, bar: tqdm
     ) -> None:
-        """Put the members, each (K, box), and their statistics into a frame's output."""
-        statistics, share = self._collect(output, box, drawn), self.settings.presegmentation_weight
-        if not statistics.weight:
+        """Put the members of a frame and their statistics into its output."""
+        windows, own = len(region.windows), self.communicator.share(self.config.members)
+        self.windows_run += windows
+        bar.total += len(own) * windows * len(self.chain.time_steps)
+        bar.refresh()
+        sampler = MemberSampler(
+            self.config, self.chain, self.network, region, frame, probabilities, self.device, self.timer
+        )
+        members = self._members(target)
+        statistics = EnsembleStatistics()
+        share = self.config.presegmentation_weight
+        for number, member in zip(own, sampler.draw(own, bar), strict=True):
+            with self.timer("statistics"):
+                statistics.add(member, (1 - share) / self.config.members)
+                if members:
+                    self._paste(members[number], member, region.box)
+        statistics = self.communicator.gather_statistics(statistics)
+        self.communicator.gather_members(members)
+        if not self.communicator.is_first:
             return
-        if proposed is not None and share > 0:
-            statistics.add(self.plan.cut(proposed[0], box), share)
-        first = 0
-        for values in statistics.result():
-            self._paste(output[first : first + len(values)], values, box)
-            first += len(values)
+        if share > 0:
+            statistics.add(region.cut(probabilities[0]), share)
+        for name, values in zip(("pred", "member_entropy", "variance"), statistics.result(), strict=True):
+            self._paste(target[self.layout.slices()[name]], values, region.box)
 
-    def _collect(self, output: torch.Tensor, box: Window, drawn: Iterable[torch.Tensor]) -> EnsembleStatistics:
-        """Put the members into a frame's output where they are wanted, and return their statistics."""
-        statistics, weight = EnsembleStatistics(), (1 - self.settings.presegmentation_weight) / self.settings.members
-        for number, member in zip(self.numbers, drawn, strict=False):  # there may be none to draw
-            with self.watch("statistics"):
-                statistics.add(member, weight)
-                if self.settings.return_members:
-                    start = len(member) * (3 + number)
-                    self._paste(output[start : start + len(member)], member, box)
-        return statistics
+    def _members(self, target: torch.Tensor) -> list[torch.Tensor]:
+        """Return views of the members in a frame's output, each (K, X, Y[, Z])."""
+        return [target[self.layout.member(number)] for number in range(self.layout.members)]
 
     def _paste(self, target: torch.Tensor, values: torch.Tensor, box: Window) -> None:
-        """Copy values of a box, (C, box), to a target without the padding, (C, inner)."""
+        """Copy values of a box, (C, box), to a target without the padding, (C, X, Y[, Z])."""
         to: list[Any] = [...]
         source: list[Any] = [...]
         for b, i in zip(box, self.inner, strict=True):
@@ -203,24 +150,3 @@ class EnsembleRun:
             to.append(slice(low - i.start, high - i.start))
             source.append(slice(low - b.start, high - b.start))
         target[tuple(to)] = values[tuple(source)]
-
-    def _count(self, windows: int, evaluations: int | None, bar: tqdm) -> None:
-        """Add a frame to the report; None when nobody knows what a network does."""
-        self.windows_run += windows
-        self.windows_skipped += len(self.plan) - windows
-        if evaluations is not None:
-            self.denoiser_evaluations += evaluations
-            bar.total += evaluations * len(self.numbers) // self.settings.members
-            bar.refresh()
-
-
-def has_parts(network: Any) -> bool:
-    """Return whether a network shows the parts that the chain needs, and not ``forward`` alone."""
-    return hasattr(network, "denoise")
-
-
-def _seeded(network: Any, image: torch.Tensor, seed: int) -> torch.Tensor:
-    """Return ``network(image)`` as float32, with torch's own generators seeded for this call only."""
-    with _GLOBAL_GENERATORS, torch.random.fork_rng([image.device] if image.device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        return network(image).float()

@@ -5,36 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
-
-def member_seed(seed: int, member: int, draw: int) -> int:
-    """Return the seed of one draw of a member: a hash of the arguments, below 2^63."""
-    return int(np.random.SeedSequence([seed, member, draw]).generate_state(1, np.uint64)[0]) >> 1
+from monai_pdddpm.utils.seeds import hashed_seed
 
 
 def member_noise(
     seed: int, member: int, draw: int, shape: Sequence[int], box: Sequence[slice] | None = None
 ) -> torch.Tensor:
-    """Return the standard normal field that a member uses for the start or for one of its steps.
+    """Return the standard normal field of a member for the start or for one of its steps.
 
-    It depends on nothing but the arguments: not on the number of members, their order, the batch or the device. It is
-    made for the whole volume and cut into windows, so that overlapping windows work on the same noise; independent
-    windows would average a good part of the members' differences away.
+    The field depends on the arguments alone, not on the number of members, their order, the batch or the device. It is
+    drawn for the whole volume, so overlapping windows share their noise. Independent windows would average out most of
+    the members' differences.
 
     Args:
-        seed: the run's seed, 0 or more.
-        member: the member's number, from 0.
+        seed: seed of the run, 0 or more.
+        member: number of the member, from 0.
         draw: 0 for the start, i + 1 for the i-th reverse step.
         shape: (K, X, Y[, Z]) of the volume.
-        box: the part of the volume that is wanted, one slice with start and stop for each spatial axis; the volume's
-            field is never held as a whole.
+        box: region to return, one slice with start and stop per spatial axis; the whole field is never in memory.
 
     Returns:
-        float32 on the CPU, (K, box).
+        (K, box) float32 on the CPU.
     """
-    generator = torch.Generator().manual_seed(member_seed(seed, member, draw))
+    generator = torch.Generator().manual_seed(hashed_seed(seed, member, draw))
     if box is None:
         return torch.randn(*shape, generator=generator)
     x, *others = box
@@ -49,7 +44,7 @@ def member_noise(
 
 
 def _sixteens(planes: list[tuple[int, int]], least: int) -> list[list[tuple[int, int]]]:
-    """Cut a list into parts of 16, the last of at least ``least``: torch draws such parts as it would the whole."""
+    """Split a list into parts of 16, the last of at least ``least``, for which torch draws the same numbers."""
     starts = list(range(0, len(planes), 16))
     if len(starts) > 1 and len(planes) - starts[-1] < least:
         starts.pop()

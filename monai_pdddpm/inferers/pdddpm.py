@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 
+from monai_pdddpm.networks import Pair
 from monai_pdddpm.schedulers import check_steps
 from monai_pdddpm.utils.errors import UserError
 
-from .chain import Stopwatch
+from .communicator import Communicator, SingleProcess
 from .config import EnsembleConfig
-from .ensemble import EnsembleRun, has_parts
+from .ensemble import EnsembleRun
 from .run_info import EnsembleRunInfo
-
-logger = logging.getLogger(__name__)
 
 
 class PDDDPMInferer(Inferer):
@@ -30,24 +28,25 @@ class PDDDPMInferer(Inferer):
     object may serve several threads.
 
     Args:
-        communicator: not used yet.
+        communicator: divides the members of a volume between processes; None draws all of them in this one.
         settings: the fields of :class:`monai_pdddpm.inferers.EnsembleConfig`; ``roi_size`` and ``time_steps`` are
             required.
 
     Raises:
-        UserError: if a setting is unknown or out of range; on a call, if ``roi_size`` or ``time_steps`` do not fit the
-            network.
+        UserError: if a setting is unknown or out of range; on a call, if a setting does not fit image or network, or
+            the image has voxels that are not finite.
     """
 
-    def __init__(self, communicator: Any = None, **settings: Any) -> None:
+    def __init__(self, communicator: Communicator | None = None, **settings: Any) -> None:
         super().__init__()
         self.config = EnsembleConfig.from_settings(settings)
         self.chain = self.config.chain()
+        self.communicator = communicator or SingleProcess()
 
     def __call__(  # type: ignore[override]
-        self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any
+        self, inputs: torch.Tensor, network: Pair, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """Return mean, spread and pre-segmentation of a batch of volumes.
+        """Return statistics, pre-segmentation and members of a batch of volumes.
 
         Args:
             inputs: (B, C, X, Y[, Z]).
@@ -60,16 +59,10 @@ class PDDDPMInferer(Inferer):
             channels are those of :class:`monai_pdddpm.inferers.EnsembleOutput`. A MetaTensor comes back as one; its
             ``meta["ensemble_run"]`` is a list with one :class:`monai_pdddpm.inferers.EnsembleRunInfo` per case.
         """
-        network = getattr(network, "module", network)
         images = (inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs).float()
         self._check(images, network)
-        if not has_parts(network):
-            logger.warning(
-                "the network offers forward(image) only: no pre-segmentation, time steps and rule are its own, and the "
-                "spread comes out too small where windows overlap"
-            )
         with torch.no_grad():
-            done = [self._volume(network, image) for image in images]
+            done = [self.communicator.run(lambda image: self._volume(network, image), image) for image in images]
         volumes = [volume for volume, _ in done]
         output = torch.stack(volumes) if len(volumes) > 1 else volumes[0][None]
         if not isinstance(inputs, MetaTensor):
@@ -79,24 +72,40 @@ class PDDDPMInferer(Inferer):
         wrapped.meta["ensemble_run"] = [info for _, info in done]
         return wrapped
 
-    def _volume(self, network: Any, image: torch.Tensor) -> tuple[torch.Tensor, EnsembleRunInfo]:
-        """Return the output channels of one image, (C, X, Y[, Z]), and what was run."""
-        run = EnsembleRun(self.config, self.chain, network, image, Stopwatch(image.device))
+    def serve(self, network: Pair, device: torch.device) -> None:
+        """Draw members for the first process until it dismisses this one; return at once in the first process.
+
+        Args:
+            network: as in a call.
+            device: device of the windows.
+        """
+        with torch.no_grad():
+            self.communicator.serve(lambda image: self._volume(network, image.to(device)))
+
+    def dismiss(self) -> None:
+        """End :meth:`serve` in the other processes."""
+        self.communicator.dismiss()
+
+    def _volume(self, network: Pair, image: torch.Tensor) -> tuple[torch.Tensor, EnsembleRunInfo]:
+        """Return the output of one image, (T x channels, X, Y[, Z]), and what was run."""
+        run = EnsembleRun(self.config, self.chain, network, image, self.communicator)
         return run.run(), run.info()
 
-    def _check(self, images: torch.Tensor, network: Any) -> None:
-        """Raise an error when the settings do not fit the images or the network."""
-        roi_size = list(self.config.roi_size)
-        if len(roi_size) != images.dim() - 2:
+    def _check(self, images: torch.Tensor, network: Pair) -> None:
+        """Raise an error if the settings do not fit the images or the network."""
+        roi_size, axes = list(self.config.roi_size), images.dim() - 2
+        if len(images) == 0:
+            raise UserError("image: found an empty batch, expected at least one image; check the data loader")
+        if len(roi_size) != axes:
             raise UserError(
-                f"roi_size: found {roi_size} for images with {images.dim() - 2} spatial axes, expected one "
-                "number for each; fix --roi_size"
+                f"roi_size: found {roi_size} for images with {axes} spatial axes, expected one number for each; fix "
+                "--roi_size"
             )
-        if not has_parts(network):
-            return
-        divisor = getattr(getattr(network, "denoiser", None), "divisor", 1)
-        if any(r % divisor for r in roi_size):
+        if any(r % network.divisor for r in roi_size):
             raise UserError(
-                f"roi_size: found {roi_size}, expected multiples of {divisor}, which the denoiser needs; fix --roi_size"
+                f"roi_size: found {roi_size}, expected multiples of {network.divisor}, which the denoiser needs; fix "
+                "--roi_size"
             )
-        check_steps(self.config.time_steps, len(network.abar))
+        check_steps(self.chain.time_steps, len(network.abar))
+        if not torch.isfinite(images).all():
+            raise UserError("image: found voxels that are NaN or infinite, expected finite ones; fix the preprocessing")

@@ -1,16 +1,18 @@
-"""Statistics of the members, kept as running sums so that memory does not grow with their number."""
+"""Running statistics of the members, whose memory does not grow with their number."""
 
 from __future__ import annotations
 
 import torch
 
-from monai_pdddpm.metrics.uncertainty import predictive_entropy
+from monai_pdddpm.utils.probabilities import predictive_entropy
 
 
 class EnsembleStatistics:
     """Weighted mean and variance of the members' probabilities, and the mean of their entropies.
 
-    Mean and sum of squares are updated by West's method (1979), which loses no digits where members agree.
+    Mean and sum of squares are updated by West's method, which loses no digits if the members agree.
+
+    Reference: West 1979, Communications of the ACM 22 (9).
     """
 
     def __init__(self) -> None:
@@ -20,11 +22,11 @@ class EnsembleStatistics:
         self.entropy: torch.Tensor | None = None
 
     def add(self, probabilities: torch.Tensor, weight: float = 1.0) -> None:
-        """Take in one member.
+        """Add one member.
 
         Args:
             probabilities: (K, X, Y[, Z]), summing to 1 over K.
-            weight: of this member, above 0.
+            weight: weight of the member, above 0.
         """
         p = probabilities.float()
         entropy = predictive_entropy(p, dim=0)
@@ -38,7 +40,10 @@ class EnsembleStatistics:
         self.entropy += share * (entropy - self.entropy)
 
     def merge(self, other: EnsembleStatistics) -> None:
-        """Take in the members of another one, by the formula of Chan, Golub and LeVeque (1979)."""
+        """Add the members of other statistics.
+
+        Reference: Chan, Golub and LeVeque 1979, eq. 2.1.
+        """
         if other.mean is None or other.squares is None or other.entropy is None:
             return
         if self.mean is None or self.squares is None or self.entropy is None:
@@ -56,15 +61,15 @@ class EnsembleStatistics:
         """Return mean, squares and entropy as one tensor, (2K+1, ...), for another process.
 
         Raises:
-            ValueError: when no member was added.
+            ValueError: if no member was added.
         """
         if self.mean is None or self.squares is None or self.entropy is None:
-            raise ValueError("members: none was added, at least one is needed")
+            raise ValueError("members: found none, expected at least one; add a member first")
         return torch.cat([self.mean, self.squares, self.entropy[None]])
 
     @classmethod
     def unpacked(cls, packed: torch.Tensor, weight: float) -> EnsembleStatistics:
-        """Return what was :meth:`packed`, (2K+1, ...), with its weight."""
+        """Return the statistics that were :meth:`packed`, (2K+1, ...), and their weight."""
         statistics, classes = cls(), len(packed) // 2
         statistics.weight = weight
         statistics.mean, statistics.squares, entropy = packed.split([classes, classes, 1])
@@ -72,15 +77,15 @@ class EnsembleStatistics:
         return statistics
 
     def result(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return what the members say together.
+        """Return the statistics of all members.
 
         Returns:
             mean (K, ...); mean of the members' entropies in nats, (1, ...); variance over the members of the
             foreground classes (K-1, ...), the population's: 0 for one member.
 
         Raises:
-            ValueError: when no member was added.
+            ValueError: if no member was added.
         """
         if self.mean is None or self.squares is None or self.entropy is None:
-            raise ValueError("members: none was added, at least one is needed")
+            raise ValueError("members: found none, expected at least one; add a member first")
         return self.mean, self.entropy[None], (self.squares / self.weight).clamp_(min=0)[1:]

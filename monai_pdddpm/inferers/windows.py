@@ -1,4 +1,4 @@
-"""Which windows a volume is cut into, and how their results are blended."""
+"""Windows over a volume, and the blending of their results."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Window = tuple[slice, ...]
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
-    """Return the first index of each window along one axis: from end to end, evenly spread, as few as may be.
+    """Return the first index of each window along one axis: the fewest evenly spread windows that cover it.
 
     Args:
-        size: length of the axis; one window serves an axis that is shorter than it.
+        size: length of the axis; an axis shorter than a window has one.
         window: length of a window.
-        overlap: least share, 0 to below 1, that neighbours have in common.
+        overlap: smallest fraction, 0 to below 1, that neighbors share.
 
     Example:
         >>> window_starts(10, 4, 0.5)
@@ -35,14 +35,14 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
 
 
 class WindowPlan:
-    """The windows over a volume, and sums weighted by their importance.
+    """Evenly spread windows over a volume, and sums weighted by their importance.
 
     Args:
-        size: of the volume, (X, Y[, Z]).
-        roi_size: of a window.
-        overlap: least share that neighbouring windows have in common.
-        mode: ``"gaussian"`` weights a window's centre more than its border, ``"constant"`` all voxels alike.
-        device: where the weights lie.
+        size: size of the volume, (X, Y[, Z]).
+        roi_size: size of a window.
+        overlap: smallest fraction that neighboring windows share.
+        mode: ``"gaussian"`` weights the center of a window more than its border, ``"constant"`` all voxels equally.
+        device: device of the weights.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class WindowPlan:
             for corner in itertools.product(*starts)
         ]
         weight = compute_importance_map(self.roi_size, mode=mode, device=device, dtype=torch.float32)
-        # MONAI's floor against zeros: the far corners of a Gaussian underflow
+        # MONAI's floor: the far corners of a Gaussian underflow to zero
         self.weight = weight.clamp(min=max(float(weight.min()), 1e-3))
         self.total = torch.zeros(self.size, device=device)
         for window in self.windows:
@@ -70,12 +70,12 @@ class WindowPlan:
         return len(self.windows)
 
     def cut(self, volume: torch.Tensor, window: Window) -> torch.Tensor:
-        """Return the view of (..., X, Y[, Z]) in a window."""
+        """Return a window of a volume, (..., X, Y[, Z]), as a view."""
         index: Any = (..., *window)
         return volume[index]
 
     def add(self, accumulator: torch.Tensor, window: Window, values: torch.Tensor) -> None:
-        """Add a window's values, weighted, to an accumulator of the volume's size."""
+        """Add the weighted values of a window to an accumulator of the volume's size."""
         self.cut(accumulator, window).add_(self.weight * values.to(accumulator.device))
 
     def finish(self, accumulator: torch.Tensor) -> torch.Tensor:
@@ -84,20 +84,20 @@ class WindowPlan:
 
 
 def margin_of(roi_size: Sequence[int], overlap: float) -> tuple[int, ...]:
-    """Return how far from a window's border, along each axis, evenly spread windows have every voxel in one of them."""
+    """Return the widest margin, per axis, such that evenly spread windows without it still cover the volume."""
     return tuple(min(math.floor(r * overlap / 2 + 1e-6), (r - 1) // 2) for r in roi_size)
 
 
-def covering_windows(active: torch.Tensor, roi_size: Sequence[int], rim: Sequence[int]) -> list[Window]:
-    """Place few windows so that each active voxel lies in one, and not in its rim unless that is the volume's border.
+def covering_windows(active: torch.Tensor, roi_size: Sequence[int], margin: Sequence[int]) -> list[Window]:
+    """Place few windows such that each active voxel is in one, outside its margin unless at the volume's border.
 
-    Active voxels are cut into slabs along the first axis, each slab into columns along the second, and so on: the
-    fewest that there may be along each axis, with what is active in their middle.
+    Active voxels are split into slabs along the first axis, each slab into columns along the second, and so on, as few
+    as possible along each axis, with the active voxels in the middle.
 
     Args:
         active: (X, Y[, Z]), boolean.
-        roi_size: of a window, at most the volume's size along each axis.
-        rim: voxels along each axis, below half of a window.
+        roi_size: size of a window, at most that of the volume along each axis.
+        margin: voxels along each axis, below half a window.
     """
 
     def cover(places: torch.Tensor, axis: int) -> list[Window]:
@@ -108,8 +108,8 @@ def covering_windows(active: torch.Tensor, roi_size: Sequence[int], rim: Sequenc
         while len(places):
             along = places[:, axis]
             low = int(along.min())
-            start = min(max(low - rim[axis], 0), size - roi)
-            here = along < (size if start + roi == size else start + roi - rim[axis])
+            start = min(max(low - margin[axis], 0), size - roi)
+            here = along < (size if start + roi == size else start + roi - margin[axis])
             middle = (low + int(along[here].max()) + 1 - roi) // 2
             span = slice(*(min(max(middle, 0), size - roi) + n for n in (0, roi)))
             found += [(span, *others) for others in cover(places[here], axis + 1)]
@@ -119,17 +119,18 @@ def covering_windows(active: torch.Tensor, roi_size: Sequence[int], rim: Sequenc
     return cover(active.nonzero(), 0)
 
 
-class Region:
-    """The bounding box of some windows, and means over it: what they do not cover, or only in part, is known otherwise.
+class WindowRegion:
+    """The bounding box of some windows, with weighted means over it; uncovered voxels keep a fallback value.
 
     Args:
         plan: all windows, evenly spread.
-        windows: at least one.
-        rim: of windows that are not the plan's, the voxels along each axis over which their say goes down to nothing.
-            Of some of the plan's windows none: there the weight of the others stands for what is known otherwise.
+        windows: windows to run, at least one.
+        margin: for windows that are not those of the plan, the voxels along each axis over which a window's weight
+            falls to zero in favor of the fallback. Empty for windows of the plan: there the fallback gets the weight of
+            the windows that are left out.
     """
 
-    def __init__(self, plan: WindowPlan, windows: Sequence[Window], rim: Sequence[int] = ()) -> None:
+    def __init__(self, plan: WindowPlan, windows: Sequence[Window], margin: Sequence[int] = ()) -> None:
         corner = [min(w[axis].start for w in windows) for axis in range(len(plan.size))]
         end = [max(w[axis].stop for w in windows) for axis in range(len(plan.size))]
         self.box = tuple(slice(a, b) for a, b in zip(corner, end, strict=True))
@@ -140,40 +141,40 @@ class Region:
         ]
         self._plan = plan
         weight = torch.zeros(self.size, device=plan.total.device)
-        silence = torch.ones_like(weight)
+        fallback_weight = torch.ones_like(weight)
         for window, inside in self.windows:
             weight[inside] += plan.weight
-            if rim:
-                silence[inside] *= 1 - _say(window, plan.size, rim, weight.device)
-        if rim:
-            self._otherwise = silence
-            self._total = torch.where(weight > 0, weight / (1 - silence), 1)
+            if margin:
+                fallback_weight[inside] *= 1 - edge_ramp(window, plan.size, margin, weight.device)
+        if margin:
+            self._fallback_weight = fallback_weight
+            self._total = torch.where(weight > 0, weight / (1 - fallback_weight), 1)
         else:
             self._total = plan.cut(plan.total, self.box)
-            self._otherwise = 1 - weight / self._total
+            self._fallback_weight = 1 - weight / self._total
 
     def cut(self, volume: torch.Tensor) -> torch.Tensor:
-        """Return the view of a volume of the plan's size, (..., X, Y[, Z]), in the box."""
+        """Return the box of a volume of the plan's size, (..., X, Y[, Z]), as a view."""
         return self._plan.cut(volume, self.box)
 
     def add(self, accumulator: torch.Tensor, inside: Window, values: torch.Tensor) -> None:
-        """Add a window's values, weighted, to an accumulator of the box's size."""
+        """Add the weighted values of a window to an accumulator of the box's size."""
         self._plan.add(accumulator, inside, values)
 
-    def finish(self, accumulator: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
+    def finish(self, accumulator: torch.Tensor, fallback: torch.Tensor) -> torch.Tensor:
         """Turn the weighted sum into the mean, in place.
 
         Args:
-            accumulator: sum over these windows, (..., box).
-            otherwise: what is known otherwise, of the same shape or one that broadcasts.
+            accumulator: sum over the windows, (..., box).
+            fallback: values of uncovered voxels, of the same shape or one that broadcasts.
         """
-        return accumulator.div_(self._total).addcmul_(otherwise, self._otherwise)
+        return accumulator.div_(self._total).addcmul_(fallback, self._fallback_weight)
 
 
-def _say(window: Window, size: Sequence[int], rim: Sequence[int], device: torch.device) -> torch.Tensor:
-    """Return a ramp over a window, from near 0 at its border to 1 behind the rim; 1 at the volume's border."""
+def edge_ramp(window: Window, size: Sequence[int], margin: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Return a ramp over a window, from near 0 at its border to 1 inside the margin; 1 at the volume's border."""
     ramps = []
-    for span, n, width in zip(window, size, rim, strict=True):
+    for span, n, width in zip(window, size, margin, strict=True):
         ramp = torch.ones(span.stop - span.start, device=device)
         rise = torch.arange(1, width + 1, device=device) / (width + 1)
         if span.start > 0:
@@ -185,10 +186,10 @@ def _say(window: Window, size: Sequence[int], rim: Sequence[int], device: torch.
 
 
 def pad_to(volume: torch.Tensor, roi_size: Sequence[int]) -> tuple[torch.Tensor, Window]:
-    """Pad (..., X, Y[, Z]) with zeros on both sides to at least a window.
+    """Pad a volume, (..., X, Y[, Z]), with zeros on both sides to at least a window.
 
     Returns:
-        the padded volume and the slices that undo it.
+        The padded volume, and the slices that undo the padding.
     """
     missing = [max(0, r - n) for n, r in zip(volume.shape[-len(roi_size) :], roi_size, strict=True)]
     before = [m // 2 for m in missing]

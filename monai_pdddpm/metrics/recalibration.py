@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import linregress
 
 from monai_pdddpm.metrics.calibration import PROBABILITY_FLOOR, negative_log_likelihood
+from monai_pdddpm.utils.probabilities import tempered
 
 COVERAGE = 0.9
 LEAST_CASES = 5
@@ -22,21 +23,6 @@ TEMPERATURES = np.geomspace(0.25, 4, 65)
 LEAST_SPREAD = 0.01
 # The usual range of a feature is wider than that of the cases by half its width, and at least by a quarter.
 LEAST_MARGIN = math.log(1.25)
-
-
-def tempered(p: torch.Tensor, temperature: float, dim: int = 0) -> torch.Tensor:
-    """Return p^(1/T), normalized over `dim`: softer above T = 1, sharper below, with the same argmax.
-
-    Args:
-        p: probabilities that sum to 1 over `dim`.
-        temperature: T, above 0.
-        dim: class axis.
-
-    Reference: Guo et al. 2017 (arXiv:1706.04599), eq. 9, with log-probabilities as logits.
-    """
-    if temperature == 1:
-        return p
-    return (p.clamp(min=1e-12).log() / temperature).softmax(dim=dim)
 
 
 def nll_curve(probability: torch.Tensor, truth: torch.Tensor) -> NDArray[Any]:

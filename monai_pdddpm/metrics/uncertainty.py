@@ -4,36 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from monai_pdddpm.utils.probabilities import likeliest_class, predictive_entropy
 
-def likeliest_class(probability: torch.Tensor, dim: int, keepdim: bool = False) -> torch.Tensor:
-    """Return the class with the largest probability, the first of equal ones.
-
-    Args:
-        probability: K classes along `dim`.
-        dim: class axis, 0 for (K, X, Y, Z), 1 for (B, K, X, Y, Z).
-        keepdim: keep the class axis with length 1.
-
-    Returns:
-        int64, without `dim` unless it is kept.
-    """
-    # argmax gives the same and is far slower on a CPU if the classes are not the last axis.
-    return torch.max(probability, dim=dim, keepdim=keepdim)[1]
-
-
-def predictive_entropy(probability: torch.Tensor, dim: int) -> torch.Tensor:
-    """Compute the entropy of each voxel's class distribution, H(p) = -sum_k p_k ln p_k.
-
-    Args:
-        probability: K classes along `dim`, values in [0, 1] that sum to one. Rounding errors outside [0, 1] are
-            clamped; half precision is computed in float32.
-        dim: class axis, 0 for (K, X, Y, Z), 1 for (B, K, X, Y, Z).
-
-    Returns:
-        Entropy in nats, from 0 to ln K, without `dim`.
-    """
-    if probability.dtype in (torch.float16, torch.bfloat16):
-        probability = probability.float()
-    return torch.special.entr(probability.clamp(0, 1)).sum(dim)
+__all__ = ["likeliest_class", "mutual_information", "predictive_entropy"]
 
 
 def mutual_information(probability_mean: torch.Tensor, mean_member_entropy: torch.Tensor, dim: int = 0) -> torch.Tensor:

@@ -4,6 +4,7 @@ from .coarse import CoarseODEUNet
 from .ode_block import SecondOrderODEBlock
 from .ode_unet import ConditionEncoder, ODEUNet
 from .pdddpm import PDDDPM
+from .protocols import Denoiser, Pair, Segmenter
 from .solvers import ADAPTIVE_SOLVERS, FIXED_STEP_SOLVERS, tableau
 
 __all__ = [
@@ -12,7 +13,10 @@ __all__ = [
     "PDDDPM",
     "CoarseODEUNet",
     "ConditionEncoder",
+    "Denoiser",
     "ODEUNet",
+    "Pair",
     "SecondOrderODEBlock",
+    "Segmenter",
     "tableau",
 ]

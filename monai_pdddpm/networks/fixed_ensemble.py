@@ -1,13 +1,13 @@
-"""The whole answer for one window as one network, with all that could be chosen fixed: what is exported."""
+"""The whole ensemble of one window as one network with fixed noise, for exports."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from monai_pdddpm.metrics.recalibration import tempered
 from monai_pdddpm.schedulers import check_steps
-from monai_pdddpm.schedulers.rules import ddim_step
+from monai_pdddpm.schedulers.chain import Chain
+from monai_pdddpm.utils.probabilities import tempered
 
 from .pdddpm import PDDDPM
 
@@ -15,19 +15,19 @@ OUTPUTS = ("prob", "entropy", "mutual_information", "variance")
 
 
 class FixedEnsemble(nn.Module):
-    """Image window -> what all members say together. One tensor in, four out; TorchScript and ONNX take it.
+    """Map an image window to probabilities and uncertainty maps; TorchScript and ONNX can express it.
 
-    The members run as one batch, from noise that is a part of the network: a seed would give other noise in every
-    runtime. The rule is DDIM with eta 0, which draws no noise on the way.
+    The members run as one batch. Their noise is a buffer of the network, because the same seed gives other noise in
+    other runtimes. The rule is DDIM with eta 0, which draws no noise after the start.
 
     Args:
-        network: segmenter and denoiser.
-        noise: the members' starts, (members, K, X, Y[, Z]); its size is the window's.
-        time_steps: descending indices of the chain; empty gives the pre-segmentation.
-        presegmentation_weight: weight, 0 to below 1, of the segmenter's probabilities beside the members'.
-        temperature: of the mean probabilities, above 0; 1 leaves them as they are.
-        solver: of the ODE blocks, the network's own when empty.
-        solver_steps: its steps at each time, the network's own where 0, or everywhere when empty.
+        network: segmenter and denoiser; its training process decides the reverse step.
+        noise: starts of the members, (members, K, X, Y[, Z]), of the window's size.
+        time_steps: descending indices of the chain; empty returns the pre-segmentation.
+        presegmentation_weight: weight of the segmenter in the mean, 0 to below 1.
+        temperature: of the mean probabilities, above 0; 1 does not change them.
+        solver: solver of the ODE blocks; empty uses the network's own.
+        solver_steps: solver steps at each time, 0 for the network's own; an empty list uses the network's own.
     """
 
     noise: torch.Tensor
@@ -56,7 +56,7 @@ class FixedEnsemble(nn.Module):
         self.solver_steps = list(solver_steps) or [0] * len(self.time_steps)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the answer for one window.
+        """Return probabilities and maps of one window.
 
         Args:
             image: (1, C, X, Y[, Z]) of the window's size, preprocessed as for inference.
@@ -67,10 +67,10 @@ class FixedEnsemble(nn.Module):
             (1, K-1, ...).
 
         Raises:
-            ValueError: when the image is not one window.
+            ValueError: if the image is not one window.
         """
         if image.size(0) != 1 or list(image.shape[2:]) != self.window:
-            raise ValueError("image: one image of the window's size is expected; see 'window' in the export's settings")
+            raise ValueError("image: expected one image of the window's size; see 'window' in the export's settings")
         preseg = self.network.segment(image)
         members = self.members(image, preseg)
         share = self.presegmentation_weight
@@ -81,27 +81,19 @@ class FixedEnsemble(nn.Module):
         return prob, _entropy(prob), (_entropy(mean) - entropies).clamp(min=0), squares[:, 1:]
 
     def members(self, image: torch.Tensor, preseg: torch.Tensor) -> torch.Tensor:
-        """Return the members' probabilities, (members, K, ...); of an empty chain the pre-segmentation, (1, K, ...)."""
-        net = self.network
+        """Return the members' probabilities, (members, K, ...), or the pre-segmentation, (1, K, ...), without steps."""
         if len(self.time_steps) == 0:
             return preseg
-        presegmentation = net.propose(preseg)
-        features = net.encode(image, presegmentation)
-        x_t = net.start(presegmentation, self.noise, self.time_steps[0])
-        x_0 = x_t
-        for i, t in enumerate(self.time_steps):
-            time_index = torch.full([1], t, device=x_t.device)
-            output = net.denoise(x_t, time_index, features, self.solver, self.solver_steps[i])
-            x_0 = net.x0(output, x_t, t)
-            if i + 1 < len(self.time_steps):
-                x_t = ddim_step(x_t, x_0, net.abar[t], net.abar[self.time_steps[i + 1]], 0.0, None)
-        return net.probabilities(x_0)
+        presegmentation = self.network.prepare_presegmentation(preseg)
+        features = self.network.encode(image, presegmentation)
+        chain = Chain(self.time_steps, self.solver_steps, residual=self.network.residual, solver=self.solver)
+        return self.network.reverse(presegmentation, features, [self.noise], chain)
 
 
 def _entropy(p: torch.Tensor) -> torch.Tensor:
     """Return the entropy over the classes in nats, (B, 1, ...).
 
-    That is the metrics' ``predictive_entropy`` without its clamp to [0, 1], in whose place onnxscript 0.7.2 now and
-    then writes a node that ONNX Runtime refuses. Here nothing but rounding leads out of [0, 1].
+    This is ``predictive_entropy`` without its clamp to [0, 1], for which onnxscript 0.7.2 sometimes writes a node that
+    ONNX Runtime refuses. Here only rounding leaves [0, 1].
     """
     return torch.special.entr(p).sum(1, keepdim=True).clamp(min=0)

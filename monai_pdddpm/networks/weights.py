@@ -1,42 +1,58 @@
-"""Weights into networks, with an error that says what does not fit."""
+"""Reading of weight files into networks."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
 
-from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.utils.errors import UserError
 
+from .pdddpm import PDDDPM
 
-def load_network(
-    network: nn.Module,
-    model_file: str | os.PathLike,
-    device: torch.device | str = "cpu",
-) -> nn.Module:
-    """Load a model file into a network and put it on a device, ready to infer.
+
+def load_network(network: nn.Module, model_file: str | os.PathLike, device: torch.device | str = "cpu") -> nn.Module:
+    """Load a model file into a network and put it on a device, in evaluation mode.
 
     Args:
-        network: as the bundle defines it.
+        network: network that the bundle defines.
         model_file: ``{"model": state_dict}`` or a bare state dict; read with ``weights_only=True``.
-        device: where to.
+        device: target device.
 
     Raises:
-        UserError: when the file is missing, is not a weights file, or belongs to another network.
+        UserError: if the file is missing, is not a weights file or belongs to another network, or if the device does
+            not exist.
     """
     load_weights(network, read_weights(model_file), model_file)
+    check_device(device)
     return in_fast_layout(network.to(device).eval(), device)
+
+
+def check_device(device: torch.device | str) -> None:
+    """Check that tensors can be made on a device.
+
+    Raises:
+        UserError: if they cannot.
+    """
+    try:
+        torch.zeros(1, device=torch.device(device))
+    except Exception as error:  # torch raises many kinds for a missing device
+        count = torch.cuda.device_count()
+        there = "no CUDA device" if count == 0 else f"CUDA devices 0 to {count - 1}"
+        raise UserError(
+            f"device: found '{device}', expected a device of this computer, which has {there}; set device to cpu"
+            f"{' or cuda:0' if count else ''}"
+        ) from error
 
 
 def in_fast_layout(network: nn.Module, device: torch.device | str) -> nn.Module:
     """Store the weights of 3D convolutions with the channels last on a CPU, and their outputs follow.
 
-    That takes 13 to 26 % of the time off, by network (``benchmarks/speed/speed.py --layout``); on a GPU it was not
-    measured, and nothing is changed.
+    This saves 13 to 26 % of the time, depending on the network. On a GPU nothing is changed.
     """
     if torch.device(device).type == "cpu" and any(p.dim() == 5 for p in network.parameters()):
         return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -44,22 +60,27 @@ def in_fast_layout(network: nn.Module, device: torch.device | str) -> nn.Module:
 
 
 def load_segmenter(
-    network: PDDDPM, candidates: list[str], device: torch.device | str = "cpu", denoiser_file: str | None = None
+    network: PDDDPM,
+    candidates: Sequence[str],
+    device: torch.device | str = "cpu",
+    denoiser_file: str | None = None,
 ) -> PDDDPM:
-    """Load the trained segmenter into the pair, for the denoiser's training.
+    """Load the trained segmenter into the pair, for the training of the denoiser.
 
     Args:
-        network: as the bundle defines it.
-        candidates: files looked at in this order: of the segmenter alone or of the whole pair.
-        device: where to.
-        denoiser_file: of a whole pair, with whose denoiser the training begins; random weights when None.
+        network: network that the bundle defines.
+        candidates: files of a segmenter or of a whole pair; the first that exists is read.
+        device: target device.
+        denoiser_file: file of a whole pair whose denoiser the training starts from; random weights if None.
 
     Raises:
-        UserError: when none of the files exists, or the first that does is not of this segmenter, or the denoiser's
-            is missing or of another denoiser.
+        UserError: if no candidate exists, the first that does belongs to another segmenter, or the denoiser's file is
+            missing or belongs to another denoiser.
     """
+    check_device(device)
     if denoiser_file is not None:
-        load_weights(network.denoiser, _part(read_weights(denoiser_file), "denoiser."), denoiser_file)
+        denoiser = cast(nn.Module, network.denoiser)
+        load_weights(denoiser, _part(read_weights(denoiser_file), "denoiser."), denoiser_file)
     for file in candidates:
         if Path(file).is_file():
             weights = read_weights(file)
@@ -67,7 +88,7 @@ def load_segmenter(
             return network.to(device)
     raise UserError(
         f"segmenter: no weights were found at {' or '.join(map(str, candidates))}; train the segmenter first with "
-        f"python -m monai.bundle run training --config_file <bundle>/configs/train_segmenter.json"
+        "python -m monai.bundle run training --config_file <bundle>/configs/train_segmenter.json"
     )
 
 
@@ -79,7 +100,7 @@ def read_weights(file: str | os.PathLike) -> Mapping[str, torch.Tensor]:
     """Return the state dict in a file.
 
     Raises:
-        UserError: when the file is missing, or anything else than tensors and primitives.
+        UserError: if the file is missing, or contains anything but tensors and primitives.
     """
     if not Path(file).is_file():
         raise UserError(f"model_file: {file} does not exist; train the bundle or put its model.pt there")
@@ -87,17 +108,22 @@ def read_weights(file: str | os.PathLike) -> Mapping[str, torch.Tensor]:
         content = torch.load(file, map_location="cpu", weights_only=True)
         content = content.get("model", content)
         if not content or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items()):
-            raise TypeError("it holds no state dict")
+            raise TypeError("no state dict")
     except Exception as error:  # torch raises many kinds for a file that is not a checkpoint
         raise UserError(
-            f"model_file: {file} cannot be read as weights, being damaged, no PyTorch file, or more than tensors, "
-            "which is not loaded for safety; put the bundle's own model.pt there"
+            f"model_file: {file} cannot be read as weights: it is damaged, not a PyTorch file, or contains more than "
+            "tensors, which is refused for safety; put the bundle's own model.pt there"
         ) from error
     return content
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], file: str | os.PathLike) -> None:
     """Load a state dict that must fit exactly.
+
+    Args:
+        network: target network.
+        weights: state dict.
+        file: its file, for messages.
 
     Raises:
         UserError: naming the first entries that do not fit, or are not finite.
@@ -108,13 +134,13 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], file: 
     if wrong:
         found = [f"{k} {tuple(weights[k].shape) if k in weights else 'missing'}" for k in wrong[:3]]
         raise UserError(
-            f"model_file: {file} holds weights of another network: {len(wrong)} entries do not fit "
-            f"({'; '.join(found)}); use the weights of this bundle or the network_def that they were trained with"
+            f"model_file: {file} holds weights of another network: {len(wrong)} entries do not fit ({'; '.join(found)}); "
+            "use the weights of this bundle, or the network_def that they were trained with"
         )
     broken = [k for k, v in weights.items() if v.is_complex() or not torch.isfinite(v).all()]
     if broken:
         raise UserError(
-            f"model_file: {file} holds weights that are not finite real numbers ({', '.join(broken[:3])}), expected "
-            "none; train the bundle again, or put its own model.pt there"
+            f"model_file: {file} has weights that are not finite real numbers ({', '.join(broken[:3])}); train the "
+            "bundle again, or put its own model.pt there"
         )
     network.load_state_dict(weights)

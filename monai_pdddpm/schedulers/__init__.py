@@ -1,28 +1,33 @@
-"""Noise schedules, lists of time steps, reverse-step rules and forward processes."""
+"""Noise schedules, lists of time steps, reverse rules, forward processes and the reverse chain's step."""
 
+from .chain import Chain, chain_step
 from .predictions import PREDICTIONS, decode_probabilities, encode_labels, predicted_x0, regression_target
-from .processes import DDPMProcess, ResidualProcess, forward_process, matching_start
-from .rules import AncestralRule, DDIMRule, ancestral_step, ddim_step
+from .processes import TRAINING_PROCESSES, is_residual, matching_start, noisy_state
+from .rules import AncestralRule, DDIMRule, ancestral_step, ddim_step, implied_noise, reverse_step
 from .schedule import cumulative_schedule, signal_to_noise, start_state
 from .steps import check_steps, early_end, uneven_steps, uniform_steps
 
 __all__ = [
     "PREDICTIONS",
+    "TRAINING_PROCESSES",
     "AncestralRule",
+    "Chain",
     "DDIMRule",
-    "DDPMProcess",
-    "ResidualProcess",
     "ancestral_step",
+    "chain_step",
     "check_steps",
     "cumulative_schedule",
     "ddim_step",
     "decode_probabilities",
     "early_end",
     "encode_labels",
-    "forward_process",
+    "implied_noise",
+    "is_residual",
     "matching_start",
+    "noisy_state",
     "predicted_x0",
     "regression_target",
+    "reverse_step",
     "signal_to_noise",
     "start_state",
     "uneven_steps",

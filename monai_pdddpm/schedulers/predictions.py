@@ -1,8 +1,10 @@
-"""What a denoiser predicts, and the x_0 that follows from it."""
+"""Conversions between a denoiser's output and the clean state x_0, and between states and probabilities."""
 
 from __future__ import annotations
 
 import torch
+
+from .rules import implied_noise
 
 PREDICTIONS = ("x0", "eps", "v")
 
@@ -13,7 +15,7 @@ def encode_labels(probabilities: torch.Tensor, low: float, high: float) -> torch
 
 
 def decode_probabilities(x_0: torch.Tensor, low: float, high: float) -> torch.Tensor:
-    """Return states of shape (B, K, ...) as probabilities that sum to 1 over K, equal ones where no class shows."""
+    """Return states as probabilities, (B, K, ...), that sum to 1; voxels without any class get 1 / K each."""
     p = ((x_0 - low) / (high - low)).clamp(min=0.0)
     total = p.sum(dim=1, keepdim=True)
     return torch.where(total > 1e-6, p / total.clamp(min=1e-6), torch.full_like(p, 1.0 / p.shape[1]))
@@ -22,19 +24,21 @@ def decode_probabilities(x_0: torch.Tensor, low: float, high: float) -> torch.Te
 def predicted_x0(
     output: torch.Tensor, x_t: torch.Tensor, abar_t: torch.Tensor, prediction: str, low: float, high: float
 ) -> torch.Tensor:
-    """Return the x_0 that a network's output stands for, in float32 and within [low, high].
+    """Return the x_0 that a network's output encodes, in float32 and within [low, high].
 
     Args:
-        output: the network's, (B, K, ...): logits of the classes for ``"x0"``, the noise for ``"eps"``
-            (DDPM, eq. 15), ``sqrt(abar) eps - sqrt(1 - abar) x_0`` for ``"v"`` (Salimans & Ho 2022).
-        x_t: the state that it was given.
+        output: output of the network, (B, K, ...): logits of the classes for ``"x0"``, the noise for ``"eps"``,
+            ``sqrt(abar) eps - sqrt(1 - abar) x_0`` for ``"v"``.
+        x_t: input state of the network.
         abar_t: scalar or (B, 1, ...).
         prediction: ``"x0"``, ``"eps"`` or ``"v"``.
         low: state of an absent class.
         high: state of a present class.
 
     Raises:
-        ValueError: when the prediction is another one.
+        ValueError: if the prediction is another one.
+
+    Reference: Ho et al. 2020 (DDPM), eq. 15; Salimans and Ho 2022 (v).
     """
     output = output.float()
     if prediction == "x0":
@@ -43,26 +47,25 @@ def predicted_x0(
         return ((x_t - (1 - abar_t).sqrt() * output) / abar_t.sqrt()).clamp(low, high)
     if prediction == "v":
         return (abar_t.sqrt() * x_t - (1 - abar_t).sqrt() * output).clamp(low, high)
-    raise ValueError(f"prediction: '{prediction}' was found, x0, eps or v is expected")
+    raise ValueError(f"prediction: found {prediction}, expected x0, eps or v; fix --prediction")
 
 
 def regression_target(x_0: torch.Tensor, x_t: torch.Tensor, abar_t: torch.Tensor, prediction: str) -> torch.Tensor:
-    """Return what the network should predict so that :func:`predicted_x0` gives ``x_0``.
+    """Return the network output for which :func:`predicted_x0` returns ``x_0``.
 
-    For a state noised from x_0 this is the noise (``"eps"``) or v; for one noised from elsewhere it is the noise that
-    would have led there from x_0.
+    If ``x_t`` was not noised from ``x_0``, the target is the noise that leads from ``x_0`` to ``x_t``.
 
     Args:
         x_0: the true state, (B, K, ...).
-        x_t: the state that the network is given.
+        x_t: input state of the network.
         abar_t: scalar or (B, 1, ...).
         prediction: ``"x0"``, ``"eps"`` or ``"v"``.
     """
     if prediction == "x0":
         return x_0
-    eps = (x_t - abar_t.sqrt() * x_0) / (1 - abar_t).sqrt()
+    eps = implied_noise(x_t, x_0, abar_t)
     if prediction == "eps":
         return eps
     if prediction == "v":
         return abar_t.sqrt() * eps - (1 - abar_t).sqrt() * x_0
-    raise ValueError(f"prediction: '{prediction}' was found, x0, eps or v is expected")
+    raise ValueError(f"prediction: found {prediction}, expected x0, eps or v; fix --prediction")

@@ -1,8 +1,8 @@
 """Reverse steps from t to t_prev, for any pair of times.
 
-MONAI's ``DDPMScheduler.step`` takes the coefficients of (t, t-1) whatever list it was given, and its
-``DDIMScheduler.step`` those of (t, t - T // n) while ``set_timesteps`` spaces otherwise; here the pair is explicit.
-``abar_prev = 1`` stands for the end of the chain.
+MONAI's ``DDPMScheduler.step`` always uses the coefficients of (t, t-1), and its ``DDIMScheduler.step`` those of
+(t, t - T // n), although ``set_timesteps`` spaces the times differently. Here the pair is an argument; ``abar_prev = 1``
+is the end of the chain.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+
+from monai_pdddpm.utils.checks import check_choice
+from monai_pdddpm.utils.errors import UserError
 
 
 def implied_noise(x_t: torch.Tensor, x_0: torch.Tensor, abar_t: torch.Tensor) -> torch.Tensor:
@@ -25,21 +28,23 @@ def ddim_step(
     eta: float = 0.0,
     noise: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return x_prev by DDIM's rule (Song et al. 2021, eq. 12 and 16).
+    """Return x_prev by the rule of DDIM.
 
     Args:
         x_t: the state, (B, K, ...).
         x_0: the prediction of the clean state.
         abar_t: scalar tensor.
         abar_prev: scalar tensor, larger than ``abar_t``.
-        eta: 0 is deterministic, 1 as random as the ancestral rule.
-        noise: needed when eta > 0.
+        eta: 0 is deterministic, 1 equals the ancestral rule.
+        noise: standard normal field, required if eta > 0.
 
     Raises:
-        ValueError: when it is needed and not given.
+        ValueError: if noise is required and missing.
+
+    Reference: Song et al. 2021 (DDIM), eq. 12 and 16.
     """
     if eta > 0 and noise is None:
-        raise ValueError(f"noise: None was found, a field of x_t's shape is expected when eta = {eta} > 0")
+        raise ValueError(f"noise: found None, expected a field of x_t's shape for eta = {eta}; draw one")
     sigma = eta * ((1 - abar_prev) / (1 - abar_t) * (1 - abar_t / abar_prev)).sqrt()
     direction = (1 - abar_prev - sigma**2).clamp(min=0.0).sqrt() * implied_noise(x_t, x_0, abar_t)
     x_prev = abar_prev.sqrt() * x_0 + direction
@@ -56,7 +61,7 @@ def ancestral_step(
     noise: torch.Tensor,
     variance: str = "fixed_small",
 ) -> torch.Tensor:
-    """Return x_prev from the posterior q(x_prev | x_t, x_0) (DDPM, eq. 6 and 7, for a pair of times).
+    """Return x_prev from the posterior q(x_prev | x_t, x_0), for any pair of times.
 
     Args:
         x_t: the state, (B, K, ...).
@@ -64,7 +69,9 @@ def ancestral_step(
         abar_t: scalar tensor.
         abar_prev: scalar tensor, larger than ``abar_t``.
         noise: of x_t's shape or one that broadcasts.
-        variance: ``"fixed_small"``, the posterior's, or ``"fixed_large"``, beta (the paper's choice).
+        variance: ``"fixed_small"``, that of the posterior, or ``"fixed_large"``, beta (the paper's choice).
+
+    Reference: Ho et al. 2020 (DDPM), eq. 6 and 7.
     """
     alpha = abar_t / abar_prev
     beta = 1 - alpha
@@ -73,49 +80,85 @@ def ancestral_step(
     return mean + (scale * beta).sqrt() * noise
 
 
-@dataclass(frozen=True)
-class DDIMRule:
-    """DDIM's reverse rule.
+def reverse_step(
+    x_t: torch.Tensor,
+    x_0: torch.Tensor,
+    abar_t: torch.Tensor,
+    abar_prev: torch.Tensor,
+    noise: torch.Tensor | None,
+    rule: str,
+    eta: float,
+) -> torch.Tensor:
+    """Return x_prev by the rule of a name, so that TorchScript can choose it.
 
     Args:
-        eta: 0 (deterministic: all of a member's noise is in its start) to 1.
+        x_t: the state, (B, K, ...).
+        x_0: the prediction of the clean state.
+        abar_t: scalar tensor.
+        abar_prev: scalar tensor, larger than ``abar_t``.
+        noise: standard normal field, required unless the rule is deterministic.
+        rule: ``"ddim"``, or the variance of the ancestral rule, ``"fixed_small"`` or ``"fixed_large"``.
+        eta: of DDIM.
+    """
+    if rule == "ddim":
+        return ddim_step(x_t, x_0, abar_t, abar_prev, eta, noise)
+    assert noise is not None
+    return ancestral_step(x_t, x_0, abar_t, abar_prev, noise, rule)
+
+
+@dataclass(frozen=True)
+class DDIMRule:
+    """The reverse rule of DDIM.
+
+    Args:
+        eta: 0 (deterministic: all noise of a member is in its start) to 1.
+
+    Raises:
+        UserError: if eta is out of range.
     """
 
     eta: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta: {self.eta} was found, a number from 0 to 1 is expected")
+        if not isinstance(self.eta, (int, float)) or not 0 <= self.eta <= 1:
+            raise UserError(f"eta: found {self.eta!r}, expected a number from 0 to 1; fix 'rule' in the configuration")
 
     @property
-    def stochastic(self) -> bool:
-        """Whether a step draws noise."""
-        return self.eta > 0
+    def name(self) -> str:
+        """Return the name that :func:`reverse_step` takes."""
+        return "ddim"
 
     def __call__(self, x_t, x_0, abar_t, abar_prev, noise=None) -> torch.Tensor:
-        """See :func:`ddim_step`."""
-        return ddim_step(x_t, x_0, abar_t, abar_prev, self.eta, noise)
+        """Return x_prev, see :func:`ddim_step`."""
+        return reverse_step(x_t, x_0, abar_t, abar_prev, noise, self.name, self.eta)
 
 
 @dataclass(frozen=True)
 class AncestralRule:
-    """DDPM's reverse rule.
+    """The reverse rule of DDPM.
 
     Args:
         variance: ``"fixed_small"`` or ``"fixed_large"``.
+
+    Raises:
+        UserError: if the variance is another one.
     """
 
     variance: str = "fixed_small"
 
     def __post_init__(self) -> None:
-        if self.variance not in ("fixed_small", "fixed_large"):
-            raise ValueError(f"variance: '{self.variance}' was found, fixed_small or fixed_large is expected")
+        check_choice("variance", self.variance, ("fixed_small", "fixed_large"))
 
     @property
-    def stochastic(self) -> bool:
-        """Whether a step draws noise."""
-        return True
+    def name(self) -> str:
+        """Return the name that :func:`reverse_step` takes."""
+        return self.variance
+
+    @property
+    def eta(self) -> float:
+        """Return the stochasticity, that of DDIM with eta 1."""
+        return 1.0
 
     def __call__(self, x_t, x_0, abar_t, abar_prev, noise=None) -> torch.Tensor:
-        """See :func:`ancestral_step`."""
-        return ancestral_step(x_t, x_0, abar_t, abar_prev, noise, self.variance)
+        """Return x_prev, see :func:`ancestral_step`."""
+        return reverse_step(x_t, x_0, abar_t, abar_prev, noise, self.name, self.eta)

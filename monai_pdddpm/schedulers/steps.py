@@ -1,7 +1,7 @@
-"""Lists of time steps: explicit, descending, the same in training and in sampling.
+"""Descending lists of time steps, the same in training and in sampling.
 
-A start step T' counts noising steps, from 0 (the pre-segmentation itself) to T; time *indices* run from 0 to T-1, so
-a chain from T' starts at index T'-1. A list may end early, above index 0: the prediction made there is the answer.
+A start step T' counts noising steps, from 0 (the pre-segmentation itself) to T. Time *indices* run from 0 to T-1, so a
+chain from T' starts at index T'-1. A list may end above index 0; the prediction made there is the answer.
 """
 
 from __future__ import annotations
@@ -12,31 +12,32 @@ from itertools import pairwise
 
 import numpy as np
 
+from monai_pdddpm.utils.checks import check_range
 from monai_pdddpm.utils.errors import UserError
 
 
 def early_end(start_step: int, share: float) -> int:
-    """Return the index at which a chain from T' may end: ``share`` of the way up to its start.
+    """Return the index at which a chain from T' ends: floor(share T'), at most T'-1.
 
-    In 3D a mask's regions are decided at noise so high that single voxels say nothing yet; below, the chain only
-    sharpens what was decided, and the members' probabilities turn into certainties.
+    In 3D the regions of a mask are decided at high noise. Below, the chain only sharpens them, and the members'
+    probabilities become nearly one-hot.
 
     Args:
         start_step: T', 0 or more.
         share: 0 (down to index 0) to 1 (a single step).
 
     Raises:
-        UserError: when the share is out of range, or T' no whole number.
+        UserError: if an argument is out of range.
 
     Example:
         >>> early_end(950, 0.9)
         855
     """
-    if not isinstance(start_step, int):
-        raise UserError(f"start_step: found {start_step!r}, expected a whole number of at least 0; fix --start_step")
-    if not (isinstance(share, (int, float)) and 0 <= share <= 1):
+    check_range("start_step", start_step, 0)
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
         raise UserError(f"end_fraction: found {share!r}, expected a number from 0 to 1; fix --end_fraction")
-    return max(0, min(int(share * start_step), start_step - 1))
+    exact = math.floor(share * start_step + 1e-9)  # 0.7 * 700 is 489.99... in floats
+    return max(0, min(exact, start_step - 1))
 
 
 def uniform_steps(start_step: int, num_steps: int | None = None, end_step: int = 0) -> list[int]:
@@ -96,16 +97,16 @@ def uneven_steps(start_step: int, num_steps: int, end_step: int = 0) -> list[int
 
 
 def check_steps(time_steps: Iterable[int], num_train_timesteps: int) -> list[int]:
-    """Return the list when it is a strictly descending one of indices in [0, T-1].
+    """Return the list if it is strictly descending with indices in [0, T-1].
 
     Raises:
-        ValueError: otherwise.
+        UserError: otherwise.
     """
     time_steps = [int(t) for t in time_steps]
     if any(a <= b for a, b in pairwise(time_steps)) or any(not 0 <= t < num_train_timesteps for t in time_steps):
-        raise ValueError(
-            f"time_steps: {time_steps} was found, a strictly descending list of indices from "
-            f"{num_train_timesteps - 1} to 0 is expected"
+        raise UserError(
+            f"time_steps: found {time_steps}, expected a strictly descending list of indices from "
+            f"{num_train_timesteps - 1} to 0; fix 'time_steps' in the configuration"
         )
     return time_steps
 

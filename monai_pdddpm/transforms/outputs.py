@@ -10,7 +10,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Invertd, MapTransform
 
-from monai_pdddpm.inferers.scratch import scratch_tensor
+from monai_pdddpm.utils.scratch import scratch_tensor
 from monai_pdddpm.metrics.recalibration import tempered
 from monai_pdddpm.metrics.uncertainty import likeliest_class, mutual_information, predictive_entropy
 from monai_pdddpm.utils.errors import UserError

@@ -1,4 +1,4 @@
-"""Several processes at one piece of work: who this one is, what the others say, and which cases are whose."""
+"""The processes of a distributed run: rank, gathering of objects, division of cases."""
 
 from __future__ import annotations
 
@@ -16,48 +16,42 @@ __all__ = ["SPREADS", "RankSampler", "cases_of_rank", "gathered", "is_first_rank
 
 SPREADS = ("cases", "members")
 T = TypeVar("T")
-_cpu_groups: list[Any] = []  # made once by all processes together
 
 
 def rank() -> int:
-    """Return the number of this process, 0 where there is but one."""
+    """Return the number of this process, 0 without a process group."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Return the number of processes."""
+    """Return the number of processes, 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def is_first_rank() -> bool:
-    """Return whether this process is the one that tells and writes what concerns all."""
+    """Return whether this process logs and writes for all of them."""
     return rank() == 0
 
 
-def cpu_group() -> Any:
-    """Return the group in which processes exchange objects and tensors of the CPU; None is torch's own default."""
-    return _cpu_groups[-1] if _cpu_groups else None
-
-
 def gathered(value: T) -> list[T]:
-    """Return what every process gives here, by rank; all of them have to call it, and wait for the last.
+    """Return the objects of all processes, by rank. Every process must call this, and waits for the last.
 
     Args:
-        value: what this process gives, any object that can be copied to another process.
+        value: object of this process, which must be picklable.
     """
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value, group=cpu_group())
+    dist.all_gather_object(values, value)
     return values
 
 
 def share(count: int, number: int, of: int) -> range:
-    """Return one of the near-equal parts that ``range(count)`` falls into, in order, the larger ones first.
+    """Return one of the near-equal consecutive parts of ``range(count)``, the larger ones first.
 
     Args:
-        count: length of the whole.
-        number: of the part, from 0.
+        count: length of the range.
+        number: number of the part, from 0.
         of: number of parts.
     """
     least, more = divmod(count, of)
@@ -66,18 +60,18 @@ def share(count: int, number: int, of: int) -> range:
 
 
 def cases_of_rank(cases: Sequence[T], spread: str = "cases", repeat_few: bool = False) -> list[T]:
-    """Return this process's cases of a list that the first process decides for all.
+    """Return this process's part of the first process's list of cases.
 
-    The parts follow each other, so what is gathered by rank is in the list's order.
+    The parts are consecutive, so objects gathered by rank are in the order of the list.
 
     Args:
-        cases: all cases; those of the first process count.
-        spread: ``"cases"``, or ``"members"`` to give every case to the first process, which the others help.
-        repeat_few: with fewer cases than processes everyone takes all: the mean over all processes stays the same, and
-            no process is without a case, which MONAI's metrics could not take.
+        cases: all cases.
+        spread: ``"cases"``, or ``"members"`` to give every case to the first process, whose members the others draw.
+        repeat_few: give all cases to every process if there are fewer cases than processes. The mean over the processes
+            does not change, and MONAI's metrics need a case in each process.
 
     Raises:
-        UserError: when ``spread`` is neither.
+        UserError: if ``spread`` is neither.
     """
     check_choice("spread", spread, SPREADS)
     agreed = gathered(list(cases))[0]
@@ -91,22 +85,22 @@ def cases_of_rank(cases: Sequence[T], spread: str = "cases", repeat_few: bool = 
 class RankSampler(RandomSampler):
     """This process's part of an epoch in random order.
 
-    All processes draw one order, that of torch's ``RandomSampler`` from the seed that
-    :class:`monai_pdddpm.handlers.EpochSeed` gave to all, and take turns in it. So the batches of ``b`` cases of ``n``
-    processes are together the batches of ``n b`` cases of one. What is left over of a full turn is left out.
+    All processes draw the same order, from the seed that :class:`monai_pdddpm.handlers.EpochSeed` sets, and take every
+    n-th case of it. The batches of b cases in n processes are together the batches of n b cases in one process. Cases
+    that do not fill a round of all processes are left out.
 
     Args:
-        dataset: whose length counts.
+        dataset: dataset whose length is used.
 
     Raises:
-        UserError: when there are fewer cases than processes.
+        UserError: if there are fewer cases than processes.
     """
 
     def __init__(self, dataset: Sized) -> None:
         super().__init__(dataset)
         if len(dataset) < world_size():
             raise UserError(
-                f"training: found {len(dataset)} cases for {world_size()} processes, expected one for each at least; "
+                f"training: found {len(dataset)} cases for {world_size()} processes, expected at least one for each; "
                 "start fewer processes"
             )
 

@@ -122,16 +122,13 @@ def test_devices(monkeypatch):
         rank_device(processes_per_device=0)
 
 
-@pytest.mark.parametrize(("processes", "backend"), [("2", "nccl"), ("3", "gloo")])
+@pytest.mark.parametrize(("processes", "backend"), [("2", "cpu:gloo,cuda:nccl"), ("3", "gloo")])
 def test_processes_that_share_a_gpu_meet_by_gloo(monkeypatch, processes, backend):
     begun = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr("torch.distributed.init_process_group", lambda backend, timeout: begun.append(backend))
-    monkeypatch.setattr("torch.distributed.new_group", lambda backend, timeout: backend)
-    monkeypatch.setattr(ranks, "_cpu_groups", [])
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
     join_ranks("cuda:0")
     assert begun == [backend]
-    assert ranks._cpu_groups == (["gloo"] if backend == "nccl" else [])

@@ -91,6 +91,20 @@ def test_torchscript_answers_as_inference(network, root, options, temperature):
     assert torch.equal(exported(image)[0], exported(image)[0])  # no chance left in it
 
 
+def test_residual_pair_is_exported_with_its_own_chain(network, root):
+    residual = PDDDPM(network.segmenter, network.denoiser, STEPS, training_process="residual").eval()
+    settings, image = inferer(training_process="residual"), window()
+    (file,) = export_ensemble(residual, settings, root, root / "out", 1.0, ["torchscript"])
+    expected = inference(residual, settings, image, 1.0)
+    assert_alike(torch.jit.load(file)(image), expected)
+    assert (expected[0] - inference(network, inferer(), image, 1.0)[0]).abs().max() > 0.01  # another chain
+
+
+def test_pair_and_inferer_of_different_processes_are_refused(network, root):
+    with pytest.raises(UserError, match="training_process: found 'residual' in the inferer"):
+        export_ensemble(network, inferer(training_process="residual"), root, root / "out", 1.0, ["torchscript"])
+
+
 def test_what_is_fixed_lies_inside(network, root):
     (file,) = export_ensemble(network, inferer(presegmentation_weight=0.25), root, root / "out", 1.5, ["torchscript"])
     inside = {"metadata.json": "", "inference.json": "", "ensemble.json": ""}
@@ -136,7 +150,6 @@ def test_onnx_answers_as_inference(network, root, capsys):
     [
         ({"rule": DDIMRule(1.0)}, "rule: found DDIMRule"),
         ({"rule": AncestralRule()}, "rule: found AncestralRule"),
-        ({"training_process": "residual"}, "training_process: found 'residual'"),
         ({"solver": "dopri5"}, "solver: found 'dopri5'"),
         ({"roi_size": [15, 24]}, "roi_size: found"),
     ],

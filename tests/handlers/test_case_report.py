@@ -41,6 +41,7 @@ class Local(torch.nn.Module):
     """Sure of the presegmentation, but for the noise."""
 
     num_classes = 2
+    divisor = 1
 
     def encode(self, image, presegmentation):
         return [presegmentation]

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from monai_pdddpm.inferers.chain import Chain, Stopwatch, reverse_chain
+from monai_pdddpm.inferers.chain import reverse_chain
+from monai_pdddpm.inferers.stopwatch import Stopwatch
 from monai_pdddpm.networks import PDDDPM
-from monai_pdddpm.schedulers import AncestralRule, DDIMRule, forward_process
+from monai_pdddpm.schedulers import AncestralRule, Chain, DDIMRule, start_state
 
 STEPS = [799, 400, 90]
 
@@ -17,6 +18,7 @@ class Denoiser(nn.Module):
     """Logits that depend on the state, the time and the condition; remembers its calls."""
 
     num_classes = 2
+    divisor = 1
 
     def __init__(self):
         super().__init__()
@@ -52,7 +54,9 @@ def run(network, given, rule=None, process="ddpm", steps=STEPS, members=slice(No
     image, presegmentation, noise = given
     noise = [field[members] for field in noise]
     features = network.encode(image, presegmentation)
-    chain = Chain(steps, rule or DDIMRule(), forward_process(process), **options)
+    rule = rule or DDIMRule()
+    options = {"solver_steps": [0] * len(steps)} | options
+    chain = Chain(steps, rule=rule.name, eta=rule.eta, residual=process == "residual", **options)
     return reverse_chain(network, presegmentation, features, noise, chain)
 
 
@@ -101,7 +105,7 @@ def test_each_time_may_have_its_own_solver_steps(network, given):
 
 def test_one_step_is_the_prediction_at_the_start(network, given):
     image, presegmentation, noise = given
-    x_t = network.start(presegmentation, noise[0], 300)
+    x_t = start_state(network.state(presegmentation), noise[0], network.abar[300])
     expected = logits(x_t, 300, network.encode(image, presegmentation)).softmax(1)
     assert torch.allclose(run(network, given, steps=[300]), expected, atol=1e-6)
 
@@ -114,12 +118,12 @@ def test_members_of_a_batch_do_not_see_each_other(network, given, rule):
 
 
 def test_seconds_are_summed_by_stage():
-    watch = Stopwatch(torch.device("cpu"))
+    timer = Stopwatch(torch.device("cpu"))
     for _ in range(2):
-        with watch("sleep"):
+        with timer("sleep"):
             time.sleep(0.01)
-    with pytest.raises(ZeroDivisionError), watch("fail"):
+    with pytest.raises(ZeroDivisionError), timer("fail"):
         raise ZeroDivisionError
-    assert set(watch.seconds) == {"sleep", "fail"}
-    assert 0.02 <= watch.seconds["sleep"] < 2
-    assert watch.seconds["fail"] >= 0
+    assert set(timer.seconds) == {"sleep", "fail"}
+    assert 0.02 <= timer.seconds["sleep"] < 2
+    assert timer.seconds["fail"] >= 0

@@ -32,7 +32,7 @@ def test_report_holds_what_changes_the_result():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"members": 0}, "members: found 0, expected a whole number of at least 1; fix --members"),
+        ({"members": 0}, "members: found 0, expected a whole number of at least 1; set members"),
         ({"members": True}, "members: found True"),
         ({"member_batch": 0}, "member_batch: found 0"),
         ({"seed": -1}, "seed: found -1"),
@@ -41,8 +41,8 @@ def test_report_holds_what_changes_the_result():
         ({"overlap": 1}, "overlap: found 1, expected a number from 0 to below 1"),
         ({"presegmentation_weight": 1.0}, "presegmentation_weight: found 1.0"),
         ({"uncertainty_threshold": "0.1"}, "uncertainty_threshold: found '0.1'"),
-        ({"windows": "some"}, "windows: found 'some', expected active or all"),
-        ({"blend_mode": "flat"}, "blend_mode: found 'flat', expected gaussian or constant"),
+        ({"windows": "some"}, "windows: found 'some', expected 'active' or 'all'"),
+        ({"blend_mode": "flat"}, "blend_mode: found 'flat', expected 'gaussian' or 'constant'"),
         ({"fourth_dimension": "frames"}, "fourth_dimension: found 'frames'"),
         ({"precision": "half"}, "precision: found 'half'"),
         ({"training_process": "other"}, "training_process: "),

@@ -1,6 +1,5 @@
 """What the inferer promises: members that follow from their seed alone, and an uncertainty without windows in it."""
 
-import logging
 import threading
 
 import numpy as np
@@ -35,6 +34,7 @@ class Denoiser(nn.Module):
     """A denoiser that is a formula of the state and the condition, voxel by voxel."""
 
     num_classes = K
+    divisor = 1
 
     def __init__(self, formula):
         super().__init__()
@@ -148,10 +148,6 @@ class TestOutput:
         assert network.denoiser.encoded == 2
         assert network.denoiser.denoised == 4 * len(STEPS) * 2
 
-    def test_wrapped_network(self):
-        x, network = image(11, 12), formula_pair()
-        assert torch.equal(inferer()(x, nn.DataParallel(network)), inferer()(x, network))
-
 
 class TestStart:
     @pytest.mark.parametrize("network", [formula_pair(), real_pair()])
@@ -187,7 +183,7 @@ class TestStart:
         # a denoiser that believes its state: near T'=1 it copies the presegmentation, near T it draws freely
         network = formula_pair(lambda x_t, features: 3 * x_t)
         x = image(24, 24)
-        presegmentation = network.propose(network.segment(x)).bool()
+        presegmentation = network.prepare_presegmentation(network.segment(x)).bool()
         kept = [inferer((24, 24), steps=[t])(x, network)[:, :K][presegmentation].mean() for t in (0, 300, 600, 950)]
         assert kept[0] > 0.95
         assert kept[0] > kept[1] > kept[2] > kept[3]
@@ -388,53 +384,6 @@ class TestExports:
         settings = inferer(rule=rule, return_members=True)
         for _ in range(2):  # the second call is an optimised one
             assert torch.allclose(settings(x, exported), settings(x, network), atol=1e-5)
-
-    class Closed(nn.Module):
-        """A network that shows ``forward`` only."""
-
-        def __init__(self, inside):
-            super().__init__()
-            self.inside = inside
-
-        def forward(self, image):
-            return self.inside(image)
-
-    def test_forward_alone_is_enough_and_the_log_says_so(self, caplog):
-        x = MetaTensor(image(11, 12), meta={})
-        with caplog.at_level(logging.WARNING):
-            output = inferer(return_members=True, members=4)(x, self.Closed(real_pair()))
-        assert "forward(image) only" in caplog.text
-        mean, _, variance, preseg, members = split(output.as_tensor())
-        assert torch.isnan(preseg).all()
-        assert torch.allclose(mean, members.mean(1), atol=1e-6)
-        assert torch.allclose(members.sum(2), torch.ones(()), atol=1e-5)
-        assert variance.max() > 1e-4
-        item = SplitOutputd("pred", K)({"pred": output[0]})
-        assert "preseg" not in item
-        assert item["members"].shape == (4 * K, 11, 12)
-
-    def test_forward_alone_follows_the_seed_and_leaves_the_global_generators(self):
-        network = self.Closed(real_pair())
-        torch.manual_seed(0)
-        state = torch.get_rng_state()
-        five = draw(5, network)
-        assert torch.equal(torch.get_rng_state(), state)
-        torch.manual_seed(1)
-        assert torch.allclose(draw(2, network, member_batch=1), five[:2], atol=1e-5)
-        assert not torch.allclose(draw(2, network, seed=1), five[:2], atol=1e-3)
-        assert not torch.allclose(five[0], five[1], atol=1e-3)
-
-    def test_forward_alone_in_threads(self):
-        network, settings = self.Closed(real_pair()), inferer(members=2)
-        x = image(11, 12)
-        expected, found = settings(x, network), []
-        threads = [threading.Thread(target=lambda: found.append(settings(x, network))) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(found) == 3
-        assert all(torch.equal(output.nan_to_num(), expected.nan_to_num()) for output in found)
 
 
 class TestSettings:

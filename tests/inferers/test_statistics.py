@@ -128,7 +128,7 @@ def test_short_types_are_summed_in_float32():
 
 
 def test_no_member_at_all_is_an_error():
-    with pytest.raises(ValueError, match="members: none was added"):
+    with pytest.raises(ValueError, match="members: found none"):
         EnsembleStatistics().result()
 
 
@@ -157,5 +157,5 @@ def test_packed_and_unpacked():
         one.add(member)
     again = EnsembleStatistics.unpacked(one.packed(), one.weight)
     assert all(torch.equal(a, b) for a, b in zip(one.result(), again.result(), strict=True))
-    with pytest.raises(ValueError, match="at least one is needed"):
+    with pytest.raises(ValueError, match="expected at least one"):
         EnsembleStatistics().packed()

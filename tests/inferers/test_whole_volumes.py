@@ -6,13 +6,14 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_pdddpm.inferers import PDDDPMInferer, members, scratch
+from monai_pdddpm.inferers import PDDDPMInferer, members
 from monai_pdddpm.inferers.active_voxels import active_voxels
 from monai_pdddpm.inferers.members import member_memory_budget, volume_device
-from monai_pdddpm.inferers.scratch import scratch_tensor
-from monai_pdddpm.inferers.windows import Region, WindowPlan
+from monai_pdddpm.inferers.windows import WindowPlan, WindowRegion
 from monai_pdddpm.schedulers import AncestralRule, DDIMRule
+from monai_pdddpm.utils import scratch
 from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.scratch import scratch_tensor
 
 from .test_pdddpm_inferer import STEPS, K, Segmenter, formula_pair, image, real_pair
 
@@ -51,7 +52,7 @@ class TestActiveVoxels:
 class TestRegion:
     def test_all_windows_are_the_plan_itself(self):
         plan = WindowPlan((11, 13), (4, 6), 0.5)
-        region = Region(plan, plan.windows)
+        region = WindowRegion(plan, plan.windows)
         values = [torch.rand(2, 4, 6) for _ in plan.windows]
         ours, theirs = torch.zeros(2, 11, 13), torch.zeros(2, 11, 13)
         for (window, inside), v in zip(region.windows, values, strict=True):
@@ -63,7 +64,7 @@ class TestRegion:
         plan = WindowPlan((20, 20), (8, 8), 0.5)
         known = torch.rand(1, 20, 20)
         some = [w for w in plan.windows if w[0].start >= 6 and w[1].start <= 6]
-        region = Region(plan, some)
+        region = WindowRegion(plan, some)
         assert region.box == (slice(min(w[0].start for w in some), 20), slice(0, max(w[1].stop for w in some)))
         total = torch.zeros(1, *region.size)
         for window, inside in region.windows:
@@ -72,7 +73,7 @@ class TestRegion:
 
     def test_a_window_of_its_own_place_fades_into_what_is_known_otherwise(self):
         plan = WindowPlan((12, 6), (6, 6), 0)
-        region = Region(plan, [(slice(4, 10), slice(0, 6))], rim=(2, 2))
+        region = WindowRegion(plan, [(slice(4, 10), slice(0, 6))], margin=(2, 2))
         total = torch.zeros(1, *region.size)
         for _, inside in region.windows:
             region.add(total, inside, torch.ones(1, 6, 6))
@@ -82,7 +83,7 @@ class TestRegion:
 
     def test_where_two_such_windows_meet_they_have_the_whole_say(self):
         plan = WindowPlan((10, 6), (6, 6), 0, mode="constant")
-        region = Region(plan, [(slice(0, 6), slice(0, 6)), (slice(4, 10), slice(0, 6))], rim=(1, 1))
+        region = WindowRegion(plan, [(slice(0, 6), slice(0, 6)), (slice(4, 10), slice(0, 6))], margin=(1, 1))
         total = torch.zeros(1, *region.size)
         for (_, inside), value in zip(region.windows, (1.0, 3.0), strict=True):
             region.add(total, inside, torch.full((1, 6, 6), value))
@@ -191,7 +192,7 @@ class TestMemory:
         network.denoiser.formula = small
         with caplog.at_level(logging.WARNING):
             assert torch.allclose(inferer(members=5)(x, network), expected, atol=1e-6)
-        assert "does not suffice for 5 members at once, taking half of them" in caplog.text
+        assert "out of memory on cpu with 5 members at once" in caplog.text
 
     def test_when_one_member_is_too_much_the_error_says_what_to_do(self):
         def full(x_t, features):
@@ -227,7 +228,7 @@ class TestMemory:
 
         monkeypatch.setattr(scratch, "IN_MEMORY", 0)
         monkeypatch.setattr(scratch.os, "posix_fallocate", full)
-        with pytest.raises(UserError, match=r"no room for 4 MiB of members \(No space left on device\); give fewer"):
+        with pytest.raises(UserError, match=r"no room for 4 MiB of members \(No space left on device\); set TMPDIR"):
             scratch_tensor((1024, 1024), torch.device("cpu"))
 
 

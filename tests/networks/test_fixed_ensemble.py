@@ -24,6 +24,7 @@ class Believer(nn.Module):
     """A denoiser that is certain of the class whose state is highest."""
 
     num_classes = K
+    divisor = 1
 
     @torch.jit.export
     def encode(self, image: torch.Tensor, presegmentation: torch.Tensor) -> list[torch.Tensor]:

@@ -8,6 +8,7 @@ from torch import nn
 from monai_pdddpm.networks import PDDDPM, ODEUNet
 from monai_pdddpm.networks.ode_block import SecondOrderODEBlock
 from monai_pdddpm.schedulers import (
+    Chain,
     cumulative_schedule,
     ddim_step,
     decode_probabilities,
@@ -39,7 +40,7 @@ class Oracle(nn.Module):
     def __init__(self, truth: torch.Tensor):
         super().__init__()
         self.register_buffer("truth", truth)
-        self.num_classes = CLASSES
+        self.num_classes, self.divisor = CLASSES, 1
 
     @torch.jit.export
     def encode(self, image: torch.Tensor, presegmentation: torch.Tensor) -> list[torch.Tensor]:
@@ -105,6 +106,21 @@ def test_forward_is_the_chain_written_by_hand(prediction, label_range, presegmen
     assert (net(image, -noise) - found).abs().max() > 1e-3
 
 
+def test_forward_of_a_residual_pair_is_resfusions_chain():
+    net, (image, noise) = pair(training_process="residual"), inputs()
+    with torch.no_grad():
+        x_pre = 2 * one_hot(net.segment(image).argmax(dim=1)) - 1
+        x, abar = start_state(x_pre, noise, net.abar[899]), net.abar
+        for t, previous in ((899, 449), (449, 20), (20, None)):
+            x_0 = predicted_x0(net.denoiser(x, torch.tensor([t, t]), image, x_pre), x, abar[t], "x0", -1, 1)
+            if previous is not None:
+                shift = x_pre - x_0
+                x = ddim_step(x - shift, x_0 - shift, abar[t], abar[previous]) + shift
+        found = net(image, noise)
+        torch.testing.assert_close(found, decode_probabilities(x_0, -1, 1), rtol=1e-4, atol=1e-5)
+        assert (found - pair()(image, noise)).abs().max() > 1e-2
+
+
 def test_schedule_options_reach_the_schedule():
     net = pair(
         schedule="linear_beta",
@@ -132,12 +148,6 @@ def test_no_time_step_gives_the_pre_segmentation():
     assert torch.equal(net(image), net.segment(image))
 
 
-def test_the_last_index_starts_from_noise_alone():
-    net, (_, noise) = pair(), inputs()
-    start = net.start(one_hot(torch.zeros(2, 8, 8).long()), noise, 999)
-    torch.testing.assert_close(start, noise, rtol=0, atol=1e-4)
-
-
 @pytest.mark.parametrize("steps", [[899, 449, 20], [299], [999, 0], [5, 4, 3]])
 @pytest.mark.parametrize("label_range", [(-1, 1), (0, 1)])
 def test_a_perfect_denoiser_gives_the_truth_from_any_start(steps, label_range):
@@ -146,16 +156,16 @@ def test_a_perfect_denoiser_gives_the_truth_from_any_start(steps, label_range):
     for seed in range(3):
         image, noise = inputs(seed=seed)
         assert torch.equal(net(image, 10 * noise), truth)
-        assert not torch.equal(net.propose(net.segment(image)), truth)
+        assert not torch.equal(net.prepare_presegmentation(net.segment(image)), truth)
 
 
 def test_a_hard_proposal_is_the_one_hot_argmax():
     probabilities = torch.tensor([[0.2, 0.5, 0.3], [0.4, 0.35, 0.25]]).view(2, 3, 1, 1)
-    hard = pair(presegmentation="hard").propose(probabilities)
+    hard = pair(presegmentation="hard").prepare_presegmentation(probabilities)
     assert hard.flatten().tolist() == [0, 1, 0, 1, 0, 0]
     # Where two classes tie there is still one only.
-    assert pair().propose(torch.full((1, 3, 2, 2), 1 / 3)).sum(dim=1).eq(1).all()
-    assert torch.equal(pair(presegmentation="soft").propose(probabilities), probabilities)
+    assert pair().prepare_presegmentation(torch.full((1, 3, 2, 2), 1 / 3)).sum(dim=1).eq(1).all()
+    assert torch.equal(pair(presegmentation="soft").prepare_presegmentation(probabilities), probabilities)
 
 
 def test_a_segmenter_may_give_probabilities():
@@ -175,16 +185,11 @@ def test_the_denoiser_sees_the_proposal_in_the_label_range(label_range):
     net, (image, _) = pair(label_range=label_range), inputs()
     seen = []
     net.denoiser.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    presegmentation = net.propose(net.segment(image))
+    presegmentation = net.prepare_presegmentation(net.segment(image))
     net.encode(image, presegmentation)
     low, high = label_range
     torch.testing.assert_close(seen[0], torch.cat([image, low + (high - low) * presegmentation], dim=1))
     torch.testing.assert_close(net.state(presegmentation), low + (high - low) * presegmentation)
-    # With nothing of the noise the start is the presegmentation, scaled.
-    torch.testing.assert_close(
-        net.start(presegmentation, torch.zeros_like(presegmentation), 299),
-        net.abar[299].sqrt() * net.state(presegmentation),
-    )
 
 
 def test_the_segmenter_is_frozen_and_stays_in_evaluation_mode():
@@ -277,23 +282,25 @@ def test_a_script_offers_the_parts_too():
     with torch.no_grad():
         probabilities = net.segment(image)
         torch.testing.assert_close(script.segment(image), probabilities)
-        presegmentation = net.propose(probabilities)
-        assert torch.equal(script.propose(probabilities), presegmentation)
+        presegmentation = net.prepare_presegmentation(probabilities)
+        assert torch.equal(script.prepare_presegmentation(probabilities), presegmentation)
         assert torch.equal(script.state(presegmentation), net.state(presegmentation))
         features = script.encode(image, presegmentation)
         for found, expected in zip(features, net.encode(image, presegmentation), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-        x_t = script.start(presegmentation, noise, 899)
-        torch.testing.assert_close(x_t, net.start(presegmentation, noise, 899))
+        x_t = start_state(net.state(presegmentation), noise, net.abar[899])
         t = torch.tensor([899])
         output = net.denoise(x_t, t, features)
         torch.testing.assert_close(script.denoise(x_t, t, features), output, rtol=1e-4, atol=1e-5)
         better = net.denoise(x_t, t, features, "rk4", 4)
         assert (better - output).abs().max() > 1e-4
         torch.testing.assert_close(script.denoise(x_t, t, features, "rk4", 4), better, rtol=1e-4, atol=1e-5)
-        x_0 = net.x0(output, x_t, 899)
-        torch.testing.assert_close(script.x0(output, x_t, 899), x_0)
-        torch.testing.assert_close(script.probabilities(x_0), net.probabilities(x_0))
+        for chain in (Chain([899, 300], [0, 2], residual=True), Chain([899, 300], [1, 1], "fixed_large", 1.0)):
+            fields = [noise, noise.flip(0)][: chain.draws]
+            expected = net.reverse(presegmentation, features, fields, chain)
+            torch.testing.assert_close(
+                script.reverse(presegmentation, features, fields, chain), expected, rtol=1e-4, atol=1e-5
+            )
 
 
 def test_bfloat16_keeps_states_and_probabilities_in_float32():

@@ -15,6 +15,7 @@ from monai_pdddpm.utils.errors import UserError
 
 class Denoiser(nn.Module):
     num_classes = 2
+    divisor = 1
 
     def __init__(self, width=4):
         super().__init__()

@@ -106,7 +106,7 @@ def test_x0_logits_are_normalised_over_the_classes():
 
 def test_another_prediction_is_named():
     x = torch.zeros(1, 2, 3)
-    with pytest.raises(ValueError, match=r"^prediction: 'noise' was found"):
+    with pytest.raises(ValueError, match=r"^prediction: found noise"):
         predicted_x0(x, x, torch.tensor(0.5), "noise", -1.0, 1.0)
-    with pytest.raises(ValueError, match=r"^prediction: 'noise' was found"):
+    with pytest.raises(ValueError, match=r"^prediction: found noise"):
         regression_target(x, x, torch.tensor(0.5), "noise")

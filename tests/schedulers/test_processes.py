@@ -5,16 +5,18 @@ import torch
 
 from monai_pdddpm.schedulers import (
     AncestralRule,
+    Chain,
     DDIMRule,
-    DDPMProcess,
-    ResidualProcess,
+    chain_step,
     cumulative_schedule,
-    forward_process,
+    is_residual,
     matching_start,
+    noisy_state,
     start_state,
     uneven_steps,
     uniform_steps,
 )
+from monai_pdddpm.utils.errors import UserError
 
 RULES = [DDIMRule(0.0), DDIMRule(0.5), DDIMRule(1.0), AncestralRule("fixed_small"), AncestralRule("fixed_large")]
 LISTS = {
@@ -24,7 +26,7 @@ LISTS = {
     "early end": uniform_steps(664, 6, 250),
     "single": [663],
 }
-PROCESSES = [DDPMProcess(), ResidualProcess()]
+PROCESSES = [False, True]
 PAIRS = [(1, 0), (10, 9), (663, 662), (663, 400), (300, 7), (663, 0), (500, None), (0, None)]
 ONE = torch.ones((), dtype=torch.float64)
 
@@ -43,15 +45,20 @@ def states():
     return x_0, x_pre, torch.randn(x_0.shape, generator=generator, dtype=torch.float64)
 
 
+def step(rule, x_t, x_0, x_pre, abar_t, abar_prev, noise=None, residual=False):
+    chain = Chain([], [], rule.name, rule.eta, residual)
+    return chain_step(x_t, x_0, x_pre, abar_t, abar_prev, noise, chain)
+
+
 def at(abar, t):
     return ONE if t is None else abar[t]
 
 
-def mean_coefficients(process, abar_t):
+def mean_coefficients(residual, abar_t):
     """Factors of x_0, x_pre and noise in x_t."""
     zero, one = torch.zeros(()).double(), torch.ones(()).double()
     return [
-        process.noisy(x_0, x_pre, abar_t, noise)
+        noisy_state(x_0, x_pre, abar_t, noise, residual)
         for x_0, x_pre, noise in ((one, zero, zero), (zero, one, zero), (zero, zero, one))
     ]
 
@@ -60,18 +67,18 @@ def test_noisy_states_by_hand():
     # abar = 0.64: sqrt is 0.8, the noise's factor 0.6.
     abar = torch.tensor(0.64).double()
     expected = torch.tensor([0.8, 0.0, 0.6]).double()
-    torch.testing.assert_close(torch.stack(mean_coefficients(DDPMProcess(), abar)), expected)
+    torch.testing.assert_close(torch.stack(mean_coefficients(False, abar)), expected)
     expected = torch.tensor([0.6, 0.2, 0.6]).double()
-    torch.testing.assert_close(torch.stack(mean_coefficients(ResidualProcess(), abar)), expected)
+    torch.testing.assert_close(torch.stack(mean_coefficients(True, abar)), expected)
 
 
-@pytest.mark.parametrize("process", PROCESSES)
-def test_noisy_takes_a_time_per_case(process, abar, states):
+@pytest.mark.parametrize("residual", PROCESSES, ids=["ddpm", "residual"])
+def test_noisy_takes_a_time_per_case(residual, abar, states):
     t = torch.tensor([20, 600])
-    both = process.noisy(states[0], states[1], abar[t].view(2, 1, 1, 1), states[2])
+    both = noisy_state(states[0], states[1], abar[t].view(2, 1, 1, 1), states[2], residual)
     for case in range(2):
         x_0, x_pre, noise = (x[case] for x in states)
-        torch.testing.assert_close(both[case], process.noisy(x_0, x_pre, abar[t[case]], noise), rtol=0, atol=0)
+        torch.testing.assert_close(both[case], noisy_state(x_0, x_pre, abar[t[case]], noise, residual), rtol=0, atol=0)
 
 
 def test_the_residual_process_is_a_diffusion_beside_the_residual(abar, states):
@@ -79,25 +86,25 @@ def test_the_residual_process_is_a_diffusion_beside_the_residual(abar, states):
     x_0, x_pre, noise = states
     residual = x_pre - x_0
     for t in (0, 100, 663, 999):
-        found = ResidualProcess().noisy(x_0, x_pre, abar[t], noise) - residual
+        found = noisy_state(x_0, x_pre, abar[t], noise, True) - residual
         torch.testing.assert_close(found, start_state(x_0 - residual, noise, abar[t]))
 
 
 def test_both_processes_are_one_where_the_proposal_is_right(abar, states):
     x_0, _, noise = states
     for t, previous in PAIRS:
-        x_t = DDPMProcess().noisy(x_0, x_0, abar[t], noise)
-        torch.testing.assert_close(ResidualProcess().noisy(x_0, x_0, abar[t], noise), x_t)
+        x_t = noisy_state(x_0, x_0, abar[t], noise)
+        torch.testing.assert_close(noisy_state(x_0, x_0, abar[t], noise, True), x_t)
         for rule in RULES:
             arguments = (rule, x_t, x_0, x_0, abar[t], at(abar, previous), noise)
-            torch.testing.assert_close(ResidualProcess().step(*arguments), DDPMProcess().step(*arguments))
+            torch.testing.assert_close(step(*arguments, residual=True), step(*arguments))
 
 
 def test_the_residual_process_starts_where_inference_does(states):
     # At sqrt(abar) = 1/2 exactly, nothing of the truth is left: x_t = x_pre / 2 + sqrt(3/4) eps.
     x_0, x_pre, noise = states
     quarter = torch.tensor(0.25).double()
-    found = ResidualProcess().noisy(x_0, x_pre, quarter, noise)
+    found = noisy_state(x_0, x_pre, quarter, noise, True)
     torch.testing.assert_close(found, start_state(x_pre, noise, quarter))
     torch.testing.assert_close(found, x_pre / 2 + 0.75**0.5 * noise)
 
@@ -109,11 +116,11 @@ def test_the_matching_start_of_a_schedule(schedule, index, states):
     assert start == index + 1
     assert uniform_steps(start, 5)[0] == index
     # There the truth weighs no more than half of what one step of the schedule changes.
-    of_truth = [float(mean_coefficients(ResidualProcess(), abar[t].double())[0]) for t in range(1000)]
+    of_truth = [float(mean_coefficients(True, abar[t].double())[0]) for t in range(1000)]
     assert abs(of_truth[index]) <= max(abs(of_truth[index] - of_truth[i]) for i in (index - 1, index + 1)) / 2
     assert abs(of_truth[index]) < 2e-3
     x_0, x_pre, noise = states
-    found = ResidualProcess().noisy(x_0, x_pre, abar[index], noise)
+    found = noisy_state(x_0, x_pre, abar[index], noise, True)
     torch.testing.assert_close(found, start_state(x_pre, noise, abar[index]), rtol=0, atol=2 * 2e-3)
     # Above that start it would be of the wrong sign, far below it leaks.
     assert of_truth[index + 50] < -0.02
@@ -127,46 +134,46 @@ def test_the_matching_start_is_the_nearest(steps):
     assert matching_start(abar) == distances.index(min(distances)) + 1
 
 
-@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("residual", PROCESSES, ids=["ddpm", "residual"])
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("steps", LISTS.values(), ids=LISTS)
-def test_a_perfect_denoiser_is_recovered(process, rule, steps, abar, states):
+def test_a_perfect_denoiser_is_recovered(residual, rule, steps, abar, states):
     x_0, x_pre, noise = states
     generator = torch.Generator().manual_seed(1)
     x = start_state(x_pre, noise, abar[steps[0]])
     for t, previous in pairwise([*steps, None]):
         fresh = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-        x = process.step(rule, x, x_0, x_pre, abar[t], at(abar, previous), fresh)
+        x = step(rule, x, x_0, x_pre, abar[t], at(abar, previous), fresh, residual)
     torch.testing.assert_close(x, x_0, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("residual", PROCESSES, ids=["ddpm", "residual"])
 @pytest.mark.parametrize("steps", LISTS.values(), ids=LISTS)
-def test_ddim_visits_the_training_states_of_its_noise(process, steps, abar, states):
+def test_ddim_visits_the_training_states_of_its_noise(residual, steps, abar, states):
     # With eta 0 and the true x_0 the chain meets, at every time, the very state that training makes of that noise.
     x_0, x_pre, noise = states
-    x = process.noisy(x_0, x_pre, abar[steps[0]], noise)
+    x = noisy_state(x_0, x_pre, abar[steps[0]], noise, residual)
     for t, previous in pairwise(steps):
-        x = process.step(DDIMRule(), x, x_0, x_pre, abar[t], abar[previous])
-        torch.testing.assert_close(x, process.noisy(x_0, x_pre, abar[previous], noise), rtol=0, atol=1e-9)
+        x = step(DDIMRule(), x, x_0, x_pre, abar[t], abar[previous], residual=residual)
+        torch.testing.assert_close(x, noisy_state(x_0, x_pre, abar[previous], noise, residual), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("residual", PROCESSES, ids=["ddpm", "residual"])
 @pytest.mark.parametrize("rule", RULES, ids=str)
-def test_a_step_with_the_true_x0_lands_in_the_training_distribution(process, rule, abar):
+def test_a_step_with_the_true_x0_lands_in_the_training_distribution(residual, rule, abar):
     """x_prev = m(x_t) + s noise is linear; composed with x_t's law it must be x_prev's law."""
     zero, one = torch.zeros(()).double(), torch.ones(()).double()
     for t, previous in PAIRS:
         abar_t, abar_prev = abar[t], at(abar, previous)
-        truth_t, proposal_t, sigma_t = mean_coefficients(process, abar_t)
-        truth, presegmentation, sigma = mean_coefficients(process, abar_prev)
+        truth_t, pre_t, sigma_t = mean_coefficients(residual, abar_t)
+        truth, presegmentation, sigma = mean_coefficients(residual, abar_prev)
 
-        def step(x_t, x_0, x_pre, noise, pair=(abar_t, abar_prev)):
-            return process.step(rule, x_t, x_0, x_pre, *pair, noise)
+        def one_step(x_t, x_0, x_pre, noise, pair=(abar_t, abar_prev)):
+            return step(rule, x_t, x_0, x_pre, *pair, noise, residual)
 
-        torch.testing.assert_close(step(truth_t, one, zero, zero), truth, rtol=0, atol=1e-9)
-        torch.testing.assert_close(step(proposal_t, zero, one, zero), presegmentation, rtol=0, atol=1e-9)
-        old, new = step(sigma_t, zero, zero, zero), step(zero, zero, zero, one)
+        torch.testing.assert_close(one_step(truth_t, one, zero, zero), truth, rtol=0, atol=1e-9)
+        torch.testing.assert_close(one_step(pre_t, zero, one, zero), presegmentation, rtol=0, atol=1e-9)
+        old, new = one_step(sigma_t, zero, zero, zero), one_step(zero, zero, zero, one)
         variance = old**2 + new**2
         if rule == AncestralRule("fixed_large"):
             assert variance >= sigma**2 * (1 - 1e-9)  # too large by design
@@ -184,13 +191,12 @@ def test_the_residual_step_is_resfusions(abar, states):
         of_x0 = abar[t - 1].sqrt() * (1 - alpha) / (1 - abar[t])
         sigma = ((1 - abar[t - 1]) / (1 - abar[t]) * (1 - alpha)).sqrt()
         expected = of_xt * (x_t - residual) + of_x0 * (x_0 - residual) + residual + sigma * noise
-        found = ResidualProcess().step(AncestralRule(), x_t, x_0, x_pre, abar[t], abar[t - 1], noise)
+        found = step(AncestralRule(), x_t, x_0, x_pre, abar[t], abar[t - 1], noise, residual=True)
         torch.testing.assert_close(found, expected)
 
 
 def test_every_way_of_training_has_its_process():
-    for training in ("ddpm", "presegmentation", "recycled"):
-        assert type(forward_process(training)) is DDPMProcess
-    assert type(forward_process("residual")) is ResidualProcess
-    with pytest.raises(ValueError, match=r"^training_process: 'resfusion' was found"):
-        forward_process("resfusion")
+    assert not any(is_residual(training) for training in ("ddpm", "presegmentation", "recycled"))
+    assert is_residual("residual")
+    with pytest.raises(UserError, match=r"^training_process: found 'resfusion'"):
+        is_residual("resfusion")

@@ -171,16 +171,15 @@ def test_eta_scales_the_noise(abar):
     assert full > 0.1
     torch.testing.assert_close(ddim_step(zero, zero, abar[500], abar[300], 0.3, one), 0.3 * full)
     assert ddim_step(zero, zero, abar[500], abar[300], 0.0, one) == 0
-    with pytest.raises(ValueError, match=r"^noise: None was found"):
+    with pytest.raises(ValueError, match=r"^noise: found None"):
         ddim_step(zero, zero, abar[500], abar[300], 0.3)
-    assert [rule.stochastic for rule in RULES] == [False, True, True, True, True]
 
 
 def test_wrong_rules_are_named():
     for eta in (-0.1, 1.1):
-        with pytest.raises(ValueError, match=rf"^eta: {eta} was found"):
+        with pytest.raises(ValueError, match=rf"^eta: found {eta}"):
             DDIMRule(eta)
-    with pytest.raises(ValueError, match=r"^variance: 'learned' was found"):
+    with pytest.raises(ValueError, match=r"^variance: found 'learned'"):
         AncestralRule("learned")
 
 

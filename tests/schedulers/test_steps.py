@@ -135,12 +135,14 @@ def test_check_takes_any_descending_list():
 
 @pytest.mark.parametrize("steps", [[0, 1], [3, 3], [5, 1, 2], [1000, 0], [10, -1], [-1]])
 def test_check_refuses_other_lists(steps):
-    with pytest.raises(ValueError, match=r"^time_steps: .* from 999 to 0 is expected"):
+    with pytest.raises(ValueError, match=r"^time_steps: found .* from 999 to 0; fix"):
         check_steps(steps, 1000)
 
 
 def test_a_chain_ends_early_at_a_share_of_its_start():
     assert early_end(950, 0.9) == 855
+    assert early_end(700, 0.7) == 490  # 0.7 * 700 is 489.99... in floats
+    assert early_end(999, 0.5) == 499
     assert early_end(300, 0.0) == 0
     assert early_end(0, 0.9) == 0
     assert early_end(10, 1.0) == 9

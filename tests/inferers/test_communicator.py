@@ -1,22 +1,15 @@
-"""Members spread over processes say what they say in one, and a failure in one process holds up no other."""
+"""Members drawn by several processes equal those of one; a failure in one process blocks no other."""
 
 import pytest
 import torch
 from torch import nn
 
-from monai_pdddpm.inferers import PDDDPMInferer, SpreadInferer
+from monai_pdddpm.inferers import PDDDPMInferer, SingleProcess, make_communicator
 from monai_pdddpm.networks import PDDDPM, ODEUNet
 from monai_pdddpm.utils import ranks
 from monai_pdddpm.utils.errors import UserError
 
 OPTIONS = {"roi_size": [8, 8], "time_steps": [899, 300], "precision": "float32", "progress": False, "windows": "all"}
-
-
-class Forward(nn.Module):
-    """A network without parts that draws its own noise."""
-
-    def forward(self, image):
-        return (torch.cat([image, -image], dim=1) + torch.randn(len(image), 2, *image.shape[2:])).softmax(1)
 
 
 class Failing(nn.Module):
@@ -49,7 +42,7 @@ def images(count=1, channels=1):
 
 def spread(network, volumes, **options):
     """What the first process makes of each volume; the others serve."""
-    inferer = SpreadInferer(**OPTIONS | options, spread="members")
+    inferer = PDDDPMInferer(make_communicator("members"), **OPTIONS | options)
     inferer.serve(network, torch.device("cpu"))
     found = []
     if ranks.is_first_rank():
@@ -87,12 +80,6 @@ def test_frames(in_processes):
     torch.testing.assert_close(output, PDDDPMInferer(**OPTIONS | options)(volumes[0], network), rtol=0, atol=1e-6)
 
 
-def test_network_without_parts(in_processes):
-    ((output,), _) = in_processes(2, lambda: spread(Forward(), images(), members=3))
-    expected = PDDDPMInferer(**OPTIONS, members=3)(images()[0], Forward())
-    torch.testing.assert_close(output, expected, rtol=0, atol=1e-6, equal_nan=True)
-
-
 @pytest.mark.parametrize(
     ("error", "told"),
     [(MemoryError("no room"), "process 1: MemoryError: no room"), (UserError("roi_size: too large"), "roi_size: too")],
@@ -119,5 +106,6 @@ def test_failure_of_the_first_process_ends_its_volume_only(in_processes):
 def test_alone_it_is_the_inferer_itself():
     network, (volume,) = pair(), images()
     assert torch.equal(spread(network, [volume], members=2)[0], PDDDPMInferer(**OPTIONS, members=2)(volume, network))
+    assert isinstance(make_communicator("members"), SingleProcess)  # nobody to share with
     with pytest.raises(UserError, match="spread: found 'voxels'"):
-        SpreadInferer(**OPTIONS, spread="voxels")
+        make_communicator("voxels")
