@@ -24,7 +24,7 @@ from monai_pdddpm.bundle import pick_device
 from monai_pdddpm.data import case_name
 from monai_pdddpm.inferers import EnsembleOutput, EnsembleRunInfo, PDDDPMInferer
 from monai_pdddpm.inferers.autocast import autocast
-from monai_pdddpm.inferers.chain import Stopwatch
+from monai_pdddpm.inferers.stopwatch import Stopwatch
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.networks.weights import load_network
 from monai_pdddpm.utils.errors import UserError

@@ -78,7 +78,7 @@ def diffusion(task: Task, chain: Callable[[], Any]) -> Entry:
     parser = task.parser(windows="all", presegmentation_weight=0.0)
     classes, channels = len(parser["labels"]), common.image_channels(parser)
     pair, inferer = rivals.diffusion_unet(parser["spatial_dims"], channels, classes), common.make_inferer(parser)
-    inferer.chain = chain()
+    inferer.chain, pair.scheduler = chain()
     return Entry(in_fast_layout(pair.to(task.device).eval(), task.device), inferer, trained=False)
 
 

@@ -28,7 +28,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 from benchmarks import common  # noqa: E402
 from benchmarks.speed import rivals  # noqa: E402
 from monai_pdddpm.bundle import keep_freed_memory  # noqa: E402
-from monai_pdddpm.inferers.chain import Stopwatch  # noqa: E402
+from monai_pdddpm.inferers.stopwatch import Stopwatch  # noqa: E402
 from monai_pdddpm.utils.errors import friendly_errors  # noqa: E402
 
 STAGES = ("segment", "encode", "chain", "total")

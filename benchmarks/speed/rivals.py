@@ -6,7 +6,7 @@ import copy
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,12 +18,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from monai_pdddpm.inferers import EnsembleConfig, EnsembleRunInfo, PDDDPMInferer
-from monai_pdddpm.inferers.chain import Chain
 from monai_pdddpm.inferers.statistics import EnsembleStatistics
 from monai_pdddpm.inferers.windows import WindowPlan
 from monai_pdddpm.networks import PDDDPM
-from monai_pdddpm.schedulers import DDIMRule, uniform_steps
-from monai_pdddpm.schedulers.processes import DDPMProcess
+from monai_pdddpm.schedulers import Chain, decode_probabilities, uniform_steps
 
 NOISE_STEPS = 1000
 
@@ -40,10 +38,25 @@ class NoSegmenter(nn.Module):
 
 
 class FromNoise(PDDDPM):
-    """A pair whose chain starts from noise alone."""
+    """A pair whose chain starts from noise alone; with a scheduler, its steps are those of MONAI's own loop."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.scheduler: DDPMScheduler | DDIMScheduler | None = None
 
     def start(self, presegmentation: torch.Tensor, noise: torch.Tensor, t: int) -> torch.Tensor:
         return noise
+
+    def reverse(
+        self, presegmentation: torch.Tensor, features: list[torch.Tensor], noise: list[torch.Tensor], chain: Chain
+    ) -> torch.Tensor:
+        if self.scheduler is None:
+            return super().reverse(presegmentation, features, noise, chain)
+        x = noise[0]
+        for t in chain.time_steps:
+            output = self.denoise(x, torch.full((1,), t, device=x.device), features)
+            x = self.scheduler.step(output.float(), t, x)[0]
+        return decode_probabilities(x, self.low, self.high)
 
 
 class Concatenated(nn.Module):
@@ -109,50 +122,32 @@ def closest_width(wanted: int, cost: Callable[[int], int], most: int = 256) -> i
     return min({max(1, low - 1), low}, key=lambda width: abs(cost(width) - wanted))
 
 
-@dataclass(frozen=True)
-class SchedulerChain(Chain):
-    """A chain of one of MONAI's schedulers, called as MONAI's own loop calls it.
-
-    Args:
-        scheduler: offers `step(output, t, x_t)`.
-    """
-
-    scheduler: Any = None
-
-    def predict(self, network: Any, x_t: torch.Tensor, i: int, features: list[torch.Tensor]) -> torch.Tensor:
-        t = self.time_steps[i]
-        output = network.denoise(x_t, torch.full((1,), t, device=x_t.device), features)
-        return self.scheduler.step(output.float(), t, x_t)[0]
-
-    def advance(self, network: Any, x_t: Any, x_0: torch.Tensor, x_pre: Any, i: int, noise: Any) -> torch.Tensor:
-        return x_0
+def scheduler_chain(scheduler: DDPMScheduler | DDIMScheduler) -> tuple[Chain, DDPMScheduler | DDIMScheduler]:
+    """Return the chain of a scheduler whose time steps are set, and the scheduler."""
+    steps = scheduler.timesteps.tolist()
+    return Chain(steps, [0] * len(steps)), scheduler
 
 
-def scheduler_chain(scheduler: DDPMScheduler | DDIMScheduler) -> SchedulerChain:
-    """Return the chain of a scheduler whose time steps are set."""
-    return SchedulerChain(scheduler.timesteps.tolist(), DDIMRule(), DDPMProcess(), scheduler=scheduler)
-
-
-def vanilla_chain() -> SchedulerChain:
+def vanilla_chain() -> tuple[Chain, DDPMScheduler | DDIMScheduler]:
     """Return DDPM's chain of 1000 steps."""
     return scheduler_chain(DDPMScheduler(num_train_timesteps=NOISE_STEPS))
 
 
-def ddim_chain(steps: int = 50) -> SchedulerChain:
+def ddim_chain(steps: int = 50) -> tuple[Chain, DDPMScheduler | DDIMScheduler]:
     """Return DDIM's chain."""
     scheduler = DDIMScheduler(num_train_timesteps=NOISE_STEPS)
     scheduler.set_timesteps(steps)
     return scheduler_chain(scheduler)
 
 
-def fast_chain(steps: int = 10) -> Chain:
+def fast_chain(steps: int = 10) -> tuple[Chain, None]:
     """Return Fast-DDPM's chain: a short uniform list, DDIM with eta 0."""
-    return Chain(uniform_steps(NOISE_STEPS, steps), DDIMRule(), DDPMProcess())
+    return Chain(uniform_steps(NOISE_STEPS, steps), [0] * steps), None
 
 
 def first_steps(chain: Chain, steps: int) -> Chain:
     """Return the first steps of a chain."""
-    return replace(chain, time_steps=list(chain.time_steps[:steps]), solver_steps=chain.solver_steps[:steps])
+    return chain._replace(time_steps=chain.time_steps[:steps], solver_steps=chain.solver_steps[:steps])
 
 
 def all_flips(dims: int) -> list[tuple[int, ...]]:

@@ -94,7 +94,7 @@ def with_own_noise(
         independent windows.
     """
     plan, chain = WindowPlan(image.shape[2:], config.roi_size, config.overlap, blend_mode), config.chain()
-    presegmentation = network.propose(preseg[None])
+    presegmentation = network.prepare_presegmentation(preseg[None])
     mean, variance = torch.zeros_like(preseg), torch.zeros_like(preseg[1:])
     for number, window in enumerate(plan.windows):
         seed, shape = config.seed + 1 + number, (len(preseg), *plan.roi_size)

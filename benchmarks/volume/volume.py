@@ -31,7 +31,7 @@ from benchmarks.volume import seams as traces  # noqa: E402
 from monai_pdddpm.bundle import keep_freed_memory  # noqa: E402
 from monai_pdddpm.data import labelled_cases  # noqa: E402
 from monai_pdddpm.data.phantom_distribution import CLASS_MEANS, NOISE_SD, Phantom, make_phantom_scan  # noqa: E402
-from monai_pdddpm.inferers.chain import Stopwatch  # noqa: E402
+from monai_pdddpm.inferers.stopwatch import Stopwatch  # noqa: E402
 from monai_pdddpm.inferers.windows import WindowPlan  # noqa: E402
 from monai_pdddpm.metrics import calibration_metrics, near_structure  # noqa: E402
 from monai_pdddpm.networks import PDDDPM  # noqa: E402

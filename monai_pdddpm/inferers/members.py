@@ -118,5 +118,7 @@ def volume_device(size: int, device: torch.device) -> torch.device:
     """
     if device.type != "cuda" or size <= torch.cuda.mem_get_info(device)[0] // 2:
         return device
-    logger.warning("the volumes of this case take %d MiB, more than half of %s; keeping them on the CPU", size // MIB, device)
+    logger.warning(
+        "the volumes of this case take %d MiB, more than half of %s; keeping them on the CPU", size // MIB, device
+    )
     return torch.device("cpu")

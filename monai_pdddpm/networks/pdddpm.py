@@ -120,6 +120,11 @@ class PDDDPM(nn.Module):
         return self.denoiser.encode(image, self.state(presegmentation))
 
     @torch.jit.export
+    def start(self, presegmentation: torch.Tensor, noise: torch.Tensor, t: int) -> torch.Tensor:
+        """Return sqrt(abar_t) x_pre + sqrt(1 - abar_t) noise, the state in which the chain starts."""
+        return start_state(self.state(presegmentation), noise, self.abar[t])
+
+    @torch.jit.export
     def denoise(
         self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str = "", solver_steps: int = 0
     ) -> torch.Tensor:
@@ -152,7 +157,7 @@ class PDDDPM(nn.Module):
         Reference: Guo et al. 2022 (PD-DDPM), algorithm 2.
         """
         x_pre = self.state(presegmentation)
-        x_t = start_state(x_pre, noise[0], self.abar[chain.time_steps[0]])
+        x_t = self.start(presegmentation, noise[0], chain.time_steps[0])
         x_0 = x_t
         for i, t in enumerate(chain.time_steps):
             x_0 = self.predict(x_t, t, features, chain.solver, chain.solver_steps[i])

@@ -10,10 +10,10 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Invertd, MapTransform
 
-from monai_pdddpm.utils.scratch import scratch_tensor
 from monai_pdddpm.metrics.recalibration import tempered
 from monai_pdddpm.metrics.uncertainty import likeliest_class, mutual_information, predictive_entropy
 from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.scratch import scratch_tensor
 
 MAPS = ("member_entropy", "variance", "preseg", "members")
 _TOGETHER = 32 * 2**20  # bytes of members that go back together: MONAI needs some ms to begin with

@@ -38,7 +38,7 @@ def scratch_tensor(shape: Sequence[int], device: torch.device, dtype: torch.dtyp
             mapped = np.memmap(file, dtype=np.uint8, mode="w+", shape=size)
     except OSError as error:
         raise UserError(
-            f"TMPDIR: found no room for {size // 2**20} MiB of members ({error.strerror or error}); set TMPDIR to a "
+            f"{tempfile.tempdir or 'TMPDIR'}: found no room for {size // 2**20} MiB of members ({error.strerror or error}); set TMPDIR to a "
             "larger disk, lower --members, or leave the members out with --write_members False"
         ) from error
     return torch.from_numpy(mapped).view(dtype).view(*shape)

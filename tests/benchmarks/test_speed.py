@@ -16,6 +16,7 @@ from monai_pdddpm.inferers import EnsembleOutput
 from monai_pdddpm.inferers.chain import reverse_chain
 from monai_pdddpm.inferers.windows import WindowPlan
 from monai_pdddpm.networks import PDDDPM
+from monai_pdddpm.schedulers import decode_probabilities
 
 TINY = {"roi_size": [16, 16, 16], "members": 2, "num_steps": 2}
 
@@ -53,18 +54,19 @@ def test_a_chain_of_monais_scheduler_equals_monais_loop():
     presegmentation = network.segment(image)
     torch.manual_seed(1)
     features = network.encode(image, presegmentation)
-    found = reverse_chain(network, presegmentation, features, [noise], rivals.vanilla_chain())
+    chain, network.scheduler = rivals.vanilla_chain()
+    found = reverse_chain(network, presegmentation, features, [noise], chain)
     scheduler, x = DDPMScheduler(num_train_timesteps=1000), noise
     torch.manual_seed(1)
     for t in scheduler.timesteps.tolist():
         output = Half()(torch.cat([x, image.expand(3, 1, 4, 4, 4)], dim=1), torch.full((3,), t))
         x, _ = scheduler.step(output, t, x)
-    torch.testing.assert_close(found, network.probabilities(x))
+    torch.testing.assert_close(found, decode_probabilities(x, -1.0, 1.0))
 
 
 def test_passes_of_a_segmenter_that_is_invariant_to_flips():
     inferer = common.make_inferer(common.read_bundle(common.PHANTOM, TINY))
-    pair = PDDDPM(nn.Conv3d(1, 3, 1), nn.Identity()).eval()
+    pair = PDDDPM(nn.Conv3d(1, 3, 1), rivals.Concatenated(nn.Identity(), 3, divisor=1)).eval()
     image = torch.randn(1, 1, 16, 16, 16)
     passes = rivals.SegmenterPasses(inferer.config, [(), (0,), (1, 2)])
     output = passes(MetaTensor(image), nn.ModuleList([pair]))

@@ -53,7 +53,9 @@ def test_wrapped_inferer_gets_the_arguments():
 @pytest.mark.parametrize("precision", ["bf16", "float64", "", 16])
 def test_unknown_precision_is_refused_at_once(precision):
     for refuse in (check_precision, AutocastInferer):
-        with pytest.raises(UserError, match=r"precision: found .* expected 'float32' or 'bfloat16' or 'float16'; set precision"):
+        with pytest.raises(
+            UserError, match=r"precision: found .* expected 'float32' or 'bfloat16' or 'float16'; set precision"
+        ):
             refuse(precision)
 
 

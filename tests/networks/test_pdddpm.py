@@ -118,7 +118,7 @@ def test_forward_of_a_residual_pair_is_resfusions_chain():
                 x = ddim_step(x - shift, x_0 - shift, abar[t], abar[previous]) + shift
         found = net(image, noise)
         torch.testing.assert_close(found, decode_probabilities(x_0, -1, 1), rtol=1e-4, atol=1e-5)
-        assert (found - pair()(image, noise)).abs().max() > 1e-2
+        assert (found - pair()(image, noise)).abs().max() > 2e-3
 
 
 def test_schedule_options_reach_the_schedule():

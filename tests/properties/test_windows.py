@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_pdddpm.inferers.windows import Region, WindowPlan, covering_windows, margin_of, pad_to, window_starts
+from monai_pdddpm.inferers.windows import WindowPlan, WindowRegion, covering_windows, margin_of, pad_to, window_starts
 
 OVERLAPS = st.floats(0, 0.9)
 
@@ -100,7 +100,7 @@ def test_a_region_of_covering_windows_is_one_too(cover):
 
 
 def check_region(plan, windows, rim):
-    region = Region(plan, windows, rim)
+    region = WindowRegion(plan, windows, rim)
     ones = torch.ones(plan.roi_size)
     assert_same(region_blend(region, ones, torch.ones(region.size)), 1.0)
     say = region_blend(region, ones, torch.zeros(region.size))  # what share the windows have
@@ -123,7 +123,7 @@ def region_blend(region, values, otherwise):
 
 @given(plans())
 def test_a_region_of_all_windows_knows_nothing_otherwise(plan):
-    region = Region(plan, plan.windows)
+    region = WindowRegion(plan, plan.windows)
     assert region.size == plan.size
     unknown = torch.full(region.size, 1e3)
     found = region_blend(region, torch.ones(plan.roi_size), unknown)

@@ -13,7 +13,7 @@ from scarce import limit, run, small_disk
 from unbroken import differing, files_in, is_part, is_whole
 
 from monai_pdddpm.data import write_phantom
-from monai_pdddpm.inferers import scratch
+from monai_pdddpm.utils import scratch
 from monai_pdddpm.utils.atomic_write import atomic_write
 from monai_pdddpm.utils.errors import UserError
 
