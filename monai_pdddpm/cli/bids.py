@@ -16,7 +16,7 @@ _ENTITY = re.compile(r"([A-Za-z]+)-([^_.]+)")
 
 
 def read_bids(root: Path, modalities: Sequence[str], derivative: str | None) -> DataSet:
-    """Read a BIDS data set; see :func:`monai_pdddpm.cli.datasets.read_dataset`.
+    """Read a BIDS data set; see :func:`monai_pdddpm.cli.formats.read_dataset`.
 
     A scan belongs to the label map ``*dseg.nii*``, or else ``*mask.nii*``, that contradicts none of its entities.
 

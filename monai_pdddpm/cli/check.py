@@ -9,8 +9,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from monai_pdddpm.cli import Result
-from monai_pdddpm.cli.datasets import DataSet, Finding, read_dataset
+from monai_pdddpm.cli.datasets import DataSet, Finding
 from monai_pdddpm.cli.fingerprint import CaseStatistics, read_case
+from monai_pdddpm.cli.formats import read_dataset
 
 __all__ = ["check_dataset", "run"]
 
@@ -31,7 +32,7 @@ def check_dataset(
     """Read every scan and label map of a data set; return the data set and its problems.
 
     Args:
-        path: see :func:`monai_pdddpm.cli.datasets.read_dataset`.
+        path: see :func:`monai_pdddpm.cli.formats.read_dataset`.
         modalities: see there.
         derivative: see there.
         progress: show a progress bar.

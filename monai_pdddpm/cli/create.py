@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from monai_pdddpm.bundle.render import as_text, fill, render_task
 from monai_pdddpm.cli import Result
-from monai_pdddpm.cli.datasets import DataSet, Finding, as_decathlon, read_dataset
+from monai_pdddpm.cli.datasets import DataSet, Finding, as_decathlon
 from monai_pdddpm.cli.fingerprint import fingerprint, read_case
+from monai_pdddpm.cli.formats import read_dataset
 from monai_pdddpm.cli.memory import GIB, memory_budget
 from monai_pdddpm.cli.planner import Choice, plan
 from monai_pdddpm.cli.readme import bundle_texts, commands, readme

@@ -13,7 +13,7 @@ from monai.networks.nets import SegResNet
 
 from monai_pdddpm.__main__ import main
 from monai_pdddpm.cli.create import create_bundle
-from monai_pdddpm.cli.datasets import read_dataset
+from monai_pdddpm.cli.formats import read_dataset
 from monai_pdddpm.cli.segmenter_bundle import read_segmenter
 from monai_pdddpm.utils.errors import UserError
 

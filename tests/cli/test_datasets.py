@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from monai_pdddpm.cli.datasets import as_decathlon, check_name, read_dataset
+from monai_pdddpm.cli.datasets import as_decathlon, check_name
+from monai_pdddpm.cli.formats import read_dataset
 from monai_pdddpm.data import inference_cases, labelled_cases
 from monai_pdddpm.utils.errors import UserError
 

@@ -6,8 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_pdddpm.cli.datasets import read_dataset
 from monai_pdddpm.cli.fingerprint import fingerprint, read_case
+from monai_pdddpm.cli.formats import read_dataset
 from monai_pdddpm.utils.errors import UserError
 
 
