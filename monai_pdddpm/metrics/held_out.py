@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from monai_pdddpm.metrics.calibration import voxel_metrics
 from monai_pdddpm.metrics.recalibration import held_out_temperatures, nll_curve, tempered
+from monai_pdddpm.metrics.summary import subject_of
 
+CALIBRATED = "near structure, calibrated"
 Voxels = tuple[torch.Tensor, torch.Tensor]
 CaseMetrics = dict[str, dict[str, float]]
 
@@ -57,3 +60,27 @@ def held_out_calibration(voxels: Mapping[str, Voxels], subjects: Mapping[str, st
         rows["calibrated"].append(calibrated)
     all_truth = torch.cat([truth for _, truth in voxels.values()])
     return by_case, {name: voxel_metrics(torch.cat(parts), all_truth) for name, parts in rows.items()}
+
+
+def calibrated_rows(
+    voxels: Mapping[str, Mapping[str, Voxels]], scans_per_subject: int = 1
+) -> tuple[list[dict[str, Any]], dict[str, CaseMetrics]]:
+    """Calibrate several methods in the same way, for the rows of an evaluation.
+
+    Args:
+        voxels: by method and case, probabilities (N, K) and true classes (N,) near the structure.
+        scans_per_subject: see `monai_pdddpm.metrics.summary.subject_of`.
+
+    Returns:
+        Rows for `summarize` with the label "near structure, calibrated", and the metrics over all voxels by method; both
+        empty if all cases are of one subject.
+    """
+    rows: list[dict[str, Any]] = []
+    pooled: dict[str, CaseMetrics] = {}
+    for method, cases in voxels.items():
+        subjects = {case: subject_of(case, scans_per_subject) for case in cases}
+        if len(set(subjects.values())) < 2:
+            return [], {}
+        by_case, pooled[method] = held_out_calibration(cases, subjects)
+        rows += [{"case": case, "method": method, "label": CALIBRATED, **metrics} for case, metrics in by_case.items()]
+    return rows, pooled

@@ -179,11 +179,15 @@ def test_the_study_trains_measures_and_reports(tmp_path, data, monkeypatch):
     monkeypatch.setattr(study, "read_variants", lambda names=(): {n: VARIANTS[n] for n in names or ["segmenter"]})
     command = ["--dataset_dir", str(data), "--bundle", str(common.PHANTOM), "--epochs", "1", "--device", "cpu"]
     command += ["--on", "validation", "--work", str(tmp_path / "work"), "--output_dir", str(tmp_path)]
-    study.main([*command, "--only", "segmenter", "segmenter_cyclic", "narrow"])
+    study.main([*command, "--only", "segmenter", "segmenter_cyclic", "segmenter_stochastic", "narrow"])
     rows = json.loads((tmp_path / "results_validation.json").read_text())["rows"]
     assert rows[0]["name"] == "segmenter"
     measured = {path.stem for path in (tmp_path / "work" / "rows" / "validation").glob("*.json")}
-    assert {"checkpoints of one cyclic run", "the denoiser called once"} <= measured
+    assert {
+        "checkpoints of one cyclic run",
+        "stochastic segmentation network, rank 10",
+        "the denoiser called once",
+    } <= measured
     args = SimpleNamespace(bundle=common.PHANTOM, work=tmp_path / "work", device="cpu")
     assert study.is_done(args.work / "narrow_0")
     state = json.loads((args.work / "narrow_0" / "training.json").read_text())

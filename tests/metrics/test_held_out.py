@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from monai_pdddpm.metrics.calibration import voxel_metrics
-from monai_pdddpm.metrics.held_out import held_out_calibration, sample_voxels
+from monai_pdddpm.metrics.held_out import calibrated_rows, held_out_calibration, sample_voxels
 from monai_pdddpm.metrics.recalibration import tempered
+from monai_pdddpm.metrics.summary import summarize
 
 
 def sharpened(seed, temperature, count=3000):
@@ -55,3 +56,18 @@ def test_samples_are_rows_that_belong_together():
     assert torch.equal(some[:, 0], classes.float())
     assert torch.equal(sample_voxels(probability, truth, most=10)[1], classes)
     assert len(sample_voxels(probability, truth)[1]) == 100
+
+
+def test_rows_of_two_methods_can_be_summarized():
+    right = {f"scan_{i}": sharpened(i, 1.0) for i in range(1, 7)}
+    sharp = {name: (tempered(p, 0.5, 1), truth) for name, (p, truth) in right.items()}
+    rows, pooled = calibrated_rows({"segmenter": sharp, "ensemble": right}, scans_per_subject=2)
+    summary = summarize(rows, scans_per_subject=2)
+    assert (summary["cases"], summary["subjects"]) == (6, 3)
+    label = "near structure, calibrated"
+    temperatures = [summary["methods"][name][label]["temperature"]["mean"] for name in ("segmenter", "ensemble")]
+    assert temperatures == pytest.approx([2.0, 1.0], rel=0.05)
+    assert summary["paired_difference"][label]["nll"]["mean"] == pytest.approx(0, abs=1e-3)
+    assert pooled["segmenter"]["raw"]["nll"] > pooled["ensemble"]["raw"]["nll"]
+    one = {"scan_1": right["scan_1"], "scan_2": right["scan_2"]}
+    assert calibrated_rows({"segmenter": one}, scans_per_subject=2) == ([], {})
