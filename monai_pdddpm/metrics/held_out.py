@@ -72,8 +72,8 @@ def calibrated_rows(
         scans_per_subject: see `monai_pdddpm.metrics.summary.subject_of`.
 
     Returns:
-        Rows for `summarize` with the label "near structure, calibrated", and the metrics over all voxels by method; both
-        empty if all cases are of one subject.
+        Rows for `summarize` with the label "near structure, calibrated", and the metrics over all voxels by method;
+        both empty if all cases are of one subject.
     """
     rows: list[dict[str, Any]] = []
     pooled: dict[str, CaseMetrics] = {}
