@@ -109,25 +109,38 @@ def look_at_scans(kind: Kind, folder: Path) -> tuple[str, str]:
 
 
 def try_kind(kind: Kind, folder: Path) -> Outcome:
-    """Make a kind of input in an empty folder and read it, with limited time and memory."""
+    """Make a kind of input in an empty folder and read it, in a process of its own with limited time and memory."""
     if kind.beside == "series":
         series(folder / "good")
     elif kind.beside:
         save(folder / "good.nii.gz")
     kind.make(folder)
     begin = time.perf_counter()
-    try:
-        with _limited(), _nobody() if kind.as_nobody else contextlib.nullcontext():
-            what, line = look_at_scans(kind, folder)
-    except Exception as error:
-        message = user_message(error)
-        what, line = ("unclear", f"{type(error).__name__}: {error}") if message is None else ("stops", message)
+    receiver, sender = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(sender, json.dumps(_look(kind, folder)).encode())
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    os.close(sender)
+    with open(receiver, "rb") as stream:
+        answer = stream.read()
+    what, line = json.loads(answer) if answer else ("crash", f"the process ended with status {status}")
     seconds = time.perf_counter() - begin
     if what in ("refused", "stops"):
         vague = re.search(r"unexpected \w+|MemoryError|bad_alloc|took too long|\n", line)
         if vague or not re.search(r": .*(; |is expected)", line):
             what = "unclear"
     return Outcome(kind, what, line.replace(f"{folder}/", "").replace(str(folder), "<folder>"), seconds)
+
+
+def _look(kind: Kind, folder: Path) -> tuple[str, str]:
+    try:
+        with _limited(), _nobody() if kind.as_nobody else contextlib.nullcontext():
+            return look_at_scans(kind, folder)
+    except Exception as error:
+        message = user_message(error)
+        return ("unclear", f"{type(error).__name__}: {error}"[:999]) if message is None else ("stops", message)
 
 
 @contextlib.contextmanager
