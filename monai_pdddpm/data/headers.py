@@ -15,6 +15,7 @@ from nibabel.affines import voxel_sizes
 
 from monai_pdddpm.data.dicom import Series, read_series
 from monai_pdddpm.data.geometry import check_affine, is_sheared, largest_shift
+from monai_pdddpm.data.text_header import check_text_header
 from monai_pdddpm.utils.checks import check_file
 from monai_pdddpm.utils.errors import UserError, printable
 from monai_pdddpm.utils.memory import total_memory
@@ -120,6 +121,8 @@ def _read_nifti(path: Path) -> ScanHeader:
     if not isinstance(image, nib.Nifti1Image) or int(image.header["intent_code"]) in _CIFTI_INTENTS:
         raise UserError(f"{path}: found a CIFTI file, expected a NIfTI image; take the volume it came from")
     raw = _raw_header(path, image.header)
+    if raw["magic"] == b"n+1" and raw["vox_offset"] < raw.sizeof_hdr:  # nibabel would read the header as voxels
+        raise UserError(f"{path}: found vox_offset {raw['vox_offset']:g}, expected at least 352; export it again")
     kind = image.get_data_dtype()
     if kind.kind not in "iufb":
         raise UserError(f"{path}: voxels of type {kind}, expected integers or real numbers; convert to intensities")
@@ -184,6 +187,7 @@ def _raw_header(path: Path, header: nib.Nifti1Header) -> nib.Nifti1Header:
 
 
 def _read_by_itk(path: Path) -> ScanHeader:
+    check_text_header(path)
     try:
         reader = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
         if reader is None:

@@ -64,11 +64,11 @@ def _headers() -> list[Kind]:
         k("nrrd: direction of zeros", by_itk("bad.nrrd", replace(direction, b"(0,0,0)"))),
         k("nrrd: direction of NaN", by_itk("bad.nrrd", replace(direction, b"(nan,nan,nan)"))),
         k("nrrd: two equal directions", by_itk("bad.nrrd", replace(other, direction))),
-        k("nrrd: no directions", no_directions, "noted", lambda: (VOXELS, guessed)),
+        k("nrrd: no directions", no_directions, "done", lambda: (VOXELS, guessed)),
         k("mha: line of 100,000 letters", by_itk("bad.mha", replace(b"Image", b"I" * 100_000))),
         *[
             k(f"mha: spacing {value}", by_itk("bad.mha", replace(spacing, f"ElementSpacing = {value}".encode())))
-            for value in ("0", "nan", "-1")
+            for value in ("0", "nan")
         ],
     ]
 
@@ -96,7 +96,6 @@ def _detached() -> list[Kind]:
             k(f"{ext}: /dev/zero", by_itk(file, replace(b"bad.raw", b"/dev/zero"))),
             k(f"{ext}: /etc/passwd", by_itk(file, replace(b"bad.raw", b"/etc/passwd"))),
             k(f"{ext}: in the folder above", by_itk(file, replace(b"bad.raw", b"../bad.raw"))),
-            k(f"{ext}: list of files", by_itk(file, replace(b"bad.raw", b"LIST\nbad.raw"))),
             k(f"{ext}: numbered files", by_itk(file, replace(b"bad.raw", b"../bad%03d.raw 1 10 1"))),
         ]
     return found
@@ -149,13 +148,13 @@ def _dicom() -> list[Kind]:
         kind("one slice of another size", lambda files: edit(files[4], (rows, tag(0x10, 6)))),
         kind("one slice of 8 GB", lambda files: edit(files[4], *huge)),
         kind("all slices of 8 GB", lambda files: [edit(file, *huge) for file in files]),
-        kind("one slice without rows", lambda files: edit(files[4], (rows, tag(0x10, 0))), "stops"),
+        kind("one slice without rows", lambda files: edit(files[4], (rows, tag(0x10, 0)))),
         kind("one slice cut in the header", lambda files: cut(files, 300), "stops"),
-        kind("one slice cut in the voxels", lambda files: cut(files, -99), "stops"),
-        kind("one slice empty", lambda files: cut(files, 0), "stops"),
-        kind("last slice empty", lambda files: files[-1].write_bytes(b""), "stops"),
-        kind("last slice a broken link", lambda files: (files[-1].unlink(), files[-1].symlink_to("gone")), "stops"),
-        kind("last slice without DICM", lambda files: files[-1].write_bytes(bytes(999)), "stops", "IM{:04}.dcm"),
+        kind("one slice cut in the voxels", lambda files: cut(files, -99)),
+        kind("one slice empty", lambda files: cut(files, 0)),
+        kind("last slice empty", lambda files: files[-1].write_bytes(b"")),
+        kind("last slice a broken link", lambda files: (files[-1].unlink(), files[-1].symlink_to("gone"))),
+        kind("last slice without DICM", lambda files: files[-1].write_bytes(bytes(999)), names="IM{:04}.dcm"),
         kind("text among the slices", lambda files: files[0].with_name("notes.txt").write_text("x"), "done"),
         kind("pipe among the slices", lambda files: os.mkfifo(files[0].with_name("pipe")), "done"),
         kind("folder among the slices", lambda files: files[0].with_name("folder").mkdir(), "done"),

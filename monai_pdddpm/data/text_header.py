@@ -1,0 +1,48 @@
+"""Check NRRD and MetaImage headers for content that makes ITK crash, wait, or read files outside the scan's folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from monai_pdddpm.utils.errors import UserError
+
+__all__ = ["check_text_header"]
+
+_LARGEST = 1 << 16  # bytes
+_LONGEST_LINE = 800  # bytes; ITK overruns its buffers beyond
+_MOST_AXES = 8
+_END = re.compile(rb"\r?\n\r?\n|ElementDataFile\s*=\s*LOCAL")
+_AXES = re.compile(rb"^(?:dimension:|NDims\s*=)\s*(\d+)", re.MULTILINE)
+_GEOMETRY = re.compile(rb"^[^:=]*(?:direction|spacing|origin|offset|matrix)[^:=]*[:=].*\b(?:nan|inf)\b", re.I | re.M)
+_DATA_FILE = re.compile(rb"^(?:data ?file:|ElementDataFile\s*=)\s*(.+?)\s*$", re.MULTILINE)
+
+
+def check_text_header(path: Path) -> None:
+    """Check the header of a NRRD or MetaImage file before ITK reads it.
+
+    Args:
+        path: the file with the header.
+
+    Raises:
+        UserError: when a line is too long, there are too many axes, a number of the geometry is not finite, or the
+            voxels are in a file that is not a regular file in the same folder.
+    """
+    with path.open("rb") as file:
+        header = _END.split(file.read(_LARGEST), maxsplit=1)[0]
+    remedy = "export or convert it again"
+    if (longest := max(map(len, header.splitlines()), default=0)) > _LONGEST_LINE:
+        raise UserError(
+            f"{path}: found a line of {longest} bytes in its header, expected at most {_LONGEST_LINE}; {remedy}"
+        )
+    for axes in _AXES.findall(header):
+        if int(axes[:9]) > _MOST_AXES:
+            raise UserError(f"{path}: found {axes[:9].decode()} axes, expected at most {_MOST_AXES}; {remedy}")
+    if _GEOMETRY.search(header):
+        raise UserError(f"{path}: found NaN or infinity in its geometry, expected finite numbers; {remedy}")
+    for name in _DATA_FILE.findall(header):
+        file = Path(name.decode(errors="replace"))
+        if file.is_absolute() or ".." in file.parts:
+            raise UserError(f"{path}: found voxels in {file}, expected a file in the same folder; copy it there")
+        if (path.parent / file).exists() and not (path.parent / file).is_file():
+            raise UserError(f"{path}: found no regular file {file}, expected the file of its voxels; {remedy}")

@@ -1,0 +1,50 @@
+import os
+
+import pytest
+
+from monai_pdddpm.data.text_header import check_text_header
+from monai_pdddpm.utils.errors import UserError
+
+NRRD = b"NRRD0004\ntype: float\ndimension: 3\nsizes: 5 4 3\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n"
+META = b"ObjectType = Image\nNDims = 3\nOffset = 0 0 0\nDimSize = 5 4 3\n"
+
+
+@pytest.fixture
+def check(tmp_path):
+    def run(content, name="scan.nrrd"):
+        (tmp_path / name).write_bytes(content)
+        check_text_header(tmp_path / name)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        NRRD + b"\n" + b"x" * 9999,  # voxels
+        META + b"ElementDataFile = LOCAL\nnan" + b"x" * 9999,
+        META + b"ElementDataFile = scan.raw\n",
+        NRRD + b"data file: scan.raw\n\n",
+        b"",
+    ],
+)
+def test_valid_headers_pass(check, content):
+    check(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (NRRD + b"space: " + b"x" * 1000 + b"\n\n", "found a line of 1007 bytes"),
+        (META.replace(b"NDims = 3", b"NDims = 99"), "found 99 axes, expected at most 8"),
+        (NRRD.replace(b"(1,0,0)", b"(nan,0,0)"), "found NaN or infinity"),
+        (META.replace(b"Offset = 0", b"Offset = inf"), "found NaN or infinity"),
+        (META + b"ElementDataFile = /etc/passwd\n", "found voxels in /etc/passwd"),
+        (NRRD + b"data file: ../scan.raw\n\n", r"found voxels in \.\./scan\.raw"),
+        (META + b"ElementDataFile = pipe\n", "found no regular file pipe"),
+    ],
+)
+def test_headers_that_itk_cannot_take_are_refused(check, tmp_path, content, message):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=message):
+        check(content)
