@@ -102,7 +102,7 @@ def plain_keys(path: Path) -> dict[str, Any]:
 
 
 def is_part(value: Any) -> bool:
-    """Tell whether a value describes parts of the pipeline: an object to make, or statements to run."""
+    """Return whether a value describes parts of the pipeline: an object to make, or statements to run."""
     return "_target_" in json.dumps(value) or (isinstance(value, list) and "$" in json.dumps(value))
 
 
