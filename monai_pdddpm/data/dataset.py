@@ -8,8 +8,9 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
-from monai.data import Dataset, list_data_collate
+from monai.data import Dataset, MetaTensor, list_data_collate
 from monai.transforms import LoadImage
+from monai.utils import TraceKeys
 
 from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.headers import unreadable
@@ -33,7 +34,8 @@ class CaseDataset(Dataset):
     """Data set of cases for inference that returns failures instead of raising them.
 
     An item is the transform's result with ``item["seconds"] = {"read and preprocess": float}`` added; or, when
-    anything was raised, ``{"failure": CaseFailure}``.
+    anything was raised, ``{"failure": CaseFailure}``. Its transforms can be inverted whatever the start method of the
+    data loader's workers.
 
     Args:
         data: cases, each a dictionary with the path of a scan, or a list with one for each channel, under ``image``.
@@ -51,6 +53,10 @@ class CaseDataset(Dataset):
             logger.debug("%s could not be read", case.file, exc_info=error)
             reason = explain_failure(error, case.file)
             return {"failure": CaseFailure(case=printable(case.name), file=printable(case.file), error=reason)}
+        for image in item.values():
+            if isinstance(image, MetaTensor):
+                for operation in image.applied_operations:
+                    operation[TraceKeys.ID] = TraceKeys.NONE  # a worker's copy of a transform has another id
         item["seconds"] = {"read and preprocess": time.perf_counter() - start}
         return item
 

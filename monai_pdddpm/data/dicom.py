@@ -13,7 +13,7 @@ import numpy as np
 from monai.data import ImageReader
 
 from monai_pdddpm.data.dicom_files import check_one_series, not_a_slice, read_slice_header, require_dicom, slices_of
-from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.errors import UserError, printable
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -66,12 +66,13 @@ def read_series(folder: str | os.PathLike) -> Series:
     """
     require_dicom()
     folder = Path(folder)
-    found = [(file, read_slice_header(file)) for file in slices_of(folder)]
+    slices, others = slices_of(folder)
+    found = [(file, read_slice_header(file)) for file in slices]
     check_one_series(folder, [header for _, header in found])
     for file, header in found:
         _check_slice(file, header)
-    (first_file, first), *others = found
-    for file, other in others:
+    (first_file, first), *rest = found
+    for file, other in rest:
         for what, tag in (
             ("size", "Rows"),
             ("size", "Columns"),
@@ -91,9 +92,13 @@ def read_series(folder: str | os.PathLike) -> Series:
     affine[:3, :2] = axes * _numbers(first, "PixelSpacing")[::-1]  # the distance between rows comes first in the tag
     affine[:3, 2] = _step(folder, files, headers, normal)
     affine[:3, 3] = _numbers(headers[0], "ImagePositionPatient")
-    notes = _check_numbers(folder, headers)
+    notes = list(_check_numbers(folder, headers))
+    if others:
+        names = ", ".join(printable(file.name) for file in others[:3])
+        more = f", ... ({len(others)} in all)" if len(others) > 3 else ""
+        notes.append(f"files beside its slices are not DICOM and were not used: {names}{more}")
     shape = (int(first.Columns), int(first.Rows), len(files))
-    return Series(tuple(map(str, files)), headers, shape, _LPS_TO_RAS @ affine, notes)
+    return Series(tuple(map(str, files)), headers, shape, _LPS_TO_RAS @ affine, tuple(notes))
 
 
 class SeriesReader(ImageReader):
@@ -180,6 +185,8 @@ def _check_slice(file: Path, header: Dataset) -> None:
         found = f"an image of the type {kinds[0]}"
     elif meaning != "MONOCHROME2":
         found = f"pixels of the kind {meaning}"
+    elif "RealWorldValueMappingSequence" in header and not {"RescaleSlope", "ModalityLUTSequence"} & set(header.dir()):
+        found = "real-world values without a rescale slope"
     if found:
         raise UserError(
             f"{file}: found {found} in one DICOM file, expected one slice of intensities; convert it to NIfTI, for "

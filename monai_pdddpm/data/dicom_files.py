@@ -26,7 +26,7 @@ __all__ = [
 _SUFFIX = ".dcm"
 _IGNORED = ("DICOMDIR",)  # the table of contents of a disk is DICOM too
 # the first element of a file without preamble: group 2 or 8, then a value representation or a short length
-_BARE = re.compile(rb"[\x02\x08]\x00.\x00(?:[A-Z]{2}|..\x00\x00)", re.DOTALL)
+_BARE = re.compile(rb"[\x02\x08]\x00.\x00(?:[A-Z]{2}|..\x00\x00)|\x00[\x02\x08]\x00.[A-Z]{2}", re.DOTALL)
 
 
 def require_dicom(*packages: str) -> None:
@@ -139,41 +139,43 @@ def _series_below(folder: Path, above: str | None) -> Iterator[Path]:
         yield from _series_below(inner, above if uid is None else uid)
 
 
-def slices_of(folder: Path) -> list[Path]:
-    """Return the files of a folder's series, those in subfolders included.
+def slices_of(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the files of a folder's series, those in subfolders included, and the other files beside them.
 
     Raises:
-        UserError: when there are none, or a file was a slice once and is damaged.
+        UserError: when there are no slices, or a file was a slice once and is damaged.
     """
     uid = _first_uid(folder)
-    slices = [] if uid is None else _whole_slices(folder)
+    folders = [folder] if uid is not None else []
     for inner in (Path(parent) for parent, *_ in os.walk(folder) if parent != str(folder)):
         found = _first_uid(inner)
         if found is not None and uid in (None, found):
-            slices += _whole_slices(inner)
+            folders.append(inner)
+    files = [file for inner in folders for file in _entries(inner) if _is_relevant(file)]
+    slices = [file for file in files if _is_whole(file)]
     if not slices:
         raise UserError(f"{folder}: a folder without DICOM files, expected a scan or a DICOM series; check dataset_dir")
-    return slices
+    return slices, [file for file in files if file not in slices]
 
 
-def _whole_slices(folder: Path) -> list[Path]:
-    """Return the slices in a folder, and refuse leftovers of slices, without which a stack may look complete."""
-    slices = []
-    for file in _entries(folder):
-        if file.name.startswith(".") or file.name in _IGNORED or file.is_dir():
-            continue
-        found = ""
-        if file.is_symlink() and not file.exists():
-            found = "a broken link"
-        elif file.is_file() and file.stat().st_size == 0:
-            found = "an empty file"
-        elif file.is_file() and _is_dicom(file):
-            slices.append(file)
-        elif file.suffix.lower() == _SUFFIX:
-            found = "no DICOM content, despite its name"
-        if found:
-            raise UserError(f"{file}: found {found}, expected a slice; copy the series again, or remove the file")
-    return slices
+def _is_relevant(file: Path) -> bool:
+    return not file.name.startswith(".") and file.name not in _IGNORED and not file.is_dir()
+
+
+def _is_whole(file: Path) -> bool:
+    """Tell a slice from another file, and refuse the remains of a slice, without which a stack may look complete."""
+    found = ""
+    if file.is_symlink() and not file.exists():
+        found = "a broken link"
+    elif file.is_file() and file.stat().st_size == 0:
+        found = "an empty file"
+    elif file.is_file() and _is_dicom(file):
+        return True
+    elif file.suffix.lower() == _SUFFIX:
+        found = "no DICOM content, despite its name"
+    if found:
+        raise UserError(f"{file}: found {found}, expected a slice; copy the series again, or remove the file")
+    return False
 
 
 def check_one_series(folder: Path, headers: Sequence[Dataset]) -> str:

@@ -75,7 +75,7 @@ def read_header(path: str | os.PathLike) -> ScanHeader:
     """
     path = Path(path)
     if os.path.isdir(path):
-        series = read_series(path)
+        series = _read_series(path)
         header = ScanHeader(series.shape, (), series.affine, series.notes, series)
     else:
         check_file(path, "scan", "check dataset_dir")
@@ -110,6 +110,15 @@ def unreadable(path: str | os.PathLike, error: BaseException) -> str:
         f"{path}: cannot be read as an image ({type(error).__name__}: {text}), expected an intact scan; export or copy "
         "it again"
     )
+
+
+def _read_series(path: Path) -> Series:
+    try:
+        return read_series(path)
+    except UserError:
+        raise
+    except Exception as error:  # pydicom raises many kinds for values that are none
+        raise UserError(unreadable(path, error)) from error
 
 
 def _read_nifti(path: Path) -> ScanHeader:

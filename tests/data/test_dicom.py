@@ -50,6 +50,7 @@ class TestSeries:
         files = write_series(tmp_path, VOXELS, oblique())
         (tmp_path / "readme.txt").write_text("no DICOM")
         series = read_series(tmp_path)
+        assert series.notes == ("files beside its slices are not DICOM and were not used: readme.txt",)
         assert series.files == tuple(map(str, files))
         assert sorted(series.files) != list(series.files)
         assert series.shape == SHAPE
@@ -72,9 +73,13 @@ class TestSeries:
         assert not np.allclose(LoadImage()(tmp_path).affine, image.affine, atol=0.05)  # ITK stands the stack upright
 
     def test_slopes_that_differ_from_slice_to_slice(self, tmp_path, write_series):
-        slopes = ["1 "] * 6 + [".5"] * 6
-        write_series(tmp_path, VOXELS, oblique(), slopes=slopes)
-        expected = VOXELS * np.array([float(slope) for slope in slopes])
+        slopes = ["1"] * 6 + ["0.5"] * 6
+
+        def rescale(index, ds):
+            ds.RescaleSlope, ds.RescaleIntercept = slopes[index], -3
+
+        write_series(tmp_path, VOXELS, oblique(), change=rescale)
+        expected = VOXELS * np.array([float(slope) for slope in slopes]) - 3
         assert np.array_equal(LoadScan()(tmp_path).numpy()[0], expected)
         assert not np.array_equal(LoadImage()(tmp_path).numpy(), expected)  # ITK cuts off halves
 
