@@ -155,7 +155,7 @@ def _pixels(file: str) -> tuple[np.ndarray, np.ndarray]:
         stored = header.pixel_array
         return np.asarray(apply_modality_lut(stored, header)), _is_padding(header, stored)
     # ITK's GDCM decodes compressed slices that need another package in pydicom, and rescales them
-    values = np.asarray(itk.imread(file, itk.F)).reshape(header.Rows, header.Columns)
+    values = itk.array_from_image(itk.imread(file, itk.F)).reshape(header.Rows, header.Columns)
     slope, intercept = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
     return values, _is_padding(header, np.rint((values - intercept) / slope))
 
