@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -94,7 +95,8 @@ class MemberSampler:
         return noise
 
     def _part(self, volume: torch.Tensor, window: Window) -> torch.Tensor:
-        return volume[(..., *window)].to(self.device)
+        index: Any = (..., *window)
+        return volume[index].to(self.device)
 
 
 def member_memory_budget(mib: int, device: torch.device) -> int:

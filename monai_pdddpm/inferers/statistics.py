@@ -12,7 +12,7 @@ class EnsembleStatistics:
 
     Mean and sum of squares are updated by West's method, which loses no digits if the members agree.
 
-    Reference: West 1979, Communications of the ACM 22 (9).
+    Reference: West 1979, Updating mean and variance estimates: an improved method.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class EnsembleStatistics:
     def merge(self, other: EnsembleStatistics) -> None:
         """Add the members of other statistics.
 
-        Reference: Chan, Golub and LeVeque 1979, eq. 2.1.
+        Reference: Chan, Golub and LeVeque 1979.
         """
         if other.mean is None or other.squares is None or other.entropy is None:
             return

@@ -1,4 +1,4 @@
-"""The loss that belongs to what the denoiser predicts."""
+"""The loss of the denoiser, by the quantity that it predicts."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from torch.nn import functional as F
 
 from monai_pdddpm.inferers.denoising_inferer import Denoised, plain
 from monai_pdddpm.schedulers import PREDICTIONS
-from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.checks import check_choice
 
 
 class DenoisingLoss(nn.Module):
-    """Dice and cross-entropy on the logits of x_0, or the mean squared error of the noise or of v (the paper).
+    """Dice and cross-entropy on the logits of x_0, or the mean squared error of the noise or of v (as in the paper).
 
-    Cross-entropy is a proper score and carries the calibration, so it weighs more than Dice by default.
+    Cross-entropy is a proper score and determines the calibration, so it weighs more than Dice by default.
 
     Args:
-        prediction: ``"x0"``, ``"eps"`` or ``"v"``, as the network's.
+        prediction: ``"x0"``, ``"eps"`` or ``"v"``, that of the network.
         lambda_dice: weight of the Dice loss.
         lambda_ce: weight of the cross-entropy.
 
     Raises:
-        UserError: when the prediction is another one.
+        UserError: if the prediction is another one.
     """
 
     def __init__(self, prediction: str = "x0", lambda_dice: float = 0.2, lambda_ce: float = 1.0) -> None:
         super().__init__()
-        if prediction not in PREDICTIONS:
-            raise UserError(f"prediction: found {prediction!r}, expected {', '.join(PREDICTIONS)}; fix --prediction")
+        check_choice("prediction", prediction, PREDICTIONS)
         self.prediction = prediction
         self.dice_ce = DiceCELoss(
             include_background=False,
@@ -44,7 +43,7 @@ class DenoisingLoss(nn.Module):
         """Return the loss.
 
         Args:
-            denoised: from :class:`monai_pdddpm.inferers.DenoisingInferer`.
+            denoised: result of :class:`monai_pdddpm.inferers.DenoisingInferer`.
             label: true label maps, (B, 1, ...).
         """
         if self.prediction == "x0":

@@ -1,4 +1,4 @@
-"""An ODE-U-Net that looks at noisy states on a coarser grid."""
+"""An ODE-U-Net that predicts on a coarser grid at high noise."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from .ode_unet import ODEUNet
 
 
 class CoarseODEUNet(ODEUNet):
-    """An ODE-U-Net whose predictions at late times are made on half the grid: a chain from coarse to fine.
+    """An ODE-U-Net that predicts on half the grid at late times: a chain from coarse to fine.
 
-    Late in the forward process a state tells of little but large regions, so that a coarser mask is enough there (the
-    idea of UDPM, Abu-Hussein and Giryes 2023). Every other voxel of the state is taken, which leaves the noise its
-    variance, unlike a mean; image and presegmentation are averaged; the prediction is interpolated. The state itself stays on
-    the scan's grid, so that chain, rules and inferers are those of any denoiser. The weights are those of an ODE-U-Net
-    of the same settings; they should be trained in this way. There is no export of it.
+    At high noise a state contains little but large regions, for which a coarse mask suffices. Every other voxel of the
+    state is used, which keeps the variance of the noise, unlike a mean. Image and pre-segmentation are averaged, and
+    the prediction is interpolated. The state stays on the scan's grid, so chain, rules and inferers are those of any
+    denoiser. The weights have the shapes of :class:`ODEUNet` and should be trained with this class. TorchScript cannot
+    express it.
 
     Args:
-        coarse_from: time index from which on a prediction is coarse.
-        kwargs: as :class:`ODEUNet`.
+        coarse_from: first time index at which the prediction is coarse.
+        kwargs: arguments of :class:`ODEUNet`.
 
     Raises:
-        ValueError: as :class:`ODEUNet`.
+        UserError: as :class:`ODEUNet`.
+
+    Reference: Abu-Hussein and Giryes 2023 (UDPM).
     """
 
     def __init__(self, *, coarse_from: int = 800, **kwargs: Any) -> None:
@@ -33,7 +35,7 @@ class CoarseODEUNet(ODEUNet):
         self.coarse_from = coarse_from
 
     def encode(self, image: torch.Tensor, presegmentation: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """Return the condition's features on the scan's grid, and after them those on the coarser one."""
+        """Return the condition's features on the scan's grid, followed by those on the coarser grid."""
         size = self.coarse_size(image.shape[2:])
         smaller = [None if x is None else F.interpolate(x, size, mode="area") for x in (image, presegmentation)]
         return super().encode(image, presegmentation) + super().encode(*smaller)  # type: ignore[arg-type]
@@ -41,7 +43,7 @@ class CoarseODEUNet(ODEUNet):
     def denoise(
         self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str = "", solver_steps: int = 0
     ) -> torch.Tensor:
-        """Return the prediction, (B, K, ...), coarse for the states whose time is ``coarse_from`` or later."""
+        """Return the prediction, (B, K, ...), coarse for states with a time index of ``coarse_from`` or later."""
         coarse = (t >= self.coarse_from).expand(len(x_t))
         if coarse.all():
             return self._coarse(x_t, t, features, solver, solver_steps)

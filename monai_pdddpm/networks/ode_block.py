@@ -1,9 +1,4 @@
-"""A block that moves its features along a second-order differential equation.
-
-``dz/dt = v, dv/dt = a(z, v, e)`` on t in [0, 1] with a learned ``v(0) = g(z(0))`` (SONODE, Norcliffe et al. 2020, the
-form on which Continuous U-Net, Cheng et al. 2024, and The Missing U, Calvo-Ordonez et al. 2024, are built). ``e`` is
-the embedding of the diffusion time; it enters by scale and shift *after* the norm, which would cancel it before.
-"""
+"""A block that moves its features along a second-order ordinary differential equation."""
 
 from __future__ import annotations
 
@@ -13,15 +8,18 @@ from monai.networks.layers.factories import Conv
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .solvers import ADAPTIVE_SOLVERS, FIXED_STEP_SOLVERS, tableau
+from monai_pdddpm.utils.checks import check_choice
 
-GRADIENTS = ("backprop", "checkpoint", "adjoint")
+from .solvers import ADAPTIVE_SOLVERS, tableau
+
+GRADIENTS = ("backprop", "checkpoint")
 
 
 class Acceleration(nn.Module):
     """``a(z, v, e)``: norm, conv of z plus a pointwise map of v, norm, scale and shift by e, conv.
 
-    The last convolution starts at zero, so that a new block starts as ``z + v(0)``.
+    The time embedding e enters by scale and shift *after* the norm, which would cancel it before. The last convolution
+    starts at zero, so a new block is ``z + v(0)``.
 
     Args:
         spatial_dims: 2 or 3.
@@ -68,36 +66,24 @@ class InitialVelocity(nn.Module):
         return self.conv(self.act(self.norm(z)))
 
 
-class _Field(nn.Module):
-    """The right-hand side on the state (z, v, scale, shift), as torchdiffeq wants it.
-
-    Scale and shift ride in the state with zero derivative: the adjoint method returns gradients of the state and the
-    parameters only, so anything else that it closes over would silently get none.
-    """
-
-    def __init__(self, acceleration: nn.Module) -> None:
-        super().__init__()
-        self.acceleration = acceleration
-
-    def forward(self, t: torch.Tensor, state: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        z, v, scale, shift = state
-        acceleration = self.acceleration(z, v, scale, shift).to(v.dtype)
-        return v, acceleration, torch.zeros_like(scale), torch.zeros_like(shift)
-
-
 class SecondOrderODEBlock(nn.Module):
-    """Solve ``dz/dt = v, dv/dt = a(z, v, e)`` from t = 0 to 1 and return z(1).
+    """Solve ``dz/dt = v, dv/dt = a(z, v, e), v(0) = g(z(0))`` from t = 0 to 1 and return z(1).
 
-    The state is kept in float32 or wider whatever autocast does to the convolutions.
+    The state is float32 or wider, whatever autocast does to the convolutions.
 
     Args:
         spatial_dims: 2 or 3.
         channels: channels of z.
-        embedding_channels: width of the time embedding.
+        embedding_channels: width of the time embedding e.
         groups: groups of the norms.
-        gradient: ``"backprop"`` keeps all stages, ``"checkpoint"`` recomputes the block in the backward pass,
-            ``"adjoint"`` integrates backwards in time (torchdiffeq; memory independent of the number of steps).
+        gradient: ``"backprop"`` stores all stages, ``"checkpoint"`` recomputes the block in the backward pass.
         tolerance: relative and absolute tolerance of the adaptive solvers.
+
+    Raises:
+        UserError: if the gradient is another one.
+
+    Reference: Norcliffe et al. 2020 (SONODE); Cheng et al. 2024 (Continuous U-Net); Calvo-Ordonez et al. 2024
+    (The Missing U).
     """
 
     def __init__(
@@ -110,8 +96,7 @@ class SecondOrderODEBlock(nn.Module):
         tolerance: float = 1e-3,
     ) -> None:
         super().__init__()
-        if gradient not in GRADIENTS:
-            raise ValueError(f"gradient: '{gradient}' was found, one of {', '.join(GRADIENTS)} is expected")
+        check_choice("gradient", gradient, GRADIENTS)
         self.acceleration = Acceleration(spatial_dims, channels, groups)
         self.velocity = InitialVelocity(spatial_dims, channels, groups)
         self.film = nn.Linear(embedding_channels, 2 * channels)
@@ -124,15 +109,18 @@ class SecondOrderODEBlock(nn.Module):
         Args:
             z: z(0), (B, C, ...).
             embedding: e, (B or 1, E).
-            solver: a fixed-step one (``euler``, ``midpoint``, ``rk4``) or an adaptive one of torchdiffeq.
-            steps: number of equal steps of a fixed-step solver, 1 or more; adaptive ones choose their own.
+            solver: a fixed-step solver (``euler``, ``midpoint``, ``rk4``) or an adaptive one of torchdiffeq.
+            steps: number of equal steps of a fixed-step solver, 1 or more; adaptive solvers choose their own.
+
+        Raises:
+            ValueError: if the solver is another one.
         """
         scale, shift = self.film(embedding).chunk(2, dim=1)
         for _ in range(z.dim() - 2):
             scale, shift = scale.unsqueeze(-1), shift.unsqueeze(-1)
         if not torch.jit.is_scripting():
-            if solver in ADAPTIVE_SOLVERS or self.gradient == "adjoint":
-                return self._with_torchdiffeq(z, scale, shift, solver, steps)
+            if solver in ADAPTIVE_SOLVERS:
+                return self._adaptive(z, scale, shift, solver)
             if self.gradient == "checkpoint" and torch.is_grad_enabled():
                 return checkpoint(self.integrate, z, scale, shift, solver, steps, use_reentrant=False)
         return self.integrate(z, scale, shift, solver, steps)
@@ -153,7 +141,7 @@ class SecondOrderODEBlock(nn.Module):
                     if a[i][j] != 0.0:
                         v_i = torch.add(v_i, dv[j], alpha=h * a[i][j])
                 dz.append(v_i)
-                if step + 1 < steps or i + 1 < len(b):  # the very last one would move v(1) only, which nothing reads
+                if step + 1 < steps or i + 1 < len(b):  # the very last one would change v(1) only, which is not used
                     z_i = z
                     for j in range(i):
                         if a[i][j] != 0.0:
@@ -167,27 +155,21 @@ class SecondOrderODEBlock(nn.Module):
         return z
 
     @torch.jit.unused
-    def _with_torchdiffeq(
-        self, z: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, solver: str, steps: int
-    ) -> torch.Tensor:
-        from torchdiffeq import odeint, odeint_adjoint
+    def _adaptive(self, z: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, solver: str) -> torch.Tensor:
+        """Solve one sample at a time, because torchdiffeq's step control takes one norm over the whole batch."""
+        from torchdiffeq import odeint
 
-        if solver not in FIXED_STEP_SOLVERS + ADAPTIVE_SOLVERS:
-            raise ValueError(
-                f"solver: '{solver}' was found, one of {FIXED_STEP_SOLVERS + ADAPTIVE_SOLVERS} is expected"
-            )
-        scale, shift = (p.expand(z.shape[0], *p.shape[1:]).contiguous() for p in (scale, shift))
-        state = (z, self.velocity(z).to(z.dtype), scale.to(z.dtype), shift.to(z.dtype))
         time = torch.tensor([0.0, 1.0], device=z.device, dtype=z.dtype)
-        fixed = solver in FIXED_STEP_SOLVERS
-        options = {"step_size": 1.0 / steps} if fixed else None
-        field = _Field(self.acceleration)
-        solve = odeint_adjoint if self.gradient == "adjoint" else odeint
-        tolerance = {"rtol": self.tolerance, "atol": self.tolerance}
-        if fixed:
-            return solve(field, state, time, method=solver, options=options, **tolerance)[0][-1]
-        # one sample at a time: torchdiffeq's step control takes one norm over the whole state, the batch included
-        samples = zip(*(part.split(1) for part in state), strict=True)
-        # with a step that ends at t = 1: torchdiffeq would interpolate, for bosh3 and adaptive_heun to first order only
-        adaptive = {"method": solver, "options": {"step_t": time}, **tolerance}
-        return torch.cat([solve(field, sample, time, **adaptive)[0][-1] for sample in samples])
+        # a step that ends at t = 1: torchdiffeq would interpolate, for bosh3 and adaptive_heun to first order only
+        options = {"step_t": time}
+        film = [(p.expand(len(z), *p.shape[1:]).split(1)) for p in (scale, shift)]
+        ends = []
+        for z_0, v_0, own_scale, own_shift in zip(z.split(1), self.velocity(z).split(1), *film, strict=True):
+
+            def field(t: torch.Tensor, state: tuple, own_scale=own_scale, own_shift=own_shift) -> tuple:
+                return state[1], self.acceleration(state[0], state[1], own_scale, own_shift).to(z.dtype)
+
+            state, tolerance = (z_0, v_0.to(z.dtype)), self.tolerance
+            solution = odeint(field, state, time, rtol=tolerance, atol=tolerance, method=solver, options=options)
+            ends.append(solution[0][-1])
+        return torch.cat(ends)

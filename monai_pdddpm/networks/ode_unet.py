@@ -1,4 +1,4 @@
-"""ODE-U-Net: the denoiser, a U-Net of second-order ODE blocks, and its condition encoder that does not see t."""
+"""ODE-U-Net: the denoiser, a U-Net of second-order ODE blocks, with a condition encoder that does not see t."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 from torch import nn
 from torch.nn import functional as F
 
+from monai_pdddpm.utils.checks import check_choice, check_range
+from monai_pdddpm.utils.errors import UserError
+
 from .ode_block import SecondOrderODEBlock
 from .solvers import ADAPTIVE_SOLVERS, FIXED_STEP_SOLVERS, evaluations
 
 
 class ConditionEncoder(nn.Module):
-    """Features of the image (and of the presegmentation) for every resolution of the denoiser.
+    """Features of the image and of the pre-segmentation for every resolution of the denoiser.
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: channels of image and presegmentation together.
+        in_channels: channels of image and pre-segmentation together.
         stem_channels: channels at full resolution.
         stride: step from full resolution to the first level, 1 or 2.
         channels: channels of each level, finest first.
@@ -50,38 +53,37 @@ class ConditionEncoder(nn.Module):
         """Return the features: first at full resolution (B, S, ...), then one per level (B, C_i, ...)."""
         h = self.stem(x)
         features = [h]
-        for level, project in zip(self.levels, self.to_denoiser):  # noqa: B905  (TorchScript knows no strict)
+        for level, project in zip(self.levels, self.to_denoiser):  # noqa: B905  (TorchScript has no strict)
             h = level(h)
             features.append(project(h))
         return features
 
 
 class ODEUNet(nn.Module):
-    """The denoiser g(x_t, t, I): what it predicts of x_0 (or of the noise) from a noisy label map.
+    """The denoiser g(x_t, t, I): predicts x_0, the noise or v from a noisy label map.
 
-    The state enters by a strided convolution, so that the ODE blocks work at ``1 / stride`` of the resolution; the
-    head brings it together with the condition's features at full resolution. What depends on the image alone is
-    computed once by :meth:`encode`; :meth:`denoise` adds it at each level, by broadcasting when one image serves many
-    members.
+    The state enters by a strided convolution, so the ODE blocks work at ``1 / stride`` of the resolution. The head
+    combines it with the condition's features at full resolution. :meth:`encode` computes the features of the image
+    once; :meth:`denoise` adds them at each level, by broadcasting if one image serves many members.
 
     Args:
         spatial_dims: 2 or 3.
         image_channels: channels of the image.
         num_classes: K, channels of x_t and of the output, the background included.
-        presegmentation_channels: channels of the presegmentation that the condition encoder sees beside the image, K or 0.
+        presegmentation_channels: channels of the pre-segmentation in the condition, K or 0.
         channels: channels of each level, finest first; multiples of ``groups``.
         stem_channels: channels at full resolution; a multiple of ``groups``.
         stride: step from full resolution to the first level, 1 or 2.
         embedding_channels: width of the time embedding, even.
-        attention: spatial attention with a residual at the lowest level. Cannot be exported as TorchScript.
+        attention: spatial attention with a residual at the lowest level; TorchScript cannot express it.
         groups: groups of the norms.
         solver: ``"euler"``, ``"midpoint"``, ``"rk4"`` or an adaptive solver of torchdiffeq (``"dopri5"``, ...).
         solver_steps: equal steps of a fixed-step solver in each block.
         gradient: see :class:`SecondOrderODEBlock`.
-        upsampling: ``"nearest"``, which convolutions smooth, or ``"linear"``, which costs a fifth of a call on a CPU.
+        upsampling: ``"nearest"``, or ``"linear"``, which takes a fifth of a call on a CPU.
 
     Raises:
-        ValueError: when a width is no multiple of ``groups``, or stride, solver, steps or upsampling are not allowed.
+        UserError: if a width is not a multiple of ``groups``, or stride, solver, steps or upsampling are not allowed.
     """
 
     def __init__(
@@ -151,13 +153,14 @@ class ODEUNet(nn.Module):
 
         Args:
             image: (B, C, ...), each axis divisible by ``divisor``.
-            presegmentation: (B, K, ...), when the network was made with presegmentation channels.
+            presegmentation: (B, K, ...), required if the network has pre-segmentation channels.
+
+        Raises:
+            ValueError: if the pre-segmentation is required and missing.
         """
         if self.presegmentation_channels > 0:
             if presegmentation is None:
-                raise ValueError(
-                    "presegmentation: this denoiser was made with presegmentation channels and needs the presegmentation"
-                )
+                raise ValueError("presegmentation: found None, expected one for this denoiser; pass it to encode")
             image = torch.cat([image, presegmentation.to(image.dtype)], dim=1)
         return self.encoder(image)
 
@@ -170,12 +173,12 @@ class ODEUNet(nn.Module):
         Args:
             x_t: (B, K, ...).
             t: time index, (B,) or (1,), any real or integer type.
-            features: from :meth:`encode`, of batch size B or 1.
-            solver: in place of the one given at construction.
-            solver_steps: in place of the number given at construction.
+            features: result of :meth:`encode`, of batch size B or 1.
+            solver: replaces the network's own unless empty.
+            solver_steps: replace the network's own unless 0.
 
         Returns:
-            (B, K, ...), logits of x_0, or what the network was trained to predict.
+            (B, K, ...), logits of x_0, or the quantity that the network was trained to predict.
         """
         solver = solver if solver != "" else self.solver
         steps = solver_steps if solver_steps > 0 else self.solver_steps
@@ -206,17 +209,16 @@ def _check(
     channels: Sequence[int], stem: int, stride: int, groups: int, solver: str, solver_steps: int, upsampling: str
 ) -> None:
     if any(width % groups for width in (stem, *channels)):
-        raise ValueError(f"channels: {stem}, {tuple(channels)} were found, multiples of groups={groups} are expected")
+        raise UserError(
+            f"channels: found {stem} and {tuple(channels)}, expected multiples of groups={groups}; fix network_def"
+        )
     if stride not in (1, 2):
-        raise ValueError(f"stride: {stride} was found, 1 or 2 is expected")
-    if solver not in FIXED_STEP_SOLVERS + ADAPTIVE_SOLVERS:
-        raise ValueError(f"solver: '{solver}' was found, one of {FIXED_STEP_SOLVERS + ADAPTIVE_SOLVERS} is expected")
-    if upsampling not in ("nearest", "linear"):
-        raise ValueError(f"upsampling: '{upsampling}' was found, nearest or linear is expected")
-    if solver_steps < 1:
-        raise ValueError(f"solver_steps: {solver_steps} was found, 1 or more is expected")
+        raise UserError(f"stride: found {stride}, expected 1 or 2; fix network_def")
+    check_choice("solver", solver, FIXED_STEP_SOLVERS + ADAPTIVE_SOLVERS)
+    check_choice("upsampling", upsampling, ("nearest", "linear"))
+    check_range("solver_steps", solver_steps, 1)
     if solver in FIXED_STEP_SOLVERS and evaluations(solver, solver_steps) == 0:
-        raise ValueError(
-            f"solver_steps: {solver_steps} was found with solver='{solver}', which then never evaluates the "
-            f"acceleration and ignores the diffusion time; use 2 steps or more, or midpoint"
+        raise UserError(
+            f"solver_steps: found {solver_steps} with solver='{solver}', which then ignores the diffusion time, "
+            "expected 2 or more; raise it, or use midpoint"
         )

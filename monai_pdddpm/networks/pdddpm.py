@@ -154,7 +154,7 @@ class PDDDPM(nn.Module):
         Returns:
             Probabilities of the prediction at the last time step, (B, K, ...) float32.
 
-        Reference: Guo et al. 2022 (PD-DDPM), algorithm 2.
+        Reference: Guo et al. 2022 (PD-DDPM).
         """
         x_pre = self.state(presegmentation)
         x_t = self.start(presegmentation, noise[0], chain.time_steps[0])

@@ -134,8 +134,8 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], file: 
     if wrong:
         found = [f"{k} {tuple(weights[k].shape) if k in weights else 'missing'}" for k in wrong[:3]]
         raise UserError(
-            f"model_file: {file} holds weights of another network: {len(wrong)} entries do not fit ({'; '.join(found)}); "
-            "use the weights of this bundle, or the network_def that they were trained with"
+            f"model_file: {file} holds weights of another network: {len(wrong)} entries do not fit "
+            f"({'; '.join(found)}); use the weights of this bundle, or the network_def that they were trained with"
         )
     broken = [k for k, v in weights.items() if v.is_complex() or not torch.isfinite(v).all()]
     if broken:

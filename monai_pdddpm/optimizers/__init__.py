@@ -1,4 +1,4 @@
-"""How a training's learning rate goes."""
+"""Schedules of the learning rate."""
 
 from .cosine import CosineDecay
 

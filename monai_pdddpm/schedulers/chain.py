@@ -57,7 +57,7 @@ def chain_step(
         noise: standard normal field, required by stochastic rules.
         chain: rule and process.
 
-    Reference: Shi et al. 2024 (Resfusion), eq. 8 and 10.
+    Reference: Shi et al. 2024 (Resfusion), eq. 8.
     """
     if chain.residual:
         residual = x_pre - x_0

@@ -1,8 +1,8 @@
 """Reverse steps from t to t_prev, for any pair of times.
 
 MONAI's ``DDPMScheduler.step`` always uses the coefficients of (t, t-1), and its ``DDIMScheduler.step`` those of
-(t, t - T // n), although ``set_timesteps`` spaces the times differently. Here the pair is an argument; ``abar_prev = 1``
-is the end of the chain.
+(t, t - T // n), although ``set_timesteps`` spaces the times differently. Here the pair is an argument;
+``abar_prev = 1`` is the end of the chain.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Noise schedules, all MONAI's; what is added is the vocabulary of a truncated start."""
+"""MONAI's noise schedules, and the state at a time of theirs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def cumulative_schedule(num_train_timesteps: int = 1000, schedule: str = "cosine
 
     Args:
         num_train_timesteps: T.
-        schedule: a schedule of :class:`monai.networks.schedulers.NoiseSchedules`: ``"cosine"``, ``"linear_beta"``, ...
-        options: arguments of that schedule, such as ``beta_start`` and ``beta_end``.
+        schedule: name in :class:`monai.networks.schedulers.NoiseSchedules`: ``"cosine"``, ``"linear_beta"``, ...
+        options: arguments of the schedule, such as ``beta_start`` and ``beta_end``.
 
     Returns:
         (T,) float32, falling from almost 1 towards 0.
@@ -28,11 +28,13 @@ def signal_to_noise(abar_t: torch.Tensor) -> torch.Tensor:
 
 
 def start_state(x_pre: torch.Tensor, noise: torch.Tensor, abar_t: torch.Tensor) -> torch.Tensor:
-    """Return sqrt(abar_t) x + sqrt(1 - abar_t) eps: q(x_t | x_0) (DDPM, eq. 4), and PD-DDPM's start from x_pre.
+    """Return sqrt(abar_t) x + sqrt(1 - abar_t) eps: a sample of q(x_t | x_0), or PD-DDPM's start from x_pre.
 
     Args:
         x_pre: the clean state, (B, K, ...).
         noise: eps, of a shape that broadcasts with it.
         abar_t: scalar or (B, 1, ...).
+
+    Reference: Ho et al. 2020 (DDPM), eq. 4; Guo et al. 2022 (PD-DDPM).
     """
     return abar_t.sqrt() * x_pre + (1 - abar_t).sqrt() * noise

@@ -37,8 +37,9 @@ def scratch_tensor(shape: Sequence[int], device: torch.device, dtype: torch.dtyp
                 os.posix_fallocate(file.fileno(), 0, size)
             mapped = np.memmap(file, dtype=np.uint8, mode="w+", shape=size)
     except OSError as error:
+        reason = error.strerror or error
         raise UserError(
-            f"{tempfile.tempdir or 'TMPDIR'}: found no room for {size // 2**20} MiB of members ({error.strerror or error}); set TMPDIR to a "
-            "larger disk, lower --members, or leave the members out with --write_members False"
+            f"{tempfile.tempdir or 'TMPDIR'}: found no room for {size // 2**20} MiB of members ({reason}); set TMPDIR "
+            "to a larger disk, lower --members, or leave the members out with --write_members False"
         ) from error
     return torch.from_numpy(mapped).view(dtype).view(*shape)

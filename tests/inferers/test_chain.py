@@ -52,26 +52,26 @@ def given():
 
 def run(network, given, rule=None, process="ddpm", steps=STEPS, members=slice(None), **options):
     image, presegmentation, noise = given
-    noise = [field[members] for field in noise]
-    features = network.encode(image, presegmentation)
     rule = rule or DDIMRule()
     options = {"solver_steps": [0] * len(steps)} | options
     chain = Chain(steps, rule=rule.name, eta=rule.eta, residual=process == "residual", **options)
+    noise = [field[members] for field in noise[: chain.draws]]
+    features = network.encode(image, presegmentation)
     return reverse_chain(network, presegmentation, features, noise, chain)
 
 
-def by_hand(network, given, process, eta):
+def by_hand(network, given, process, eta, steps):
     """DDIM's eq. 12 in float64; the residual process is the same chain on x - R."""
     image, presegmentation, noise = (x.double() if torch.is_tensor(x) else [f.double() for f in x] for x in given)
     abar = network.abar.double()
     x_pre = presegmentation * 2 - 1
     features = [image, x_pre]  # the encoder is shown the state
-    x = abar[STEPS[0]].sqrt() * x_pre + (1 - abar[STEPS[0]]).sqrt() * noise[0]
-    for i, t in enumerate(STEPS):
+    x = abar[steps[0]].sqrt() * x_pre + (1 - abar[steps[0]]).sqrt() * noise[0]
+    for i, t in enumerate(steps):
         x_0 = logits(x, t, features).softmax(1) * 2 - 1
-        if i + 1 == len(STEPS):
+        if i + 1 == len(steps):
             return (x_0 + 1) / 2
-        a, b = abar[t], abar[STEPS[i + 1]]
+        a, b = abar[t], abar[steps[i + 1]]
         shift = x_pre - x_0 if process == "residual" else 0
         y, y_0 = x - shift, x_0 - shift
         eps = (y - a.sqrt() * y_0) / (1 - a).sqrt()
@@ -81,10 +81,11 @@ def by_hand(network, given, process, eta):
 
 @pytest.mark.parametrize("process", ["ddpm", "residual"])
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
-def test_chain_by_hand(network, given, process, eta):
-    found = run(network, given, DDIMRule(eta), process)
+@pytest.mark.parametrize("steps", [STEPS, [799, 90]])
+def test_chain_by_hand(network, given, process, eta, steps):
+    found = run(network, given, DDIMRule(eta), process, steps)
     assert found.dtype == torch.float32
-    assert torch.allclose(found.double(), by_hand(network, given, process, eta), atol=1e-5)
+    assert torch.allclose(found.double(), by_hand(network, given, process, eta, steps), atol=1e-5)
     assert torch.allclose(found.sum(1), torch.ones(()))
 
 
@@ -115,6 +116,25 @@ def test_members_of_a_batch_do_not_see_each_other(network, given, rule):
     together = run(network, given, rule)
     for i in range(4):
         assert torch.equal(run(network, given, rule, members=slice(i, i + 1)), together[i : i + 1])
+
+
+@pytest.mark.parametrize("members", [2, 3, 4])
+def test_half_of_the_members_with_their_own_features_when_memory_is_short(network, given, members, caplog):
+    _, presegmentation, noise = given
+    images = torch.randn(members, 1, 6, 5, generator=torch.Generator().manual_seed(1))
+    own, shared = network.encode(images, presegmentation.expand(members, 2, 6, 5)), presegmentation
+    chain, fields = Chain(STEPS, [0, 0, 0]), [noise[0][:members]]
+    expected = reverse_chain(network, shared, own, fields, chain)
+    denoise = network.denoiser.denoise
+
+    def small(x_t, *others):
+        if len(x_t) > 1:
+            raise torch.OutOfMemoryError
+        return denoise(x_t, *others)
+
+    network.denoiser.denoise = small
+    assert torch.equal(reverse_chain(network, shared, own, fields, chain), expected)
+    assert f"out of memory on cpu with {members} members at once" in caplog.text
 
 
 def test_seconds_are_summed_by_stage():

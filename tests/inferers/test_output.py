@@ -74,5 +74,5 @@ def test_run_info_survives_the_decollation_of_a_batch():
     found = [item.meta["ensemble_run"] for item in decollate_batch(batch)]
     assert found == infos
     report = found[1].as_report()
-    assert report["windows_run"] == 2 and report["members"] == 8
+    assert (report["windows_run"], report["members"]) == (2, 8)
     assert report["seconds"] == {"chain": 1.5}

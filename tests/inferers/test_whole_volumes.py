@@ -9,6 +9,7 @@ from monai.data import MetaTensor
 from monai_pdddpm.inferers import PDDDPMInferer, members
 from monai_pdddpm.inferers.active_voxels import active_voxels
 from monai_pdddpm.inferers.members import member_memory_budget, volume_device
+from monai_pdddpm.inferers.stopwatch import Stopwatch
 from monai_pdddpm.inferers.windows import WindowPlan, WindowRegion
 from monai_pdddpm.schedulers import AncestralRule, DDIMRule
 from monai_pdddpm.utils import scratch
@@ -38,6 +39,7 @@ class TestActiveVoxels:
         picture[0] = ".#......##.."
         assert as_text(active_voxels(p, 0.05, 0)) == picture
         assert as_text(active_voxels(p, 0.05, 1)) == grown
+        assert as_text(active_voxels(p, 0.07, 0)) == picture
         assert as_text(active_voxels(p, 0.2, 0)) == ["........##.."] * 3
 
     def test_diagonal_neighbours_make_a_border(self):
@@ -177,8 +179,28 @@ class TestActiveWindows:
         ]
         assert runs[0] >= runs[1]
 
+    def test_uncovered_voxels_keep_the_soft_pre_segmentation(self):
+        x = torch.full((1, 1, 40, 8), 0.1)  # the segmenter is nowhere certain
+        x[..., 2:4, :], x[..., 36:38, :] = -0.1, -0.1  # two borders, whose windows leave a gap in the bounding box
+        output = inferer((8, 8), uncertainty_threshold=0.9)(x, formula_pair(lambda x_t, features: 3 * x_t))[0]
+        preseg, members = output[2 * K : 3 * K], output[3 * K :].unflatten(0, (3, K))
+        assert torch.equal(members[:, :, 15:25], preseg[:, 15:25].expand(3, K, 10, 8))
+        assert preseg.max() < 0.6
+        assert (members[:, :, :5] - preseg[:, :5]).abs().max() > 0.1
+
 
 class TestMemory:
+    @pytest.mark.parametrize(("rule", "at_once"), [(DDIMRule(), 8), (DDIMRule(1.0), 4)])
+    def test_as_many_members_as_their_noise_and_sum_fit(self, rule, at_once):
+        # 3 classes x 16384 voxels x 4 bytes: a member takes 384 KiB with DDIM, 768 KiB with one field per step
+        settings = inferer((128, 128), memory=3, member_batch=20, rule=rule)
+        plan = WindowPlan((128, 128), (128, 128))
+        region = WindowRegion(plan, plan.windows)
+        probabilities = torch.ones(1, K, 128, 128) / K
+        device = torch.device("cpu")
+        given = (formula_pair(), region, image(128, 128), probabilities, device, Stopwatch(device))
+        assert members.MemberSampler(settings.config, settings.chain, *given).at_once == at_once
+
     def test_when_the_device_is_full_the_members_follow_each_other(self, caplog):
         network, x = formula_pair(), image(16, 16)
         expected = inferer(members=5)(x, network)

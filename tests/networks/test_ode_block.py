@@ -230,25 +230,6 @@ def test_checkpointing_changes_no_bit(solver, steps):
         assert (value is None and found[name] is None) or torch.equal(found[name], value), name
 
 
-def test_the_adjoint_converges_to_the_gradient():
-    # It solves another ODE backwards, so it is as exact as the solver: with rk4, 16 times better for twice the steps.
-    _, exact = gradients("backprop", "rk4", 128)
-    gaps = []
-    for steps in (4, 16):
-        output, found = gradients("adjoint", "rk4", steps)
-        torch.testing.assert_close(output, gradients("backprop", "rk4", steps)[0], rtol=0, atol=1e-12)
-        gaps.append(max(float((found[name] - value).norm() / value.norm()) for name, value in exact.items()))
-    assert gaps[1] < 1e-3
-    assert gaps[0] / gaps[1] > 100
-
-
-def test_the_adjoint_of_an_adaptive_solver_is_the_gradient():
-    _, exact = gradients("backprop", "rk4", 128)
-    _, found = gradients("adjoint", "dopri5", 1, tolerance=1e-8)
-    for name, value in exact.items():
-        assert float((found[name] - value).norm() / value.norm()) < 1e-6, name
-
-
 def test_what_each_mode_keeps_and_recomputes():
     calls, kept = {}, {}
     for gradient in GRADIENTS:
@@ -270,9 +251,7 @@ def test_what_each_mode_keeps_and_recomputes():
     assert calls["backprop"] == (15, 0)
     assert calls["checkpoint"][0] == 15
     assert calls["checkpoint"][1] >= 14  # recomputed, up to the last tensor that is needed
-    assert calls["adjoint"][1] >= 16
     assert kept["checkpoint"] < kept["backprop"] / 10
-    assert kept["adjoint"] < kept["backprop"] / 10
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
@@ -296,9 +275,9 @@ def test_the_state_stays_in_float32_under_autocast(gradient, solver):
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match=r"^gradient: 'none' was found"):
+    with pytest.raises(ValueError, match=r"^gradient: found 'none'"):
         SecondOrderODEBlock(2, 4, EMBEDDING, 2, gradient="none")
     for gradient in GRADIENTS:
         block, (z, e) = alive(gradient), inputs()
-        with pytest.raises(ValueError, match=r"^solver: 'heun' was found"):
+        with pytest.raises(ValueError, match=r"^solver: found 'heun'"):
             block(z, e, "heun", 1)

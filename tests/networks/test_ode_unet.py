@@ -83,7 +83,7 @@ def test_upsampling_repeats_voxels_or_draws_lines_between_them():
         features = [torch.zeros_like(net.encode(image)[0]), *net.encode(image)[1:]]
         found = net.denoise(x_t, t, features)
         assert torch.equal(found, nn.functional.interpolate(coarse[0], scale_factor=2, mode=mode))
-    with pytest.raises(ValueError, match="upsampling: 'cubic' was found, nearest or linear is expected"):
+    with pytest.raises(ValueError, match="upsampling: found 'cubic'"):
         network(upsampling="cubic")
 
 
@@ -105,7 +105,7 @@ def test_a_new_network_does_not_see_the_time_and_one_euler_step_never_would():
     net = network()
     features = net.encode(image)
     assert torch.equal(net.denoise(x_t, t, features, "euler", 1), net.denoise(x_t, t + 300, features, "euler", 1))
-    with pytest.raises(ValueError, match="solver_steps: 1 was found with solver='euler'"):
+    with pytest.raises(ValueError, match="solver_steps: found 1 with solver='euler'"):
         network(solver="euler")
 
 
@@ -134,7 +134,7 @@ def test_every_weight_has_a_gradient_in_every_mode(gradient):
         assert net.embed[layer].weight.grad.abs().max() > 1e-3
 
 
-def test_the_modes_give_the_same_output_and_nearly_the_same_gradient():
+def test_the_modes_give_the_same_output_and_gradient():
     x_t, t, image = inputs()
     outputs, grads = {}, {}
     for gradient in GRADIENTS:
@@ -144,8 +144,6 @@ def test_the_modes_give_the_same_output_and_nearly_the_same_gradient():
         grads[gradient] = torch.cat([p.grad.flatten() for p in net.parameters()])
     assert torch.equal(outputs["checkpoint"], outputs["backprop"])
     assert torch.equal(grads["checkpoint"], grads["backprop"])
-    assert_same(outputs["adjoint"], outputs["backprop"])
-    assert difference(grads["adjoint"], grads["backprop"]) < 0.01 * float(grads["backprop"].abs().max())
 
 
 def test_forward_is_encode_then_denoise_at_every_time():
@@ -285,9 +283,8 @@ def test_torchscript_gives_the_same(spatial_dims, options):
             assert_same(scripted.denoise(x_t, t, theirs, solver, steps), expected)
 
 
-@pytest.mark.parametrize("gradient", ["checkpoint", "adjoint"])
-def test_torchscript_takes_every_gradient_mode(gradient):
-    net = network(gradient=gradient)
+def test_torchscript_takes_checkpointing_too():
+    net = network(gradient="checkpoint")
     x_t, t, image = inputs()
     with torch.no_grad():
         assert_same(torch.jit.script(net)(x_t, t, image), net(x_t, t, image))
@@ -352,5 +349,5 @@ def test_wrong_arguments_are_named(options, name):
 def test_a_wrong_solver_of_a_call_is_named(gradient):
     net = network(gradient=gradient)
     x_t, t, image = inputs()
-    with pytest.raises(ValueError, match=r"^solver: 'heun' was found"):
+    with pytest.raises(ValueError, match=r"^solver: found 'heun'"):
         net.denoise(x_t, t, net.encode(image), "heun", 1)

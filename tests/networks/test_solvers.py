@@ -53,7 +53,7 @@ def test_the_names():
     assert set(FIXED_STEP_SOLVERS) == set(ORDERS)
     assert not set(FIXED_STEP_SOLVERS) & set(ADAPTIVE_SOLVERS)
     for solver in ("heun", "dopri5", ""):
-        with pytest.raises(ValueError, match=rf"^solver: '{solver}' was found"):
+        with pytest.raises(ValueError, match=rf"^solver: found '{solver}'"):
             tableau(solver)
 
 
