@@ -43,6 +43,7 @@ from monai_pdddpm.utils.errors import UserError, friendly_errors  # noqa: E402
 FIRST_SEED = 9000  # far from the seeds of the bundle's own scans
 DISTANCES = (1, 2, 4, 8)
 ANNOTATIONS = 128  # of a scan, for the spread of the volumes
+COMPARED = ("ged", "volume_sd_body", "volume_sd_core")
 CLASSES = ("background", "body", "core")
 LIMIT, INDEPENDENT = "other annotations", "independent voxels, true probabilities"
 OF_THE_MEAN, SEGMENTER = "independent voxels, the ensemble's mean", "the segmenter's answer"
@@ -136,8 +137,8 @@ def measure(
     annotations = []
     for number, phantom in enumerate(phantoms):
         rng = np.random.default_rng(number)
-        maps = np.stack([phantom.draw_annotation(rng) for _ in range(max(ANNOTATIONS, members) + members)])
-        others, maps = maps[:members], maps[members:]
+        many = max(ANNOTATIONS, members)
+        maps, others = (np.stack([phantom.draw_annotation(rng) for _ in range(many)]) for _ in range(2))
         annotations.append(maps)
         rows.setdefault(LIMIT, []).append(compare(others, maps, phantom))
         rows.setdefault(INDEPENDENT, []).append(
@@ -190,7 +191,7 @@ def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
         for metric in columns:
             found = line.get(metric, {"mean": None})
             cell = "-" if found["mean"] is None else f"{found['mean']:.3f}"
-            cells.append(cell + (f" [{found['low']:.3f}, {found['high']:.3f}]" if metric == "ged" else ""))
+            cells.append(cell + (f" [{found['low']:.3f}, {found['high']:.3f}]" if metric in COMPARED else ""))
         rows.append(cells)
     return common.table(["members", *columns.values()], rows)
 
