@@ -7,16 +7,16 @@ from .calibration_file import load_calibration, save_calibration
 from .distributed import GlobalLoss, distributed_network, join_ranks, leave_ranks, rank_device
 from .export import export_ensemble
 from .locate import find_bundle_root, pick_device
-from .settings import check_settings
+from .start import has_full_batch, start_run
 from .threads import fit_threads
 
 __all__ = [
     "GlobalLoss",
-    "check_settings",
     "distributed_network",
     "export_ensemble",
     "find_bundle_root",
     "fit_threads",
+    "has_full_batch",
     "join_ranks",
     "keep_freed_memory",
     "leave_ranks",
@@ -26,4 +26,5 @@ __all__ = [
     "pick_device",
     "rank_device",
     "save_calibration",
+    "start_run",
 ]

@@ -6,32 +6,33 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from monai_pdddpm.inferers import EnsembleConfig
 from monai_pdddpm.metrics.recalibration import Calibration
-from monai_pdddpm.utils.atomic_write import atomic_write
+from monai_pdddpm.utils.atomic_write import write_json
+from monai_pdddpm.utils.checks import check_switch
 from monai_pdddpm.utils.errors import UserError
 
+FITTED_WITH = ("members", "time_steps", "presegmentation_weight")  # settings that a calibration depends on
 
-def load_calibration(
-    path: str | os.PathLike, use: bool = True, settings: Mapping[str, Any] | None = None
-) -> Calibration:
-    """Read a calibration; the one that changes nothing when there is no file, or none is wanted.
+
+def load_calibration(path: str | os.PathLike, use: bool = True, config: EnsembleConfig | None = None) -> Calibration:
+    """Read a calibration; return the identity if there is no file or none is wanted.
 
     Args:
-        path: JSON file that ``calibrate.json`` wrote.
-        use: False leaves the answer as it is.
-        settings: of this run. Where they differ from those that the calibration was fitted with, a printed line says
-            so, since its numbers are then only near the truth.
+        path: JSON file of ``calibrate.json``.
+        use: False leaves the probabilities unchanged.
+        config: settings of this run. If they differ from those of the fit, a printed line says so, because its
+            numbers are then approximate.
 
     Raises:
-        UserError: when the file is not such a calibration.
+        UserError: if the file is not a calibration, or ``use`` is not a switch.
     """
+    check_switch("calibrated", use)
     if not use or not Path(path).is_file():
         return Calibration()
-    remedy = "fit it anew with configs/calibrate.json, or go without by --calibrated False"
+    remedy = "fit it again with configs/calibrate.json, or skip it with --calibrated False"
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         known = {field.name for field in dataclasses.fields(Calibration)}
@@ -58,16 +59,14 @@ def load_calibration(
     except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: not a calibration ({error}); {remedy}") from error
     fitted_with = calibration.fitted.get("settings", {})
-    differing = [key for key, value in (settings or {}).items() if key in fitted_with and fitted_with[key] != value]
+    now = config.as_report() if config is not None else {}
+    differing = [key for key in FITTED_WITH if key in now and key in fitted_with and fitted_with[key] != now[key]]
     if differing:
-        found = ", ".join(f"{key} {fitted_with[key]}, now {settings[key]}" for key in differing)  # type: ignore[index]
+        found = ", ".join(f"{key} {fitted_with[key]}, now {now[key]}" for key in differing)
         print(f"{path}: fitted with {found}; intervals and predicted Dice are then approximate")
     return calibration
 
 
 def save_calibration(calibration: Calibration, path: str | os.PathLike) -> None:
-    """Write a calibration so that the file is complete or not there."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dataclasses.asdict(calibration), indent=2, ensure_ascii=False, allow_nan=False)
-    with atomic_write(path) as part:
-        part.write_text(text + "\n", encoding="utf-8")
+    """Write a calibration, complete or not at all."""
+    write_json(path, dataclasses.asdict(calibration))

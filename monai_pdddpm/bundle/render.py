@@ -92,7 +92,7 @@ def render_all(root: Path) -> list[Path]:
 
 
 def as_text(content: Any) -> str:
-    """Return the JSON text that is committed for ``content``: plain lists on one line, all else indented."""
+    """Return the JSON text that is committed for ``content``: plain lists and small objects on one line."""
     return _dump(content, 0) + "\n"
 
 
@@ -101,6 +101,8 @@ def _dump(content: Any, indent: int) -> str:
     if not isinstance(content, (dict, list)) or not content:
         return one_line
     plain = isinstance(content, list) and not any(isinstance(item, (dict, list)) for item in content)
+    if isinstance(content, dict):
+        plain = len(content) <= 3 and not any(isinstance(value, (dict, list)) for value in content.values())
     if plain and indent + len(one_line) < 110:
         return one_line
     pad = " " * indent

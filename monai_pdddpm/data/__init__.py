@@ -12,12 +12,10 @@ from .checks import CheckImaged, CheckLabeld, check_voxels
 from .datalist import inference_cases, labelled_cases, training_cases
 from .dataset import CaseDataset, CaseFailure, case_collate
 from .folds import fold_cases, with_annotations
-from .label_values import LabelValueWriter
 from .loading import LoadScan, LoadScand
 from .pending_cases import pending_cases
 from .scan_spec import ScanSpec
 from .scans import plan_scan
-from .writer import GridWriter
 
 __all__ = [
     "CachedDataset",
@@ -26,8 +24,6 @@ __all__ = [
     "CaseFailure",
     "CheckImaged",
     "CheckLabeld",
-    "GridWriter",
-    "LabelValueWriter",
     "LoadScan",
     "LoadScand",
     "RankSampler",

@@ -1,29 +1,25 @@
-"""Ignite handlers: what happens around training and evaluation."""
+"""Ignite handlers of training, inference and evaluation."""
 
 from .calibration_fit import CalibrationFit
-from .case_report import CaseReport
+from .case_files import CaseFiles
 from .checkpoint import EpochSeed, ModelSaver, TrainingCheckpoint
 from .distributed_members import DistributedMembersHandler
 from .evaluation_report import EvaluationReport
-from .folder_report import FolderReport
-from .progress import CaseProgress, Progress, TrackedLoss
-from .provenance import ProvenanceHandler
-from .reraise_exceptions import ReraiseExceptions
-from .viewer_files import ViewerFiles
+from .progress import Attached, CaseProgress, Progress, ReraiseExceptions, TrackedLoss
+from .run_files import RunFiles
 
 __all__ = [
+    "Attached",
     "CalibrationFit",
+    "CaseFiles",
     "CaseProgress",
-    "CaseReport",
     "DistributedMembersHandler",
     "EpochSeed",
     "EvaluationReport",
-    "FolderReport",
     "ModelSaver",
     "Progress",
-    "ProvenanceHandler",
     "ReraiseExceptions",
+    "RunFiles",
     "TrackedLoss",
     "TrainingCheckpoint",
-    "ViewerFiles",
 ]

@@ -13,47 +13,49 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
-from monai_pdddpm.bundle.calibration_file import save_calibration
-from monai_pdddpm.data.case import case_name
+from monai_pdddpm.bundle.calibration_file import FITTED_WITH, save_calibration
+from monai_pdddpm.data.case import case_of
+from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.metrics.calibration import near_structure
 from monai_pdddpm.metrics.recalibration import CalibrationCase, cross_validated, fit_calibration
 from monai_pdddpm.transforms.case_summary import agreement, foreground_labels, voxel_volume_ml
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
 
-LEAST_CASES = 6  # each is left out in turn, and a fit needs five
+FEWEST_CASES = 6  # each is left out once, and a fit needs five
 
 
 class CalibrationFit:
-    """Collect what the cases of an evaluation say, and write the calibration when all are done.
+    """Collect the cases of an evaluation, and write the calibration after the last one.
 
-    Each item needs ``pred`` (K, ...), ``seg``, ``members``, ``label`` and the ``result`` of
-    :class:`monai_pdddpm.transforms.CaseSummaryd`. Of several processes the first one fits on the cases of all.
+    Each item needs ``prob`` (K, X, Y, Z), ``seg``, ``members``, ``label`` and the ``result`` of
+    :class:`monai_pdddpm.transforms.CaseSummaryd`. The first process fits on the cases of all.
 
     Args:
         path: JSON file to write.
         labels: channel index -> name, the background included.
-        settings: of the run, kept beside the figures.
-        voxels: most voxels of one case that the temperature is fitted on, drawn at random.
-        seed: of that draw.
-        near_voxels: reach of the region near the structure.
+        inferer: its settings are stored beside the calibration.
+        voxels: largest number of voxels per case in the fit of the temperature, drawn at random.
+        seed: seed of that draw.
+        near_voxels: width of the region near the structure, in voxels.
 
     Raises:
-        UserError: at the end of the run, when too few cases were done.
+        UserError: at the end of the run, if there are too few cases.
     """
 
     def __init__(
         self,
         path: str | os.PathLike,
         labels: Mapping[str, str],
-        settings: Mapping[str, Any],
+        inferer: PDDDPMInferer,
         voxels: int = 20000,
         seed: int = 0,
         near_voxels: int = 3,
     ) -> None:
         self.path = Path(path)
         self.labels = foreground_labels(labels)
-        self.settings = dict(settings)
+        settings = inferer.config.as_report()
+        self.settings = {key: settings[key] for key in FITTED_WITH}
         self.voxels = voxels
         self.seed = seed
         self.near_voxels = near_voxels
@@ -66,18 +68,18 @@ class CalibrationFit:
         engine.add_event_handler(Events.COMPLETED, self.write)
 
     def collect(self, engine: Engine) -> None:
-        """Keep what is needed of each case in the engine's output."""
+        """Store what the fit needs of each case in the engine's output."""
         for item in engine.state.output:  # type: ignore[union-attr]
             truth = torch.as_tensor(np.asarray(item["label"]))[0].long()
             near = near_structure(truth, self.near_voxels)
-            rows, classes = item["pred"].as_tensor()[:, near].T.cpu(), truth[near].cpu()
+            rows, classes = item["prob"].as_tensor()[:, near].T.cpu(), truth[near].cpu()
             generator = torch.Generator().manual_seed(self.seed + len(self.cases))
             some = torch.randperm(len(rows), generator=generator)[: self.voxels]
             ml = voxel_volume_ml(item["seg"].affine)
             seg = torch.as_tensor(np.asarray(item["seg"]))[0]
             self.cases.append(
                 CalibrationCase(
-                    name=case_name(str(item["image"].meta["filename_or_obj"])),
+                    name=case_of(item["image"].meta).name,
                     probability=rows[some],
                     truth=classes[some],
                     true_ml={name: float((truth == index).sum()) * ml for index, name in self.labels.items()},
@@ -91,26 +93,26 @@ class CalibrationFit:
             )
 
     def write(self, engine: Engine) -> None:
-        """Fit, judge by cross-validation, write and print."""
+        """Fit, cross-validate, write and print."""
         cases = [case for part in gathered(self.cases) for case in part]
-        if len(cases) < LEAST_CASES:
+        if len(cases) < FEWEST_CASES:
             raise UserError(
-                f"calibration: found {len(cases)} cases with a label, expected at least {LEAST_CASES}; check "
+                f"calibration: found {len(cases)} cases with a label, expected at least {FEWEST_CASES}; check "
                 "dataset_dir and the list of validation cases in its dataset.json"
             )
         if not is_first_rank():
             return
         calibration = fit_calibration(cases)
-        judged = {key: _finite(value) for key, value in cross_validated(cases).items()}
-        fitted = {"cases": len(cases), "settings": self.settings, "cross_validated": judged}
+        figures = {key: _finite(value) for key, value in cross_validated(cases).items()}
+        fitted = {"cases": len(cases), "settings": self.settings, "cross_validated": figures}
         save_calibration(dataclasses.replace(calibration, fitted=fitted), self.path)
         print(f"{self.path}: temperature {calibration.temperature:.3f}, fitted on {len(cases)} cases", flush=True)
-        for name, value in judged.items():
-            print(f"  left out in turn, {name}: {value}", flush=True)
+        for name, value in figures.items():
+            print(f"  cross-validated {name}: {value}", flush=True)
 
 
 def _finite(value: Any) -> Any:
-    """Return JSON's null in the place of NaN."""
+    """Return JSON's null in place of NaN."""
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
     return None if math.isnan(value) else round(value, 5)

@@ -1,9 +1,10 @@
-"""Checkpoints that a killed training goes on from, and the model file that is shipped."""
+"""Checkpoints from which a stopped training resumes, and the model file of a bundle."""
 
 from __future__ import annotations
 
-import io
+import copy
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,45 +12,48 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import Checkpoint, DiskSaver
 from monai.data.utils import set_rnd
 from monai.engines import Evaluator, Trainer
 
 from monai_pdddpm.data.cache import CachedDataset
-from monai_pdddpm.utils.atomic_write import atomic_write, remove_partial_files
+from monai_pdddpm.utils.checks import check_choice, check_switch
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
 from monai_pdddpm.utils.resource_errors import is_out_of_memory
 
-
-def save_atomically(content: Any, path: str | os.PathLike) -> None:
-    """Write ``torch.save(content)`` so that ``path`` is either the old file or the complete new one."""
-    _write(_packed(content), Path(path))
+_PARTIAL = re.compile(r"tmp[a-z0-9_]{8}")  # what DiskSaver writes before it renames
 
 
-def _packed(content: Any) -> memoryview:
-    # in memory first: torch's own error for a full disk does not say so, and a file's name would go into its content
-    packed = io.BytesIO()
-    torch.save(content, packed)
-    return packed.getbuffer()
+def save_file(content: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """Write ``torch.save(content)`` in the first process; ``path`` is then the old file or the complete new one.
+
+    Raises:
+        UserError: if the disk refuses the file.
+    """
+    path = Path(path)
+    try:
+        DiskSaver(path.parent, atomic=True, require_empty=False)(content, path.name)
+    except (OSError, RuntimeError) as error:  # torch raises the latter when a disk is full
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: cannot be written ({reason}); free space on the disk, or set output_dir to a folder that you may "
+            "write to"
+        ) from error
 
 
-def _write(packed: memoryview, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as part:
-        part.write_bytes(packed)
-
-
-def _number(value: Any) -> float:
-    return float(value.item()) if hasattr(value, "item") else float(value)
+def _remove_partial_files(folder: Path) -> None:
+    for path in folder.glob("tmp*") if is_first_rank() else ():
+        if _PARTIAL.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 class EpochSeed:
-    """Give every epoch its own seed, so that an epoch is the same whether or not the run was broken before it.
+    """Seed each epoch by its number, so that a resumed training continues as if it had not been stopped.
 
     Args:
-        seed: the run's seed.
-        dataset: its random transforms are seeded too, case by case in a
-            :class:`monai_pdddpm.data.CachedDataset` (of others all together, in worker processes by torch's seed).
+        seed: seed of the run.
+        dataset: its random transforms are seeded too, case by case in a :class:`monai_pdddpm.data.CachedDataset`.
     """
 
     def __init__(self, seed: int, dataset: torch.utils.data.Dataset | None = None) -> None:
@@ -57,7 +61,7 @@ class EpochSeed:
         self.dataset = dataset
 
     def attach(self, engine: Engine) -> None:
-        """Seed at the start of each epoch of ``engine``, before its data loader is asked."""
+        """Seed at the start of each epoch, before its data loader starts."""
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
@@ -71,22 +75,21 @@ class EpochSeed:
 
 
 class TrainingCheckpoint:
-    """Save all that a training needs to go on, and go on from it by default.
+    """Save the state of a training, and resume from it by default.
 
-    A training that is stopped by Ctrl-C or SIGTERM saves its last complete epoch first, which is held in memory until
-    then, and says so; to be attached before other handlers of ``EXCEPTION_RAISED``, which would keep it from that. What
-    a killed training had begun to write is removed by the next one.
-
-    The file holds tensors and primitives only and is read with ``weights_only=True``. It carries the state of every
-    object in ``save_dict``, the trainer's epoch and iteration, and the best validation so far. Of several processes the
-    first one writes, and all read.
+    On Ctrl-C or SIGTERM the last complete epoch is saved. Attach this handler before other handlers of
+    ``EXCEPTION_RAISED``, which would prevent that. The file has the state of every object in ``save_dict``, epoch,
+    iteration and the best validation so far, as tensors and numbers only; it is read with ``weights_only=True``.
 
     Args:
-        path: the checkpoint's file.
+        path: file of the checkpoint.
         save_dict: name -> object with ``state_dict`` and ``load_state_dict``.
-        evaluator: the validation, whose best metric is kept.
-        interval_seconds: least time between two checkpoints; the last epoch is always saved.
-        resume: False starts anew and replaces the file.
+        evaluator: the validation, whose best metric is saved.
+        interval_seconds: shortest time between two checkpoints; the last epoch is always saved.
+        resume: False starts from the beginning and replaces the file.
+
+    Raises:
+        UserError: if ``resume`` is not a switch.
     """
 
     def __init__(
@@ -97,14 +100,15 @@ class TrainingCheckpoint:
         interval_seconds: float = 60.0,
         resume: bool = True,
     ) -> None:
+        check_switch("resume", resume)
         self.path = Path(path)
         self.save_dict = dict(save_dict)
         self.evaluator = evaluator
         self.interval_seconds = interval_seconds
         self.resume = resume
         self._saved_at = time.monotonic()
-        self._unsaved: memoryview | None = None
-        self._epoch = 0  # the last one that is complete
+        self._unsaved: dict[str, Any] | None = None
+        self._epoch = 0  # the last complete one
 
     def attach(self, engine: Trainer) -> None:
         """Load when ``engine`` starts, save when an epoch (and its validation, attached before) is complete."""
@@ -113,13 +117,12 @@ class TrainingCheckpoint:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._stop)
 
     def load(self, engine: Trainer) -> None:
-        """Bring all objects and ``engine`` back to the saved epoch, when there is a checkpoint.
+        """Restore all objects and ``engine`` if there is a checkpoint.
 
         Raises:
-            UserError: when the file is not a checkpoint of this training, or not all processes see it.
+            UserError: if the file is not a checkpoint of this training, or some processes do not see it.
         """
-        if is_first_rank():
-            remove_partial_files(self.path.parent, self.path.suffix)
+        _remove_partial_files(self.path.parent)
         seen = gathered(self.resume and self.path.is_file())
         if any(seen) and not all(seen):
             raise UserError(
@@ -128,35 +131,29 @@ class TrainingCheckpoint:
             )
         if not all(seen):
             return
-        advice = "give another output_dir, remove the file, or start anew with --resume False"
+        remedy = "give another output_dir, remove the file, or start again with --resume False"
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for a file that it does not know
+        except Exception as error:  # torch raises many kinds for unknown files
             raise UserError(
-                f"{self.path}: cannot be read as a checkpoint, being damaged, no PyTorch file, or more than tensors and"
-                f" numbers, which is not loaded for safety; {advice}"
+                f"{self.path}: cannot be read as a checkpoint: it is damaged, no PyTorch file, or has more than tensors "
+                f"and numbers, which is not loaded for safety; {remedy}"
             ) from error
         try:
-            missing = [name for name in (*self.save_dict, "progress") if name not in state]
-            if missing:
+            if missing := [name for name in (*self.save_dict, "progress") if name not in state]:
                 raise ValueError(f"it holds no {', '.join(missing)}")
-            for name, item in self.save_dict.items():
-                item.load_state_dict(state[name])
-            self._go_on(engine, state["progress"])
-        except Exception as error:  # and so do the objects for a state that is not theirs
+            Checkpoint.load_objects(self.save_dict, state)
+            self._restore(engine, state["progress"])
+        except Exception as error:  # and so do objects for a foreign state
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{self.path}: not a checkpoint of this training ({reason[:150]}); {advice}") from error
-        if engine.state.epoch >= engine.state.max_epochs:
-            engine.logger.info(
-                f"{self.path}: already trained for {engine.state.epoch} epochs; ask for more with "
-                f"--max_epochs, or start anew with --resume False"
-            )
-        else:
-            engine.logger.info(f"{self.path}: going on after epoch {engine.state.epoch}")
+            raise UserError(f"{self.path}: not a checkpoint of this training ({reason[:150]}); {remedy}") from error
+        done = engine.state.epoch >= engine.state.max_epochs
+        text = "already trained for {} epochs; train longer with --max_epochs, or start again with --resume False"
+        engine.logger.info(f"{self.path}: {(text if done else 'resuming after epoch {}').format(engine.state.epoch)}")
 
-    def _go_on(self, engine: Trainer, progress: Mapping[str, Any]) -> None:
+    def _restore(self, engine: Trainer, progress: Mapping[str, Any]) -> None:
         engine.state.epoch = self._epoch = int(progress["epoch"])
-        # ignite counts iterations to know when it is done, and the data or the batch may have become larger
+        # ignite counts iterations to find the end, and the data or the batch may have become larger
         length = engine.state.epoch_length
         engine.state.iteration = int(progress["iteration"]) if length is None else engine.state.epoch * length
         if self.evaluator is not None and progress["best_metric_epoch"] >= 0:
@@ -164,60 +161,59 @@ class TrainingCheckpoint:
             self.evaluator.state.best_metric_epoch = int(progress["best_metric_epoch"])
 
     def save(self, engine: Trainer) -> None:
-        """Save, when enough time has passed or the training is over; else hold the epoch in memory."""
-        if not is_first_rank():
-            return
+        """Save if the interval has passed or the training is over; otherwise keep a copy of the epoch."""
         best_epoch = -1 if self.evaluator is None else int(self.evaluator.state.best_metric_epoch)
-        progress = {
-            "epoch": int(engine.state.epoch),
+        best = float(self.evaluator.state.best_metric) if self.evaluator is not None and best_epoch >= 0 else -1.0
+        self._epoch = int(engine.state.epoch)
+        state = {name: item.state_dict() for name, item in self.save_dict.items()}
+        state["progress"] = {
+            "epoch": self._epoch,
             "iteration": int(engine.state.iteration),
-            "best_metric": _number(self.evaluator.state.best_metric) if self.evaluator and best_epoch >= 0 else -1.0,
+            "best_metric": best,
             "best_metric_epoch": best_epoch,
         }
-        states = {name: item.state_dict() for name, item in self.save_dict.items()}
-        self._unsaved, self._epoch = _packed(states | {"progress": progress}), int(engine.state.epoch)
-        last = engine.state.epoch >= engine.state.max_epochs
-        if last or time.monotonic() - self._saved_at >= self.interval_seconds:
-            self._write_unsaved()
+        self._unsaved = copy.deepcopy(state)
+        if self._epoch >= engine.state.max_epochs or time.monotonic() - self._saved_at >= self.interval_seconds:
+            self._write()
 
-    def _write_unsaved(self) -> None:
+    def _write(self) -> None:
         if self._unsaved is not None:
-            _write(self._unsaved, self.path)
+            save_file(self._unsaved, self.path)
             self._unsaved, self._saved_at = None, time.monotonic()
 
     def _stop(self, engine: Trainer, error: BaseException) -> None:
-        """Save what is held in memory when ``engine`` is stopped; whatever ended it goes on.
+        """Save the last complete epoch on an interrupt.
 
         Raises:
-            UserError: when it was memory that ran short.
-            BaseException: else what ended it.
+            UserError: if memory ran out.
+            BaseException: otherwise the error itself.
         """
-        if isinstance(error, KeyboardInterrupt) and is_first_rank():
-            self._write_unsaved()
-            kept = f"{self._epoch} of {engine.state.max_epochs} epochs are kept" if self._epoch else "no epoch is done"
-            engine.logger.info(f"{self.path}: stopped, {kept}; the same command goes on from there")
+        if isinstance(error, KeyboardInterrupt):
+            self._write()
+            kept = f"{self._epoch} of {engine.state.max_epochs} epochs are saved" if self._epoch else "no epoch is done"
+            engine.logger.info(f"{self.path}: stopped, {kept}; the same command resumes the training")
         if is_out_of_memory(error):
             raise UserError(
-                "batch_size: the memory does not suffice for a step of the training; give a smaller --batch_size or "
+                "batch_size: found too little memory for a step of the training; give a smaller --batch_size or "
                 "--roi_size, or end other programs"
             ) from error
         raise error
 
 
 class ModelSaver:
-    """Write the model file after each validation that is the best so far, or after each and at the end.
+    """Write the model file: the best state by validation, or the last one.
 
-    The best by Dice suits a segmenter. A denoiser's Dice settles long before its probabilities are right, so its last
-    state is the one to keep.
+    The best Dice suits a segmenter. A denoiser's Dice is stable long before its probabilities are right, so its last
+    state is kept.
 
     Args:
-        path: the file, ``{"model": state_dict}`` with tensors only.
-        network: whose state is written.
+        path: the file, ``{"model": state_dict}``.
+        network: the network whose state is written.
         evaluator: the validation, whose key metric decides; without one the last state is kept.
-        checkpoint_policy: ``"best"`` or ``"last"``.
+        checkpoint_policy: ``"best"``, or ``"last"`` to save after every validation and at the end.
 
     Raises:
-        UserError: when ``checkpoint_policy`` is neither.
+        UserError: if ``checkpoint_policy`` is neither.
     """
 
     def __init__(
@@ -227,10 +223,7 @@ class ModelSaver:
         evaluator: Evaluator | None = None,
         checkpoint_policy: str = "best",
     ) -> None:
-        if checkpoint_policy not in ("best", "last"):
-            raise UserError(
-                f"checkpoint_policy: found {checkpoint_policy!r}, expected best or last; fix --checkpoint_policy"
-            )
+        check_choice("checkpoint_policy", checkpoint_policy, ("best", "last"))
         self.path = Path(path)
         self.network = network
         self.evaluator = evaluator
@@ -241,18 +234,14 @@ class ModelSaver:
         """Save after validations, and at the end of ``engine`` unless the best was saved or nothing was trained."""
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.COMPLETED, self._save_best)
-        engine.add_event_handler(Events.STARTED, self._clean)
+        engine.add_event_handler(Events.STARTED, lambda engine: _remove_partial_files(self.path.parent))
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
         engine.add_event_handler(Events.COMPLETED, self._save_last)
-
-    def _clean(self, engine: Trainer) -> None:
-        if is_first_rank():
-            remove_partial_files(self.path.parent, self.path.suffix)
 
     def _end_epoch(self, engine: Trainer) -> None:
         self._trained = True
         if engine.state.epoch >= engine.state.max_epochs:
-            self._save_last(engine)  # before a checkpoint says that the training is over
+            self._save_last(engine)  # before a checkpoint marks the training as finished
             self._trained = False
 
     def _save_best(self, evaluator: Evaluator) -> None:
@@ -266,6 +255,5 @@ class ModelSaver:
             self.save()
 
     def save(self) -> None:
-        """Write the file, as the first process."""
-        if is_first_rank():
-            save_atomically({"model": self.network.state_dict()}, self.path)
+        """Write the file."""
+        save_file({"model": self.network.state_dict()}, self.path)

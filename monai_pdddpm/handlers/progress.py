@@ -1,8 +1,8 @@
-"""How a run goes: bars with the time left, which only a terminal shows, and the loss for MONAI's tracking."""
+"""Progress bars, and small handlers that adapt ignite to MONAI's bundles."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 from ignite.engine import Engine, Events
 from ignite.handlers.tqdm_logger import ProgressBar
@@ -26,10 +26,10 @@ class CaseProgress:
 
 
 class TrackedLoss:
-    """Leave the loss alone in a trainer's output, where ``--tracking mlflow`` looks for it.
+    """Reduce a trainer's output to the loss, where ``--tracking mlflow`` looks for it.
 
-    MONAI's tracking expects the list of items that a trainer makes by splitting its batch; ours does not, since nothing
-    else asks for it. To be attached after all handlers that need more than the loss.
+    MONAI's tracking expects the list of items that a trainer makes by splitting its batch; ours keeps the batch whole.
+    Attach this handler after all others that need more than the loss.
     """
 
     def attach(self, engine: Engine) -> None:
@@ -38,5 +38,48 @@ class TrackedLoss:
 
     def __call__(self, engine: Engine) -> None:
         """Replace the output by ``[{"loss": ...}]``."""
-        state: Any = engine.state  # ignite says that the output is a number
+        state: Any = engine.state  # ignite types the output as a number
         state.output = [{"loss": state.output["loss"]}]
+
+
+class ReraiseExceptions:
+    """Raise the exceptions of a validation unchanged, Ctrl-C included, so that only the trainer logs them.
+
+    Attach this handler before MONAI's ``StatsHandler``, which would log the traceback first.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a validation's ``engine``."""
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self)
+
+    def __call__(self, engine: Engine, error: BaseException) -> NoReturn:
+        """Raise ``error``.
+
+        Raises:
+            BaseException: ``error``.
+        """
+        raise error
+
+
+class Handler(Protocol):
+    """Anything that attaches itself to an engine."""
+
+    def attach(self, engine: Engine) -> None:
+        """Register with ``engine``."""
+
+
+class Attached:
+    """Attach a handler that is defined elsewhere in the configuration.
+
+    MONAI's checks of a bundle expect a dictionary for each handler, so a list of handlers cannot hold a reference.
+
+    Args:
+        handler: the handler.
+    """
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
+
+    def attach(self, engine: Engine) -> None:
+        """Attach the handler to ``engine``."""
+        self.handler.attach(engine)

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.engines.utils import IterationEvents
 
 from monai_pdddpm.data.case import case_of
 from monai_pdddpm.data.datalist import SCAN_EXTENSIONS
-from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.transforms.case_summary import foreground_labels
 from monai_pdddpm.transforms.dicom_seg import segment_codes
 from monai_pdddpm.transforms.outputs import frames_of
-from monai_pdddpm.utils.atomic_write import atomic_write
+from monai_pdddpm.utils.atomic_write import write_text
+from monai_pdddpm.utils.checks import check_switch
 from monai_pdddpm.visualize.slicer import color_table, scene, snap_labels, write_seg_nrrd
 
 _MAPS = ("entropy", "mutual-information")
@@ -27,59 +26,54 @@ class ViewerFiles:
 
     Files: ``<case>_seg.ctbl`` (color table of 3D Slicer), ``<case>_seg_itksnap.txt`` (label descriptions of ITK-SNAP),
     ``<case>_scene.mrml`` (Slicer scene), ``<case>_seg.seg.nrrd`` (Slicer segmentation). A time series has one
-    ``<case>_seg_frame-<t>.seg.nrrd`` per frame and no scene. Attach it before
-    :class:`monai_pdddpm.handlers.CaseReport`, which lists all files.
+    ``<case>_seg_frame-<t>.seg.nrrd`` per frame and no scene.
 
     Args:
-        output_dir: folder with one folder for each case.
         labels: names by channel index, including the background.
         dicom_codes: codes by channel index, see :func:`monai_pdddpm.transforms.dicom_seg.segment_codes`.
         tables: write color table, label descriptions and scene.
         seg_nrrd: write ``.seg.nrrd``.
-        values: value of each channel index in the label maps on disk, if a
-            :class:`monai_pdddpm.data.LabelValueWriter` wrote them; None for the indices themselves.
+        values: value of each channel index in the label maps on disk; None for the indices themselves.
 
     Raises:
-        UserError: when ``labels`` or ``dicom_codes`` are invalid.
+        UserError: when a switch is not True or False, or ``labels`` or ``dicom_codes`` are invalid.
     """
 
     def __init__(
         self,
-        output_dir: str | os.PathLike[str],
         labels: Mapping[str, str],
         dicom_codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
         tables: bool = True,
         seg_nrrd: bool = False,
         values: Sequence[int] | None = None,
     ) -> None:
+        check_switch("write_scene", tables)
+        check_switch("write_seg_nrrd", seg_nrrd)
         names = foreground_labels(labels)
         codes = segment_codes(names, dicom_codes)
-        self.output_dir = Path(output_dir)
         self.values = np.asarray(range(max(names, default=0) + 1) if values is None else values)
         self.labels = {int(self.values[index]): name for index, name in names.items()}
         self.codes = {int(self.values[index]): code for index, code in codes.items()}
         self.tables = tables
         self.seg_nrrd = seg_nrrd
 
-    def attach(self, engine: CaseEvaluator) -> None:
-        """Run after the post-processing of each case, so that a failure ends this case only."""
-        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
+    def write(self, item: Mapping[str, Any], case: str, folder: Path) -> None:
+        """Write the files of one case after its maps.
 
-    def __call__(self, engine: CaseEvaluator) -> None:
-        """Write the files of each item of the engine's output."""
-        for item in engine.state.output:
-            case = case_of(item["image"].meta).name
-            folder = self.output_dir / case
-            folder.mkdir(parents=True, exist_ok=True)
-            written = self._segmentations(item, case, folder) if self.seg_nrrd else []
-            if self.tables:
-                _write(folder / f"{case}_seg.ctbl", color_table(self.labels))
-                _write(folder / f"{case}_seg_itksnap.txt", snap_labels(self.labels))
-                if frames_of(item) == 1:
-                    maps = [name for what in _MAPS if (folder / (name := f"{case}_{what}.nii.gz")).is_file()]
-                    shown = written[0] if written else None
-                    text = scene(case, folder.absolute(), _scan_for_scene(item), self.labels, maps, shown)
-                    _write(folder / f"{case}_scene.mrml", text)
+        Args:
+            item: the case, with ``image`` and ``seg``, (1, X, Y, Z) or (1, X, Y, Z, T), in channel indices.
+            case: name of the case.
+            folder: folder of the case.
+        """
+        written = self._segmentations(item, case, folder) if self.seg_nrrd else []
+        if self.tables:
+            write_text(folder / f"{case}_seg.ctbl", color_table(self.labels))
+            write_text(folder / f"{case}_seg_itksnap.txt", snap_labels(self.labels))
+            if frames_of(item) == 1:
+                maps = [name for what in _MAPS if (folder / (name := f"{case}_{what}.nii.gz")).is_file()]
+                shown = written[0] if written else None
+                text = scene(case, folder.absolute(), _scan_for_scene(item), self.labels, maps, shown)
+                write_text(folder / f"{case}_scene.mrml", text)
 
     def _segmentations(self, item: Mapping[str, Any], case: str, folder: Path) -> list[str]:
         """Write the label map of each frame as ``.seg.nrrd`` and return the names."""
@@ -101,8 +95,3 @@ def _scan_for_scene(item: Mapping[str, Any]) -> str | None:
     if not files or not files[0].lower().endswith(SCAN_EXTENSIONS) or not os.path.isfile(files[0]):
         return None
     return None if len(listed) == 1 and len(item["image"]) > 1 else os.path.abspath(files[0])
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as part:
-        part.write_text(text, encoding="utf-8")

@@ -63,7 +63,7 @@ def load_segmenter(
     network: PDDDPM,
     candidates: Sequence[str],
     device: torch.device | str = "cpu",
-    denoiser_file: str | None = None,
+    denoiser_file: str = "",
 ) -> PDDDPM:
     """Load the trained segmenter into the pair, for the training of the denoiser.
 
@@ -71,14 +71,14 @@ def load_segmenter(
         network: network that the bundle defines.
         candidates: files of a segmenter or of a whole pair; the first that exists is read.
         device: target device.
-        denoiser_file: file of a whole pair whose denoiser the training starts from; random weights if None.
+        denoiser_file: file of a whole pair whose denoiser the training starts from; random weights if empty.
 
     Raises:
         UserError: if no candidate exists, the first that does belongs to another segmenter, or the denoiser's file is
             missing or belongs to another denoiser.
     """
     check_device(device)
-    if denoiser_file is not None:
+    if denoiser_file:
         denoiser = cast(nn.Module, network.denoiser)
         load_weights(denoiser, _part(read_weights(denoiser_file), "denoiser."), denoiser_file)
     for file in candidates:

@@ -1,4 +1,4 @@
-"""Dictionary transforms that MONAI lacks, and the corruption of presegmentations."""
+"""Dictionary transforms that MONAI lacks, and the corruption of pre-segmentations."""
 
 from .annotations import RandAnnotationd
 from .case_summary import CaseSummaryd
@@ -6,18 +6,21 @@ from .corruption import PresegmentationCorruption
 from .cross_fitting import CrossFittedPresegmentationd
 from .dicom_seg import SaveDicomSegd
 from .label_values import LabelValuesd
-from .outputs import InvertMembersd, SplitOutputd, Uncertaintyd
+from .outputs import EnsembleMapsd, InvertMembersd, SplitOutputd, Uncertaintyd
+from .save_maps import SaveMapsd
 from .segmentation_metrics import SegmentationMetricsd
 from .spacing import Spacingd
 
 __all__ = [
     "CaseSummaryd",
     "CrossFittedPresegmentationd",
+    "EnsembleMapsd",
     "InvertMembersd",
     "LabelValuesd",
     "PresegmentationCorruption",
     "RandAnnotationd",
     "SaveDicomSegd",
+    "SaveMapsd",
     "SegmentationMetricsd",
     "Spacingd",
     "SplitOutputd",

@@ -1,37 +1,38 @@
-"""Files that are seen complete or not at all."""
+"""Files that appear complete or not at all."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.resource_errors import is_too_many_files
 
-__all__ = ["atomic_write", "remove_partial_files"]
+__all__ = ["atomic_write", "remove_partial_files", "write_json", "write_text"]
 
 _PART = re.compile(r"\.[0-9a-f]{32}\.part(\.[^.]+){0,2}")
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a hidden path to write to, and rename it to ``path`` when all is written.
+    """Yield a hidden path to write to, and rename it to ``path`` when the block ends.
 
-    Until then an older file stays as it is. When anything is raised, an interrupt included, the part that was written
-    is removed.
+    An older file stays until then. On an exception, an interrupt included, the partial file is removed.
 
     Args:
         path: the file; its folder must exist.
 
     Yields:
-        a new path in the same folder and with the same suffixes, since many writers go by these.
+        a new path in the same folder with the same suffixes, because many writers choose the format by them.
 
     Raises:
-        UserError: when the disk does not take the file.
+        UserError: if the disk refuses the file.
     """
     path = Path(path)
     part = path.with_name(f".{uuid.uuid4().hex}.part{''.join(path.suffixes[-2:])}")
@@ -44,18 +45,30 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
             remedy = "end other programs, or allow more open files with ulimit -n"
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
     finally:
-        with contextlib.suppress(OSError):  # it is there only when something failed
+        with contextlib.suppress(OSError):  # only there after a failure
             part.unlink()
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file in UTF-8, complete or not at all; missing folders are made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, complete or not at all; missing folders are made."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
 def remove_partial_files(folder: str | os.PathLike, suffix: str = "") -> None:
-    """Remove what a killed run had begun to write with :func:`atomic_write`; nobody else may write there meanwhile.
+    """Remove the partial files that a killed :func:`atomic_write` left; no other process may write there meanwhile.
 
     Args:
-        folder: folder of the files; it need not exist.
-        suffix: only of files whose names end so.
+        folder: folder of the files; it may be missing.
+        suffix: end of the names of the files to remove.
     """
     for part in Path(folder).glob(f".*.part*{suffix}"):
         if _PART.fullmatch(part.name):
-            with contextlib.suppress(OSError):  # a file that cannot be removed harms no result
+            with contextlib.suppress(OSError):  # a file that cannot be removed does no harm
                 part.unlink()

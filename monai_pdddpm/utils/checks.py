@@ -14,7 +14,7 @@ import numpy as np
 
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["check_choice", "check_file", "check_output_dir", "check_range"]
+__all__ = ["check_choice", "check_file", "check_output_dir", "check_range", "check_switch"]
 
 
 def check_range(name: str, value: object, low: int, high: int | None = None) -> None:
@@ -37,6 +37,20 @@ def check_range(name: str, value: object, low: int, high: int | None = None) -> 
     if not fits:
         expected = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise UserError(f"{name}: found {value!r}, expected a whole number {expected}; set {name} to one")
+
+
+def check_switch(name: str, value: object) -> None:
+    """Check that a setting is True or False.
+
+    Args:
+        name: key of the configuration.
+        value: its value.
+
+    Raises:
+        UserError: when it is neither.
+    """
+    if not isinstance(value, bool):
+        raise UserError(f"{name}: found {value!r}, expected True or False; write --{name} True")
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:

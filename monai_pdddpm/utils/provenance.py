@@ -1,4 +1,4 @@
-"""Which code, weights and settings made a file, from which input: checksums that reports keep."""
+"""Checksums of the code, weights, settings and inputs that made a result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import monai_pdddpm
 
@@ -37,7 +37,7 @@ def report_path(output_dir: str | Path, case: str) -> Path:
 
 
 def checksum(path: str | Path) -> str | None:
-    """Return the SHA-256 of a file, or of a folder's files and their names; None where nothing can be read."""
+    """Return the SHA-256 of a file, or of a folder's file names and contents; None if it cannot be read."""
     path = Path(path)
     try:
         if path.is_dir():
@@ -55,7 +55,7 @@ def checksum(path: str | Path) -> str | None:
 
 @cache
 def code_checksum() -> str:
-    """Return the SHA-256 of this package's Python files: two installations that share it have the same code."""
+    """Return the SHA-256 of this package's Python files, equal for installations with the same code."""
     root = Path(monai_pdddpm.__file__).parent
     files = sorted(root.rglob("*.py"))
     parts = [f"{file.relative_to(root).as_posix()} {checksum(file)}" for file in files]
@@ -63,27 +63,39 @@ def code_checksum() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that an answer depends on."""
+    """Return the versions of Python and of the packages that affect results."""
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+
+
+class Settings(Protocol):
+    """Settings of a run that can be stored as JSON."""
+
+    def as_report(self) -> dict[str, Any]:
+        """Return the settings that change the result, as JSON values."""
 
 
 def provenance_record(
     bundle_root: str | Path,
     model_file: str | Path,
-    calibration_file: str | Path | None,
-    settings: Mapping[str, Any],
+    calibration_file: str | Path,
+    calibrated: bool,
+    config: Settings,
+    missing_channels: str,
 ) -> dict[str, Any]:
-    """Return what a run's answers depend on beside its inputs.
+    """Return what the results of a run depend on, besides the scans.
 
     Args:
         bundle_root: folder of the bundle.
-        model_file: its weights.
-        calibration_file: None where no calibration is applied.
-        settings: what the run was asked for, as the reports keep it.
+        model_file: file of the weights.
+        calibration_file: file of the calibration.
+        calibrated: whether the calibration is applied.
+        config: settings of the inferer.
+        missing_channels: how missing channels are treated.
 
     Returns:
-        JSON of ``code`` (checksum, versions), ``bundle`` (name, version, checksum of its configuration), ``weights``,
-        ``calibration`` (file, checksum), ``settings``; and ``id``, a checksum of all that but for the files' places.
+        JSON values: ``code`` (checksum, versions), ``bundle`` (name, version, checksum of its configuration),
+        ``weights`` and ``calibration`` (file, checksum), ``settings``; and ``id``, a checksum of all that except the
+        paths.
     """
     configs = Path(bundle_root) / "configs"
     metadata: Any = {}
@@ -94,15 +106,15 @@ def provenance_record(
         "bundle": {"name": metadata.get("name"), "version": metadata.get("version"), "sha256": checksum(configs)},
         "weights": {"file": str(model_file), "sha256": checksum(model_file)},
         "calibration": None,
-        "settings": json.loads(json.dumps(dict(settings))),
+        "settings": config.as_report() | {"missing_channels": missing_channels},
     }
-    if calibration_file and Path(calibration_file).is_file():
+    if calibrated and Path(calibration_file).is_file():
         record["calibration"] = {"file": str(calibration_file), "sha256": checksum(calibration_file)}
     return {"id": record_id(record)} | record
 
 
 def record_id(record: Mapping[str, Any]) -> str:
-    """Return the 16 characters that name a run by its record; where its files lie does not count."""
+    """Return the 16 characters that identify a run by its record, without the paths of its files."""
     content = {key: value for key, value in record.items() if key not in ("id", "begun")}
     for key in ("weights", "calibration"):
         content[key] = content.get(key) and content[key]["sha256"]
@@ -110,13 +122,13 @@ def record_id(record: Mapping[str, Any]) -> str:
 
 
 def made_by(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the short form of a run's record that each report keeps: its id, and the checksums."""
+    """Return the short form of a run's record that each report stores: its id and the checksums."""
     parts = ("code", "bundle", "weights", "calibration")
     return {"run": record["id"]} | {part: record[part] and record[part]["sha256"] for part in parts}
 
 
 def read_runs(output_dir: str | Path) -> list[dict[str, Any]] | None:
-    """Return the records in an output folder's ``run.json``, none without one; None where it is another file."""
+    """Return the records in an output folder's ``run.json``, none without one; None if it is another file."""
     path = Path(output_dir) / RUNS
     if not path.exists():
         return []

@@ -7,7 +7,7 @@ import pytest
 from monai_pdddpm.__main__ import main
 from monai_pdddpm.cli.verify import verify
 from monai_pdddpm.data import provenance_record, report_path
-from monai_pdddpm.handlers.case_report import write_json
+from monai_pdddpm.utils.atomic_write import write_json
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.provenance import checksum, made_by
 

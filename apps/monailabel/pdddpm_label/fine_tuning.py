@@ -16,7 +16,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from monai_pdddpm.data.case import case_name
-from monai_pdddpm.handlers.checkpoint import save_atomically
+from monai_pdddpm.handlers.checkpoint import save_file
 from monai_pdddpm.networks.weights import load_weights, read_weights
 from monai_pdddpm.utils.atomic_write import atomic_write
 from monai_pdddpm.utils.checks import check_choice, check_output_dir, check_range
@@ -228,7 +228,7 @@ def _train(
     (work / part / "checkpoint.pt").unlink(missing_ok=True)  # nothing resumes from it
     if part == "segmenter":
         trained = {f"{_SEGMENTER}{key}": value for key, value in read_weights(made).items()}
-        save_atomically({"model": {**read_weights(start), **trained}}, made)
+        save_file({"model": {**read_weights(start), **trained}}, made)
     return made
 
 

@@ -16,6 +16,7 @@ from monailabel.tasks.infer.bundle import BundleInferTask
 
 from monai_pdddpm.bundle import load_network
 from monai_pdddpm.data.headers import read_header
+from monai_pdddpm.transforms import SaveMapsd
 from monai_pdddpm.utils.checks import check_choice
 from monai_pdddpm.utils.errors import UserError
 from pdddpm_label.bundles import bundle_labels
@@ -43,7 +44,7 @@ class Segmentation(BundleInferTask):
         chosen = {key: int(conf.get(key, own[key])) for key in OPTIONS}
         check_options(chosen)
         self._config.update(chosen)
-        self.series = own["fourth_dimension"] == "time"
+        self.series = own["scan"]["fourth_dimension"] == "time"
         self.classes = bundle_labels(path)
 
     def __call__(self, request: Mapping[str, Any], callbacks: Any = None) -> Any:
@@ -84,12 +85,12 @@ class Segmentation(BundleInferTask):
         return network
 
     def _filter_transforms(self, transforms: Sequence[Any] | None, filters: Any) -> list[Any]:
-        """Keep the transform that saves maps only where maps are wanted; MONAI Label removes all of them."""
-
-        def wanted(transform: Any) -> bool:
-            return not isinstance(transform, SaveImaged) or (self.maps is not None and set(transform.keys) <= set(MAPS))
-
-        return [transform for transform in transforms or [] if wanted(transform)]
+        """Save the uncertainty maps where maps are wanted, and nothing else; MONAI Label would save nothing."""
+        kept = [transform for transform in transforms or [] if self.maps or not isinstance(transform, SaveImaged)]
+        for transform in kept:
+            if isinstance(transform, SaveMapsd):
+                transform.keys = MAPS
+        return kept
 
 
 class Uncertainty(Segmentation):

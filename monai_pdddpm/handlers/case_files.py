@@ -1,8 +1,7 @@
-"""The last two files of a case: the overview picture and the report."""
+"""Everything that is written beside the maps of a case: viewer files, overview picture and report."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -18,11 +17,11 @@ from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 
 from monai_pdddpm.data.case import case_name, case_of
-from monai_pdddpm.data.loading import LoadScan
 from monai_pdddpm.engines import CaseEvaluator
+from monai_pdddpm.handlers.viewer_files import ViewerFiles
 from monai_pdddpm.transforms.case_summary import foreground_labels
 from monai_pdddpm.transforms.outputs import frames_of
-from monai_pdddpm.utils.atomic_write import atomic_write, remove_partial_files
+from monai_pdddpm.utils.atomic_write import remove_partial_files, write_json
 from monai_pdddpm.utils.provenance import checksum, made_by, report_path, versions
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
 from monai_pdddpm.visualize.overview import save_overview
@@ -35,83 +34,85 @@ except ImportError:  # on Windows
 logger = logging.getLogger(__name__)
 
 
-class CaseReport:
-    """Write ``<case>_overview.png`` and, when all else of a case is there, ``<case>_report.json``.
+class CaseFiles:
+    """Write the viewer files, ``<case>_overview.png`` and ``<case>_report.json`` of each case.
 
-    Being the last file, the report also marks a case as finished. One from an earlier run, and what a killed run had
-    begun to write, are removed before the first file of their case is replaced.
+    The report is the last file and marks the case as finished. A report of an earlier run, and partial files of a
+    killed one, are removed before the first file of their case is replaced.
 
     Args:
-        output_dir: one folder a case below it.
+        output_dir: folder of the results, with one folder per case.
         labels: channel index -> name, the background included.
-        settings: what the run was asked for; a later run compares it.
-        overview: write the picture.
-        record: of the run, see :func:`monai_pdddpm.data.provenance_record`; its checksums go into each report.
+        record: record of the run, see :func:`monai_pdddpm.utils.provenance.provenance_record`.
+        label_values: the value in label maps of class 0, 1, 2, ...; None keeps the class numbers.
+        dicom_codes: DICOM codes of the labels, see :func:`monai_pdddpm.transforms.dicom_seg.segment_codes`.
+        scene: write color tables and a 3D Slicer scene.
+        seg_nrrd: write the label map as a Slicer segmentation.
+        overview: write the picture; needs the loaded scan in the batch under ``scan``.
+
+    Raises:
+        UserError: if labels or codes do not fit.
     """
 
     def __init__(
         self,
-        output_dir: str | os.PathLike,
+        output_dir: str | os.PathLike[str],
         labels: Mapping[str, str],
-        settings: Mapping[str, Any],
+        record: Mapping[str, Any],
+        *,
+        label_values: Sequence[int] | None = None,
+        dicom_codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+        scene: bool = True,
+        seg_nrrd: bool = False,
         overview: bool = True,
-        record: Mapping[str, Any] | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.labels = foreground_labels(labels)
-        self.settings = dict(settings)
-        self.made_by = made_by(record) if record else None
+        self.record = record
+        self.viewer = ViewerFiles(labels, dicom_codes, scene, seg_nrrd, label_values)
         self.overview = overview
+        self._written: list[str] = []
+        self._inferred_at = 0.0
 
     def attach(self, engine: CaseEvaluator) -> None:
-        """Run within the case's iteration, after the post-processing, so that a failure ends this case only."""
+        """Run within the iteration of the case, after the postprocessing, so that a failure ends this case only."""
+        engine.add_event_handler(Events.STARTED, lambda engine: self._written.clear())
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._begin)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
-        engine.add_event_handler(Events.STARTED, self._count)
-        engine.add_event_handler(Events.COMPLETED, self._tell)
-
-    def _count(self, engine: CaseEvaluator) -> None:
-        self._written: list[str] = []
-
-    def _tell(self, engine: CaseEvaluator) -> None:
-        written = [case for part in gathered(self._written) for case in part]
-        if written and is_first_rank():
-            first = self.output_dir / written[0]
-            text = f"{len(written)} cases are in {self.output_dir}; look at {first}/{first.name}_overview.png first"
-            print(text, flush=True)  # another process may end the run before this one ends
+        engine.add_event_handler(Events.COMPLETED, self._announce)
 
     def _begin(self, engine: CaseEvaluator) -> None:
         self._inferred_at = time.perf_counter()
         for file in engine.state.output["image"].meta["filename_or_obj"]:
-            report = report_path(self.output_dir, case_name(file))
+            report = report_path(self.output_dir, case_name(str(file)))
             report.unlink(missing_ok=True)
             remove_partial_files(report.parent)
 
     def __call__(self, engine: CaseEvaluator) -> None:
-        """Write picture and report of each item of the engine's output."""
-        for item in engine.state.output:
-            meta = item["image"].meta
-            scan = case_of(meta)
-            case, files = scan.name, scan.files
+        """Write the files of each item of the engine's output."""
+        for batch, item in zip(engine.state.batch, engine.state.output, strict=True):
+            scan = case_of(item["image"].meta)
+            case = scan.name
             folder = self.output_dir / case
             folder.mkdir(parents=True, exist_ok=True)
-            inference = dict(item.get("inference", {}))
-            seconds = engine.state.seconds | inference.pop("seconds", {})
+            run = {} if item["ensemble_run"] is None else item["ensemble_run"].as_report()
+            seconds = engine.state.seconds | run.pop("seconds", {})
             seconds["inverse and write"] = time.perf_counter() - self._inferred_at
+            self.viewer.write(item, case, folder)
             if self.overview:
                 begin = time.perf_counter()
-                self._draw(item, [file for file in files if file], case, folder / f"{case}_overview.png")
+                self._draw(item, batch["scan"], case, folder / f"{case}_overview.png")
                 seconds["overview"] = time.perf_counter() - begin
             report = {
                 "case": case,
-                "image": files[0] if len(files) == 1 else files,
+                "image": scan.files[0] if len(scan.files) == 1 else list(scan.files),
                 "inputs": scan.checksums(),
                 "notes": list(scan.notes),
                 "labels": {str(index): name for index, name in self.labels.items()},
                 "result": item.get("result", {}),
-                "settings": self.settings,
-                "made_by": self.made_by,
-                "inference": inference,
+                "settings": self.record["settings"],
+                "made_by": made_by(self.record),
+                "inference": run,
                 "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
                 "peak_memory_mib": peak_memory_mib(engine.state.device),
                 "device": device_name(engine.state.device),
@@ -121,21 +122,18 @@ class CaseReport:
             write_json(report_path(self.output_dir, case), report)
             self._written.append(case)
             if unlike := report["result"].get("unlike_usual"):
-                logger.warning(
-                    "%s: unlike the cases of the calibration (%s); look at it closely", case, "; ".join(unlike)
-                )
+                logger.warning("%s: unlike the calibration cases (%s); check it closely", case, "; ".join(unlike))
 
-    def _draw(self, item: Mapping[str, Any], files: Sequence[str], case: str, path: Path) -> None:
+    def _draw(self, item: Mapping[str, Any], scan: torch.Tensor, case: str, path: Path) -> None:
         affine = np.asarray(item["seg"].affine, dtype=float)
         maps = {key: np.asarray(item[key]) for key in ("seg", "entropy", "members") if key in item}
         channel, frames = 0, frames_of(item)
-        if frames > 1:  # the frame that has most to look at
+        if frames > 1:  # show the frame with the most uncertainty
             channel = int(np.argmax([maps["entropy"][..., f].sum() for f in range(frames)]))
             maps = {key: volume[..., channel] for key, volume in maps.items()}
         save_overview(
             path,
-            # the item's image is the preprocessed one, on the network's grid
-            image=np.asarray(LoadScan(channels=None)(files[0]))[channel],
+            image=np.asarray(scan)[channel],
             seg=maps["seg"][0].astype(np.uint8),
             entropy=maps["entropy"][0],
             labels=self.labels,
@@ -144,9 +142,16 @@ class CaseReport:
             members=maps["members"].astype(np.uint8) if "members" in maps else None,
         )
 
+    def _announce(self, engine: CaseEvaluator) -> None:
+        written = [case for part in gathered(self._written) for case in part]
+        if written and is_first_rank():
+            first = self.output_dir / written[0]
+            text = f"{len(written)} cases are in {self.output_dir}; look at {first}/{first.name}_overview.png first"
+            print(text, flush=True)  # another process may end the run before this one ends
+
 
 def peak_memory_mib(device: torch.device) -> int | None:
-    """Return the most memory used so far in MiB: of the GPU on one, else of the process; None where nobody knows."""
+    """Return the peak memory in MiB, of the GPU or else of the process; None where the system does not report it."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20)
     if resource is None:
@@ -156,14 +161,7 @@ def peak_memory_mib(device: torch.device) -> int | None:
 
 
 def device_name(device: torch.device) -> str:
-    """Return a device as a person would name it."""
+    """Return a device with its hardware name."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON so that the file appears complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

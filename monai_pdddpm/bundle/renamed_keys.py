@@ -1,0 +1,79 @@
+"""Keys of version 0.1 that have another name, and the message that refuses them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+
+from monai.bundle import ReferenceResolver
+
+from monai_pdddpm.utils.errors import UserError
+
+_REMOVED = ""
+RENAMED = {
+    "active": "inferer#windows",
+    "channel_def": "scan#channel_names",
+    "channels": "scan#channels",
+    "codes": "dicom_codes",
+    "compile": _REMOVED,
+    "dilation": "inferer#dilation",
+    "doubt": "inferer#uncertainty_threshold",
+    "end_share": "end_fraction",
+    "end_step": "time_steps#end_step",
+    "fourth_dimension": "scan#fourth_dimension",
+    "fusion": _REMOVED,
+    "keep": "checkpoint_policy",
+    "label_range": "network_def#label_range",
+    "leave_out": "fold",
+    "margin": "inferer#dilation",
+    "missing_channels": "scan#missing",
+    "overlap": "inferer#overlap",
+    "prediction": "network_def#prediction",
+    "presegmentation_smoothing": _REMOVED,
+    "proposal": "presegmentation",
+    "proposal_smoothing": _REMOVED,
+    "rule": "inferer#rule",
+    "section": "data_list_key",
+    "segmenter_share": "presegmentation_weight",
+    "solver_steps": "inferer#solver_steps",
+    "spatial_dims": "scan#spatial_dims",
+    "steps": "num_steps",
+    "train_sections": "train_list_keys",
+    "uncertainty_threshold": "inferer#uncertainty_threshold",
+    "windows": "inferer#windows",
+}
+
+
+def check_keys(keys: Iterable[str]) -> None:
+    """Refuse keys of version 0.1.
+
+    Args:
+        keys: ids of a configuration.
+
+    Raises:
+        UserError: at the first key that has another name now.
+    """
+    for key in keys:
+        if key in RENAMED:
+            new = RENAMED[key]
+            remedy = f"write --{new}" if new else "leave it out"
+            expected = f"'{new}', its new name" if new else "no such key, since it was removed"
+            raise UserError(f"{key}: found a key of version 0.1, expected {expected}; {remedy}")
+
+
+def refuse_renamed_keys() -> None:
+    """Check the keys of the configuration that calls this function in an expression.
+
+    MONAI passes no configuration to an expression, and accepts unknown keys silently. The configuration is therefore
+    read from the resolver that evaluates the expression.
+
+    Raises:
+        UserError: see :func:`check_keys`.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        resolver = frame.f_locals.get("self")
+        if isinstance(resolver, ReferenceResolver):
+            return check_keys(resolver.items)
+        frame = frame.f_back
+    return None

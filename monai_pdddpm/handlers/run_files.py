@@ -1,0 +1,98 @@
+"""Everything that is written once per run: the record of the run, notes of failures, and the page of all cases."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Events
+from monai.engines.utils import IterationEvents
+
+from monai_pdddpm.data.case import case_of
+from monai_pdddpm.engines import CaseEvaluator
+from monai_pdddpm.utils.atomic_write import remove_partial_files, write_json
+from monai_pdddpm.utils.checks import check_switch
+from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.provenance import FAILURES, RUNS, read_runs
+from monai_pdddpm.utils.ranks import is_first_rank
+from monai_pdddpm.visualize.report import write_report
+
+logger = logging.getLogger(__name__)
+
+
+class RunFiles:
+    """Write ``run.json``, ``failures/<case>.json`` and ``index.html`` into the output folder.
+
+    ``run.json`` lists code, weights and settings of each run that wrote to the folder; a run that is resumed adds
+    nothing. A failed case leaves a note (case, file, error), which is removed once the case succeeds, so that the page
+    shows failures of earlier runs and of other processes too. A ``run.json`` or ``index.html`` that this package did
+    not write stays, with a warning.
+
+    Args:
+        output_dir: folder of the results, with one folder per case.
+        record: record of the run, see :func:`monai_pdddpm.utils.provenance.provenance_record`.
+        page: write notes of failures and ``index.html``.
+
+    Raises:
+        UserError: if ``page`` is not a switch.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike[str], record: Mapping[str, Any], page: bool = True) -> None:
+        check_switch("write_report", page)
+        self.output_dir = Path(output_dir)
+        self.record = dict(record)
+        self.page = page
+        self._noted = 0
+
+    def attach(self, engine: CaseEvaluator) -> None:
+        """Follow the cases of an engine."""
+        engine.add_event_handler(Events.STARTED, self._add_run)
+        if self.page:
+            engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self._remove_note)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._add_notes)
+            engine.add_event_handler(Events.COMPLETED, self._write_page)
+
+    def _add_run(self, engine: CaseEvaluator) -> None:
+        self._noted = 0
+        if not engine.state.epoch_length or not is_first_rank():
+            return
+        path = self.output_dir / RUNS
+        runs = read_runs(self.output_dir)
+        if runs is None:
+            logger.warning("%s: not written by monai_pdddpm, so this run is not recorded; move the file away", path)
+        elif self.record["id"] not in (run["id"] for run in runs):
+            remove_partial_files(self.output_dir, path.suffix)
+            begun = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            write_json(path, {"runs": [*runs, {"begun": begun, **self.record}]})
+
+    def _remove_note(self, engine: CaseEvaluator) -> None:
+        for item in engine.state.output:
+            self._note(case_of(item["image"].meta).name).unlink(missing_ok=True)
+
+    def _add_notes(self, engine: CaseEvaluator) -> None:
+        for failure in engine.failures[self._noted :]:
+            try:
+                write_json(self._note(failure["case"]), failure)
+            except (OSError, UserError) as error:  # continue with the next case
+                logger.warning("%s: its failure could not be noted (%s)", failure["case"], error)
+        self._noted = len(engine.failures)
+
+    def _write_page(self, engine: CaseEvaluator) -> None:
+        if not is_first_rank():  # CaseFiles has waited for the cases of all processes
+            return
+        for folder in (self.output_dir, self.output_dir / FAILURES):
+            remove_partial_files(folder)
+        with contextlib.suppress(OSError):  # not there, or not empty
+            (self.output_dir / FAILURES).rmdir()
+        try:
+            print(f"overview of all cases: {write_report(self.output_dir)}")
+        except UserError as error:  # the results are complete without the page
+            logger.warning("no index.html written: %s", error)
+
+    def _note(self, case: str) -> Path:
+        return self.output_dir / FAILURES / f"{case}.json"
