@@ -68,6 +68,7 @@ def pending_cases(
                 )
     if len(todo) < len(cases) and is_first_rank():
         print(
-            f"{len(cases) - len(todo)} of {len(cases)} cases are finished in {output_dir}; --overwrite True repeats them"
+            f"{len(cases) - len(todo)} of {len(cases)} cases are finished in {output_dir}; "
+            "--overwrite True repeats them"
         )
     return todo

@@ -136,8 +136,8 @@ class TrainingCheckpoint:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for unknown files
             raise UserError(
-                f"{self.path}: cannot be read as a checkpoint: it is damaged, no PyTorch file, or has more than tensors "
-                f"and numbers, which is not loaded for safety; {remedy}"
+                f"{self.path}: cannot be read as a checkpoint: it is damaged, no PyTorch file, or has more than "
+                f"tensors and numbers, which is refused for safety; {remedy}"
             ) from error
         try:
             if missing := [name for name in (*self.save_dict, "progress") if name not in state]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd, MapTransform, Transform
+from monai.transforms import Compose, Invertd, MapTransform
 
 from monai_pdddpm.inferers.output import EnsembleOutput
 from monai_pdddpm.inferers.run_info import EnsembleRunInfo
@@ -44,7 +44,8 @@ class SplitOutputd(MapTransform):
         """Return the data with the maps added."""
         d = dict(data)
         for key in self.key_iterator(d):
-            output, meta = d[key], None
+            output: Any = d[key]
+            meta: dict[str, Any] | None = None
             if isinstance(output, MetaTensor):
                 output, meta = output.as_tensor(), dict(output.meta)
             runs = (meta or {}).pop("ensemble_run", None)
@@ -77,7 +78,7 @@ class InvertMembersd(MapTransform):
         self,
         keys: KeysCollection = "members",
         num_classes: int = 2,
-        transform: Transform | None = None,
+        transform: Any = None,
         orig_keys: str = "image",
     ) -> None:
         super().__init__(keys, allow_missing_keys=True)
@@ -193,17 +194,16 @@ class EnsembleMapsd(MapTransform):
         self,
         keys: KeysCollection = "pred",
         num_classes: int = 2,
-        transform: Transform | None = None,
+        transform: Any = None,
         temperature: float = 1.0,
         orig_keys: str = "image",
     ) -> None:
         super().__init__(keys)
         maps = (*self.keys, "member_entropy", "variance", "preseg")
-        options = {"nearest_interp": False, "to_tensor": True, "allow_missing_keys": True}
         self.steps = Compose(
             [
                 SplitOutputd(keys, num_classes),
-                Invertd(maps, transform, orig_keys, **options),
+                Invertd(maps, transform, orig_keys, nearest_interp=False, to_tensor=True, allow_missing_keys=True),
                 InvertMembersd("members", num_classes, transform, orig_keys),
                 Uncertaintyd(keys, temperature=temperature),
             ]

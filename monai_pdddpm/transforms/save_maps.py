@@ -58,7 +58,7 @@ class SaveMapsd(SaveImaged):
         label_values: Sequence[int] | None = None,
         keys: Sequence[str] = tuple(MAP_FILES),
     ) -> None:
-        super().__init__(keys, output_dir=output_dir, allow_missing_keys=True)
+        super().__init__(keys, output_dir=Path(output_dir), allow_missing_keys=True)
         if unknown := [key for key in self.keys if key not in MAP_FILES]:
             raise UserError(f"keys: found {unknown[0]!r}, expected some of {', '.join(MAP_FILES)}; fix the SaveMapsd")
         self.output_dir = Path(output_dir)
@@ -73,7 +73,7 @@ class SaveMapsd(SaveImaged):
         folder.mkdir(parents=True, exist_ok=True)
         grid = None
         for key in self.key_iterator(d):
-            array = to_values(d[key], self.label_values) if key in _LABEL_MAPS else d[key]
+            array: Any = to_values(d[key], self.label_values) if key in _LABEL_MAPS else d[key]
             grid = grid or find_grid(array.meta, tuple(array.shape[1:4]))
             postfix, dtype = MAP_FILES[str(key)]
             write_nifti(folder / f"{case}_{postfix}.nii.gz", array, grid, dtype, self.labels)
