@@ -39,9 +39,6 @@ def verify(output_dir: str | Path) -> Verified:
 
     This finds damage and mistakes. It is no protection against someone who rewrites all files.
 
-    Args:
-        output_dir: folder with one folder per case.
-
     Raises:
         UserError: if there is no such folder, or no case in it.
     """
@@ -50,10 +47,11 @@ def verify(output_dir: str | Path) -> Verified:
     if not folder.is_dir():
         raise UserError(f"{folder}: found no folder, expected one with results; fix the path")
     runs = _runs(folder, found)
-    for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != FAILURES and p.name[0] != "."):
-        found.cases += 1
+    cases = sorted(p for p in folder.iterdir() if p.is_dir() and p.name != FAILURES and p.name[0] != ".")
+    for path in cases:
         _verify_case(path, runs, found)
-    if not found.cases:
+    found.cases = len(cases)
+    if not cases:
         raise UserError(f"{folder}: found no case, expected the output_dir of a run; fix the path")
     return found
 
@@ -63,18 +61,16 @@ def _runs(folder: Path, found: Verified) -> dict[str, Mapping[str, Any]]:
     runs = read_runs(folder)
     if runs is None:
         found.findings.append(f"{RUNS}: cannot be read; the runs are not verified")
-    unchanged: dict[str, Mapping[str, Any]] = {}
-    for run in runs or []:
-        try:
-            made_by(run)
-            same = run["id"] == record_id(run)
-        except (KeyError, TypeError):
-            same = False
-        if same:
-            unchanged[run["id"]] = run
-        else:
-            found.findings.append(f"{RUNS}: the entry of run {run['id']} was changed")
-    return unchanged
+    changed = [run for run in runs or [] if not _is_unchanged(run)]
+    found.findings += [f"{RUNS}: the entry of run {run['id']} was changed" for run in changed]
+    return {run["id"]: run for run in runs or [] if run not in changed}
+
+
+def _is_unchanged(run: Mapping[str, Any]) -> bool:
+    try:
+        return bool(made_by(run)) and run["id"] == record_id(run)
+    except (KeyError, TypeError):
+        return False
 
 
 def _verify_case(folder: Path, runs: Mapping[str, Mapping[str, Any]], found: Verified) -> None:
