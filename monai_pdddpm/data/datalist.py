@@ -31,7 +31,7 @@ def inference_cases(dataset_dir: str | os.PathLike, data_list_key: str = "test")
             ``imagesTs`` or ``imagesTr``; or a folder with scan files, one DICOM series, or both files and subfolders
             with a DICOM series each, at any depth.
         data_list_key: list to take from a ``dataset.json``: ``test``, ``validation`` or ``training``. When it lists
-            nothing, the next of these three is taken, and a printed line says so.
+            nothing, the next of these three is taken, and a line is printed.
 
     Returns:
         For each case ``{"image": path}``, and ``"label"`` where there is one; files in alphabetical order, those of
@@ -75,7 +75,7 @@ def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[d
     """List pairs of image and label for training or validation.
 
     Without a list for validation in ``dataset.json``, the last fifth of the training list (at least one case) is
-    held out for it, always the same cases, and a printed line says so.
+    held out for it, always the same cases, and a line is printed.
 
     Args:
         dataset_dir: folder with a ``dataset.json`` in the Decathlon's layout, or with ``imagesTr`` and ``labelsTr``.
@@ -236,6 +236,6 @@ def _check_names(cases: Iterable[dict[str, Any]]) -> None:
         if key in seen:
             raise UserError(
                 f"{seen[key].file} and {case.file}: both would be written as {case.name!r}, expected a different name "
-                "for each case, whatever its case and accents' encoding; rename or remove one"
+                "for each case, also for file systems that ignore case and accent encoding; rename or remove one"
             )
         seen[key] = case

@@ -34,7 +34,7 @@ class CaseDataset(Dataset):
     """Data set of cases for inference that returns failures instead of raising them.
 
     An item is the transform's result with ``item["seconds"] = {"read and preprocess": float}`` added; or, when
-    anything was raised, ``{"failure": CaseFailure}``. Its transforms can be inverted whatever the start method of the
+    anything was raised, ``{"failure": CaseFailure}``. Its transforms can be inverted with any start method of the
     data loader's workers.
 
     Args:

@@ -74,7 +74,7 @@ def listed_cases(path: Path, content: dict[str, Any], key: str) -> list[dict[str
 
 
 def is_inside(value: str) -> bool:
-    """Tell whether a path is relative and stays inside its folder, read as a POSIX and as a Windows path."""
+    """Return whether a path is relative and stays inside its folder, read as a POSIX and as a Windows path."""
     parts = (*PurePosixPath(value).parts, *PureWindowsPath(value).parts)
     absolute = PurePosixPath(value).is_absolute() or PureWindowsPath(value).anchor
     return not absolute and ".." not in parts and not any(part.startswith("~") for part in parts[:1])

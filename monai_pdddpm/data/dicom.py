@@ -108,7 +108,7 @@ class SeriesReader(ImageReader):
     by the smallest of the other values.
 
     Args:
-        series: the series to read, whatever file name `read` is called with.
+        series: the series to read.
     """
 
     def __init__(self, series: Series) -> None:
@@ -161,7 +161,7 @@ def _pixels(file: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_padding(header: Dataset, stored: np.ndarray) -> np.ndarray:
-    """Tell which stored values are padding: one value, or a range of them."""
+    """Return which stored values are padding: one value, or a range of them."""
     if header.get("PixelPaddingValue") is None:
         return np.zeros(stored.shape, bool)
     bits = int(header.BitsStored)

@@ -48,7 +48,7 @@ def require_dicom(*packages: str) -> None:
 
 
 def has_series(folder: str | os.PathLike) -> bool:
-    """Tell whether a folder or one below it holds a DICOM file, recognized by its content."""
+    """Return whether a folder or one below it holds a DICOM file, recognized by its content."""
     return any(_is_dicom(file) for parent, *_ in os.walk(Path(folder)) for file in _files_in(Path(parent)))
 
 
@@ -163,7 +163,7 @@ def _is_relevant(file: Path) -> bool:
 
 
 def _is_whole(file: Path) -> bool:
-    """Tell a slice from another file, and refuse the remains of a slice, without which a stack may look complete."""
+    """Return whether a file is a slice, and refuse the remains of a slice, without which a stack may look complete."""
     found = ""
     if file.is_symlink() and not file.exists():
         found = "a broken link"

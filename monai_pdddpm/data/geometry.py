@@ -44,7 +44,7 @@ def check_affine(path: str | os.PathLike, affine: np.ndarray) -> None:
 
 
 def is_sheared(affine: np.ndarray, tolerance: float = 0.01) -> bool:
-    """Tell whether the axes of a grid are not at right angles.
+    """Return whether the axes of a grid are not at right angles.
 
     Args:
         affine: (4, 4), voxel to mm.

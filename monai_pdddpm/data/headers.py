@@ -126,7 +126,7 @@ def _read_nifti(path: Path) -> ScanHeader:
         image = nib.load(path)
     except Exception as error:  # nibabel raises many kinds
         raise UserError(unreadable(path, error)) from error
-    # CIFTI files have a class of their own by their name, else their intent tells
+    # CIFTI files have a class of their own by their name, else their intent code
     if not isinstance(image, nib.Nifti1Image) or int(image.header["intent_code"]) in _CIFTI_INTENTS:
         raise UserError(f"{path}: found a CIFTI file, expected a NIfTI image; take the volume it came from")
     raw = _raw_header(path, image.header)
@@ -143,7 +143,7 @@ def _read_nifti(path: Path) -> ScanHeader:
         )
     notes = _check_forms(path, image, raw)
     if unit not in (0, 2):
-        notes.append(f"its unit of length is undefined (code {unit}): taken for mm")
+        notes.append(f"its unit of length is undefined (code {unit}): read as mm")
     return ScanHeader(image.shape[:3], image.shape[3:], np.asarray(image.affine, dtype=np.float64), tuple(notes))
 
 

@@ -158,7 +158,7 @@ class _NiftiReader(NibabelReader):
         """Return a NIfTI image.
 
         Raises:
-            UserError: when the file is shorter, or at least a slice longer, than its header says.
+            UserError: when the file is shorter, or at least a slice longer, than its header states.
             Exception: of many kinds, when it is damaged.
         """
         self.filenames = data

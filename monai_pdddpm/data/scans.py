@@ -42,8 +42,8 @@ def plan_scan(image: Image, spec: ScanSpec) -> ScanPlan:
         The files to read.
 
     Raises:
-        UserError: when a file is missing (in a list: as ``spec.missing`` says, and always when all are), cannot be
-            read, has other axes, or an impossible affine; or when files of a list lie apart from each other.
+        UserError: when a file is missing (in a list, unless ``spec.missing`` allows it), all files are missing, or one
+            cannot be read, has other axes or an impossible affine; or when files of a list lie apart.
     """
     case = Case.of(image)
     if isinstance(image, list | tuple) or len(case.files) > 1:

@@ -17,7 +17,7 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception, or one that it was raised from, means that memory was refused."""
+    """Return whether an exception, or one that it was raised from, means that memory was refused."""
     return _has(error, (errno.ENOMEM,)) or any(
         isinstance(link, MemoryError) or (isinstance(link, RuntimeError) and bool(_MEMORY.search(str(link))))
         for link in error_links(error)
@@ -25,7 +25,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_too_many_files(error: BaseException) -> bool:
-    """Tell whether an exception, or one that it was raised from, means that no further file may be opened."""
+    """Return whether an exception, or one that it was raised from, means that no further file may be opened."""
     return _has(error, _FILES)
 
 

@@ -59,7 +59,7 @@ def test_nothing_is_at_work_after_a_case_that_cannot_be_read():
 
 
 class Draw(Randomizable, Transform):
-    """Says what it drew."""
+    """Record the drawn number."""
 
     def __call__(self, case):
         return case | {"drawn": self.R.random()}

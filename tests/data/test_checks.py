@@ -1,4 +1,4 @@
-"""What cannot work is refused with the file, what was found and what was expected; what can work passes."""
+"""Checks of intensities, loaded scans and label maps."""
 
 import nibabel as nib
 import numpy as np
@@ -111,7 +111,7 @@ class TestLabels:
     def test_classes_pass(self):
         label = torch.arange(120).reshape(1, 4, 5, 6) % 3
         assert torch.equal(self.check(label)["label"], label)
-        self.check(torch.zeros(2, 4, 5, 6))  # two readers, who saw nothing
+        self.check(torch.zeros(2, 4, 5, 6))  # two empty annotations
 
     @pytest.mark.parametrize("value", [3, -1, 0.5, 0.998, np.nan])
     def test_value_that_is_no_class(self, value):

@@ -1,4 +1,4 @@
-"""The cases found are exactly those that are there, and what is wrong is told in one line."""
+"""Lists of cases, and the errors for folders and lists that cannot be used."""
 
 import json
 from pathlib import Path

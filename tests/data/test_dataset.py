@@ -1,13 +1,15 @@
-"""A bad case becomes a line, the good ones after it are read."""
+"""A case that cannot be read becomes one line, and the cases after it are read."""
 
 import logging
+import pickle
 from functools import partial
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose, Lambdad
+from monai.data import decollate_batch
+from monai.transforms import Compose, Invertd, Lambdad, Orientationd, Spacingd
 from torch.utils.data import DataLoader, Subset
 
 from monai_pdddpm.data.checks import CheckImaged
@@ -36,7 +38,7 @@ def test_item_has_the_image_and_its_seconds(scan):
     assert 0 < item["seconds"]["read and preprocess"] < 60
 
 
-def test_user_error_of_a_nested_transform_is_told_as_it_is(tmp_path):
+def test_user_error_of_a_nested_transform_is_reported_as_it_is(tmp_path):
     path = tmp_path / "flat.nii"
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), path)
     failure = CaseDataset([{"image": str(path)}], Compose([Compose([*READ, CheckImaged("image")])]))[0]["failure"]
@@ -95,6 +97,16 @@ def test_list_without_any_file_is_a_failure(tmp_path):
     failure = CaseDataset([{"image": [str(tmp_path / "gone.nii"), None]}], READ)[0]["failure"]
     assert failure["case"] == "gone"
     assert "none of the files of a case is there" in failure["error"]
+
+
+def test_transforms_of_a_worker_are_inverted_by_another_copy(scan):
+    # spawn and forkserver give each worker a copy of the transforms
+    steps = Compose([*READ, Orientationd("image", "LPS", labels=None), Spacingd("image", (2.0, 1.0, 1.0))])
+    (item,) = decollate_batch(case_collate([pickle.loads(pickle.dumps(CaseDataset([{"image": str(scan)}], steps)))[0]]))
+    assert item["image"].shape != (1, *VOXELS.shape)
+    item["pred"] = item["image"].clone()
+    inverted = Invertd("pred", steps, orig_keys="image", nearest_interp=False, to_tensor=True)(item)["pred"]
+    assert inverted.shape == (1, *VOXELS.shape)
 
 
 def test_interrupt_passes(scan):

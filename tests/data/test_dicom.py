@@ -1,4 +1,4 @@
-"""A DICOM series is placed as its headers say, and what is no even stack is refused."""
+"""Position and order of the slices of a DICOM series, and series that are refused."""
 
 import itk
 import nibabel as nib
@@ -136,16 +136,16 @@ class TestRefused:
             LoadScan()(tmp_path)
 
     @pytest.mark.parametrize(
-        ("lose", "told"),
+        ("lose", "message"),
         [
             (lambda file: file.write_bytes(b""), "an empty file"),
             (lambda file: (file.unlink(), file.symlink_to("gone")), "a broken link"),
             (lambda file: file.rename(file.with_suffix(".dcm")).write_bytes(bytes(200)), "no DICOM content"),
         ],
     )
-    def test_last_slice_that_is_none_any_more(self, tmp_path, write_series, lose, told):
+    def test_last_slice_that_is_damaged(self, tmp_path, write_series, lose, message):
         lose(write_series(tmp_path, VOXELS, oblique())[-1])
-        refused(tmp_path, told, "expected a slice")
+        refused(tmp_path, message, "expected a slice")
 
     def test_no_position(self, tmp_path, write_series):
         file = write_series(tmp_path, VOXELS[..., :1], oblique())[0]

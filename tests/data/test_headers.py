@@ -1,4 +1,4 @@
-"""Headers tell what a file holds; one that cannot be right is refused with what was found."""
+"""Headers of scans, and the errors for headers that cannot be right."""
 
 import gzip
 import os

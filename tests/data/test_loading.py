@@ -1,4 +1,4 @@
-"""A scan is loaded as MONAI does where MONAI is right, comes back onto its own grid, and tells what was done to it."""
+"""Scans are loaded as by MONAI where MONAI is right, return to their own grid, and carry notes."""
 
 import gzip
 import itertools
@@ -31,7 +31,7 @@ ADDED = {"case"}
 
 
 def grid(codes="RAS", spacing=(1.0, 1.0, 1.0), degrees=0.0, shape=SHAPE):
-    """Affine of a grid whose axes run as ``codes`` says, turned about an oblique axis."""
+    """Affine of a grid with axes along ``codes``, turned about an oblique axis."""
     flip = ornt_transform(io_orientation(np.eye(4)), axcodes2ornt(codes))
     affine = np.eye(4)
     turn = Rotation.from_rotvec(np.radians(degrees) * np.array([0.6, 0.0, 0.8])).as_matrix()

@@ -46,7 +46,7 @@ def position(column, row, plane):
 def write_series(
     folder, planes=range(SLICES), without=(), series="1.2.826.0.1.3680043.8.498.1", moved=None, pixels=None
 ):
-    """Write an oblique CT series; file names and instance numbers tell nothing about the order."""
+    """Write an oblique CT series; file names and instance numbers are not in the order of the slices."""
     folder.mkdir(parents=True, exist_ok=True)
     along_row, along_column, _ = turned()
     uids = {}
@@ -183,7 +183,7 @@ def test_on_the_grid_that_monai_reads(tmp_path):
     assert image.shape == (1, COLUMNS, ROWS, SLICES)
     seg = segmentation(None)
     mine = MetaTensor(seg.as_tensor(), affine=image.affine, meta={"filename_or_obj": image.meta["filename_or_obj"]})
-    # where MONAI put the planes is for its intensities to say: 100 times the plane
+    # the intensities, 100 times the plane, show where MONAI put the planes
     planes = [round(float(image[0, 0, 0, index]) / 100) for index in range(SLICES)]
     moved = {label: [(c, r, planes[k]) for c, r, k in places] for label, places in MARKS.items()}
     ds = pydicom.dcmread(saved(tmp_path, mine))
