@@ -1,4 +1,4 @@
-"""A bundle's whole answer for one window as TorchScript and ONNX files, checked against Python's before they appear."""
+"""Export of a bundle's ensemble for one window to TorchScript and ONNX."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from monai_pdddpm.utils.errors import UserError
 
 FILES = {"torchscript": "ensemble.ts", "onnx": "ensemble.onnx"}
 LARGEST_DIFFERENCE = 1e-3
-# what the inferer is told and one window does not see
+# settings that have no meaning within one window
 _OF_VOLUMES = (
     "overlap",
     "blend_mode",
@@ -45,26 +45,27 @@ def export_ensemble(
     formats: Sequence[str] = tuple(FILES),
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write ``ensemble.ts`` and ``ensemble.onnx``: image window in, probabilities and their uncertainty out.
+    """Write ``ensemble.ts`` and ``ensemble.onnx``, which map an image window to probabilities and uncertainty maps.
 
-    Each file is asked about a window of noise and has to give what the inferer gives; only then it gets its name. The
-    bundle's metadata and ``inference.json`` and the settings that are fixed lie inside, in TorchScript as extra files,
-    in ONNX as metadata properties of the same names.
+    A file appears only if its output for a window of noise equals that of the inferer. It contains the bundle's
+    metadata and ``inference.json`` and the fixed settings: as extra files in TorchScript, as metadata properties of the
+    same names in ONNX.
 
     Args:
         network: segmenter and denoiser with their weights.
-        inferer: its window, time steps, members, seed, weight of the segmenter and solver are fixed for good.
+        inferer: its window, time steps, members, seed, segmenter's weight and solver are fixed.
         bundle_root: folder of the bundle.
-        output_dir: where to; made when it is not there.
-        temperature: of the bundle's calibration.
+        output_dir: folder of the files, made if missing.
+        temperature: temperature of the bundle's calibration.
         formats: ``"torchscript"``, ``"onnx"`` or both.
-        overwrite: replace files that are there.
+        overwrite: replace existing files.
 
     Returns:
-        the files.
+        The files.
 
     Raises:
-        UserError: when a setting cannot be exported, a package is missing, or a file is there already.
+        UserError: if a setting cannot be exported, a package is missing, or a file exists.
+        RuntimeError: if a file's output differs from that of the inferer.
     """
     folder = Path(output_dir)
     _check_formats(formats, folder, overwrite)
@@ -72,25 +73,26 @@ def export_ensemble(
     image = torch.randn(
         1, network.denoiser.image_channels, *inferer.config.roi_size, generator=torch.Generator().manual_seed(0)
     )
-    expected = python_answer(network, inferer, image, temperature)
+    expected = inferred_maps(network, inferer, image, temperature)
     contents = _contents(Path(bundle_root), ensemble, inferer)
     folder.mkdir(parents=True, exist_ok=True)
-    # a folder, not a file of another name: TorchScript writes the file's name into the file
+    # a temporary folder instead of a temporary name, because TorchScript stores the file's name
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as unfinished:
         files = [Path(unfinished) / FILES[name] for name in formats]
         for name, file in zip(formats, files, strict=True):
             _WRITERS[name](ensemble, image, file, contents)
-            found = _ANSWERS[name](file, image)
+            found = _RUNNERS[name](file, image)
             if found is not None:
                 _compare(file.name, found, expected)
         return [file.replace(folder / file.name) for file in files]
 
 
 def fixed_ensemble(network: PDDDPM, inferer: PDDDPMInferer, temperature: float = 1.0) -> FixedEnsemble:
-    """Return the network that answers one window as the inferer does, with the members' noise made here and now.
+    """Return the network that computes one window like the inferer, with the noise of the inferer's members.
 
     Raises:
-        UserError: when the inferer has a random or residual reverse step, or a solver that chooses its own steps.
+        UserError: if the inferer's rule is stochastic, its training process is not that of the network, or its solver
+            is adaptive.
     """
     config, chain = inferer.config, inferer.chain
     if chain.rule != "ddim" or chain.eta > 0:
@@ -103,7 +105,7 @@ def fixed_ensemble(network: PDDDPM, inferer: PDDDPMInferer, temperature: float =
     denoiser = network.denoiser
     solver = chain.solver or (denoiser.solver if isinstance(denoiser, ODEUNet) else "")
     if solver in ADAPTIVE_SOLVERS:
-        raise UserError(f"solver: found '{solver}', which chooses its own steps; export with euler, midpoint or rk4")
+        raise UserError(f"solver: found '{solver}', expected a fixed-step solver; export with euler, midpoint or rk4")
     shape = (network.num_classes, *config.roi_size)
     noise = torch.stack([member_noise(config.seed, member, 0, shape) for member in range(config.members)])
     return FixedEnsemble(
@@ -111,10 +113,10 @@ def fixed_ensemble(network: PDDDPM, inferer: PDDDPMInferer, temperature: float =
     ).eval()
 
 
-def python_answer(
+def inferred_maps(
     network: PDDDPM, inferer: PDDDPMInferer, image: torch.Tensor, temperature: float = 1.0
 ) -> list[torch.Tensor]:
-    """Return what inference says about one window, (1, C, X, Y[, Z]): the tensors of ``OUTPUTS``, each (1, ...)."""
+    """Return the maps ``OUTPUTS`` of the inferer, each (1, ...), for one window, (1, C, X, Y[, Z])."""
     data: dict[Any, Any] = {"pred": inferer(image, network)[0]}
     data = SplitOutputd("pred", num_classes=network.num_classes)(data)
     data = Uncertaintyd("pred", temperature=temperature)(data)
@@ -127,16 +129,16 @@ def _check_formats(formats: Sequence[str], folder: Path, overwrite: bool) -> Non
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if "onnx" in formats and missing:
         raise UserError(
-            f"formats: onnx needs the package {' and '.join(missing)}; pip install {' '.join(missing)}, or give "
+            f"formats: found onnx without {' and '.join(missing)}; pip install {' '.join(missing)}, or give "
             "--formats \"['torchscript']\""
         )
     there = [folder / FILES[name] for name in formats if (folder / FILES[name]).exists()]
     if there and not overwrite:
-        raise UserError(f"output_dir: {there[0]} is there already; give another --output_dir, or --overwrite True")
+        raise UserError(f"output_dir: found the file {there[0]}; give another --output_dir, or --overwrite True")
 
 
 def _contents(bundle_root: Path, ensemble: FixedEnsemble, inferer: PDDDPMInferer) -> dict[str, Any]:
-    """Return what goes into a file beside the network: name -> JSON value."""
+    """Return the JSON values that are stored beside the network, by name."""
     inside = {name: _read(bundle_root / "configs" / name) for name in ("metadata.json", "inference.json")}
     formats = inside["metadata.json"]["network_data_format"]
     maps, of_window = formats.get("post_processed_outputs", {}), {"spatial_shape": ensemble.window}
@@ -160,23 +162,23 @@ def _read(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({error}), expected the bundle's own; fix --bundle_root") from error
+        raise UserError(f"{file}: cannot be read ({error}), expected JSON; fix --bundle_root") from error
 
 
 def _write_torchscript(ensemble: FixedEnsemble, image: torch.Tensor, file: Path, contents: dict[str, Any]) -> None:
     try:
         scripted = torch.jit.script(ensemble)
-    except Exception as error:  # torch raises many kinds for what TorchScript does not know
+    except Exception as error:  # torch raises many kinds for unsupported code
         raise UserError(
-            f"formats: TorchScript does not take this network ({str(error).strip().splitlines()[0]}); give --formats "
-            "\"['onnx']\", or a network_def without what it does not take, such as attention"
+            f"formats: found torchscript, which cannot express this network ({str(error).strip().splitlines()[0]}); "
+            "give --formats \"['onnx']\", or a network_def without attention"
         ) from error
     others = {name: json.dumps(value).encode() for name, value in contents.items() if name != "metadata.json"}
     save_net_with_metadata(scripted, str(file), False, False, contents["metadata.json"], others)
 
 
 def _write_onnx(ensemble: FixedEnsemble, image: torch.Tensor, file: Path, contents: dict[str, Any]) -> None:
-    for name in ("onnx_ir", "onnxscript"):  # a line for each constant
+    for name in ("onnx_ir", "onnxscript"):  # these log a line for each constant
         logging.getLogger(name).setLevel(logging.ERROR)
     names: dict[str, Any] = {"input_names": ["image"], "output_names": list(OUTPUTS)}
     program: Any = torch.onnx.export(ensemble, (image,), dynamo=True, verbose=False, **names)
@@ -184,14 +186,14 @@ def _write_onnx(ensemble: FixedEnsemble, image: torch.Tensor, file: Path, conten
     program.save(file)
 
 
-def _ask_torchscript(file: Path, image: torch.Tensor) -> list[torch.Tensor]:
+def _run_torchscript(file: Path, image: torch.Tensor) -> list[torch.Tensor]:
     with torch.no_grad():
         return list(torch.jit.load(file)(image))
 
 
-def _ask_onnx(file: Path, image: torch.Tensor) -> list[torch.Tensor] | None:
+def _run_onnx(file: Path, image: torch.Tensor) -> list[torch.Tensor] | None:
     if importlib.util.find_spec("onnxruntime") is None:
-        print(f"{file.name}: not compared with Python's answer, the package onnxruntime is not installed")
+        print(f"{file.name}: not compared with the inferer, because onnxruntime is not installed")
         return None
     import onnxruntime
 
@@ -202,9 +204,9 @@ def _ask_onnx(file: Path, image: torch.Tensor) -> list[torch.Tensor] | None:
 def _compare(name: str, found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> None:
     largest = max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
     if not largest <= LARGEST_DIFFERENCE:
-        raise RuntimeError(f"{name}: its answer differs from Python's by {largest:.2g}, nothing was written")
-    print(f"{name}: differs from Python's answer by at most {largest:.1e}")
+        raise RuntimeError(f"{name}: its output differs from the inferer's by {largest:.2g}; nothing was written")
+    print(f"{name}: differs from the inferer's output by at most {largest:.1e}")
 
 
 _WRITERS = {"torchscript": _write_torchscript, "onnx": _write_onnx}
-_ANSWERS = {"torchscript": _ask_torchscript, "onnx": _ask_onnx}
+_RUNNERS = {"torchscript": _run_torchscript, "onnx": _run_onnx}

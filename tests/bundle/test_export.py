@@ -133,7 +133,7 @@ def test_what_is_fixed_lies_inside(network, root):
 def test_onnx_answers_as_inference(network, root, capsys):
     settings = inferer(presegmentation_weight=0.3)
     (file,) = export_ensemble(network, settings, root, root / "out", 1.4, ["onnx"])
-    assert "ensemble.onnx: differs from Python's answer by at most" in capsys.readouterr().out
+    assert "ensemble.onnx: differs from the inferer's output by at most" in capsys.readouterr().out
     onnx.checker.check_model(onnx.load(file))
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     assert [value.name for value in session.get_inputs()] == ["image"]
@@ -183,7 +183,7 @@ def test_files_that_are_there_stay(network, root):
     file = root / "out" / "ensemble.ts"
     file.parent.mkdir()
     file.write_text("older")
-    with pytest.raises(UserError, match=r"ensemble\.ts is there already; .*--overwrite True"):
+    with pytest.raises(UserError, match=r"found the file .*ensemble\.ts; .*--overwrite True"):
         export_ensemble(network, inferer(), root, root / "out", formats=["torchscript"])
     assert file.read_text() == "older"
     export_ensemble(network, inferer(), root, root / "out", formats=["torchscript"], overwrite=True)
@@ -192,8 +192,8 @@ def test_files_that_are_there_stay(network, root):
 
 
 def test_a_file_that_says_something_else_never_appears(network, root, monkeypatch):
-    monkeypatch.setitem(export._ANSWERS, "torchscript", lambda file, image: [torch.full((1,), 2.0)] * 4)
-    with pytest.raises(RuntimeError, match="differs from Python's"):
+    monkeypatch.setitem(export._RUNNERS, "torchscript", lambda file, image: [torch.full((1,), 2.0)] * 4)
+    with pytest.raises(RuntimeError, match="differs from the inferer's"):
         export_ensemble(network, inferer(), root, root / "out", formats=["torchscript"])
     assert list((root / "out").iterdir()) == []
 
@@ -202,6 +202,6 @@ def test_a_network_that_torchscript_does_not_take_is_named(root):
     torch.manual_seed(0)
     options = {"presegmentation_channels": K, "channels": (8, 8), "stem_channels": 8, "attention": True}
     pair = PDDDPM(UNet(2, 1, K, channels=(4, 8), strides=(2,)), ODEUNet(2, 1, K, **options)).eval()
-    with pytest.raises(UserError, match="TorchScript does not take this network"):
+    with pytest.raises(UserError, match="found torchscript, which cannot express this network"):
         export_ensemble(pair, inferer(), root, root / "out", formats=["torchscript"])
     assert list((root / "out").iterdir()) == []

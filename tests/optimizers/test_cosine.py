@@ -67,5 +67,5 @@ def test_pytorchs_would_rise_again():
 
 @pytest.mark.parametrize("epochs", [0, -3])
 def test_no_epochs(epochs):
-    with pytest.raises(UserError, match=rf"max_epochs: found {epochs}, expected 1 or more"):
+    with pytest.raises(UserError, match=rf"max_epochs: found {epochs}, expected a whole number of at least 1"):
         CosineDecay(optimizer(), epochs)
