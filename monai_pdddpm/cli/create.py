@@ -150,8 +150,6 @@ def _render(name: str, values: Mapping[str, Any], foreign: SegmenterBundle | Non
     rendered, task["overrides"] = render_task(configs, task, name), {}
     for file, content in rendered.items():
         new: dict[str, Any] = {}
-        if "label_values" not in rendered["inference.json"]:  # the templates have no key for it
-            new |= _label_values(content, values["label_values"], values["missing_channels"])
         if "trainer" in content.get("train", {}):
             new["train::dataset::cache_rate"] = new["validate::dataset::cache_rate"] = values["cache_rate"]
             if values["epoch_windows"]:
@@ -173,38 +171,13 @@ def _random_epochs(windows: int) -> dict[str, Any]:
     }
 
 
-def _transforms(content: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
-    """Return the key and the list of the transforms that prepare scans; an empty list if there are none."""
-    if found := content.get("train", {}).get("deterministic_transforms"):
-        return "train::deterministic_transforms", found
-    preprocessing = content.get("preprocessing", {})
-    found = preprocessing.get("transforms", []) if isinstance(preprocessing, dict) else []
-    return "preprocessing::transforms", [transform for transform in found if isinstance(transform, dict)]
-
-
-def _label_values(content: Mapping[str, Any], values: list[int], missing_channels: str) -> dict[str, Any]:
-    """Map the values of label maps to classes when they are read, and back when files are written."""
-    new: dict[str, Any] = {"missing_channels": missing_channels} if "missing_channels" in content else {}
-    if values == list(range(len(values))):
-        return new
-    key, transforms = _transforms(content)
-    if any("label" in transform["keys"] for transform in transforms):
-        to_classes = {"_target_": "monai_pdddpm.transforms.LabelValuesd", "keys": "label", "values": "@label_values"}
-        new |= {"label_values": values, f"+{key}": [to_classes]}
-    if isinstance(content.get("writer"), dict):
-        new |= {"writer::_target_": "monai_pdddpm.data.LabelValueWriter", "writer::values": values}
-    for index, handler in enumerate(content.get("handlers", [])):
-        if str(handler.get("_target_")).endswith(".ViewerFiles"):
-            new[f"handlers::{index}::values"] = values
-    return new
-
-
 def _foreign_preprocessing(content: Mapping[str, Any], foreign: SegmenterBundle) -> dict[str, Any]:
     """Prepare scans as the segmenter's own bundle does."""
     new: dict[str, Any] = {}
     if "segmenter_files" in content:
         new["segmenter_files"] = ["$@bundle_root + '/models/segmenter.pt'"]
-    key, transforms = _transforms(content)
+    part, name = ("train", "deterministic_transforms") if "train" in content else ("preprocessing", "transforms")
+    key, transforms = f"{part}::{name}", content.get(part, {}).get(name, [])
     for index, transform in enumerate(transforms):
         kind = str(transform["_target_"]).rpartition(".")[2]
         if kind == "Orientationd" and foreign.orientation:

@@ -18,8 +18,8 @@ __all__ = ["bundle_cost", "bundle_info", "run"]
 WARNING = "warning: --size runs the code that the bundle's author wrote; use bundles from people you trust"
 _TEXTS = ("name", "version", "task", "intended_use")
 _KEYS = (
-    *("labels", "channel_def", "missing_channels", "fourth_dimension", "spacing", "roi_size", "overlap"),
-    *("num_train_timesteps", "start_step", "end_fraction", "num_steps", "members", "presegmentation_weight", "seed"),
+    *("labels", "label_values", "scan", "spacing", "roi_size", "start_step", "end_fraction", "num_steps", "members"),
+    *("presegmentation_weight", "training_process", "seed"),
 )
 
 
@@ -77,7 +77,7 @@ def bundle_cost(folder: Path, size: Sequence[int]) -> dict[str, Any]:
     try:
         parser.read_config(folder / "configs" / "inference.json")
         roi_size, overlap, members, time_steps = map(
-            parser.get_parsed_content, ("roi_size", "overlap", "members", "time_steps")
+            parser.get_parsed_content, ("roi_size", "inferer::overlap", "members", "time_steps")
         )
         with torch.device("meta"):
             networks = {key: parser.get_parsed_content(f"network_def::{key}") for key in ("segmenter", "denoiser")}
@@ -101,13 +101,16 @@ def bundle_cost(folder: Path, size: Sequence[int]) -> dict[str, Any]:
 
 
 def _lines(found: Mapping[str, Any]) -> list[str]:
+    scan, labels, values = found["scan"], found["labels"], found["label_values"]
+    if isinstance(labels, dict) and isinstance(values, list):
+        labels = dict(zip(values, labels.values(), strict=False))
     return [
         f"{found['name']} {found['version']}: {found['task']}",
-        f"labels: {_names(found['labels'])}",
-        f"channels: {_names(found['channel_def'])}",
-        f"spacing: {found['spacing']} mm; window: {found['roi_size']} voxels, overlap {found['overlap']}",
-        f"chain: {found['num_steps']} steps from T' = {found['start_step']} of {found['num_train_timesteps']} down to "
-        f"{found['end_fraction']} of T'; {found['members']} members",
+        f"labels: {_names(labels)}",
+        f"channels: {_names(scan.get('channel_names')) if isinstance(scan, dict) else scan}",
+        f"spacing: {found['spacing']} mm; window: {found['roi_size']} voxels",
+        f"chain: {found['num_steps']} steps from T' = {found['start_step']} down to {found['end_fraction']} of T'; "
+        f"{found['members']} members",
         f"networks: segmenter {found['segmenter']}, denoiser {found['denoiser']}",
         f"trained weights: {found['model.pt']}; calibration: {found['calibration.json']}",
         f"intended use: {found['intended_use']}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,8 +69,12 @@ def readme(texts: Mapping[str, Any], choices: Sequence[Choice], segmenter: str, 
 
 def commands(folder: Path, stages: Sequence[str]) -> list[str]:
     """Return the next commands for a bundle in a folder, given the stages of its training."""
-    runs = [*(("training", stage) for stage in stages), ("calibrating", "calibrate"), ("evaluating", "evaluate")]
-    return [
-        f"python -m monai.bundle run {run} --config_file {shlex.quote(str(folder / 'configs' / f'{stage}.json'))}"
-        for run, stage in (*runs, ("inference", "inference"))
-    ]
+    runs = [("training", stage) for stage in stages] + [("calibrating", "calibrate"), ("evaluating", "evaluate")]
+    lines = []
+    for run, stage in [*runs, ("inference", "inference")]:
+        files = shlex.quote(str(folder / "configs" / f"{stage}.json"))
+        if stage in ("calibrate", "evaluate"):  # overlays on inference.json
+            files = json.dumps([str(folder / "configs" / f"{name}.json") for name in ("inference", stage)])
+            files = f"'{files}'"
+        lines.append(f"python -m monai.bundle run {run} --config_file {files}")
+    return lines

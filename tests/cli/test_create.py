@@ -23,9 +23,9 @@ FEW = {"train::dataloader::sampler::num_samples": 4}
 
 
 def run(folder, name, kind="train", **more):
-    workflow = ConfigWorkflow(
-        str(folder / "configs" / f"{name}.json"), workflow_type=kind, bundle_root=str(folder), **QUICK, **more
-    )
+    names = ["inference", "evaluate"] if name == "evaluate" else [name]
+    files = [str(folder / "configs" / f"{each}.json") for each in names]
+    workflow = ConfigWorkflow(files, workflow_type=kind, bundle_root=str(folder), **QUICK, **more)
     workflow.initialize()
     workflow.run()
     workflow.finalize()
@@ -68,25 +68,25 @@ class TestBundle:
         jsonschema.validate(metadata, json.loads(SCHEMA.read_text(encoding="utf-8")))
         assert metadata["network_data_format"]["inputs"]["image"]["modality"] == "CT"
 
-    def test_values(self, made):
+    def test_values(self, made, capsys):
         folder = made(values=(0, 2, 5), spacing=(1, 1, 2)).folder
         found = config(folder)
         assert found["spacing"] == [1, 1, 2]
         assert found["roi_size"] == [24, 24, 16]  # 20 x 24 x 16 in multiples of 8
         assert found["labels"] == {"0": "background", "1": "a", "2": "b"}
-        assert found["writer"]["values"] == [0, 2, 5]
+        for name in ("inference", "train", "train_segmenter"):
+            assert config(folder, name)["label_values"] == [0, 2, 5]
+        assert main(["info", str(folder)]) == 0
+        assert "labels: 0 background, 2 a, 5 b" in capsys.readouterr().out
         listed = json.loads((folder / "data" / "dataset.json").read_text(encoding="utf-8"))
         assert listed["root"] == str(folder.parents[1] / "decathlon")
         assert listed["labels"] == {"0": "background", "2": "a", "5": "b"}
-        last = config(folder, "train")["train"]["deterministic_transforms"][-1]
-        assert last["_target_"].endswith(".LabelValuesd")
-        assert config(folder, "train")["label_values"] == config(folder, "evaluate")["label_values"] == [0, 2, 5]
 
     def test_other_forms(self, nnunet, bids, tmp_path):
         root = nnunet()
         (root / "imagesTr" / "box_001_0001.nii.gz").unlink()
         created = create_bundle("n", read_dataset(root), tmp_path, progress=False)
-        assert config(created.folder)["missing_channels"] == "zero"
+        assert config(created.folder)["scan"]["missing"] == "zero"
         assert any("FLAIR in 1 of the cases" in str(choice) for choice in created.choices)
         listed = json.loads((created.folder / "data" / "dataset.json").read_text(encoding="utf-8"))
         assert [len(listed[name]) for name in ("training", "validation", "test")] == [3, 1, 1]
@@ -225,7 +225,7 @@ class TestGivenSegmenter:
     def test_without_orientation_and_spacing(self, made, foreign):
         content = config(made(options={"segmenter": foreign(preprocessing={"transforms": []})}).folder)
         kinds = [each["_target_"] for each in content["preprocessing"]["transforms"]]
-        assert kinds[2:] == ["Identityd", "Identityd"]
+        assert kinds[-2:] == ["Identityd", "Identityd"]
 
     @pytest.mark.slow
     def test_the_denoiser_is_trained_behind_it(self, made, foreign):

@@ -6,10 +6,10 @@ import pytest
 
 from monai_pdddpm.__main__ import main
 from monai_pdddpm.cli.verify import verify
-from monai_pdddpm.data import provenance_record, report_path
+from monai_pdddpm.inferers.config import EnsembleConfig
 from monai_pdddpm.utils.atomic_write import write_json
 from monai_pdddpm.utils.errors import UserError
-from monai_pdddpm.utils.provenance import checksum, made_by
+from monai_pdddpm.utils.provenance import checksum, made_by, provenance_record, report_path
 
 
 @pytest.fixture
@@ -18,8 +18,10 @@ def output(tmp_path):
     for name in ("configs/inference.json", "models/model.pt"):
         (tmp_path / "bundle" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "bundle" / name).write_text("{}")
-    settings = {"members": 2}
-    record = provenance_record(tmp_path / "bundle", tmp_path / "bundle/models/model.pt", None, settings)
+    model_file = tmp_path / "bundle" / "models" / "model.pt"
+    config = EnsembleConfig(roi_size=[8, 8, 8], time_steps=[9, 0], members=2)
+    record = provenance_record(tmp_path / "bundle", model_file, "", False, config, "error")
+    settings = record["settings"]
     folder = tmp_path / "output"
     write_json(folder / "run.json", {"runs": [{"begun": "2026-01-01T00:00:00+00:00", **record}]})
     (folder / "index.html").write_text("<html>")
