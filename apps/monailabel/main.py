@@ -29,7 +29,7 @@ try:
     from pdddpm_label.requests import SameOrigin, answer_user_errors, plain_names_only
     from pdddpm_label.training_task import Training
 
-    from monai_pdddpm.bundle import fit_threads, keep_freed_memory
+    from monai_pdddpm.bundle import keep_freed_memory
     from monai_pdddpm.utils.errors import UserError, friendly_errors, user_message
 except ModuleNotFoundError as error:
     stop(
@@ -43,7 +43,6 @@ class PDDDPMApp(MONAILabelApp):
 
     def __init__(self, app_dir, studies, conf):
         keep_freed_memory()
-        fit_threads()
         friendly_errors(force=True)
         try:
             self.bundles = find_bundles(conf.get("bundles"), Path(app_dir) / "model")

@@ -1,4 +1,4 @@
-"""What turns the pipeline of ``configs/`` into bundles, and what a running bundle asks of its surroundings."""
+"""Rendering of bundles from ``configs/``, and the functions that a running bundle calls by name."""
 
 from monai_pdddpm.networks.weights import load_network, load_segmenter
 from monai_pdddpm.utils.allocator import keep_freed_memory
@@ -8,14 +8,12 @@ from .distributed import GlobalLoss, distributed_network, join_ranks, leave_rank
 from .export import export_ensemble
 from .locate import find_bundle_root, pick_device
 from .start import has_full_batch, start_run
-from .threads import fit_threads
 
 __all__ = [
     "GlobalLoss",
     "distributed_network",
     "export_ensemble",
     "find_bundle_root",
-    "fit_threads",
     "has_full_batch",
     "join_ranks",
     "keep_freed_memory",

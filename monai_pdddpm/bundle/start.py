@@ -1,4 +1,4 @@
-"""What every command of a bundle does first."""
+"""First steps of every command of a bundle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sized
 import torch
 
 from monai_pdddpm.bundle.renamed_keys import refuse_renamed_keys
-from monai_pdddpm.bundle.threads import fit_threads
 from monai_pdddpm.networks.weights import check_device
 from monai_pdddpm.utils.allocator import keep_freed_memory
 
@@ -15,7 +14,7 @@ __all__ = ["has_full_batch", "start_run"]
 
 
 def start_run(device: torch.device | str) -> None:
-    """Check keys and device, and set up memory and threads of the process.
+    """Check keys and device, and let the process keep freed memory.
 
     Args:
         device: device of the run.
@@ -26,7 +25,6 @@ def start_run(device: torch.device | str) -> None:
     refuse_renamed_keys()
     check_device(device)
     keep_freed_memory()
-    fit_threads()
 
 
 def has_full_batch(cases: Sized, batch_size: int) -> bool:
