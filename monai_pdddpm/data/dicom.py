@@ -70,7 +70,14 @@ def read_series(folder: str | os.PathLike) -> Series:
     found = [(file, read_slice_header(file)) for file in slices]
     check_one_series(folder, [header for _, header in found])
     for file, header in found:
-        _check_slice(file, header)
+        try:
+            _check_slice(file, header)
+            for tag in ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient"):
+                _numbers(header, tag)
+        except UserError:
+            raise
+        except Exception as error:  # pydicom decodes a value when it is accessed
+            raise not_a_slice(file) from error
     (first_file, first), *rest = found
     for file, other in rest:
         for what, tag in (

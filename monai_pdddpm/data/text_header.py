@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
-from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.errors import UserError, printable
 
 __all__ = ["check_text_header"]
 
 _LARGEST = 1 << 16  # bytes
 _LONGEST_LINE = 800  # bytes; ITK overruns its buffers beyond
-_MOST_AXES = 8
 _END = re.compile(rb"\r?\n\r?\n|ElementDataFile\s*=\s*LOCAL")
-_AXES = re.compile(rb"^(?:dimension:|NDims\s*=)\s*(\d+)", re.MULTILINE)
+_AXES = re.compile(rb"^(?:dimension:|NDims\s*=)[ \t]*(\S*)", re.MULTILINE)
 _GEOMETRY = re.compile(rb"^[^:=]*(?:direction|spacing|origin|offset|matrix)[^:=]*[:=].*\b(?:nan|inf)\b", re.I | re.M)
 _DATA_FILE = re.compile(rb"^(?:data ?file:|ElementDataFile\s*=)\s*(.+?)\s*$", re.MULTILINE)
 
@@ -36,13 +36,14 @@ def check_text_header(path: Path) -> None:
             f"{path}: found a line of {longest} bytes in its header, expected at most {_LONGEST_LINE}; {remedy}"
         )
     for axes in _AXES.findall(header):
-        if int(axes[:9]) > _MOST_AXES:
-            raise UserError(f"{path}: found {axes[:9].decode()} axes, expected at most {_MOST_AXES}; {remedy}")
+        if not re.fullmatch(rb"[1-8]", axes):
+            found = axes[:9].decode(errors="replace")
+            raise UserError(printable(f"{path}: found {found!r} axes, expected a number from 1 to 8; {remedy}"))
     if _GEOMETRY.search(header):
         raise UserError(f"{path}: found NaN or infinity in its geometry, expected finite numbers; {remedy}")
     for name in _DATA_FILE.findall(header):
         file = Path(name.decode(errors="replace"))
         if file.is_absolute() or ".." in file.parts:
-            raise UserError(f"{path}: found voxels in {file}, expected a file in the same folder; copy it there")
-        if (path.parent / file).exists() and not (path.parent / file).is_file():
-            raise UserError(f"{path}: found no regular file {file}, expected the file of its voxels; {remedy}")
+            raise UserError(printable(f"{path}: found voxels in {file}, expected a file in its folder; copy it there"))
+        if os.path.exists(path.parent / file) and not os.path.isfile(path.parent / file):  # False for long names
+            raise UserError(printable(f"{path}: found no regular file {file}, expected its voxels; {remedy}"))

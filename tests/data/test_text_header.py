@@ -36,7 +36,8 @@ def test_valid_headers_pass(check, content):
     ("content", "message"),
     [
         (NRRD + b"space: " + b"x" * 1000 + b"\n\n", "found a line of 1007 bytes"),
-        (META.replace(b"NDims = 3", b"NDims = 99"), "found 99 axes, expected at most 8"),
+        (META.replace(b"NDims = 3", b"NDims = 99"), "found '99' axes, expected a number from 1 to 8"),
+        (META.replace(b"NDims = 3", b"NDims = -1"), "found '-1' axes"),
         (NRRD.replace(b"(1,0,0)", b"(nan,0,0)"), "found NaN or infinity"),
         (META.replace(b"Offset = 0", b"Offset = inf"), "found NaN or infinity"),
         (META + b"ElementDataFile = /etc/passwd\n", "found voxels in /etc/passwd"),
