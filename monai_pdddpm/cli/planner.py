@@ -205,8 +205,7 @@ def _intensity(channels: Sequence[Mapping[str, Any]]) -> Choice:
 
 def _levels(shape: Sequence[int], divisor: int, segmenter: SegmenterBundle | None) -> Choice:
     count = 4 if divisor == 8 else 3
-    reason = f"the shortest side of the median scan has {min(shape)} voxels; 4 levels need 16"
-    reason = "segmenter given" if segmenter else reason
+    reason = "segmenter given" if segmenter else f"the median scan is {min(shape)} voxels thick; 4 levels need 16"
     return Choice("levels", count, f"{count}, windows are multiples of {divisor} voxels", reason)
 
 
