@@ -88,13 +88,18 @@ class Case(MetaObject):
             f"{_LONGEST_NAME} bytes; rename the scan"
         )
 
-    def checksums(self) -> dict[str, str | None]:
-        """Return the SHA-256 of each file, and of the files beside a detached header that share its name."""
-        found = {file: checksum(file) for file in self.files if file is not None}
-        for file in [Path(file) for file in found if file.lower().endswith(_DETACHED)]:
-            beside = sorted(path for path in file.parent.iterdir() if path.stem == file.stem and path != file)
-            found |= {str(path): checksum(path) for path in beside if path.is_file()}
+    @property
+    def all_files(self) -> list[str]:
+        """The files, and the files beside a detached header (``.mhd``, ``.nhdr``) that share its name."""
+        found = [file for file in self.files if file is not None]
+        for header in [Path(file) for file in found if file.lower().endswith(_DETACHED)]:
+            beside = sorted(header.parent.glob("*")) if header.parent.is_dir() else []
+            found += [str(path) for path in beside if path.stem == header.stem and path != header]
         return found
+
+    def checksums(self) -> dict[str, str | None]:
+        """Return the SHA-256 of each file of `all_files`; None for a file that cannot be read."""
+        return {file: checksum(file) for file in self.all_files}
 
 
 Image: TypeAlias = str | os.PathLike | Sequence[str | os.PathLike | None] | Case

@@ -18,7 +18,6 @@ __all__ = ["SCAN_EXTENSIONS", "inference_cases", "labelled_cases", "training_cas
 
 SCAN_EXTENSIONS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _EXTENSIONS = ", ".join(SCAN_EXTENSIONS)
-_DETACHED = (".mhd", ".nhdr")
 
 
 def inference_cases(dataset_dir: str | os.PathLike, data_list_key: str = "test") -> list[dict[str, Any]]:
@@ -142,17 +141,16 @@ def training_cases(dataset_dir: str | os.PathLike, list_keys: Sequence[str] = ("
 def unused_files(folder: str | os.PathLike, cases: Sequence[dict[str, Any]]) -> list[str]:
     """Return the files in a folder that belong to no case, relative to it and in alphabetical order.
 
-    Hidden files and ``dataset.json`` do not count. A file that shares the name of a detached header (``.mhd``,
-    ``.nhdr``) belongs to it.
+    Hidden files and ``dataset.json`` do not count.
 
     Args:
         folder: the folder that was searched.
         cases: the cases found in it, as `inference_cases` returns them.
     """
     root = os.path.abspath(folder)
-    files = [file for case in cases for file in (*Case.of(case["image"]).files, case.get("label")) if file]
-    used = {os.path.abspath(file) for file in files} | {os.path.join(root, "dataset.json")}
-    stems = {os.path.splitext(file)[0] for file in used if file.lower().endswith(_DETACHED)}
+    images = [case[key] for case in cases for key in ("image", "label") if key in case]
+    used = {os.path.abspath(file) for image in images for file in Case.of(image).all_files}
+    used.add(os.path.join(root, "dataset.json"))
     unused = []
     for parent, folders, names in os.walk(root):
         if parent in used:  # a DICOM series takes all that lies in its folder
@@ -160,7 +158,7 @@ def unused_files(folder: str | os.PathLike, cases: Sequence[dict[str, Any]]) -> 
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = [os.path.join(parent, name) for name in names if not name.startswith(".")]
-        unused += [path for path in paths if path not in used and os.path.splitext(path)[0] not in stems]
+        unused += [path for path in paths if path not in used]
     return sorted(os.path.relpath(path, root) for path in unused)
 
 

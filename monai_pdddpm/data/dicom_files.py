@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 _SUFFIX = ".dcm"
+_NO_SCANS = ("SEG", "SR", "PR", "KO", "REG", "RTSTRUCT", "RTPLAN", "RTDOSE")  # modalities, such as our own results
 _IGNORED = ("DICOMDIR",)  # the table of contents of a disk is DICOM too
 # the first element of a file without preamble: group 2 or 8, then a value representation or a short length
 _BARE = re.compile(rb"[\x02\x08]\x00.\x00(?:[A-Z]{2}|..\x00\x00)|\x00[\x02\x08]\x00.[A-Z]{2}", re.DOTALL)
@@ -49,7 +50,7 @@ def require_dicom(*packages: str) -> None:
 
 def has_series(folder: str | os.PathLike) -> bool:
     """Return whether a folder or one below it holds a DICOM file, recognized by its content."""
-    return any(_is_dicom(file) for parent, *_ in os.walk(Path(folder)) for file in _files_in(Path(parent)))
+    return any(_first_slice(Path(parent)) is not None for parent, *_ in os.walk(Path(folder)))
 
 
 def find_series(root: str | os.PathLike, own: bool = True) -> list[str]:
@@ -60,8 +61,9 @@ def find_series(root: str | os.PathLike, own: bool = True) -> list[str]:
         own: include a series whose slices lie in the folder itself.
 
     Returns:
-        A folder for each series: of a subfolder of ``root`` with one series the subfolder itself, however deep its
-        slices lie; else the folders of its series. Subfolders that continue the series above them are left out.
+        A folder for each series: a subfolder of ``root`` with one series stands for it, however deep its slices lie;
+        of several series, each has the first folder with its slices. Folders that continue the series of ``root`` are
+        left out.
 
     Raises:
         UserError: when the folder's own slices belong to several series, or a folder cannot be listed.
@@ -72,9 +74,12 @@ def find_series(root: str | os.PathLike, own: bool = True) -> list[str]:
     if own and (headers := [read_slice_header(file) for file in _files_in(root) if _is_dicom(file)]):
         uid = check_one_series(root, headers)
         found.append(root)
-    for folder in _folders_in(root):
-        below = list(_series_below(folder, uid))
-        found += [folder] if len(below) == 1 else below
+    for folder in (path for path in _entries(root) if path.is_dir() and not path.name.startswith(".")):
+        below: dict[str, Path] = {}
+        for inner, its_uid in _folders_with_slices(folder):
+            below.setdefault(its_uid, inner)
+        below.pop(uid or "", None)
+        found += [folder] if len(below) == 1 else below.values()
     return [str(folder) for folder in found]
 
 
@@ -87,10 +92,6 @@ def _entries(folder: Path) -> list[Path]:
 
 def _files_in(folder: Path) -> list[Path]:
     return [path for path in _entries(folder) if path.is_file() and path.name not in _IGNORED]
-
-
-def _folders_in(folder: Path) -> list[Path]:
-    return [path for path in _entries(folder) if path.is_dir() and not path.name.startswith(".")]
 
 
 def _is_dicom(file: Path) -> bool:
@@ -125,18 +126,17 @@ def not_a_slice(file: Path) -> UserError:
     )
 
 
-def _first_uid(folder: Path) -> str | None:
-    file = next(filter(_is_dicom, _files_in(folder)), None)
-    return None if file is None else str(read_slice_header(file).get("SeriesInstanceUID", ""))
+def _first_slice(folder: Path) -> Path | None:
+    return next(filter(_is_dicom, _files_in(folder)), None)
 
 
-def _series_below(folder: Path, above: str | None) -> Iterator[Path]:
-    """Yield the folders of the series below a folder, except those that continue the series ``above``."""
-    uid = _first_uid(folder)
-    if uid is not None and uid != above:
-        yield folder
-    for inner in _folders_in(folder):
-        yield from _series_below(inner, above if uid is None else uid)
+def _folders_with_slices(root: Path) -> list[tuple[Path, str]]:
+    """Return the folders that hold slices, ``root`` first, and the series of the first file of each."""
+    folders = sorted(Path(parent) for parent, *_ in os.walk(root))
+    slices = [(folder, file) for folder in folders if (file := _first_slice(folder)) is not None]
+    found = [(folder, read_slice_header(file)) for folder, file in slices]
+    scans = [(folder, header) for folder, header in found if header.get("Modality") not in _NO_SCANS]
+    return [(folder, str(header.get("SeriesInstanceUID", ""))) for folder, header in scans]
 
 
 def slices_of(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -145,12 +145,9 @@ def slices_of(folder: Path) -> tuple[list[Path], list[Path]]:
     Raises:
         UserError: when there are no slices, or a file was a slice once and is damaged.
     """
-    uid = _first_uid(folder)
-    folders = [folder] if uid is not None else []
-    for inner in (Path(parent) for parent, *_ in os.walk(folder) if parent != str(folder)):
-        found = _first_uid(inner)
-        if found is not None and uid in (None, found):
-            folders.append(inner)
+    found = _folders_with_slices(folder)
+    own = [uid for inner, uid in found if inner == folder]
+    folders = [inner for inner, uid in found if not own or uid == own[0]]
     files = [file for inner in folders for file in _entries(inner) if _is_relevant(file)]
     slices = [file for file in files if _is_whole(file)]
     if not slices:

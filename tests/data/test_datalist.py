@@ -91,11 +91,19 @@ class TestDicom:
         series(tmp_path / "d" / "older", uid="1.2.6")
         assert names(inference_cases(tmp_path)) == ["a", "b", "one", "two", "d", "older"]
 
+    def test_segmentations_are_no_scans(self, tmp_path, series, capsys):
+        series(tmp_path / "a")
+        series(tmp_path / "output" / "a", uid="1.2.9", change=lambda index, ds: setattr(ds, "Modality", "SEG"))
+        assert names(inference_cases(tmp_path)) == ["a"]
+        assert "not used: output/a/IM0000, output/a/IM0037, output/a/IM0074: 3 files" in capsys.readouterr().out
+
     def test_subfolder_that_continues_a_series(self, tmp_path, series):
         for file in series(tmp_path / "a")[1:]:
             (tmp_path / "a" / "more").mkdir(exist_ok=True)
             file.rename(tmp_path / "a" / "more" / file.name)
-        assert inference_cases(tmp_path) == [{"image": str(tmp_path / "a")}]
+        series(tmp_path / "b" / "one", uid="1.2.9", fold=(2,))
+        series(tmp_path / "b" / "two", uid="1.2.9", fold=(0, 1))
+        assert names(inference_cases(tmp_path)) == ["a", "b"]
         assert inference_cases(tmp_path / "a") == [{"image": str(tmp_path / "a")}]
 
 
