@@ -23,7 +23,8 @@ SHOWN = (
     *("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "configs/presets/README.md"),
     *(f"{folder}/*.{ending}" for folder in ("benchmarks/*", "bundles/*/docs") for ending in ("md", "png")),
 )
-PROGRAMS = ("inference", "train", "train_segmenter", "evaluate", "calibrate", "export")
+SHOWN_PARTS = ("scan", "network_def", "inferer")
+PROGRAMS = ("inference", "train", "train_segmenter", "evaluate", "calibrate", "export", "multi_gpu_inference")
 WORDS = json.loads((ROOT / "docs" / "reference" / "keys.json").read_text(encoding="utf-8"))
 MEANINGS: dict[str, str] = WORDS["meanings"]
 NOT_SET: list[str] = WORDS["not_set"]  # parts of the pipeline that happen to be plain values
@@ -96,9 +97,17 @@ def keys_page() -> str:
 
 
 def plain_keys(path: Path) -> dict[str, Any]:
-    """Return the keys of a configuration that hold plain values, not parts of the pipeline."""
+    """Return the keys of a configuration that hold plain values, also inside the parts of `SHOWN_PARTS`."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    return {key: value for key, value in content.items() if not is_part(value)}
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        if not is_part(value):
+            found[key.replace("::", "#")] = value
+        elif key in SHOWN_PARTS and isinstance(value, dict):
+            inside = {f"{key}#{name}": each for name, each in value.items() if not name.startswith("_")}
+            found |= {name: each for name, each in inside.items() if not is_part(each)}
+    # references are no settings, nor are expressions inside a part
+    return {key: value for key, value in found.items() if not str(value).startswith(("@", "$") if "#" in key else "@")}
 
 
 def is_part(value: Any) -> bool:
@@ -108,4 +117,8 @@ def is_part(value: Any) -> bool:
 
 def shown(value: Any) -> str:
     """Return a value as a cell of a table."""
-    return "" if value is None else f"`{json.dumps(value)}`".replace("|", "\\|")
+    if value is None:
+        return ""
+    if match := re.fullmatch(r"\$@(bundle_root|output_dir) \+ '(.*)'", str(value)):
+        return f"`<{match[1]}>{match[2]}`"
+    return "computed" if str(value).startswith("$") else f"`{json.dumps(value)}`".replace("|", "\\|")

@@ -81,7 +81,7 @@ LEAVES = {
     "-e . && .venv/bin/python -m monai.bundle run inference": [f"{PHANTOM}/output/index.html"],
     "--write_dicom_seg True": ["my_results/series/series_seg.dcm"],
     "--write_seg_nrrd True": ["my_results/*/*_seg.seg.nrrd"],
-    "run export --config_file bundles": [f"{HIPPOCAMPUS}/export/ensemble.onnx", f"{HIPPOCAMPUS}/export/ensemble.ts"],
+    "run export --config_file": [f"{HIPPOCAMPUS}/export/ensemble.onnx", f"{HIPPOCAMPUS}/export/ensemble.ts"],
     "/data/series": [f"{PHANTOM}/output/phantom_series_*/*_seg.nii.gz"],
     "cross_fitting.json": [f"{PHANTOM}/runs/segmenter_fold4/segmenter.pt", f"{PHANTOM}/models/model.pt"],
     "--json > findings.json": ["findings.json"],

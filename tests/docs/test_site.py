@@ -21,6 +21,16 @@ def hooks():
     return hooks
 
 
+def test_every_key_has_a_meaning(hooks):
+    keys = set()
+    for path in ROOT.glob("bundles/*/configs/*.json"):
+        if path.stem in hooks.PROGRAMS:
+            keys |= set(hooks.plain_keys(path))
+    meant = set(hooks.MEANINGS)
+    assert keys - meant - set(hooks.NOT_SET) == set()
+    assert meant - keys == set()  # no meaning is left of a key that is gone
+
+
 def test_page_of_keys_shows_the_values_of_each_bundle(hooks):
     row = next(line for line in hooks.keys_page().splitlines() if line.startswith("| `num_steps` |"))
     assert [cell.strip() for cell in row.split("|")[3:6]] == ["`2`", "`5`", "`15`"]
