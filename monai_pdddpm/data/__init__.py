@@ -11,7 +11,7 @@ from .case import Case, case_name, case_of
 from .checks import CheckImaged, CheckLabeld, check_voxels
 from .datalist import inference_cases, labelled_cases, training_cases
 from .dataset import CaseDataset, CaseFailure, case_collate
-from .folds import fold_cases, with_annotations
+from .folds import fold_cases
 from .loading import LoadScan, LoadScand
 from .pending_cases import pending_cases
 from .scan_spec import ScanSpec
@@ -46,7 +46,6 @@ __all__ = [
     "provenance_record",
     "report_path",
     "training_cases",
-    "with_annotations",
     "write_phantom",
 ]
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["HELD_OUT", "fold_cases", "hold_out", "with_annotations"]
+__all__ = ["HELD_OUT", "fold_cases", "hold_out"]
 
 HELD_OUT = 0.2  # of the cases
 T = TypeVar("T")
@@ -63,21 +62,3 @@ def fold_cases(cases: Sequence[dict[str, Any]], folds: int = 0, fold: int = -1) 
         raise UserError(f"fold: found {fold}, expected 0 to {folds - 1}, or -1 for all cases; set fold to one")
     tagged = [case | {"fold": i * folds // len(cases)} for i, case in enumerate(cases)]
     return [case for case in tagged if case["fold"] != fold]
-
-
-def with_annotations(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Replace the label of each case by all its annotations, where there are any.
-
-    Args:
-        cases: with the path of a label map under ``label``; annotations are 4D files of the same name in a folder
-            ``annotations...`` beside ``labels...``.
-
-    Returns:
-        The cases; :class:`monai_pdddpm.transforms.RandAnnotationd` draws one annotation at each use.
-    """
-    found = []
-    for case in cases:
-        label = Path(case["label"])
-        annotations = label.parent.with_name(label.parent.name.replace("labels", "annotations", 1)) / label.name
-        found.append(case | {"label": str(annotations)} if annotations.is_file() else dict(case))
-    return found

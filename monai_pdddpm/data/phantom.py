@@ -59,8 +59,8 @@ def write_phantom(
     """Write a dataset of phantoms in the layout of the Medical Segmentation Decathlon, all on one oblique grid.
 
     Training and validation cases lie in ``imagesTr`` and ``labelsTr``, test cases in ``imagesTs`` and ``labelsTs``. A
-    case has the same file name in each folder: the image (float32), the label (uint8, the first reading),
-    ``annotationsTr|Ts`` (4D uint8, last axis reading) and ``probabilityTr|Ts`` (4D float32, last axis class). ``series``
+    case has the same file name in each folder: the image (float32), the label (uint8, the first annotation),
+    ``annotationsTr|Ts`` (4D uint8, last axis annotation) and ``probabilityTr|Ts`` (4D float32, last axis class). ``series``
     and ``series_labels`` hold 4D files, time last; one reader labels all frames of a series with the same deviation.
     ``dataset.json`` lists the cases and how they were made.
 

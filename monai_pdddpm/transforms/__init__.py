@@ -1,10 +1,10 @@
 """Dictionary transforms that MONAI lacks, and the corruption of pre-segmentations."""
 
-from .annotations import RandAnnotationd
 from .case_summary import CaseSummaryd
 from .corruption import PresegmentationCorruption
 from .cross_fitting import CrossFittedPresegmentationd
 from .dicom_seg import SaveDicomSegd
+from .fresh_phantom import RandPhantomd
 from .label_values import LabelValuesd
 from .outputs import EnsembleMapsd, InvertMembersd, SplitOutputd, Uncertaintyd
 from .save_maps import SaveMapsd
@@ -18,7 +18,7 @@ __all__ = [
     "InvertMembersd",
     "LabelValuesd",
     "PresegmentationCorruption",
-    "RandAnnotationd",
+    "RandPhantomd",
     "SaveDicomSegd",
     "SaveMapsd",
     "SegmentationMetricsd",

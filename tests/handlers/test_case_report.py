@@ -12,12 +12,12 @@ from monai.data import DataLoader
 from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd, SaveImaged
+from monai_pdddpm.handlers.case_report import device_name, peak_memory_mib, write_json
 
 import monai_pdddpm
 from monai_pdddpm.data import CaseDataset, GridWriter, case_collate, pending_cases
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.handlers import CaseReport
-from monai_pdddpm.handlers.case_report import device_name, peak_memory_mib, write_json
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.metrics.recalibration import Calibration
 from monai_pdddpm.networks import PDDDPM

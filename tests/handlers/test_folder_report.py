@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from monai.engines.utils import IterationEvents
+from monai_pdddpm.handlers.case_report import write_json
 
 from monai_pdddpm.data import report_path
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.handlers import FolderReport
-from monai_pdddpm.handlers.case_report import write_json
 from monai_pdddpm.utils.errors import UserError
 
 

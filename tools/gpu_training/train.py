@@ -17,12 +17,12 @@ from monai.losses import DiceCELoss
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from augmentation import augment  # noqa: E402
-from phantoms import draw_annotations, draw_phantoms  # noqa: E402
+from augmentation import augment
+from phantoms import draw_annotations, draw_phantoms
 
-from monai_pdddpm.inferers import DenoisingInferer  # noqa: E402
-from monai_pdddpm.losses import DenoisingLoss  # noqa: E402
-from monai_pdddpm.networks import PDDDPM  # noqa: E402
+from monai_pdddpm.inferers import DenoisingInferer
+from monai_pdddpm.losses import DenoisingLoss
+from monai_pdddpm.networks import PDDDPM
 
 BUNDLES = {"phantom": "phantom_segmentation", "hippocampus": "hippocampus_mri_segmentation"}
 PADDED = (48, 64, 48)

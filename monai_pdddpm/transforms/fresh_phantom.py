@@ -1,0 +1,43 @@
+"""A new phantom for every training sample."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import MapTransform, Randomizable
+
+from monai_pdddpm.data.phantom_distribution import make_phantom_scan
+
+
+class RandPhantomd(Randomizable, MapTransform):
+    """Replace image and label by a phantom that is drawn anew, with one annotation of it.
+
+    A network that sees a fixed set of phantoms learns their annotations by heart and becomes overconfident; the members
+    of one that sees a new phantom in every batch approach the distribution of annotations.
+
+    Args:
+        keys: keys of image and label, (1, X, Y, Z) each; their sizes give the size of the phantom.
+    """
+
+    def __init__(self, keys: Any = ("image", "label")) -> None:
+        MapTransform.__init__(self, keys)
+        self._seed = 0
+
+    def randomize(self, data: Any = None) -> None:
+        """Draw the seed of the phantom."""
+        self._seed = int(self.R.randint(2**31))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with a new image, float32, and label, of the old ones' sizes and metadata."""
+        d = dict(data)
+        self.randomize()
+        image, label = self.keys
+        sequence = np.random.SeedSequence(self._seed)
+        phantom = make_phantom_scan(d[image].shape[1:], seed=sequence)
+        annotation = phantom.draw_annotation(np.random.default_rng(sequence.spawn(1)[0]))
+        for key, values in ((image, phantom.image), (label, annotation)):
+            d[key][:] = torch.as_tensor(values[None]).to(d[key].dtype)
+        return d
