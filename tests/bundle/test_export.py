@@ -1,4 +1,4 @@
-"""What is exported says what the inferer says, carries what describes it, and appears complete or not at all."""
+"""Exported files equal the inferer, contain their settings, and appear complete or not at all."""
 
 import importlib.util
 import json
@@ -44,7 +44,7 @@ def root(tmp_path):
     metadata = {"name": "tiny_segmentation", "network_data_format": formats | {"post_processed_outputs": maps}}
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "metadata.json").write_text(json.dumps(metadata))
-    (tmp_path / "configs" / "inference.json").write_text(json.dumps({"preprocessing": "as told here"}))
+    (tmp_path / "configs" / "inference.json").write_text(json.dumps({"preprocessing": "as described here"}))
     return tmp_path
 
 
@@ -87,8 +87,8 @@ def test_torchscript_answers_as_inference(network, root, options, temperature):
     image = window()
     expected = inference(network, settings, image, temperature)
     assert_alike(exported(image), expected)
-    assert expected[0].std() > 0.01  # an answer that says something
-    assert torch.equal(exported(image)[0], exported(image)[0])  # no chance left in it
+    assert expected[0].std() > 0.01  # not a constant
+    assert torch.equal(exported(image)[0], exported(image)[0])  # deterministic
 
 
 def test_residual_pair_is_exported_with_its_own_chain(network, root):
@@ -115,8 +115,8 @@ def test_what_is_fixed_lies_inside(network, root):
     assert formats["inputs"]["image"]["spatial_shape"] == SIZE
     assert list(formats["outputs"]) == list(OUTPUTS)
     assert all(entry["spatial_shape"] == SIZE for entry in formats["outputs"].values())
-    assert configuration == {"preprocessing": "as told here"}
-    told = {
+    assert configuration == {"preprocessing": "as described here"}
+    settings = {
         "members": 4,
         "seed": 7,
         "time_steps": STEPS,
@@ -124,7 +124,7 @@ def test_what_is_fixed_lies_inside(network, root):
         "temperature": 1.5,
         "window": SIZE,
     }
-    assert {key: fixed[key] for key in told} == told
+    assert {key: fixed[key] for key in settings} == settings
     assert fixed["precision"] == "float32"
     assert "overlap" not in fixed
 
@@ -142,7 +142,7 @@ def test_onnx_answers_as_inference(network, root, capsys):
     inside = session.get_modelmeta().custom_metadata_map
     assert json.loads(inside["metadata.json"])["name"] == "tiny_segmentation"
     assert json.loads(inside["ensemble.json"])["members"] == 4
-    assert json.loads(inside["inference.json"]) == {"preprocessing": "as told here"}
+    assert json.loads(inside["inference.json"]) == {"preprocessing": "as described here"}
 
 
 @pytest.mark.parametrize(

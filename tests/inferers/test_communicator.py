@@ -41,7 +41,7 @@ def images(count=1, channels=1):
 
 
 def spread(network, volumes, **options):
-    """What the first process makes of each volume; the others serve."""
+    """Return the first process's output or error for each volume; the others serve."""
     inferer = PDDDPMInferer(make_communicator("members"), **OPTIONS | options)
     inferer.serve(network, torch.device("cpu"))
     found = []
@@ -81,14 +81,14 @@ def test_frames(in_processes):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [(MemoryError("no room"), "process 1: MemoryError: no room"), (UserError("roi_size: too large"), "roi_size: too")],
 )
-def test_failure_of_a_helper_ends_its_volume_only(in_processes, error, told):
+def test_failure_of_a_helper_ends_its_volume_only(in_processes, error, message):
     network, volumes = Failing(pair(), error), images(3)
     volumes[1][0, 0, 0, 0] = 7
     found, _ = in_processes(2, lambda: spread(network, volumes, members=2))
-    assert told in str(found[1])
+    assert message in str(found[1])
     for i in (0, 2):
         torch.testing.assert_close(
             found[i], PDDDPMInferer(**OPTIONS, members=2)(volumes[i], network), rtol=0, atol=1e-6

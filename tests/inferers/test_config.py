@@ -1,4 +1,4 @@
-"""The settings of an ensemble: which are accepted, and what an error says."""
+"""The settings of an ensemble: accepted values, and error messages."""
 
 import dataclasses
 

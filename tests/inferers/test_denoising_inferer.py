@@ -1,4 +1,4 @@
-"""What the denoiser is shown in training is what the formula of each process says."""
+"""The states that the denoiser is trained on follow from the formula of each process."""
 
 from collections import Counter
 
@@ -32,7 +32,7 @@ class Segmenter(nn.Module):
 
 
 class Recorder(nn.Module):
-    """A denoiser that remembers what it was shown, and answers with a formula of it."""
+    """A denoiser that records its inputs and returns a formula of them."""
 
     num_classes = K
     divisor = 1
@@ -79,7 +79,7 @@ class Case:
         return one_hot(self.label) * 2 - 1
 
     @property
-    def proposed(self):
+    def x_pre(self):
         return one_hot(self.network.segment(self.image).argmax(1, keepdim=True)) * 2 - 1
 
     def abar(self, t):
@@ -107,27 +107,27 @@ class TestStates:
         case.run("presegmentation")
         (shown,) = case.network.denoiser.shown
         a = case.abar(shown["t"])
-        assert torch.equal(shown["x_t"], a.sqrt() * case.proposed + (1 - a).sqrt() * case.fields[-1])
-        assert not torch.equal(case.proposed, case.truth)
+        assert torch.equal(shown["x_t"], a.sqrt() * case.x_pre + (1 - a).sqrt() * case.fields[-1])
+        assert not torch.equal(case.x_pre, case.truth)
 
     def test_residual(self, case):
         case.run("residual")
         (shown,) = case.network.denoiser.shown
         root, noise = case.abar(shown["t"]).sqrt(), (1 - case.abar(shown["t"])).sqrt() * case.fields[-1]
-        expected = (2 * root - 1) * case.truth + (1 - root) * case.proposed + noise
+        expected = (2 * root - 1) * case.truth + (1 - root) * case.x_pre + noise
         assert torch.allclose(shown["x_t"], expected, atol=1e-6)
 
     def test_recycled(self, case):
         case.run("recycled")
         first, shown = case.network.denoiser.shown
         a = case.network.abar[STEPS[0]]
-        x_start = a.sqrt() * case.proposed + (1 - a).sqrt() * case.fields[0]
+        x_start = a.sqrt() * case.x_pre + (1 - a).sqrt() * case.fields[0]
         assert first["t"].tolist() == [STEPS[0]]
         assert torch.equal(first["x_t"], x_start)
         own = (1.7 * x_start + 1.7 * case.image - STEPS[0] / 1000).softmax(1) * 2 - 1
         at_start = shown["t"] == STEPS[0]
         assert 0 < at_start.sum() < len(at_start)
-        source = torch.where(at_start.view(-1, 1, 1, 1), case.proposed, own)
+        source = torch.where(at_start.view(-1, 1, 1, 1), case.x_pre, own)
         a = case.abar(shown["t"])
         assert torch.allclose(shown["x_t"], a.sqrt() * source + (1 - a).sqrt() * case.fields[1], atol=1e-6)
 
@@ -163,7 +163,7 @@ class TestStates:
         a = case.abar(shown["t"])
         from_truth = a.sqrt() * case.truth + (1 - a).sqrt() * case.fields[-1]
         share = torch.isclose(shown["x_t"], from_truth).flatten(1).all(1).float().mean()
-        # a few presegmentations are the truth anyway
+        # some pre-segmentations equal the truth
         assert 0.3 - 4 * 0.023 < share < 0.3 + 4 * 0.023 + 0.05
 
 
@@ -189,13 +189,13 @@ class TestTimes:
         assert all(abs(counts[t] - 500) < 4 * (2000 * 0.25 * 0.75) ** 0.5 for t in STEPS)
 
 
-class TestProposals:
+class TestPresegmentations:
     @pytest.mark.parametrize("process", PROCESSES)
-    def test_encoder_sees_image_and_the_state_of_the_proposal(self, case, process):
+    def test_encoder_sees_image_and_the_state_of_the_presegmentation(self, case, process):
         case.run(process)
         ((image, presegmentation),) = case.network.denoiser.encoded
         assert torch.equal(image, case.image)
-        assert torch.equal(presegmentation, case.proposed)
+        assert torch.equal(presegmentation, case.x_pre)
 
     def test_corruption_is_applied_to_what_is_shown_and_noised(self, case):
         given = []
@@ -205,25 +205,25 @@ class TestProposals:
             return presegmentation.roll(1, dims=1)
 
         case.run("presegmentation", corruption=rolled)
-        assert torch.equal(given[0] * 2 - 1, case.proposed)
-        expected = case.proposed.roll(1, dims=1)
+        assert torch.equal(given[0] * 2 - 1, case.x_pre)
+        expected = case.x_pre.roll(1, dims=1)
         assert torch.equal(case.network.denoiser.encoded[0][1], expected)
         (shown,) = case.network.denoiser.shown
         a = case.abar(shown["t"])
         assert torch.equal(shown["x_t"], a.sqrt() * expected + (1 - a).sqrt() * case.fields[-1])
 
-    def test_given_proposal_takes_the_segmenter_s_place(self, case):
+    def test_given_presegmentation_replaces_the_segmenter(self, case):
         given = torch.randint(K, case.label.shape)
         case.run("presegmentation", presegmentation=given)
         assert case.network.segmenter.calls == 0
         assert torch.equal(case.network.denoiser.encoded[0][1], one_hot(given) * 2 - 1)
 
-    def test_given_proposal_is_corrupted_too(self, case):
+    def test_given_presegmentation_is_corrupted_too(self, case):
         given = torch.randint(K, case.label.shape)
         case.run("ddpm", presegmentation=given, corruption=lambda p: p.flip(1))
         assert torch.equal(case.network.denoiser.encoded[0][1], one_hot(given).flip(1) * 2 - 1)
 
-    def test_soft_proposals_are_probabilities(self, monkeypatch):
+    def test_soft_presegmentations_are_probabilities(self, monkeypatch):
         case = Case(monkeypatch, presegmentation="soft")
         case.run("presegmentation")
         expected = case.network.segment(case.image) * 2 - 1

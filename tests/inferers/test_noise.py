@@ -42,7 +42,7 @@ def test_field_is_standard_normal():
     assert abs(x.var() - 1) < 4 * (2 / n) ** 0.5
     assert abs((x**4).mean() - 3) < 4 * (96 / n) ** 0.5
     grid = x.view(3, 40, 40, 40)
-    for axis in range(4):  # white: a voxel tells nothing of its neighbour
+    for axis in range(4):  # white: neighbors are uncorrelated
         ahead, behind = grid.narrow(axis, 1, grid.shape[axis] - 1), grid.narrow(axis, 0, grid.shape[axis] - 1)
         assert abs((ahead * behind).mean()) < 5 / ahead.numel() ** 0.5
 

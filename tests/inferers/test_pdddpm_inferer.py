@@ -1,4 +1,4 @@
-"""What the inferer promises: members that follow from their seed alone, and an uncertainty without windows in it."""
+"""Members depend on their seed alone, and the uncertainty does not depend on windows."""
 
 import threading
 
@@ -69,7 +69,7 @@ def real_pair(dims=2, seed=0, **options):
     denoiser = ODEUNet(dims, 1, K, presegmentation_channels=K, channels=(8, 8), stem_channels=8, embedding_channels=16)
     for parameter in denoiser.parameters():
         nn.init.normal_(parameter, std=0.2)
-    with torch.no_grad():  # let the state speak
+    with torch.no_grad():  # let the state count
         denoiser.inlet.weight.mul_(10)
         denoiser.head[-1].weight.mul_(20)
     return PDDDPM(segmenter, denoiser, time_steps=STEPS, **options).eval()
@@ -179,7 +179,7 @@ class TestStart:
         assert variance.max() < 1e-9
         assert torch.allclose(members, expected[:, None], atol=1e-5)
 
-    def test_the_less_is_left_of_the_proposal_the_less_it_is_copied(self):
+    def test_the_later_the_start_the_less_of_the_presegmentation_is_copied(self):
         # a denoiser that believes its state: near T'=1 it copies the presegmentation, near T it draws freely
         network = formula_pair(lambda x_t, features: 3 * x_t)
         x = image(24, 24)
@@ -189,13 +189,13 @@ class TestStart:
         assert kept[0] > kept[1] > kept[2] > kept[3]
         assert abs(kept[3] - 1 / K) < 0.1
 
-    def test_soft_proposal_is_the_probabilities(self):
+    def test_soft_presegmentation_is_the_probabilities(self):
         x = image(8, 8)
         network = formula_pair(lambda x_t, features: features[1], presegmentation="soft")
         expected = (2 * network.segment(x) - 1).softmax(1)
         assert torch.allclose(inferer()(x, network)[:, :K], expected, atol=1e-5)
 
-    def test_image_and_noise_meet_the_network_as_in_its_own_forward(self):
+    def test_one_window_equals_the_networks_forward(self):
         x, network = image(8, 8), real_pair()
         (member,) = draw(1, network, x, seed=4)
         assert torch.allclose(member, network(x, member_noise(4, 0, 0, (K, 8, 8))[None])[0], atol=1e-5)
@@ -256,7 +256,7 @@ class TestMembers:
 
 
 class TestWindows:
-    """The trap of blended windows: the spread over members must not know of them."""
+    """The trap of blended windows: the spread over members must not depend on them."""
 
     SIZE, ROI = (16, 14, 15), (8, 8, 8)
 
@@ -315,7 +315,7 @@ class TestWindows:
         assert torch.allclose(entropy[0, 0], torch.special.entr(members[0]).sum(1).mean(0), atol=1e-5)
 
 
-class TestSegmenterShare:
+class TestPresegmentationWeight:
     @pytest.mark.parametrize("share", [0.25, 0.9])
     def test_by_hand(self, share):
         x, network = image(11, 12), formula_pair()
@@ -340,7 +340,7 @@ class TestMetadata:
     def meta(self, i=0):
         return {"filename_or_obj": f"{i}.nii.gz", "affine": torch.diag(torch.tensor([1.0, 2, 3, 1]))}
 
-    def test_metatensor_comes_back_with_its_place_and_what_was_run(self):
+    def test_metatensor_comes_back_with_its_place_and_run_info(self):
         x = MetaTensor(image(11, 12, 9), meta=self.meta())
         output = inferer((8, 8, 8), rule=DDIMRule(0.5), seed=3, overlap=0.25)(x, formula_pair())
         assert isinstance(output, MetaTensor)
@@ -349,16 +349,16 @@ class TestMetadata:
         assert "ensemble_run" not in x.meta
         assert output.is_batch == x.is_batch
         (info,) = output.meta["ensemble_run"]
-        said = info.as_report()
-        assert said["members"] == 3
-        assert said["seed"] == 3
-        assert said["time_steps"] == STEPS
-        assert said["start_step"] == 900
-        assert said["rule"] == "DDIMRule(eta=0.5)"
-        assert said["windows_run"] == 2 * 2 * 2
-        assert said["windows_skipped"] == 0
-        assert said["denoiser_evaluations"] == 8 * 3 * 3
-        assert set(said["seconds"]) == {"segment", "noise", "encode", "chain", "blend", "statistics"}
+        report = info.as_report()
+        assert report["members"] == 3
+        assert report["seed"] == 3
+        assert report["time_steps"] == STEPS
+        assert report["start_step"] == 900
+        assert report["rule"] == "DDIMRule(eta=0.5)"
+        assert report["windows_run"] == 2 * 2 * 2
+        assert report["windows_skipped"] == 0
+        assert report["denoiser_evaluations"] == 8 * 3 * 3
+        assert set(report["seconds"]) == {"segment", "noise", "encode", "chain", "blend", "statistics"}
 
     def test_batch_is_decollated_case_by_case(self):
         items = [MetaTensor(image(11, 12, seed=i)[0], meta=self.meta(i)) for i in range(2)]
@@ -367,7 +367,7 @@ class TestMetadata:
         for i, item in enumerate(decollate_batch(batch)):
             done = SplitOutputd("pred", K)(item)
             assert done["pred"].meta["filename_or_obj"] == f"{i}.nii.gz"
-            assert done["inference"]["members"] == 3
+            assert done["ensemble_run"].config.members == 3
             assert torch.allclose(done["preseg"].as_tensor(), Segmenter()(items[i][None]).softmax(1)[0].as_tensor())
 
     def test_plain_tensor_stays_plain(self):

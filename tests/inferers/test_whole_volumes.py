@@ -1,4 +1,4 @@
-"""Two orders of work, active windows, memory and frames: each changes the cost, and what it must not change stays."""
+"""Active windows, memory and frames change the cost, and not the result."""
 
 import logging
 
@@ -32,7 +32,7 @@ class TestActiveVoxels:
     def test_by_hand(self):
         p = torch.zeros(2, 3, 12)
         p[0], p[:, :, 9:] = 1.0, torch.tensor([0.0, 1.0]).view(2, 1, 1)  # a border between columns 8 and 9
-        p[:, 0, 1] = torch.tensor([0.9, 0.1])  # a doubtful voxel in a corner
+        p[:, 0, 1] = torch.tensor([0.9, 0.1])  # an uncertain voxel in a corner
         picture = ["##......##..", "........##..", "........##.."]
         grown = ["###....####.", "###....####.", ".......####."]
         as_text = lambda found: ["".join("#" if v else "." for v in row) for row in found.tolist()]  # noqa: E731
@@ -62,7 +62,7 @@ class TestRegion:
             plan.add(theirs, window, v)
         assert torch.equal(region.finish(ours, torch.full((2, 11, 13), 1e6)), plan.finish(theirs))
 
-    def test_windows_left_out_are_filled_with_what_they_would_say(self):
+    def test_windows_left_out_are_filled_with_the_fallback(self):
         plan = WindowPlan((20, 20), (8, 8), 0.5)
         known = torch.rand(1, 20, 20)
         some = [w for w in plan.windows if w[0].start >= 6 and w[1].start <= 6]
@@ -73,7 +73,7 @@ class TestRegion:
             region.add(total, inside, plan.cut(known, window))
         assert torch.allclose(region.finish(total, region.cut(known)), region.cut(known), atol=1e-6)
 
-    def test_a_window_of_its_own_place_fades_into_what_is_known_otherwise(self):
+    def test_a_placed_window_fades_into_the_fallback(self):
         plan = WindowPlan((12, 6), (6, 6), 0)
         region = WindowRegion(plan, [(slice(4, 10), slice(0, 6))], margin=(2, 2))
         total = torch.zeros(1, *region.size)
@@ -83,14 +83,14 @@ class TestRegion:
         expected = torch.tensor([1, 2, 3, 3, 2, 1]) / 3
         assert torch.allclose(region.finish(total, torch.zeros(1, 6, 6))[0], expected[:, None].expand(6, 6), atol=1e-6)
 
-    def test_where_two_such_windows_meet_they_have_the_whole_say(self):
+    def test_where_two_such_windows_meet_the_fallback_has_no_weight(self):
         plan = WindowPlan((10, 6), (6, 6), 0, mode="constant")
         region = WindowRegion(plan, [(slice(0, 6), slice(0, 6)), (slice(4, 10), slice(0, 6))], margin=(1, 1))
         total = torch.zeros(1, *region.size)
         for (_, inside), value in zip(region.windows, (1.0, 3.0), strict=True):
             region.add(total, inside, torch.full((1, 6, 6), value))
         column = region.finish(total, torch.full((1, 10, 6), 5.0))[0, :, 0]
-        # in rows 4 and 5 both are asked; in the rim of one of them, row 5 or 4, the other one is not silent
+        # rows 4 and 5 lie in both windows, each in the margin of one of them and inside the other
         assert torch.allclose(column, torch.tensor([1.0, 1, 1, 1, 2, 2, 3, 3, 3, 3]))
 
 
@@ -122,7 +122,7 @@ def certain_outside(x_t, features):
 
 
 class Certain(Segmenter):
-    """Doubts where the image is near 0, is certain elsewhere."""
+    """Uncertain where the image is near 0, certain elsewhere."""
 
     def forward(self, image):
         return super().forward(image) * torch.where(image.abs() < 0.5, 1.0, 60.0)
@@ -135,7 +135,7 @@ class TestActiveWindows:
         return x
 
     @pytest.mark.parametrize("share", [0.0, 0.3])
-    def test_they_are_all_windows_where_the_proposal_is_certain_outside(self, share):
+    def test_they_are_all_windows_where_the_segmenter_is_certain_outside(self, share):
         network = formula_pair(certain_outside, Certain())
         few = inferer(presegmentation_weight=share)
         everything = inferer(presegmentation_weight=share, windows="all")
@@ -169,13 +169,14 @@ class TestActiveWindows:
         assert ran(inferer(), network, x)["windows_run"] == 0
         assert network.denoiser.denoised == 0
 
-    def test_margin_and_doubt_add_windows(self):
+    def test_dilation_and_threshold_add_windows(self):
         network, x = formula_pair(certain_outside, Certain()), self.scan()
-        runs = [ran(inferer(dilation=margin), network, x)["windows_run"] for margin in (0, 4, 40)]
+        runs = [ran(inferer(dilation=dilation), network, x)["windows_run"] for dilation in (0, 4, 40)]
         assert runs == sorted(set(runs))
-        doubting = real_pair()
+        uncertain = real_pair()
         runs = [
-            ran(inferer(uncertainty_threshold=doubt), doubting, image(40, 40))["windows_run"] for doubt in (0.0, 0.5)
+            ran(inferer(uncertainty_threshold=threshold), uncertain, image(40, 40))["windows_run"]
+            for threshold in (0.0, 0.5)
         ]
         assert runs[0] >= runs[1]
 

@@ -41,16 +41,16 @@ def test_starts_for_many_sizes():
         size = window + chance.randint(0, 120)
         overlap = chance.choice([0, 0.1, 0.25, 0.5, 0.625, 0.75, 0.9, chance.random() * 0.99])
         starts = window_starts(size, window, overlap)
-        told = (size, window, overlap, starts)
-        assert starts[0] == 0, told
-        assert starts[-1] == size - window, told
+        case = (size, window, overlap, starts)
+        assert starts[0] == 0, case
+        assert starts[-1] == size - window, case
         gaps = [b - a for a, b in pairwise(starts)]
-        assert all(0 < gap <= window for gap in gaps), told  # every voxel is covered, no window comes twice
-        widest = max(1, window * (1 - overlap))  # whatever the share, neighbours are at least a voxel apart
-        assert all(gap <= widest + 1e-4 for gap in gaps), told
-        assert not gaps or max(gaps) - min(gaps) <= 1, told
+        assert all(0 < gap <= window for gap in gaps), case  # every voxel is covered, no window comes twice
+        widest = max(1, window * (1 - overlap))  # whatever the share, neighbors are at least a voxel apart
+        assert all(gap <= widest + 1e-4 for gap in gaps), case
+        assert not gaps or max(gaps) - min(gaps) <= 1, case
         # one window fewer could not keep the overlap
-        assert len(starts) == 1 or (len(starts) - 2) * math.floor(widest + 1e-4) < size - window, told
+        assert len(starts) == 1 or (len(starts) - 2) * math.floor(widest + 1e-4) < size - window, case
 
 
 @pytest.mark.parametrize("mode", ["gaussian", "constant"])
@@ -80,13 +80,13 @@ def blend(plan, pictures):
 
 
 def test_constant_blending_by_hand_on_a_line():
-    # windows 0-3, 2-5 and 3-6 say 1, 3 and 8
+    # windows 0-3, 2-5 and 3-6 have the values 1, 3 and 8
     plan = WindowPlan([7], [4], 0.5, "constant")
     assert blend(plan, [1, 3, 8]).tolist() == [1, 1, 2, 4, 5.5, 5.5, 8]
 
 
 def test_constant_blending_by_hand_in_a_plane():
-    # four windows of 2 x 2 on 3 x 3, which say 1, 2 above and 4, 8 below
+    # four windows of 2 x 2 on 3 x 3, with the values 1, 2 above and 4, 8 below
     plan = WindowPlan([3, 3], [2, 2], 0.5, "constant")
     assert blend(plan, [1, 2, 4, 8]).tolist() == [[1, 1.5, 2], [2.5, 3.75, 5], [4, 6, 8]]
 
@@ -179,8 +179,8 @@ class TestCoveringWindows:
         size, roi = (40, 33, 9), (12, 10, 9)
         active = torch.rand(size, generator=torch.Generator().manual_seed(3)) < share
         active[-1, -1, -1] = active[0, 17, 4] = True
-        rim, inside = margin_of(roi, overlap), torch.zeros(size, dtype=torch.bool)
-        for window in covering_windows(active, roi, rim):
+        margin, inside = margin_of(roi, overlap), torch.zeros(size, dtype=torch.bool)
+        for window in covering_windows(active, roi, margin):
             assert all(
                 s.start >= 0 and s.stop <= n and s.stop - s.start == r
                 for s, n, r in zip(window, size, roi, strict=True)
@@ -188,13 +188,13 @@ class TestCoveringWindows:
             inside[
                 tuple(
                     slice(s.start + (r if s.start else 0), s.stop - (r if s.stop < n else 0))
-                    for s, n, r in zip(window, size, rim, strict=True)
+                    for s, n, r in zip(window, size, margin, strict=True)
                 )
             ] = True
         assert inside[active].all()
 
     @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.75])
-    def test_even_windows_have_every_voxel_behind_the_same_rim(self, overlap):
+    def test_even_windows_have_every_voxel_inside_the_same_margin(self, overlap):
         (width,), covered = margin_of((16,), overlap), torch.zeros(77, dtype=torch.bool)
         for start in window_starts(77, 16, overlap):
             covered[start + (width if start else 0) : start + 16 - (width if start + 16 < 77 else 0)] = True

@@ -63,11 +63,11 @@ def test_members_that_are_certain_are_counted(scripted):
     prob, uncertainty, information, variance = network(IMAGE)
     assert torch.allclose(prob, VOTES, atol=1e-6)
     assert torch.allclose(uncertainty, entropy(VOTES), atol=1e-5)
-    assert torch.allclose(information, entropy(VOTES), atol=1e-5)  # each member by itself has no doubt
+    assert torch.allclose(information, entropy(VOTES), atol=1e-5)  # each member by itself is certain
     assert torch.allclose(variance, (VOTES * (1 - VOTES))[:, 1:], atol=1e-6)
 
 
-def test_segmenter_weighs_as_told():
+def test_weight_of_the_segmenter():
     prob, uncertainty, information, variance = ensemble(presegmentation_weight=0.4)(IMAGE)
     mean = 0.6 * VOTES + 0.4 / K
     assert torch.allclose(prob, mean, atol=1e-6)

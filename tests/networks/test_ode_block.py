@@ -179,7 +179,7 @@ def test_the_acceleration_sees_velocity_and_embedding():
     base = acceleration(z, v, zero, zero)
     for other in (acceleration(z, -v, zero, zero), acceleration(z, v, one, zero), acceleration(z, v, zero, one)):
         assert (other - base).abs().mean() > 0.1
-    # With scale -1 all that is left of the state is erased, and with it what z and v say.
+    # Scale -1 erases the state, and z and v with it.
     torch.testing.assert_close(acceleration(z, v, -one, one), acceleration(-3 * z, 0 * v, -one, one))
 
 

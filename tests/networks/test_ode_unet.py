@@ -218,7 +218,7 @@ def test_a_better_solver_comes_nearer_to_the_exact_flow():
     assert errors[0] > 2 * errors[1] > 8 * errors[2]
 
 
-def test_the_proposal_enters_where_it_should_and_must_be_there():
+def test_the_presegmentation_enters_as_channels_and_is_required():
     net = network(presegmentation_channels=CLASSES)
     x_t, t, image = inputs()
     presegmentation = torch.randn_like(x_t)
@@ -233,7 +233,7 @@ def test_the_proposal_enters_where_it_should_and_must_be_there():
     assert torch.equal(
         net.encoder(torch.cat([image, presegmentation], dim=1))[0], net.encode(image, presegmentation)[0]
     )
-    # A network without presegmentation channels does not look at it.
+    # A network without presegmentation channels ignores it.
     plain = network()
     assert torch.equal(plain(x_t, t, image, presegmentation), plain(x_t, t, image))
 
@@ -258,10 +258,10 @@ def test_attention_is_at_the_lowest_level_only_and_has_a_residual(spatial_dims):
     # With its last layer at zero the block is the identity, and the network the one without attention.
     nn.init.zeros_(blocks[0].attn.out_proj.weight)
     nn.init.zeros_(blocks[0].attn.out_proj.bias)
-    silenced = net(x_t, t, image)
-    assert difference(silenced, found) > 1e-4
+    without = net(x_t, t, image)
+    assert difference(without, found) > 1e-4
     net.attention = nn.Identity()
-    assert_same(silenced, net(x_t, t, image))
+    assert_same(without, net(x_t, t, image))
 
 
 @pytest.mark.parametrize("options", [{}, {"stride": 1, "solver": "rk4", "presegmentation_channels": CLASSES}])

@@ -35,7 +35,7 @@ class Segmenter(nn.Module):
 
 
 class Oracle(nn.Module):
-    """A denoiser that knows the truth, one-hot, and says so whatever it is given."""
+    """A denoiser that returns the truth, one-hot, for any input."""
 
     def __init__(self, truth: torch.Tensor):
         super().__init__()
@@ -91,8 +91,8 @@ def test_forward_is_the_chain_written_by_hand(prediction, label_range, presegmen
         found = net(image, noise)
         abar = cumulative_schedule(1000, schedule)
         pre = net.segmenter(image).softmax(dim=1)
-        proposed = one_hot(pre.argmax(dim=1)) if presegmentation == "hard" else pre
-        x_pre = encode_labels(proposed, *label_range)
+        hard_or_soft = one_hot(pre.argmax(dim=1)) if presegmentation == "hard" else pre
+        x_pre = encode_labels(hard_or_soft, *label_range)
         x = start_state(x_pre, noise, abar[899])
         for t, previous in ((899, 449), (449, 20), (20, None)):
             output = net.denoiser(x, torch.tensor([t, t]), image, x_pre)
@@ -159,7 +159,7 @@ def test_a_perfect_denoiser_gives_the_truth_from_any_start(steps, label_range):
         assert not torch.equal(net.prepare_presegmentation(net.segment(image)), truth)
 
 
-def test_a_hard_proposal_is_the_one_hot_argmax():
+def test_a_hard_presegmentation_is_the_one_hot_argmax():
     probabilities = torch.tensor([[0.2, 0.5, 0.3], [0.4, 0.35, 0.25]]).view(2, 3, 1, 1)
     hard = pair(presegmentation="hard").prepare_presegmentation(probabilities)
     assert hard.flatten().tolist() == [0, 1, 0, 1, 0, 0]
@@ -181,7 +181,7 @@ def test_a_segmenter_may_give_probabilities():
 
 
 @pytest.mark.parametrize("label_range", [(-1.0, 1.0), (0.0, 1.0)])
-def test_the_denoiser_sees_the_proposal_in_the_label_range(label_range):
+def test_the_denoiser_sees_the_presegmentation_in_the_label_range(label_range):
     net, (image, _) = pair(label_range=label_range), inputs()
     seen = []
     net.denoiser.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))

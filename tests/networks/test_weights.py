@@ -1,4 +1,4 @@
-"""Weights go where they belong, and a file that does not fit says what it is."""
+"""Weights are loaded into their networks, and a file that does not fit is refused."""
 
 import os
 import pickle

@@ -78,7 +78,7 @@ def test_the_target_is_the_noise_or_v_that_was_added():
 
 
 @pytest.mark.parametrize("t", [99, 299, 899])
-def test_a_state_noised_from_the_proposal_asks_for_more_than_its_noise(t):
+def test_the_target_of_a_noised_presegmentation_exceeds_its_noise(t):
     # eps' = eps + sqrt(SNR) (x_pre - x_0): what leads from x_0 to that state, large where little noise was added.
     torch.manual_seed(0)
     x_0, x_pre, eps = (torch.randn(1, 2, 5).double() for _ in range(3))

@@ -238,7 +238,7 @@ def test_with_every_step_the_ancestral_rule_is_monais(length, schedule, predicti
 @pytest.mark.parametrize("prediction", MONAI_PREDICTION)
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_with_every_step_the_ddim_rule_is_monais(length, schedule, prediction, eta, start):
-    # Without clipping: MONAI clips x_0 but goes on with the noise of the unclipped one.
+    # Without clipping: MONAI clips x_0 and keeps the noise of the unclipped one.
     kind = MONAI_PREDICTION[prediction]
     theirs = in_float64(DDIMScheduler(length, schedule, clip_sample=False, prediction_type=kind))
     abar, rule, network = theirs.alphas_cumprod, DDIMRule(eta), Network()
@@ -273,7 +273,7 @@ def test_monais_ddpm_steps_leave_too_much_noise_on_a_respaced_list(schedule):
         expected, _ = theirs.step(truth, t, expected, generator=their_noise)
         noise = torch.randn(truth.shape, generator=our_noise, dtype=torch.float64)
         ours = SMALL(ours, truth, abar[t], abar[previous], noise)
-    # both were told the truth at every step; this is what is presented at t = 0
+    # both get the truth at every step; this is the state at t = 0
     should = float((1 - abar[0]).sqrt())
     assert should <= 0.011
     assert float(ours.std()) == pytest.approx(should, rel=0.03)

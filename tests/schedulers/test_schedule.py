@@ -41,7 +41,7 @@ def test_linear_is_ddpms_and_takes_its_range():
     expected = np.cumprod(1 - np.linspace(1e-3, 0.05, 100))
     found = cumulative_schedule(100, "linear_beta", beta_start=1e-3, beta_end=0.05)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4)
-    # "T' = 300" says little without the schedule: here less than half of the mask's signal is left.
+    # "T' = 300" means little without the schedule: here less than half of the mask's signal is left.
     assert float(cumulative_schedule(1000, "linear_beta")[299]) == pytest.approx(0.396, abs=1e-3)
 
 
