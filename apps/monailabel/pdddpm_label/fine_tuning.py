@@ -206,7 +206,7 @@ def _train(
         "output_dir": str(work / part),
         "model_file": str(made),
         "resume": False,
-        "keep": "last",
+        "checkpoint_policy": "last",
         "val_interval": options["max_epochs"] + 1,  # never: both models are validated afterwards
         "train::data": training,
         "validate::data": validation,
