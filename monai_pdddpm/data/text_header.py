@@ -28,8 +28,8 @@ def check_text_header(path: Path) -> None:
         UserError: when a line is too long, there are too many axes, a number of the geometry is not finite, or the
             voxels are in a file that is not a regular file in the same folder.
     """
-    with path.open("rb") as file:
-        header = _END.split(file.read(_LARGEST), maxsplit=1)[0]
+    with path.open("rb") as stream:
+        header = _END.split(stream.read(_LARGEST), maxsplit=1)[0]
     remedy = "export or convert it again"
     if (longest := max(map(len, header.splitlines()), default=0)) > _LONGEST_LINE:
         raise UserError(
