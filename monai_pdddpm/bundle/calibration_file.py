@@ -23,7 +23,7 @@ def load_calibration(path: str | os.PathLike, use: bool = True, config: Ensemble
     Args:
         path: JSON file of ``calibrate.json``.
         use: False leaves the probabilities unchanged.
-        config: settings of this run. If they differ from those of the fit, a printed line says so, because its
+        config: settings of this run. If they differ from those of the fit, a line is printed, because its
             numbers are then approximate.
 
     Raises:

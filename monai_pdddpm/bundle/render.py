@@ -1,4 +1,4 @@
-"""Write the configurations of every bundle from the one pipeline in ``configs/`` and what each task says of itself.
+"""Render the configurations of every bundle from the pipeline in ``configs/`` and the values of each task.
 
 ``configs/*.json`` are templates: a string ``"{{key}}"`` stands for the task's value of that key (any JSON value), and
 ``{{key}}`` inside a longer string for its text. ``"extends": "_other.json"`` puts a template on top of another one;
@@ -6,7 +6,7 @@ its keys may be ids with MONAI's separator (``"train::dataloader::batch_size"``)
 add to a list or dictionary, or put items into a list before the place that ends the id; null takes an entry away.
 Templates whose names begin with ``_`` are such bases only. A task, ``configs/tasks/<name>.json``, holds the values,
 under ``overrides`` more ids for one rendered file, and under ``without`` the templates that it does not want.
-``python -m monai_pdddpm.bundle.render`` does it.
+``python -m monai_pdddpm.bundle.render`` writes all bundles.
 """
 
 from __future__ import annotations

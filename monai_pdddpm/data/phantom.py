@@ -1,7 +1,7 @@
-"""A dataset of phantoms as files: ``python -m monai_pdddpm.data.phantom DIR`` writes one.
+"""Write a data set of phantoms: ``python -m monai_pdddpm.data.phantom DIR``.
 
-The layout is that of the Medical Segmentation Decathlon; what the scans are is said in
-:mod:`monai_pdddpm.data.phantom_distribution`.
+The layout is that of the Medical Segmentation Decathlon. :mod:`monai_pdddpm.data.phantom_distribution` describes the
+scans.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ def write_phantom(
     seed: int = 0,
     progress: bool = True,
 ) -> Path:
-    """Write a dataset of phantoms in the layout of the Medical Segmentation Decathlon, all on one oblique grid.
+    """Write a data set of phantoms in the layout of the Medical Segmentation Decathlon, all on one oblique grid.
 
-    Training and validation cases lie in ``imagesTr`` and ``labelsTr``, test cases in ``imagesTs`` and ``labelsTs``. A
+    Training and validation cases are in ``imagesTr`` and ``labelsTr``, test cases in ``imagesTs`` and ``labelsTs``. A
     case has the same file name in each folder: the image (float32), the label (uint8, the first annotation),
-    ``annotationsTr|Ts`` (4D uint8, last axis annotation) and ``probabilityTr|Ts`` (4D float32, last axis class). ``series``
-    and ``series_labels`` hold 4D files, time last; one reader labels all frames of a series with the same deviation.
-    ``dataset.json`` lists the cases and how they were made.
+    ``annotationsTr|Ts`` (4D uint8, last axis annotation) and ``probabilityTr|Ts`` (4D float32, last axis class).
+    ``series`` and ``series_labels`` hold 4D files, time last; one annotator labels all frames of a series with the same
+    deviation. ``dataset.json`` lists the cases and the parameters of the generator.
 
     Args:
-        dataset_dir: folder to make; it appears under this name only when it is complete.
+        dataset_dir: folder to create; it gets this name only when it is complete.
         train: number of training cases.
         validation: number of validation cases.
         test: number of test cases.
@@ -73,14 +73,14 @@ def write_phantom(
         annotations: annotations per case, at least 1.
         size: voxels along X, Y, Z.
         spacing: voxel size in mm.
-        seed: decides everything; a case depends on it and on its own number alone.
+        seed: random seed; a case depends only on it and on the number of the case.
         progress: show a bar, if standard error is a terminal.
 
     Returns:
         The folder.
 
     Raises:
-        FileExistsError: if there is something at ``dataset_dir`` already.
+        FileExistsError: if ``dataset_dir`` exists.
         ValueError: for a number out of range.
     """
     target = Path(dataset_dir)
@@ -93,7 +93,7 @@ def write_phantom(
         raise ValueError(f"annotations must be at least 1, got {annotations}.")
     grid: dict[str, Any] = {"size": [int(n) for n in size], "spacing": [float(h) for h in spacing]}
     target.parent.mkdir(parents=True, exist_ok=True)
-    # written beside the target, so that the renaming stays within one file system and is all or nothing
+    # written beside the target, so that renaming stays within one file system and is atomic
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
         root = Path(scratch) / "phantom"
         root.mkdir()
@@ -115,8 +115,8 @@ def _write_case(
     """Write image, label, annotations and probabilities of one case; return its entry of the list."""
     sequence = np.random.SeedSequence(seed, spawn_key=(0, number))
     phantom = make_phantom_scan(size, spacing, sequence)
-    reader = np.random.default_rng(sequence.spawn(1)[0])
-    drawn = np.stack([phantom.draw_annotation(reader) for _ in range(annotations)], axis=-1)
+    annotator = np.random.default_rng(sequence.spawn(1)[0])
+    drawn = np.stack([phantom.draw_annotation(annotator) for _ in range(annotations)], axis=-1)
     name = f"phantom_{number:03d}.nii.gz"
     _save(root / f"images{split}" / name, phantom.image, spacing)
     _save(root / f"labels{split}" / name, drawn[..., 0], spacing)
@@ -128,9 +128,9 @@ def _write_case(
 def _write_series(root: Path, number: int, seed: int, size: Sequence[int], spacing: Sequence[float]) -> dict[str, str]:
     """Write image and label of one series; return its entry of the list."""
     sequence = np.random.SeedSequence(seed, spawn_key=(1, number))
-    frames, reader = make_phantom_series(size, spacing, seed=sequence), sequence.spawn(1)[0]
-    # the generator is made anew for each frame: the same deviation, so that the label does not flicker
-    labels = [frame.draw_annotation(np.random.default_rng(reader)) for frame in frames]
+    frames, annotator = make_phantom_series(size, spacing, seed=sequence), sequence.spawn(1)[0]
+    # each frame gets a generator in the same state: the same deviation, so that the label does not flicker
+    labels = [frame.draw_annotation(np.random.default_rng(annotator)) for frame in frames]
     name = f"phantom_series_{number:03d}.nii.gz"
     _save(root / "series" / name, np.stack([frame.image for frame in frames], -1), spacing, FRAME_SECONDS)
     _save(root / "series_labels" / name, np.stack(labels, -1), spacing, FRAME_SECONDS)
@@ -151,10 +151,10 @@ def _save(path: Path, array: NDArray[Any], spacing: Sequence[float], seconds: fl
 
 
 def _write_list(root: Path, lists: dict[str, list[dict[str, str]]], settings: dict[str, Any]) -> None:
-    """Write ``dataset.json``: what there is, and every number that it was made with."""
+    """Write ``dataset.json``: the cases, and every parameter of the generator."""
     image = {"class_means": CLASS_MEANS, "noise_sd": NOISE_SD, "bias_sd": BIAS_SD, "bias_mm": BIAS_MM}
     shape = {"deformation": DEFORMATION, "deformation_mm": DEFORMATION_MM, "beat": BEAT}
-    doubt = {"body_widths_mm": BODY_WIDTHS_MM, "core_widths_mm": CORE_WIDTHS_MM, "annotation_mm": ANNOTATION_MM}
+    borders = {"body_widths_mm": BODY_WIDTHS_MM, "core_widths_mm": CORE_WIDTHS_MM, "annotation_mm": ANNOTATION_MM}
     contents = {
         "name": "Phantom",
         "description": "Synthetic nested structures with blurred borders and known class probabilities",
@@ -164,18 +164,18 @@ def _write_list(root: Path, lists: dict[str, list[dict[str, str]]], settings: di
         "labels": {str(k): name for k, name in enumerate(LABELS)},
         **{f"num{key.capitalize()}": len(entries) for key, entries in lists.items()},
         **lists,
-        "generator": settings | image | shape | doubt,
+        "generator": settings | image | shape | borders,
     }
     (root / "dataset.json").write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
 
 
 def ensure_phantom(dataset_dir: str | os.PathLike[str], **settings: Any) -> str:
-    """Return the dataset's folder, having written the phantom there if there was nothing.
+    """Write a phantom data set if the folder does not exist, and return the folder.
 
     Args:
-        dataset_dir: the folder; what exists, a single scan too, is left as it is. A path that names a scan is never
-            made a folder: the list of cases says that the scan is missing.
-        settings: arguments of `write_phantom`, used only when it is called.
+        dataset_dir: the folder. An existing folder or scan stays unchanged. A path with the extension of a scan is
+            never created as a folder; the list of cases reports the missing scan.
+        settings: arguments of `write_phantom`.
 
     Returns:
         The path as a string.
@@ -186,7 +186,7 @@ def ensure_phantom(dataset_dir: str | os.PathLike[str], **settings: Any) -> str:
         try:
             write_phantom(target, **settings)
         except OSError:
-            # several processes may start at once (torchrun); the first to finish wins, and all write the same
+            # several processes may start at once (torchrun); the first one to finish wins, and all write the same files
             if not target.is_dir():
                 raise
     return str(target)
@@ -199,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="Write synthetic scans with known class probabilities, in the Decathlon's layout.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("dataset_dir", metavar="DIR", help="folder to make")
+    parser.add_argument("dataset_dir", metavar="DIR", help="folder to create")
     for name, value in {"train": 48, "validation": 12, "test": 6, "series": 1, "annotations": 8, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=value, help="as in write_phantom")
     parser.add_argument("--size", type=int, nargs=3, default=DEFAULT_SIZE, help="voxels along X, Y, Z")

@@ -1,9 +1,9 @@
-"""The law of the phantom: scans and beating series with blurred borders whose true class probabilities are known.
+"""The distribution of the phantom: scans and beating series with blurred borders and known class probabilities.
 
-Each structure s has a signed distance ``phi_s`` in mm and a width of doubt ``w_s`` in mm, both smooth over the volume.
-A reading (what one expert might draw) is ``{phi_s + w_s g < 0}`` with a fresh Gaussian field ``g`` of unit variance, so
-that the probability of being inside, ``Phi(-phi_s / w_s)``, is exact at every voxel. The image is blurred to the same
-degree: it shows both where a border is and how far it can be trusted.
+Each structure s has a signed distance ``phi_s`` and an ambiguity width ``w_s`` in mm, both smooth over the volume. An
+annotation is ``{phi_s + w_s g < 0}`` with a new Gaussian field ``g`` of unit variance, so the probability of being
+inside, ``Phi(-phi_s / w_s)``, is exact at every voxel. The image is blurred to the same degree: it shows both where a
+border is and how ambiguous it is.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ CLASS_MEANS = (200.0, 420.0, 680.0)  # intensities, in the arbitrary units of an
 NOISE_SD = 15.0
 BIAS_SD, BIAS_MM = 0.04, 25.0  # of the bias field's logarithm
 BODY_WIDTHS_MM, CORE_WIDTHS_MM = (0.4, 3.0), (0.4, 2.0)  # sharp side, blurred side
-ANNOTATION_MM = 4.0  # correlation length of one reader's deviation
-DEFORMATION, DEFORMATION_MM = 0.10, 10.0  # standard deviation as a share of the mean radius, correlation length
-BEAT = 0.15  # share of its radius by which the body of a series shrinks
+ANNOTATION_MM = 4.0  # correlation length of one annotator's deviation
+DEFORMATION, DEFORMATION_MM = 0.10, 10.0  # standard deviation as a fraction of the mean radius, correlation length
+BEAT = 0.15  # fraction of its radius by which the body of a series shrinks
 FRAME_SECONDS = 0.04
 DEFAULT_SIZE, DEFAULT_SPACING = (48, 56, 40), (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Phantom:
-    """One synthetic scan and the law that its annotations follow.
+    """One synthetic scan and the distribution of its annotations.
 
     Attributes:
         image: float32 (X, Y, Z), whole numbers of about 150 to 800.
@@ -52,13 +52,13 @@ class Phantom:
     spacing: tuple[float, ...]
 
     def draw_annotation(self, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Draw what one more expert might have drawn: body where ``phi / w + g < 0``, the core likewise and on top.
+        """Draw an annotation: body where ``phi / w + g < 0``, the core likewise and on top.
 
         Args:
-            rng: source of the two fields ``g``; a generator in the same state gives the same reading.
+            rng: source of the two fields ``g``; a generator in the same state gives the same annotation.
 
         Returns:
-            uint8 (X, Y, Z) of 0, 1 and 2, each class as often as ``probability`` says.
+            uint8 (X, Y, Z) of 0, 1 and 2, distributed as ``probability``.
         """
         body, core = (
             phi + smooth_field(phi.shape, self.spacing, ANNOTATION_MM, rng) < 0 for phi in self.scaled_distance
@@ -69,7 +69,7 @@ class Phantom:
 def smoothing_matrix(n: int, spacing: float, length: float) -> Array:
     """Gaussian filter along one axis, ``A_ij ~ exp(-((i - j) h / L)^2)``, each row scaled to ``sum_j A_ij^2 = 1``.
 
-    So filtered, white noise has variance 1 at every voxel, the borders included, and away from them the correlation
+    Filtered white noise has variance 1 at every voxel, at the borders of the volume too, and inside it the correlation
     ``exp(-d^2 / (2 L^2))``. With n voxels of size h = ``spacing`` and L = ``length`` in mm: float32 (n, n).
     """
     i = np.arange(n) * (spacing / length)
@@ -91,21 +91,21 @@ def smooth_field(shape: Sequence[int], spacing: Sequence[float], length: float, 
 def ellipsoid_distance(points: NDArray[Any], radii: NDArray[Any]) -> NDArray[Any]:
     """Distance to an ellipsoid to first order, ``k0 (k0 - 1) / k1`` with ``k0 = |q / r|``, ``k1 = |q / r^2|``.
 
-    Positions q (3, X, Y, Z) along its own axes from its centre and radii r (3,), in mm; the result (X, Y, Z) in mm is
+    Positions q (3, X, Y, Z) along its own axes from its center and radii r (3,), in mm; the result (X, Y, Z) in mm is
     negative inside, and exact for a sphere.
     """
     r = radii.reshape(3, 1, 1, 1)
     k0, k1 = np.linalg.norm(points / r, axis=0), np.linalg.norm(points / r**2, axis=0)
-    # at the centre itself k0 / k1 is 0 / 0: any radius is a fair distance there
+    # at the center k0 / k1 is 0 / 0; any radius is a fair distance there
     return (k0 - 1) * np.divide(k0, k1, out=np.full_like(k0, radii.min()), where=k1 > 0)
 
 
 def ambiguity_width(
     points: NDArray[Any], direction: NDArray[Any], radius: float, sharp: float, blurred: float
 ) -> NDArray[Any]:
-    """Width of doubt ``w = a (b / a)^sigma(4 u.q / r)`` in mm: ``a`` on one side of a structure, ``b`` on the other.
+    """Ambiguity width ``w = a (b / a)^sigma(4 u.q / r)`` in mm: ``a`` on one side of a structure, ``b`` on the other.
 
-    Positions q (3, X, Y, Z) from its centre and its mean radius r in mm; the unit vector u (3,) points towards b.
+    Positions q (3, X, Y, Z) from its center and its mean radius r in mm; the unit vector u (3,) points towards b.
     """
     along = np.tensordot(direction, points, 1)
     return sharp * (blurred / sharp) ** expit(4 * along / radius)
@@ -128,12 +128,12 @@ def beat_scale(frames: int) -> NDArray[Any]:
 def make_phantom_scan(
     size: Sequence[int] = DEFAULT_SIZE, spacing: Sequence[float] = DEFAULT_SPACING, seed: Seed = 0
 ) -> Phantom:
-    """Make one scan: an ellipsoid-like body with an off-centre core, each with a sharp and a blurred side.
+    """Make one scan: an ellipsoid-like body with an off-center core, each with a sharp and a blurred side.
 
     Args:
         size: voxels along X, Y, Z, each at least 4; the structures grow with the smallest extent.
         spacing: voxel size in mm.
-        seed: decides everything about the subject and its image.
+        seed: random seed of the subject and its image.
 
     Returns:
         The scan with its true probabilities.
@@ -153,7 +153,7 @@ def make_phantom_series(
         size: voxels along X, Y, Z, each at least 4.
         spacing: voxel size in mm.
         frames: number of frames; the frame after the last would be the first again.
-        seed: decides everything about the subject and its images.
+        seed: random seed of the subject and its images.
 
     Returns:
         One phantom per frame, with independent noise in each image.
@@ -177,13 +177,13 @@ def _make_frames(size: Sequence[int], spacing: Sequence[float], scales: NDArray[
     axes = [((np.arange(n) - (n - 1) / 2) * d).astype(np.float32) for n, d in zip(shape, h, strict=True)]
     extent = min(n * d for n, d in zip(shape, h, strict=True))
 
-    # all positions are turned into the body's own axes once, so that only this line knows its orientation
+    # positions are rotated into the axes of the body once; no later line depends on the orientation
     turn = Rotation.from_quat(rng.standard_normal(4)).as_matrix().astype(np.float32)
-    centre = rng.uniform(-0.04, 0.04, (3, 1, 1, 1)).astype(np.float32) * extent
-    points = np.tensordot(turn, np.stack(np.meshgrid(*axes, indexing="ij")) - centre, 1)
+    center = rng.uniform(-0.04, 0.04, (3, 1, 1, 1)).astype(np.float32) * extent
+    points = np.tensordot(turn, np.stack(np.meshgrid(*axes, indexing="ij")) - center, 1)
     body_radii = (rng.uniform(0.24, 0.33, 3) * extent).astype(np.float32)
     core_radii = (rng.uniform(0.40, 0.48, 3) * body_radii).astype(np.float32)
-    # 0.28 + 0.48 stays below 1 - BEAT: but for the bumps, the core lies inside the body even in the smallest frame
+    # 0.28 + 0.48 < 1 - BEAT: except for the bumps, the core is inside the body in the smallest frame too
     core_points = points - (_direction(rng) * 0.28 * body_radii).reshape(3, 1, 1, 1)
 
     body_width = ambiguity_width(points, _direction(rng), float(body_radii.mean()), *BODY_WIDTHS_MM)
@@ -206,7 +206,7 @@ def _make_frames(size: Sequence[int], spacing: Sequence[float], scales: NDArray[
 
 
 def _direction(rng: np.random.Generator) -> Array:
-    """Draw a unit vector, every direction alike."""
+    """Draw a unit vector, uniform over directions."""
     vector = rng.standard_normal(3).astype(np.float32)
     return vector / np.linalg.norm(vector)
 

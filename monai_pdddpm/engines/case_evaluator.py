@@ -1,4 +1,4 @@
-"""Inference over many cases, of which a bad one does not stop the good ones."""
+"""Inference over many cases; a bad case does not stop the others."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ logger = logging.getLogger(__name__)
 
 
 class CaseEvaluator(SupervisedEvaluator):
-    """MONAI's evaluator with one case per batch and a list of failures in the place of an abort.
+    """MONAI's evaluator with one case per batch; it collects failures instead of stopping.
 
-    It takes the items of :class:`monai_pdddpm.data.CaseDataset`. Whatever is raised while a case is read, inferred,
-    post-processed or written ends that case only and is logged; :meth:`run` sums up at the end. ``state.seconds``
-    holds the seconds of the current case's stages. Handlers of ``ITERATION_COMPLETED`` meet an empty list after a
-    failure; MONAI's metrics cannot take one, :class:`monai_pdddpm.transforms.SegmentationMetricsd` never sees it.
+    It takes the items of :class:`monai_pdddpm.data.CaseDataset`. An exception while a case is read, inferred,
+    post-processed or written ends only that case and is logged; :meth:`run` raises a summary at the end.
+    ``state.seconds`` holds the seconds of each stage of the current case. After a failure, handlers of
+    ``ITERATION_COMPLETED`` get an empty output.
 
-    Of several processes each has its own cases, or none. All sum up together, when the last one is done.
+    With several processes each has its own cases, or none. All raise the summary together, after the last one is done.
 
     Args:
         args: as :class:`monai.engines.SupervisedEvaluator`.
@@ -36,15 +36,15 @@ class CaseEvaluator(SupervisedEvaluator):
         self.failures: list[CaseFailure] = []
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
-        """Go over all cases.
+        """Process all cases.
 
         Raises:
-            UserError: after the last case, when any failed, in any process.
+            UserError: after the last case, if a case failed in any process.
         """
         self.failures = []
         if self.state.epoch_length == 0:
-            # MONAI skips the run, but other processes wait for what the handlers of this one have to say, and a run
-            # that was killed after its last case has not told of them all
+            # MONAI skips a run without cases, but other processes wait for the handlers of this one, and a run that was
+            # killed after its last case has not written its summary
             for event in (Events.STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED):
                 self.fire_event(event)
         else:

@@ -155,7 +155,7 @@ def agreement(members: torch.Tensor, answer: torch.Tensor, classes: Sequence[int
 def _features(
     volumes: Mapping[str, Mapping[str, Any]], shape: Sequence[int], affine: torch.Tensor | np.ndarray
 ) -> dict[str, float]:
-    """Return positive numbers that tell an unusual case: field of view and volumes."""
+    """Return positive numbers that identify unusual cases: field of view and volumes."""
     sizes = sorted(float(n * s) for n, s in zip(shape, voxel_sizes(np.asarray(affine)), strict=False))
     features = {f"field of view, side {number} (mm)": size for number, size in enumerate(sizes, start=1)}
     return features | {f"volume of {name} (mL)": float(volume["segmentation"]) for name, volume in volumes.items()}

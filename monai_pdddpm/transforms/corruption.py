@@ -1,4 +1,4 @@
-"""Presegmentations of the training cases made as imperfect as those of new cases."""
+"""Corrupted pre-segmentations for training: as imperfect as those of new cases."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from monai_pdddpm.utils.errors import UserError
 
 
 class PresegmentationCorruption:
-    """Bend the borders of one-hot presegmentations and let blobs appear and vanish, as a segmenter's errors do.
+    """Bend the borders of one-hot pre-segmentations, and add and remove blobs, like the errors of a segmenter.
 
-    A segmenter is nearly perfect on the cases that it was trained on; a denoiser that learns from those presegmentations
-    learns to copy. This is the cheap cure; presegmentations from segmenters that never saw the case are the clean one.
-    Severities are drawn per case, so that the denoiser meets good and bad presegmentations. Random numbers are torch's.
+    A segmenter is nearly perfect on its training cases, so a denoiser that sees those pre-segmentations learns to copy.
+    Corruption is the cheap remedy; out-of-fold pre-segmentations are the better one. The severity is drawn per case, so
+    that the denoiser sees good and bad pre-segmentations. Random numbers come from torch's global generator.
 
     Args:
-        probability: share of the presegmentations that are corrupted.
-        shift: standard deviation of the smooth random warp's nodes along each axis, in voxels, in the severest case;
-            no voxel moves more than twice as far.
-        doubt: amplitude of the smooth field that is added to the blurred one-hot before the argmax, in the severest
-            case; at 0.35 and two classes about one voxel in a thousand then changes far from any border.
+        probability: fraction of the pre-segmentations that are corrupted, 0 to 1.
+        shift: standard deviation of the nodes of the random warp along each axis, in voxels, at severity 1; no voxel
+            moves more than twice as far.
+        amplitude: amplitude of the smooth field that is added to the blurred one-hot before the argmax, at severity 1;
+            at 0.35 and two classes about one voxel in a thousand changes far from any border.
         scale: distance between the nodes of the random fields, in voxels.
 
     Raises:
-        UserError: when an argument is out of range.
+        UserError: if an argument is out of range.
     """
 
-    def __init__(self, probability: float = 0.9, shift: float = 2.0, doubt: float = 0.35, scale: int = 6) -> None:
-        for name, value in (("probability", probability), ("shift", shift), ("doubt", doubt)):
+    def __init__(self, probability: float = 0.9, shift: float = 2.0, amplitude: float = 0.35, scale: int = 6) -> None:
+        for name, value in (("probability", probability), ("shift", shift), ("amplitude", amplitude)):
             if not 0 <= value <= (1 if name == "probability" else math.inf):
                 expected = "a number from 0 to 1" if name == "probability" else "a number of at least 0"
                 raise UserError(
@@ -41,11 +41,11 @@ class PresegmentationCorruption:
             raise UserError(f"scale: found {scale!r}, expected at least 1; fix the corruption in the configuration")
         self.probability = probability
         self.shift = shift
-        self.doubt = doubt
+        self.amplitude = amplitude
         self.scale = scale
 
     def __call__(self, presegmentation: torch.Tensor) -> torch.Tensor:
-        """Return corrupted presegmentations.
+        """Return corrupted pre-segmentations.
 
         Args:
             presegmentation: one-hot, (B, K, ...), two or three spatial axes.
@@ -61,7 +61,7 @@ class PresegmentationCorruption:
         return torch.where(chosen, corrupted.to(presegmentation.dtype), presegmentation)
 
     def corrupt(self, presegmentation: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:
-        """Return every presegmentation corrupted.
+        """Corrupt every pre-segmentation.
 
         Args:
             presegmentation: one-hot, (B, K, ...), float32.
@@ -69,10 +69,10 @@ class PresegmentationCorruption:
         """
         batch, classes, *size = presegmentation.shape
         warped = self._warp(presegmentation, severity)
-        # a blurred one-hot is near 1/2 at borders only, so that is where the field decides
+        # a blurred one-hot is near 1/2 only at borders, so the field changes the class there
         blurred = torch.lerp(warped, _blur(warped, len(size)), severity)
         field = self._smooth_field(batch, classes, size, presegmentation.device)
-        index = likeliest_class(blurred + self.doubt * severity * field, dim=1, keepdim=True)
+        index = likeliest_class(blurred + self.amplitude * severity * field, dim=1, keepdim=True)
         return torch.zeros_like(presegmentation).scatter_(1, index, 1.0)
 
     def _warp(self, presegmentation: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:

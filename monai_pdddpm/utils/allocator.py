@@ -1,4 +1,4 @@
-"""Memory of the CPU that is used again instead of being fetched anew for every layer."""
+"""Keep freed memory of the CPU for the next layer."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_borders_bend_and_the_inside_stays(dims):
     presegmentation = cubes(batch=12, dims=dims)
     bent = changed(
         presegmentation,
-        PresegmentationCorruption(shift=1.0, doubt=0.0).corrupt(presegmentation, severity(1, presegmentation)),
+        PresegmentationCorruption(shift=1.0, amplitude=0.0).corrupt(presegmentation, severity(1, presegmentation)),
     )
     depth = distance_to_border(dims=dims).abs()
     assert bent[:, depth < 1].float().mean() > 0.1
@@ -118,7 +118,7 @@ def test_displacement_along_each_axis_is_in_voxels():
     torch.manual_seed(0)
     labels = torch.zeros(1, 12, 40, dtype=torch.long)
     labels[:, 3:9, 10:30] = 1
-    corruption = PresegmentationCorruption(shift=2.0, doubt=0.0)
+    corruption = PresegmentationCorruption(shift=2.0, amplitude=0.0)
     for axis, expected in ((0, (1, 0)), (1, (0, 1))):
 
         def field(batch, channels, size, device, axis=axis):
@@ -160,7 +160,7 @@ def test_small_structures_vanish_or_stay():
 def test_structures_appear_out_of_nothing():
     torch.manual_seed(0)
     empty = one_hot(torch.zeros(4, 40, 40, 40, dtype=torch.long))
-    assert PresegmentationCorruption(doubt=0.5)(empty)[:, 1].any()
+    assert PresegmentationCorruption(amplitude=0.5)(empty)[:, 1].any()
 
 
 def test_seed_repeats_it():
@@ -207,7 +207,7 @@ def test_small_and_flat_volumes():
         ({"probability": 1.5}, "probability: found 1.5, expected a number from 0 to 1"),
         ({"probability": -0.1}, "probability: found -0.1"),
         ({"shift": -1}, "shift: found -1, expected a number of at least 0"),
-        ({"doubt": -1}, "doubt: found -1"),
+        ({"amplitude": -1}, "amplitude: found -1"),
         ({"scale": 0}, "scale: found 0, expected at least 1"),
     ],
 )
