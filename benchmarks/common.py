@@ -1,4 +1,4 @@
-"""Helpers of all benchmarks: bundles, labelled scans, processes of their own, tables and results."""
+"""Helpers of all benchmarks: bundles, labeled scans, processes of their own, tables and results."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def read_truth(case: Mapping[str, Any]) -> torch.Tensor:
 
 
 def load_items(parser: ConfigParser, cases: Sequence[Mapping[str, Any]]) -> list[Item]:
-    """Read and preprocess labelled cases: `case`, `image` (1, C, ...), `label` (...) on its grid, `voxel_ml`."""
+    """Read and preprocess labeled cases: `case`, `image` (1, C, ...), `label` (...) on its grid, `voxel_ml`."""
     preprocessing, items = parser.get_parsed_content("preprocessing"), []
     for case in cases:
         image = preprocessing({"image": case["image"]})["image"]

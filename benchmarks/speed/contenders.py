@@ -85,7 +85,7 @@ def run_job(
     repeats: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """Measure a contender in this process on labelled cases, in rounds until `repeats` or `seconds` are reached.
+    """Measure a contender in this process on labeled cases, in rounds until `repeats` or `seconds` are reached.
 
     Long chains are timed over their first steps and scaled. Dice is given for trained networks and whole chains.
     """
@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure the contenders and write the table."""
     friendly_errors(force=True)
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--dataset_dir", type=Path, help="labelled scans of the bundle; a phantom by default")
+    options.add_argument("--dataset_dir", type=Path, help="labeled scans of the bundle; a phantom by default")
     options.add_argument("--bundle", type=Path, help="hippocampus with --dataset_dir, else phantom")
     options.add_argument("--device", default=common.default_device())
     options.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))

@@ -4,7 +4,7 @@
     python benchmarks/volume/volume.py --parts case --dataset_dir <data> --bundle <bundle>
 
 `cost` compares active windows with all windows, `memory` ensembles of different sizes, `seams` measures traces of the
-windows, `case` compares settings of the active windows on labelled scans.
+windows, `case` compares settings of the active windows on labeled scans.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PARTS = ("cost", "memory", "seams", "case")
 SIZE, SEAM_SIZE = (256, 256, 192), (96, 112, 80)
 PLACE = (0.2, 0.7, 0.6)  # of the scan, as a share of the free space
 SEED = 9000  # far from the seeds of the bundle's own scans
-THRESHOLD_SD = 40.0  # in units of the image; noise alone leaves no doubt
+THRESHOLD_SD = 40.0  # in units of the image; noise alone leaves no active voxel
 ENSEMBLES = ((1, False), (8, False), (64, False), (8, True))  # members, returned
 STAGES = ("segment", "noise", "encode", "chain", "blend", "statistics")
 CASE_SETTINGS: tuple[dict[str, Any], ...] = (
@@ -235,7 +235,7 @@ def seams(size: Sequence[int], overrides: Mapping[str, Any], folder: Path) -> li
 
 
 def case(args: argparse.Namespace, overrides: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Compare settings of the active windows on labelled scans."""
+    """Compare settings of the active windows on labeled scans."""
     parser = common.read_bundle(args.bundle, overrides)
     network = common.load_pair(parser, args.model_file)
     items = common.load_items(parser, labelled_cases(args.dataset_dir, args.section)[: args.cases])
@@ -271,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--size", type=int, nargs=3, default=SIZE, help="volume of cost and memory, voxels")
     options.add_argument("--members", type=int, default=2, help="members of cost")
     options.add_argument("--num_steps", type=int, default=2, help="steps of cost and memory")
-    options.add_argument("--dataset_dir", type=Path, help="labelled scans of case")
+    options.add_argument("--dataset_dir", type=Path, help="labeled scans of case")
     options.add_argument("--bundle", type=Path, default=common.PHANTOM, help="bundle of case")
     options.add_argument("--model_file", type=Path, help="weights of case, by default the bundle's")
     options.add_argument("--section", default="validation", help="section of the data set of case")
@@ -286,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         common.write_json(args.job_file, memory_job(**args.job))
         return
     if "case" in args.parts and not args.dataset_dir:
-        raise UserError("dataset_dir: found none, expected a folder of labelled scans for case; give --dataset_dir")
+        raise UserError("dataset_dir: found none, expected a folder of labeled scans for case; give --dataset_dir")
     if "cost" in args.parts:
         cost(args.size, args.members, args.num_steps, args.output_dir)
     if "memory" in args.parts:

@@ -94,7 +94,7 @@ def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[d
         )
     root = Path(dataset_dir).expanduser()
     if not os.path.isdir(root):
-        raise UserError(f"{root}: not a folder, expected one with labelled cases and a dataset.json; check dataset_dir")
+        raise UserError(f"{root}: not a folder, expected one with labeled cases and a dataset.json; check dataset_dir")
 
     if os.path.isfile(root / "dataset.json"):
         content = read_json(root / "dataset.json")
@@ -123,7 +123,7 @@ def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[d
 
 
 def training_cases(dataset_dir: str | os.PathLike, list_keys: Sequence[str] = ("training",)) -> list[dict[str, Any]]:
-    """List the labelled cases of some lists of a data set, see `labelled_cases`.
+    """List the labeled cases of some lists of a data set, see `labelled_cases`.
 
     Args:
         dataset_dir: folder of the data set.

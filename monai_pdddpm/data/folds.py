@@ -29,7 +29,7 @@ def hold_out(cases: Sequence[T], source: object, share: float = HELD_OUT) -> tup
     """
     if len(cases) < 2:
         raise UserError(
-            f"{source}: found {len(cases)} labelled case for training and none for validation, expected at least two; "
+            f"{source}: found {len(cases)} labeled case for training and none for validation, expected at least two; "
             "add a case of another subject"
         )
     held = min(max(1, int(len(cases) * share)), len(cases) - 1)

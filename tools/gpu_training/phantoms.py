@@ -29,8 +29,8 @@ def draw_phantoms(
     extent = min(size)
     axes = [torch.arange(n, device=device) - (n - 1) / 2 for n in size]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij")).float()
-    centre = uniform(-0.04, 0.04, count, 3, 1, 1, 1, device=device) * extent
-    points = torch.einsum("bij,jxyz->bixyz", _rotations(count, device), grid) - centre
+    center = uniform(-0.04, 0.04, count, 3, 1, 1, 1, device=device) * extent
+    points = torch.einsum("bij,jxyz->bixyz", _rotations(count, device), grid) - center
     body_radii = uniform(0.24, 0.33, count, 3, device=device) * extent
     core_radii = uniform(0.40, 0.48, count, 3, device=device) * body_radii
     core_points = points - _volume(_directions(count, device) * 0.28 * body_radii)

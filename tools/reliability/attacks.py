@@ -82,7 +82,7 @@ class Outcome:
 
     @property
     def held(self) -> bool:
-        """Whether the attack had no effect and, where it must be refused, one line with a remedy says so."""
+        """Whether the attack had no effect and, where it must be refused, there is one line with a remedy."""
         refused = self.refused and "; " in self.message and "\n" not in self.message
         return not self.executed and not self.outside and (refused or self.expected == "harmless")
 

@@ -48,7 +48,7 @@ OUTCOMES = {
     "done": "read",
     "noted": "read, with a note in the report",
     "refused": "left out with an error line; the other cases are segmented",
-    "passed over": "not listed as a case",
+    "ignored": "not listed as a case",
     "stops": "the run ends with an error line before it begins",
 }
 
@@ -91,7 +91,7 @@ def look_at_scans(kind: Kind, folder: Path) -> tuple[str, str]:
         if "failure" in good or not np.array_equal(good["image"].numpy()[0], VOXELS):
             return "lost", f"the valid scan: {good.get('failure')}"
     if not found:
-        return "passed over", ""
+        return "ignored", ""
     if len(found) > 1:
         return "unclear", f"found {sorted(found)}"
     (item,) = found.values()

@@ -36,10 +36,10 @@ def _names() -> list[Kind]:
     return [
         *[k(shown(name), written(name), "done") for name in valid],
         *[k(shown(name), written(name)) for name in invalid],
-        k("only a suffix", written(".nii.gz"), "passed over"),
-        k("hidden file of macOS", lambda folder: (folder / "._bad.nii.gz").write_bytes(b"x"), "passed over"),
-        k("no suffix", written("bad"), "passed over"),
-        k("another suffix", written("bad.txt"), "passed over"),
+        k("only a suffix", written(".nii.gz"), "ignored"),
+        k("hidden file of macOS", lambda folder: (folder / "._bad.nii.gz").write_bytes(b"x"), "ignored"),
+        k("no suffix", written("bad"), "ignored"),
+        k("another suffix", written("bad.txt"), "ignored"),
         k("two files of one name", written("good.nii"), "stops"),
     ]
 
@@ -76,10 +76,10 @@ def _things() -> list[Kind]:
         k("broken link", link("gone.nii.gz")),
         k("link to itself", link("bad.nii.gz")),
         k("circular links", circle),
-        k("link to a folder", link("."), "passed over"),
+        k("link to a folder", link("."), "ignored"),
         k("link to /dev/zero", link("/dev/zero")),
         k("link to /proc/self/mem", link("/proc/self/mem")),
-        k("folder named as a scan", lambda folder: (folder / "bad.nii.gz").mkdir(), "passed over"),
+        k("folder named as a scan", lambda folder: (folder / "bad.nii.gz").mkdir(), "ignored"),
         k("pipe", pipe("bad.nii.gz")),
         k("pipe named .mha", pipe("bad.mha")),
         k("socket", bound),
