@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import logging
 import math
-import os
 import warnings
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
@@ -40,9 +39,8 @@ class LoadScan(Transform):
     :func:`monai_pdddpm.data.dicom.read_series`.
 
     In a list, the first file that exists gives the grid and the metadata; files on another grid are resampled to it
-    (bilinear, zeros outside). The metadata are MONAI's, and ``case``, the `Case` with its files and notes.
-    ``filename_or_obj`` is the path that names the case; a folder with a dot in its name gets ``.dcm`` after it, since
-    MONAI's ``SaveImage`` would cut the name at the dot.
+    (bilinear, zeros outside). The metadata are MONAI's, and ``case``, the `Case` with its files and notes;
+    ``filename_or_obj`` is the path that names the case.
 
     Args:
         spec: the scans expected.
@@ -91,11 +89,7 @@ class LoadScan(Transform):
             zeros = torch.zeros_like(first.as_tensor())
             stacked = torch.cat([zeros if part is None else part for part in parts])
             first = MetaTensor(stacked, meta=first.meta)
-        dotted = os.path.isdir(case.file) and "." in case.name
-        first.meta |= {
-            "filename_or_obj": f"{case.file}.dcm" if dotted else case.file,
-            "case": replace(case, notes=tuple(notes)),
-        }
+        first.meta |= {"filename_or_obj": case.file, "case": replace(case, notes=tuple(notes))}
         return first if self.image_only else (first, first.meta)
 
     def _read(self, file: str, header: ScanHeader) -> tuple[Any, tuple[str, ...]]:

@@ -42,8 +42,8 @@ def check_text_header(path: Path) -> None:
     if _GEOMETRY.search(header):
         raise UserError(f"{path}: found NaN or infinity in its geometry, expected finite numbers; {remedy}")
     for name in _DATA_FILE.findall(header):
-        file = Path(name.decode(errors="replace"))
-        if file.is_absolute() or ".." in file.parts:
-            raise UserError(printable(f"{path}: found voxels in {file}, expected a file in its folder; copy it there"))
-        if os.path.exists(path.parent / file) and not os.path.isfile(path.parent / file):  # False for long names
-            raise UserError(printable(f"{path}: found no regular file {file}, expected its voxels; {remedy}"))
+        data = Path(name.decode(errors="replace"))
+        if data.is_absolute() or ".." in data.parts:
+            raise UserError(printable(f"{path}: found voxels in {data}, expected a file in its folder; copy it there"))
+        if os.path.exists(path.parent / data) and not os.path.isfile(path.parent / data):  # False for long names
+            raise UserError(printable(f"{path}: found no regular file {data}, expected its voxels; {remedy}"))

@@ -5,13 +5,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 from monai.data import decollate_batch
-from monai.transforms import Compose, Invertd, LoadImage, Orientationd, SaveImaged
+from monai.transforms import Compose, Invertd, LoadImage, Orientationd
 from scipy.spatial.transform import Rotation
 
 from monai_pdddpm.data.dataset import case_collate
 from monai_pdddpm.data.dicom import read_series
 from monai_pdddpm.data.dicom_files import find_series, has_series
 from monai_pdddpm.data.loading import LoadScan, LoadScand
+from monai_pdddpm.transforms.save_maps import SaveMapsd
 from monai_pdddpm.transforms.spacing import Spacingd
 from monai_pdddpm.utils.errors import UserError
 
@@ -181,9 +182,8 @@ def test_result_lies_where_the_headers_say(tmp_path, write_series, affine, name)
     (item,) = decollate_batch(case_collate([read({"image": str(tmp_path / name)})]))
     item["pred"] = item["image"]
     item = Invertd("pred", read, orig_keys="image", nearest_interp=False, to_tensor=True)(item)
-    options = {"output_postfix": "x", "output_dtype": "float32", "resample": False, "print_log": False}
-    SaveImaged("pred", output_dir=tmp_path / "out", writer="monai_pdddpm.data.GridWriter", **options)(item)
-    written = nib.load(tmp_path / "out" / name / f"{name}_x.nii.gz")
+    SaveMapsd(tmp_path / "out", {"0": "background"}, keys=["prob"])({"image": item["image"], "prob": item["pred"]})
+    written = nib.load(tmp_path / "out" / name / f"{name}_prob.nii.gz")
     array = written.get_fdata()
     assert array.shape == SHAPE
     assert np.unravel_index(array.argmax(), SHAPE) == mark

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor, decollate_batch
-from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd, SaveImaged
+from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from scipy.spatial.transform import Rotation
 
@@ -18,6 +18,7 @@ from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.checks import CheckImaged
 from monai_pdddpm.data.dataset import case_collate
 from monai_pdddpm.data.loading import LoadScan, LoadScand
+from monai_pdddpm.transforms.save_maps import SaveMapsd
 from monai_pdddpm.transforms.spacing import Spacingd
 from monai_pdddpm.utils.errors import UserError, user_message
 
@@ -291,10 +292,9 @@ class TestList:
 
     def test_written_as_the_first_file(self, tmp_path):
         files = [save(tmp_path / f"{name}.nii.gz", affine=grid("LPS", degrees=9)) for name in ("flair", "t1")]
-        _, pred = there_and_back(files, channels=2)
-        options = {"output_postfix": "x", "output_dtype": "float32", "resample": False, "print_log": False}
-        SaveImaged("pred", output_dir=tmp_path, writer="monai_pdddpm.data.GridWriter", **options)({"pred": pred})
-        written = nib.load(tmp_path / "flair" / "flair_x.nii.gz")
+        item, pred = there_and_back(files, channels=2)
+        SaveMapsd(tmp_path, {"0": "background"}, keys=["prob"])({"image": item["image"], "prob": pred})
+        written = nib.load(tmp_path / "flair" / "flair_prob.nii.gz")
         assert written.shape == (*SHAPE, 2)
         assert np.array_equal(written.affine, nib.load(files[0]).affine)
 
