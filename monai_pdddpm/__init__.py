@@ -14,7 +14,7 @@ __all__ = ["__version__", "bundle", "data", "errors"]
 
 
 def __getattr__(name: str) -> Any:
-    # what the bundles' configurations call by name; late, since both import torch and `info` does without
+    # configurations call both by name; they are imported late, because both import torch and `info` does not need it
     if name in ("bundle", "data"):
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

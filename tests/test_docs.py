@@ -18,6 +18,34 @@ def tracked(*patterns):
 
 PAGES = tracked("*.md")
 
+# words to avoid -> plain words
+DIALECT = {
+    r"mend(s|ed|ing)?": "fix",
+    r"told|tells?|said|says?|hears?": "report, log, print, return",
+    r"doubt(s|ed|ful)?": "uncertainty",
+    r"readings|(a|one|each|the|true|known) reading": "annotation",
+    r"propos(al|als|es|ed|ing|e)": "pre-segmentation",
+    r"rooms": "modules",
+    r"rim|spoilt|passed over|of no account": "margin, damaged, skipped, ignored",
+    r"as ever|anew": "unchanged, again",
+    r"goes all the way|known otherwise": "runs the full chain, keeps the fallback value",
+    r"in the place of": "instead of",
+    r"colours?|grey|cent(re|red|res)|neighbour\w*|behaviours?|licences?|labelled|learnt": "US spelling",
+    r"\w+(ogn|mal|tim)is(e|ed|es|ing)": "US spelling",
+}
+ALLOWED = {  # file -> old names that are refused or listed, keys and titles of others
+    "CHANGELOG.md": {"doubt", "proposal"},
+    "monai_pdddpm/bundle/renamed_keys.py": {"doubt", "proposal"},
+    "monai_pdddpm/inferers/config.py": {"doubt"},
+    "monai_pdddpm/cli/formats.py": {"licence"},
+}
+TITLE = "On Second Order Behaviour"
+SEARCHED = (
+    *("*.md", "*.cff", "mkdocs.yml", "setup.cfg", "pyproject.toml", ".ci", ".github"),
+    *("monai_pdddpm", "configs", "bundles", "apps", "docs", "notebooks", "tools", "benchmarks"),
+)
+BINARY = {".png", ".pt", ".gz"}
+
 
 def anchors(page):
     """Return the anchors of the headings of a page."""
@@ -44,3 +72,17 @@ def test_named_modules_exist(page):
         r"`((?:monai_pdddpm|tools|benchmarks|apps|docs|tests)/[\w./]+\.py)`", page.read_text(encoding="utf-8")
     ):
         assert (ROOT / name).is_file(), f"{page.name}: {name}"
+
+
+def test_language_is_plain():
+    found = []
+    for path in tracked(*SEARCHED):
+        name = path.relative_to(ROOT).as_posix()
+        if path.suffix in BINARY or (path.stem.startswith("results") and path.suffix == ".json"):
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").replace(TITLE, "").splitlines(), 1):
+            for words, plain in DIALECT.items():
+                for match in re.finditer(rf"\b({words})\b", line, re.IGNORECASE):
+                    if match[0].lower() not in ALLOWED.get(name, ()):
+                        found.append(f"{name}:{number}: '{match[0]}', write: {plain}")
+    assert not found, "\n".join(found)

@@ -22,7 +22,7 @@ from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
 from monai_pdddpm.utils.resource_errors import is_out_of_memory
 
-_PARTIAL = re.compile(r"tmp[a-z0-9_]{8}")  # what DiskSaver writes before it renames
+_PARTIAL = re.compile(r"tmp[a-z0-9_]{8}")  # files of DiskSaver before it renames them
 
 
 def save_file(content: Mapping[str, Any], path: str | os.PathLike) -> None:

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Communicator(Protocol):
-    """What an inferer needs to draw the members of a volume in one or several processes."""
+    """The interface by which an inferer draws the members of a volume in one or several processes."""
 
     @property
     def processes(self) -> int:

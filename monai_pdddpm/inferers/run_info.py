@@ -1,4 +1,4 @@
-"""What an inferer did for one case."""
+"""Record of one run of the inferer on one case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a segmenter, a denoiser and their pair offer."""
+"""Interfaces of a segmenter, a denoiser and their pair."""
 
 from __future__ import annotations
 

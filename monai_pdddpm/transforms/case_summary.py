@@ -101,7 +101,7 @@ class CaseSummaryd(MapTransform):
             "features": {name: round(value, 5) for name, value in features.items()},
             "unlike_usual": unlike,
         }
-        if members is None or unlike:  # what was learnt from usual cases does not hold for others
+        if members is None or unlike:  # the fit to usual cases does not hold for others
             return result
         for name, ml in members_ml.items():
             if interval := self.calibration.interval(name, ml):

@@ -1,4 +1,4 @@
-"""Presegmentations for the training cases from segmenters that never saw them."""
+"""Pre-segmentations of the training cases by segmenters that never saw them."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from monai_pdddpm.data.phantom_distribution import make_phantom_scan
 
 
 class RandPhantomd(Randomizable, MapTransform):
-    """Replace image and label by a phantom that is drawn anew, with one annotation of it.
+    """Replace image and label by a new phantom and one annotation of it.
 
     A network that sees a fixed set of phantoms learns their annotations by heart and becomes overconfident; the members
     of one that sees a new phantom in every batch approach the distribution of annotations.
