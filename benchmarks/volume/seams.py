@@ -105,7 +105,7 @@ def with_own_noise(
         with torch.no_grad(), autocast(image.device, config.precision):
             cut = plan.cut(presegmentation, window)
             features = network.encode(plan.cut(image, window), cut)
-            drawn = reverse_chain(network, cut, features, noise, chain).float()
+            drawn = reverse_chain(network, cut, features, noise, chain)[1].float()
         plan.add(mean, window, drawn.mean(0))
         plan.cut(variance, window).add_(plan.weight**2 * drawn.var(0, correction=0)[1:])
     return plan.finish(mean), variance.div_(plan.total**2)

@@ -20,7 +20,7 @@ def reverse_chain(
     features: Sequence[torch.Tensor],
     noise: Sequence[torch.Tensor],
     chain: Chain,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Run ``network.reverse`` for a batch of members, in halves if the device runs out of memory.
 
     Args:
@@ -31,7 +31,7 @@ def reverse_chain(
         chain: time steps, rule and process.
 
     Returns:
-        Probabilities, (B, K, ...) float32.
+        Probabilities at the first and at the last time step, each (B, K, ...) float32.
 
     Raises:
         UserError: if the memory does not suffice for one member.
@@ -49,13 +49,12 @@ def reverse_chain(
     if noise[0].device.type == "cuda":
         torch.cuda.empty_cache()
     middle = (members + 1) // 2
-    return torch.cat(
-        [
-            reverse_chain(network, _rows(presegmentation, half), [_rows(f, half) for f in features], fields, chain)
-            for half in (slice(0, middle), slice(middle, members))
-            for fields in [[field[half] for field in noise]]
-        ]
-    )
+    halves = [
+        reverse_chain(network, _rows(presegmentation, half), [_rows(f, half) for f in features], fields, chain)
+        for half in (slice(0, middle), slice(middle, members))
+        for fields in [[field[half] for field in noise]]
+    ]
+    return torch.cat([first for first, _ in halves]), torch.cat([last for _, last in halves])
 
 
 def _rows(x: torch.Tensor, rows: slice) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from .statistics import EnsembleStatistics
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_DONE = "done"
 
 
 class Communicator(Protocol):
@@ -50,11 +52,11 @@ class Communicator(Protocol):
         """Fill the first process's tensors, one per member, with those of the processes that drew them."""
         ...
 
-    def run(self, work: Callable[[torch.Tensor], T], image: torch.Tensor) -> T:
-        """Return ``work(image)`` in the first process, while the others do the same work in :meth:`serve`."""
+    def run(self, work: Callable[[torch.Tensor, str], T], image: torch.Tensor, case: str) -> T:
+        """Return ``work(image, case)`` in the first process, while the others do the same work in :meth:`serve`."""
         ...
 
-    def serve(self, work: Callable[[torch.Tensor], object]) -> None:
+    def serve(self, work: Callable[[torch.Tensor, str], object]) -> None:
         """Do the work of :meth:`run` for each image of the first process, until it dismisses this one."""
         ...
 
@@ -85,11 +87,11 @@ class SingleProcess:
     def gather_members(self, members: Sequence[torch.Tensor]) -> None:
         """Leave the members as they are."""
 
-    def run(self, work: Callable[[torch.Tensor], T], image: torch.Tensor) -> T:
-        """Return ``work(image)``."""
-        return work(image)
+    def run(self, work: Callable[[torch.Tensor, str], T], image: torch.Tensor, case: str) -> T:
+        """Return ``work(image, case)``."""
+        return work(image, case)
 
-    def serve(self, work: Callable[[torch.Tensor], object]) -> None:
+    def serve(self, work: Callable[[torch.Tensor, str], object]) -> None:
         """Return at once."""
 
     def dismiss(self) -> None:
@@ -127,13 +129,13 @@ class DistributedMembers:
 
     def gather_statistics(self, statistics: EnsembleStatistics) -> EnsembleStatistics:
         """Merge the statistics in the order of the processes."""
-        packed = statistics.packed() if statistics.weight else None
-        weights = gather_checked(statistics.weight)
+        packed = statistics.packed() if statistics.count else None
+        counts = gather_checked(statistics.count)
         for source in range(1, world_size()):
-            if weights[source]:  # 0 if no window is run, or there are fewer members than processes
+            if counts[source]:  # 0 if no window is run, or there are fewer members than processes
                 arrived = _send_to_first(source, packed, () if packed is None else packed.shape)
                 if arrived is not None and packed is not None:
-                    statistics.merge(EnsembleStatistics.unpacked(arrived.to(packed.device), weights[source]))
+                    statistics.merge(EnsembleStatistics.unpacked(arrived.to(packed.device), counts[source]))
         return statistics if is_first_rank() else EnsembleStatistics()
 
     def gather_members(self, members: Sequence[torch.Tensor]) -> None:
@@ -144,34 +146,38 @@ class DistributedMembers:
                 if arrived is not None:
                     members[number].copy_(arrived)
 
-    def run(self, work: Callable[[torch.Tensor], T], image: torch.Tensor) -> T:
-        """Send the image to the other processes and return ``work(image)``.
+    def run(self, work: Callable[[torch.Tensor, str], T], image: torch.Tensor, case: str) -> T:
+        """Send image and case name to the other processes and return ``work(image, case)``.
 
         Raises:
             UserError, OtherProcessError: if any process fails.
         """
-        gathered("volume")
+        gathered(("volume", case))
 
         def part() -> T:
             self.broadcast(image)
-            return work(image)
+            return work(image, case)
 
         return _run_collectively(part)
 
-    def serve(self, work: Callable[[torch.Tensor], object]) -> None:
+    def serve(self, work: Callable[[torch.Tensor, str], object]) -> None:
         """Do the work for each image of the first process; return at once in the first process."""
         if is_first_rank():
             return
-        while gathered(None)[0] == "volume":
+        while (message := gathered(None)[0]) is not None and message != _DONE:
+            case = str(message[1])
             try:
-                _run_collectively(lambda: work(self.broadcast(None)))
+                _run_collectively(partial(self._serve_one, work, case))
             except Exception:  # the first process got the failure and reports it
                 logger.debug("members were not drawn", exc_info=True)
+
+    def _serve_one(self, work: Callable[[torch.Tensor, str], object], case: str) -> object:
+        return work(self.broadcast(None), case)
 
     def dismiss(self) -> None:
         """End :meth:`serve` in the other processes."""
         if is_first_rank():
-            gathered("done")
+            gathered(_DONE)
 
 
 def make_communicator(spread: str = "cases") -> Communicator:

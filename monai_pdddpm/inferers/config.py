@@ -39,7 +39,11 @@ class EnsembleConfig:
         rule: reverse step of the chain.
         training_process: the process that the denoiser was trained with: ``"ddpm"``, ``"presegmentation"``,
             ``"recycled"`` or ``"residual"``.
-        presegmentation_weight: weight of the segmenter, 0 to below 1, in mean, variance and entropy.
+        presegmentation_weight: weight of the segmenter in the answer, 0 to below 1. Variance and mutual information
+            are those of the members alone.
+        large_scale_noise: amplitude of a smooth field in the start noise, relative to the white field, 0 or more. Few
+            steps shrink the differences between members at large scales; this field restores them.
+        noise_length: correlation length of the smooth field in voxels, 1 or more.
         windows: ``"active"`` runs the denoiser in windows with active voxels only, ``"all"`` in every window.
         uncertainty_threshold: a voxel is active if the probability beside its likeliest class exceeds this, 0 to
             below 1.
@@ -66,6 +70,8 @@ class EnsembleConfig:
     rule: DDIMRule | AncestralRule = field(default_factory=DDIMRule)
     training_process: str = "ddpm"
     presegmentation_weight: float = 0.0
+    large_scale_noise: float = 0.0
+    noise_length: float = 6.0
     windows: str = "active"
     uncertainty_threshold: float = 0.05
     dilation: int = 2
@@ -108,6 +114,8 @@ class EnsembleConfig:
             ("fourth_dimension", FOURTH_DIMENSIONS),
         ):
             check_choice(name, getattr(self, name), words)
+        _check_number("large_scale_noise", self.large_scale_noise, 0)
+        _check_number("noise_length", self.noise_length, 1)
         check_precision(self.precision)
         is_residual(self.training_process)
         if not isinstance(self.roi_size, Sequence) or any(not isinstance(r, int) or r < 1 for r in self.roi_size):
@@ -155,11 +163,18 @@ class EnsembleConfig:
             "overlap": self.overlap,
             "blend_mode": self.blend_mode,
             "presegmentation_weight": self.presegmentation_weight,
+            "large_scale_noise": self.large_scale_noise,
+            "noise_length": self.noise_length,
             "windows": self.windows,
             "uncertainty_threshold": self.uncertainty_threshold,
             "dilation": self.dilation,
             "precision": self.precision,
         }
+
+
+def _check_number(name: str, value: object, low: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < float("inf"):
+        raise UserError(f"{name}: found {value!r}, expected a number of at least {low}; fix --{name}")
 
 
 def _check_fraction(name: str, value: object) -> None:

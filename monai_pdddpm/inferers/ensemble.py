@@ -33,12 +33,20 @@ class EnsembleRun:
         network: segmenter and denoiser, eager or as TorchScript.
         image: (C, X, Y[, Z]), or (T, X, Y[, Z]) if the fourth dimension is time; windows run on its device.
         communicator: divides the members between processes.
+        case: name of the case; the members' noise depends on it, so the cases of a run have different noise.
     """
 
     def __init__(
-        self, config: EnsembleConfig, chain: Chain, network: Pair, image: torch.Tensor, communicator: Communicator
+        self,
+        config: EnsembleConfig,
+        chain: Chain,
+        network: Pair,
+        image: torch.Tensor,
+        communicator: Communicator,
+        case: str = "",
     ) -> None:
         self.config, self.chain, self.network, self.communicator = config, chain, network, communicator
+        self.case = case
         self.device = image.device
         self.timer = Stopwatch(image.device)
         self.layout = EnsembleOutput(network.num_classes, config.members if config.return_members else 0)
@@ -102,7 +110,7 @@ class EnsembleRun:
         """Fill a frame's output, (channels, X, Y[, Z]), as if every member were the pre-segmentation."""
         inside = self.plan.cut(probabilities[0], self.inner)
         parts = self.layout.slices()
-        target[parts["pred"]] = target[parts["preseg"]] = inside
+        target[parts["pred"]] = target[parts["member_mean"]] = target[parts["preseg"]] = inside
         target[parts["member_entropy"]] = predictive_entropy(inside, dim=0)
         target[parts["variance"]] = 0
         for member in self._members(target):
@@ -117,23 +125,23 @@ class EnsembleRun:
         bar.total += len(own) * windows * len(self.chain.time_steps)
         bar.refresh()
         sampler = MemberSampler(
-            self.config, self.chain, self.network, region, frame, probabilities, self.device, self.timer
+            self.config, self.chain, self.network, region, frame, probabilities, self.device, self.timer, self.case
         )
         members = self._members(target)
         statistics = EnsembleStatistics()
-        share = self.config.presegmentation_weight
-        for number, member in zip(own, sampler.draw(own, bar), strict=True):
+        for number, (first, member) in zip(own, sampler.draw(own, bar), strict=True):
             with self.timer("statistics"):
-                statistics.add(member, (1 - share) / self.config.members)
+                statistics.add(first, member)
                 if members:
                     self._paste(members[number], member, region.box)
         statistics = self.communicator.gather_statistics(statistics)
         self.communicator.gather_members(members)
         if not self.communicator.is_first:
             return
-        if share > 0:
-            statistics.add(region.cut(probabilities[0]), share)
-        for name, values in zip(("pred", "member_entropy", "variance"), statistics.result(), strict=True):
+        weight = self.config.presegmentation_weight
+        found = statistics.result()
+        found["pred"] = (1 - weight) * found["pred"] + weight * region.cut(probabilities[0])
+        for name, values in found.items():
             self._paste(target[self.layout.slices()[name]], values, region.box)
 
     def _members(self, target: torch.Tensor) -> list[torch.Tensor]:

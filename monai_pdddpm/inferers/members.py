@@ -15,7 +15,7 @@ from monai_pdddpm.schedulers import Chain
 from .autocast import autocast
 from .chain import reverse_chain
 from .config import EnsembleConfig
-from .noise import member_noise
+from .noise import member_noise, mixed_noise, smooth_noise
 from .stopwatch import Stopwatch
 from .windows import Window, WindowRegion
 
@@ -40,6 +40,7 @@ class MemberSampler:
         probabilities: probabilities of the segmenter, (1, K, X, Y[, Z]).
         device: device of the windows.
         timer: sums the seconds of the stages.
+        case: name of the case, which decides the noise together with seed and member.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class MemberSampler:
         probabilities: torch.Tensor,
         device: torch.device,
         timer: Stopwatch,
+        case: str = "",
     ) -> None:
         self.config, self.chain, self.network, self.region = config, chain, network, region
         self.image = image
@@ -59,21 +61,22 @@ class MemberSampler:
         self.presegmentation = network.prepare_presegmentation(probabilities)
         self.device = device
         self.timer = timer
-        volumes = chain.draws + 1  # the noise, and the blended sum
+        self.case = case
+        volumes = chain.draws + 2  # the noise, and the blended sums of the first and the last prediction
         size = 4 * volumes * region.cut(probabilities).numel()
         self.at_once = max(1, min(config.member_batch, member_memory_budget(config.memory, device) // size))
 
-    def draw(self, members: range, bar: tqdm) -> Iterator[torch.Tensor]:
-        """Yield the probabilities of these members in the region, (K, box), in their order."""
+    def draw(self, members: range, bar: tqdm) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield first prediction and end of the chain of these members in the region, each (K, box), in their order."""
         for first in range(0, len(members), self.at_once):
             numbers = members[first : first + self.at_once]
             with self.timer("noise"):
                 noise = [self._noise(numbers, draw) for draw in range(self.chain.draws)]
-            yield from self._run(noise, bar)
+            yield from zip(*self._run(noise, bar), strict=True)
 
-    def _run(self, noise: list[torch.Tensor], bar: tqdm) -> torch.Tensor:
-        """Return a batch of members, (members, K, box), for its noise of the same shape."""
-        blended = torch.zeros_like(noise[0])
+    def _run(self, noise: list[torch.Tensor], bar: tqdm) -> list[torch.Tensor]:
+        """Return first predictions and ends of a batch, each (members, K, box), for its noise of the same shape."""
+        blended = [torch.zeros_like(noise[0]) for _ in range(2)]
         for window, inside in self.region.windows:
             with autocast(self.device, self.config.precision):
                 presegmentation = self._part(self.presegmentation, window)
@@ -83,16 +86,25 @@ class MemberSampler:
                     fields = [self._part(field, inside) for field in noise]
                     drawn = reverse_chain(self.network, presegmentation, features, fields, self.chain)
             with self.timer("blend"):
-                self.region.add(blended, inside, drawn)
-            bar.update(len(drawn) * len(self.chain.time_steps))
-        return self.region.finish(blended, self.region.cut(self.probabilities))
+                for target, values in zip(blended, drawn, strict=True):
+                    self.region.add(target, inside, values)
+            bar.update(len(noise[0]) * len(self.chain.time_steps))
+        fallback = self.region.cut(self.probabilities)
+        return [self.region.finish(values, fallback) for values in blended]
 
     def _noise(self, numbers: range, draw: int) -> torch.Tensor:
         shape = self.probabilities.shape[1:]
         noise = self.probabilities.new_empty(len(numbers), shape[0], *self.region.size)
         for i, member in enumerate(numbers):
-            noise[i] = member_noise(self.config.seed, member, draw, shape, self.region.box)
+            noise[i] = member_noise(self.config.seed, member, draw, shape, self.region.box, self.case)
+            if draw == 0 and self.config.large_scale_noise > 0:
+                noise[i] = self._with_large_scales(noise[i], member)
         return noise
+
+    def _with_large_scales(self, white: torch.Tensor, member: int) -> torch.Tensor:
+        shape, config = self.probabilities.shape[1:], self.config
+        smooth = smooth_noise(config.seed, member, shape, config.noise_length, self.region.box, self.case)
+        return mixed_noise(white, smooth.to(white.device), config.large_scale_noise)
 
     def _part(self, volume: torch.Tensor, window: Window) -> torch.Tensor:
         index: Any = (..., *window)

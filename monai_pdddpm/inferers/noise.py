@@ -1,7 +1,13 @@
-"""The noise of a member: one field for the whole volume, from the member's own generator."""
+"""The noise of a member: one field for the whole volume, from the member's own generator.
+
+The start noise may hold a smooth field beside the white one. A chain of few steps shrinks the differences between members
+at the scale of whole structures, because its first prediction is the same for all of them; the smooth field restores
+them and is invisible in single voxels (docs/explanation/why-few-steps.md).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 
@@ -9,11 +15,13 @@ import torch
 
 from monai_pdddpm.utils.seeds import hashed_seed
 
+_SMOOTH_DRAW = 2**31  # number of the smooth field among a member's draws, beyond those of any chain
+
 
 def member_noise(
-    seed: int, member: int, draw: int, shape: Sequence[int], box: Sequence[slice] | None = None
+    seed: int, member: int, draw: int, shape: Sequence[int], box: Sequence[slice] | None = None, case: str = ""
 ) -> torch.Tensor:
-    """Return the standard normal field of a member for the start or for one of its steps.
+    """Return the standard normal white field of a member for the start or for one of its steps.
 
     The field depends on the arguments alone, not on the number of members, their order, the batch or the device. It is
     drawn for the whole volume, so overlapping windows share their noise. Independent windows would average out most of
@@ -25,11 +33,12 @@ def member_noise(
         draw: 0 for the start, i + 1 for the i-th reverse step.
         shape: (K, X, Y[, Z]) of the volume.
         box: region to return, one slice with start and stop per spatial axis; the whole field is never in memory.
+        case: name of the case; the empty name stands for an image without one.
 
     Returns:
         (K, box) float32 on the CPU.
     """
-    generator = torch.Generator().manual_seed(hashed_seed(seed, member, draw))
+    generator = _generator(seed, member, draw, case)
     if box is None:
         return torch.randn(*shape, generator=generator)
     x, *others = box
@@ -49,3 +58,57 @@ def _sixteens(planes: list[tuple[int, int]], least: int) -> list[list[tuple[int,
     if len(starts) > 1 and len(planes) - starts[-1] < least:
         starts.pop()
     return [planes[a:b] for a, b in zip(starts, [*starts[1:], len(planes)], strict=True)]
+
+
+def smooth_noise(
+    seed: int, member: int, shape: Sequence[int], length: float, box: Sequence[slice] | None = None, case: str = ""
+) -> torch.Tensor:
+    """Return a smooth Gaussian field of a member, with variance 1 at every voxel.
+
+    White noise on a lattice of half the correlation length is filtered along each axis by a Gaussian, so the correlation
+    of two voxels at distance d is ``exp(-d^2 / (2 length^2))`` to within 2 %. Like :func:`member_noise` the field is one
+    for the whole volume, whatever its windows.
+
+    Args:
+        seed: seed of the run, 0 or more.
+        member: number of the member, from 0.
+        shape: (K, X, Y[, Z]) of the volume.
+        length: correlation length in voxels, 1 or more.
+        box: region to return, one slice per spatial axis.
+        case: name of the case.
+
+    Returns:
+        (K, box) float32 on the CPU.
+    """
+    spans = box or [slice(0, n) for n in shape[1:]]
+    filters = [_lattice_filter(n, length)[span] for n, span in zip(shape[1:], spans, strict=True)]
+    nodes = [f.shape[1] for f in filters]
+    field = torch.randn(shape[0], *nodes, generator=_generator(seed, member, _SMOOTH_DRAW, case))
+    for axis, matrix in enumerate(filters, start=1):
+        field = torch.movedim(torch.tensordot(matrix, field, ([1], [axis])), 0, axis)
+    return field.contiguous()
+
+
+def mixed_noise(white: torch.Tensor, smooth: torch.Tensor, amplitude: float) -> torch.Tensor:
+    """Return ``(white + amplitude smooth) / sqrt(1 + amplitude^2)``, a field of variance 1.
+
+    Args:
+        white: white field, (K, ...).
+        smooth: smooth field of the same shape.
+        amplitude: of the smooth field, relative to the white one, 0 or more.
+    """
+    return (white + amplitude * smooth) / math.sqrt(1 + amplitude**2)
+
+
+def _lattice_filter(n: int, length: float) -> torch.Tensor:
+    """Return the Gaussian filter from lattice nodes to the n voxels of an axis; the squares of each row sum to 1."""
+    spacing = length / 2
+    nodes = torch.arange(-4, math.ceil((n - 1) / spacing) + 5) * spacing
+    matrix = torch.exp(-(((torch.arange(n)[:, None] - nodes) / length) ** 2))
+    return matrix / matrix.norm(dim=1, keepdim=True)
+
+
+def _generator(seed: int, member: int, draw: int, case: str) -> torch.Generator:
+    """Return the generator of one field; an image without a case name adds nothing to the seed."""
+    words = [int.from_bytes(hashlib.sha256(case.encode("utf-8", "surrogateescape")).digest()[:8])] if case else []
+    return torch.Generator().manual_seed(hashed_seed(seed, member, draw, *words))

@@ -14,9 +14,10 @@ from monai_pdddpm.utils.errors import UserError
 class EnsembleOutput:
     """Names and slices of the channels of an inferer's output.
 
-    A frame has mean probabilities (K channels), mean of the members' entropies (1), variance over the members of the
-    foreground classes (K - 1), pre-segmentation (K) and, if wanted, the members' probabilities (members x K). The
-    frames of a time series follow one another.
+    A frame has the answer's probabilities (K channels), mean of the members' probabilities (K), mean of the members'
+    entropies (1), variance over the members of the foreground classes (K - 1), pre-segmentation (K) and, if wanted, the
+    members' probabilities (members x K). The answer is the average of the first predictions, mixed with the
+    pre-segmentation. The frames of a time series follow one another.
 
     Args:
         num_classes: K, the background included, 2 or more.
@@ -24,7 +25,7 @@ class EnsembleOutput:
 
     Example:
         >>> EnsembleOutput(2, members=3).slices()["members"]
-        slice(6, 12, None)
+        slice(8, 14, None)
     """
 
     num_classes: int
@@ -32,23 +33,24 @@ class EnsembleOutput:
 
     @property
     def channels(self) -> int:
-        """Return the number of channels of one frame, K (3 + members)."""
-        return self.num_classes * (3 + self.members)
+        """Return the number of channels of one frame, K (4 + members)."""
+        return self.num_classes * (4 + self.members)
 
     def slices(self) -> dict[str, slice]:
         """Return the channels of each part of one frame, in order; members only if there are any."""
         k = self.num_classes
         parts = {
             "pred": slice(0, k),
-            "member_entropy": slice(k, k + 1),
-            "variance": slice(k + 1, 2 * k),
-            "preseg": slice(2 * k, 3 * k),
+            "member_mean": slice(k, 2 * k),
+            "member_entropy": slice(2 * k, 2 * k + 1),
+            "variance": slice(2 * k + 1, 3 * k),
+            "preseg": slice(3 * k, 4 * k),
         }
-        return parts | ({"members": slice(3 * k, self.channels)} if self.members else {})
+        return parts | ({"members": slice(4 * k, self.channels)} if self.members else {})
 
     def member(self, number: int) -> slice:
         """Return the channels of one member, counted from 0, in a frame."""
-        first = self.num_classes * (3 + number)
+        first = self.num_classes * (4 + number)
         return slice(first, first + self.num_classes)
 
     def frames(self, tensor: torch.Tensor) -> int:
@@ -72,7 +74,7 @@ class EnsembleOutput:
             tensor: (T x channels, X, Y[, Z]), without the batch axis.
 
         Returns:
-            ``pred``, ``member_entropy``, ``variance``, ``preseg`` and, if there are any, ``members``: views of
+            ``pred``, ``member_mean``, ``member_entropy``, ``variance``, ``preseg`` and, if there are any, ``members``: views of
             (T x C, X, Y[, Z]) with the C channels of :meth:`slices`, frame after frame.
 
         Raises:

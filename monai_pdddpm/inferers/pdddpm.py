@@ -8,6 +8,7 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 
+from monai_pdddpm.data.case import Case
 from monai_pdddpm.networks import Pair
 from monai_pdddpm.schedulers import check_steps
 from monai_pdddpm.utils.errors import UserError
@@ -24,8 +25,9 @@ class PDDDPMInferer(Inferer):
     The segmenter runs in every window, and its blended output is the pre-segmentation. The chain runs in the windows
     with active voxels (:func:`monai_pdddpm.inferers.active_voxels.active_voxels`); elsewhere every member equals the
     pre-segmentation. A member's noise is cut from one field for the whole volume, and its windows are blended in
-    float32 before any statistic is taken, so a member is a sample of the whole volume. The inferer has no state: one
-    object may serve several threads.
+    float32 before any statistic is taken, so a member is a sample of the whole volume. The answer is the
+    average of the members' first predictions, mixed with the pre-segmentation; the members are the ends of their chains.
+    The noise depends on seed, case and member alone. The inferer has no state: one object may serve several threads.
 
     Args:
         communicator: divides the members of a volume between processes; None draws all of them in this one.
@@ -62,7 +64,10 @@ class PDDDPMInferer(Inferer):
         images = (inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs).float()
         self._check(images, network)
         with torch.no_grad():
-            done = [self.communicator.run(lambda image: self._volume(network, image), image) for image in images]
+            done = [
+                self.communicator.run(lambda image, case: self._volume(network, image, case), image, case)
+                for image, case in zip(images, _case_names(inputs), strict=True)
+            ]
         volumes = [volume for volume, _ in done]
         output = torch.stack(volumes) if len(volumes) > 1 else volumes[0][None]
         if not isinstance(inputs, MetaTensor):
@@ -80,15 +85,15 @@ class PDDDPMInferer(Inferer):
             device: device of the windows.
         """
         with torch.no_grad():
-            self.communicator.serve(lambda image: self._volume(network, image.to(device)))
+            self.communicator.serve(lambda image, case: self._volume(network, image.to(device), case))
 
     def dismiss(self) -> None:
         """End :meth:`serve` in the other processes."""
         self.communicator.dismiss()
 
-    def _volume(self, network: Pair, image: torch.Tensor) -> tuple[torch.Tensor, EnsembleRunInfo]:
+    def _volume(self, network: Pair, image: torch.Tensor, case: str) -> tuple[torch.Tensor, EnsembleRunInfo]:
         """Return the output of one image, (T x channels, X, Y[, Z]), and what was run."""
-        run = EnsembleRun(self.config, self.chain, network, image, self.communicator)
+        run = EnsembleRun(self.config, self.chain, network, image, self.communicator, case)
         return run.run(), run.info()
 
     def _check(self, images: torch.Tensor, network: Pair) -> None:
@@ -109,3 +114,13 @@ class PDDDPMInferer(Inferer):
         check_steps(self.chain.time_steps, len(network.abar))
         if not torch.isfinite(images).all():
             raise UserError("image: found voxels that are NaN or infinite, expected finite ones; fix the preprocessing")
+
+
+def _case_names(inputs: torch.Tensor) -> list[str]:
+    """Return the case name of each image of a batch, empty for a tensor without metadata."""
+    if not isinstance(inputs, MetaTensor):
+        return [""] * len(inputs)
+    cases = inputs.meta.get("case")
+    if not isinstance(cases, list):
+        cases = [cases] * len(inputs)
+    return [case.name if isinstance(case, Case) else "" for case in cases]

@@ -24,8 +24,8 @@ class FixedEnsemble(nn.Module):
         network: segmenter and denoiser; its training process decides the reverse step.
         noise: starts of the members, (members, K, X, Y[, Z]), of the window's size.
         time_steps: descending indices of the chain; empty returns the pre-segmentation.
-        presegmentation_weight: weight of the segmenter in the mean, 0 to below 1.
-        temperature: of the mean probabilities, above 0; 1 does not change them.
+        presegmentation_weight: weight of the segmenter in the answer, 0 to below 1.
+        temperature: of the answer, above 0; 1 does not change it.
         solver: solver of the ODE blocks; empty uses the network's own.
         solver_steps: solver steps at each time, 0 for the network's own; an empty list uses the network's own.
     """
@@ -62,9 +62,8 @@ class FixedEnsemble(nn.Module):
             image: (1, C, X, Y[, Z]) of the window's size, preprocessed as for inference.
 
         Returns:
-            mean probabilities, tempered, (1, K, ...); their entropy in nats, (1, 1, ...); mutual information in nats,
-            of the mean before it is tempered, (1, 1, ...); variance over the members of the foreground classes,
-            (1, K-1, ...).
+            probabilities of the answer, tempered, (1, K, ...); their entropy in nats, (1, 1, ...); mutual information
+            of the members in nats, (1, 1, ...); variance over the members of the foreground classes, (1, K-1, ...).
 
         Raises:
             ValueError: if the image is not one window.
@@ -72,18 +71,17 @@ class FixedEnsemble(nn.Module):
         if image.size(0) != 1 or list(image.shape[2:]) != self.window:
             raise ValueError("image: expected one image of the window's size; see 'window' in the export's settings")
         preseg = self.network.segment(image)
-        members = self.members(image, preseg)
-        share = self.presegmentation_weight
-        mean = (1 - share) * members.mean(0, keepdim=True) + share * preseg
-        squares = (1 - share) * (members - mean).square().mean(0, keepdim=True) + share * (preseg - mean).square()
-        entropies = (1 - share) * _entropy(members).mean(0, keepdim=True) + share * _entropy(preseg)
-        prob = tempered(mean, self.temperature, 1)
-        return prob, _entropy(prob), (_entropy(mean) - entropies).clamp(min=0), squares[:, 1:]
+        first, members = self.members(image, preseg)
+        weight = self.presegmentation_weight
+        answer = tempered((1 - weight) * first.mean(0, keepdim=True) + weight * preseg, self.temperature, 1)
+        mean = members.mean(0, keepdim=True)
+        information = (_entropy(mean) - _entropy(members).mean(0, keepdim=True)).clamp(min=0)
+        return answer, _entropy(answer), information, (members - mean).square().mean(0, keepdim=True)[:, 1:]
 
-    def members(self, image: torch.Tensor, preseg: torch.Tensor) -> torch.Tensor:
-        """Return the members' probabilities, (members, K, ...), or the pre-segmentation, (1, K, ...), without steps."""
+    def members(self, image: torch.Tensor, preseg: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return first predictions and members, each (members, K, ...); without steps the pre-segmentation as both."""
         if len(self.time_steps) == 0:
-            return preseg
+            return preseg, preseg
         presegmentation = self.network.prepare_presegmentation(preseg)
         features = self.network.encode(image, presegmentation)
         chain = Chain(self.time_steps, self.solver_steps, residual=self.network.residual, solver=self.solver)

@@ -142,8 +142,11 @@ class PDDDPM(nn.Module):
     @torch.jit.export
     def reverse(
         self, presegmentation: torch.Tensor, features: list[torch.Tensor], noise: list[torch.Tensor], chain: Chain
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Run the reverse chain from the noised pre-segmentation, the only loop over time steps in the package.
+
+        The first prediction is the posterior mean given the start; its average over members is the answer. The end of
+        the chain is a member.
 
         Args:
             presegmentation: (B, K, ...) or (1, K, ...), probabilities or one-hot.
@@ -152,20 +155,23 @@ class PDDDPM(nn.Module):
             chain: time steps, at least one, with rule and process.
 
         Returns:
-            Probabilities of the prediction at the last time step, (B, K, ...) float32.
+            Probabilities of the predictions at the first and at the last time step, each (B, K, ...) float32.
 
         Reference: Guo et al. 2022 (PD-DDPM).
         """
         x_pre = self.state(presegmentation)
         x_t = self.start(presegmentation, noise[0], chain.time_steps[0])
-        x_0 = x_t
+        x_0 = first = x_t
         for i, t in enumerate(chain.time_steps):
             x_0 = self.predict(x_t, t, features, chain.solver, chain.solver_steps[i])
+            if i == 0:
+                first = x_0
             if i + 1 < len(chain.time_steps):
                 abar_prev = self.abar[chain.time_steps[i + 1]]
                 step_noise = noise[i + 1] if len(noise) > 1 else None
                 x_t = chain_step(x_t, x_0, x_pre, self.abar[t], abar_prev, step_noise, chain)
-        return decode_probabilities(x_0, self.low, self.high)
+        low, high = self.low, self.high
+        return decode_probabilities(first, low, high), decode_probabilities(x_0, low, high)
 
     def forward(self, image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
         """Return one member: segment, noise, and reverse along ``time_steps`` by DDIM with eta 0.
@@ -183,4 +189,4 @@ class PDDDPM(nn.Module):
         presegmentation = self.prepare_presegmentation(probabilities)
         start_noise = torch.randn_like(probabilities) if noise is None else noise
         chain = Chain(self.time_steps, [0] * len(self.time_steps), residual=self.residual)
-        return self.reverse(presegmentation, self.encode(image, presegmentation), [start_noise], chain)
+        return self.reverse(presegmentation, self.encode(image, presegmentation), [start_noise], chain)[1]

@@ -56,6 +56,6 @@ class Pair(Protocol):
 
     def reverse(
         self, presegmentation: torch.Tensor, features: list[torch.Tensor], noise: list[torch.Tensor], chain: Chain
-    ) -> torch.Tensor:
-        """Return the probabilities at the end of a chain, (B, K, ...)."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the probabilities at the first and at the last time step of a chain, each (B, K, ...)."""
         ...

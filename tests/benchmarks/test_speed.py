@@ -55,7 +55,7 @@ def test_a_chain_of_monais_scheduler_equals_monais_loop():
     torch.manual_seed(1)
     features = network.encode(image, presegmentation)
     chain, network.scheduler = rivals.vanilla_chain()
-    found = reverse_chain(network, presegmentation, features, [noise], chain)
+    found = reverse_chain(network, presegmentation, features, [noise], chain)[1]
     scheduler, x = DDPMScheduler(num_train_timesteps=1000), noise
     torch.manual_seed(1)
     for t in scheduler.timesteps.tolist():

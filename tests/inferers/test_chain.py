@@ -57,7 +57,7 @@ def run(network, given, rule=None, process="ddpm", steps=STEPS, members=slice(No
     chain = Chain(steps, rule=rule.name, eta=rule.eta, residual=process == "residual", **options)
     noise = [field[members] for field in noise[: chain.draws]]
     features = network.encode(image, presegmentation)
-    return reverse_chain(network, presegmentation, features, noise, chain)
+    return reverse_chain(network, presegmentation, features, noise, chain)[1]
 
 
 def by_hand(network, given, process, eta, steps):
