@@ -66,7 +66,7 @@ def run_inferer(
     output = inferer(MetaTensor(image), network)
     assert isinstance(output, MetaTensor)
     members = inferer.config.members if inferer.config.return_members else 0
-    classes = output.shape[1] // (3 + members)
+    classes = output.shape[1] // (4 + members)
     parts = EnsembleOutput(classes, members).split(output.as_tensor()[0])
     if members:
         parts["members"] = parts["members"].unflatten(0, (-1, classes))

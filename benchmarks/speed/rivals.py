@@ -17,7 +17,7 @@ from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from monai_pdddpm.inferers import EnsembleConfig, EnsembleRunInfo, PDDDPMInferer
+from monai_pdddpm.inferers import EnsembleConfig, EnsembleOutput, EnsembleRunInfo, PDDDPMInferer
 from monai_pdddpm.inferers.statistics import EnsembleStatistics
 from monai_pdddpm.inferers.windows import WindowPlan
 from monai_pdddpm.networks import PDDDPM
@@ -49,14 +49,16 @@ class FromNoise(PDDDPM):
 
     def reverse(
         self, presegmentation: torch.Tensor, features: list[torch.Tensor], noise: list[torch.Tensor], chain: Chain
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.scheduler is None:
-            return super().reverse(presegmentation, features, noise, chain)
-        x = noise[0]
-        for t in chain.time_steps:
-            output = self.denoise(x, torch.full((1,), t, device=x.device), features)
-            x = self.scheduler.step(output.float(), t, x)[0]
-        return decode_probabilities(x, self.low, self.high)
+            member = super().reverse(presegmentation, features, noise, chain)[1]
+        else:
+            x = noise[0]
+            for t in chain.time_steps:
+                output = self.denoise(x, torch.full((1,), t, device=x.device), features)
+                x = self.scheduler.step(output.float(), t, x)[0]
+            member = decode_probabilities(x, self.low, self.high)
+        return member, member  # these methods average their members to the answer
 
 
 class Concatenated(nn.Module):
@@ -173,7 +175,7 @@ def segmenter_answers(
     inferer = PDDDPMInferer(roi_size=config.roi_size, time_steps=[], members=1, **settings)
     for network, axes in itertools.product(networks, flips):
         output = inferer(image.flip([axis + 2 for axis in axes]), network)[0]
-        yield output[: output.shape[0] // 3].flip([axis + 1 for axis in axes])
+        yield output[: output.shape[0] // 4].flip([axis + 1 for axis in axes])
 
 
 class SegmenterPasses(Inferer):
@@ -195,8 +197,9 @@ class SegmenterPasses(Inferer):
         done = _now(inputs.device)
         statistics = EnsembleStatistics()
         for member in drawn:
-            statistics.add(member)
-        output = torch.cat([*statistics.result(), drawn[0], *drawn])[None]
+            statistics.add(member, member)
+        parts = statistics.result() | {"preseg": drawn[0], "members": torch.cat(drawn)}
+        output = EnsembleOutput(len(drawn[0]), len(drawn)).join(parts)[None]
         wrapped = MetaTensor(output, meta=dict(inputs.meta))
         sizes = zip(inputs.shape[2:], self.config.roi_size, strict=True)
         plan = WindowPlan([max(n, r) for n, r in sizes], self.config.roi_size, self.config.overlap)

@@ -16,7 +16,7 @@ from monai.data import save_net_with_metadata
 
 from monai_pdddpm import __version__
 from monai_pdddpm.inferers import PDDDPMInferer
-from monai_pdddpm.inferers.noise import member_noise
+from monai_pdddpm.inferers.noise import start_noise
 from monai_pdddpm.networks import ADAPTIVE_SOLVERS, PDDDPM, ODEUNet
 from monai_pdddpm.networks.fixed_ensemble import OUTPUTS, FixedEnsemble
 from monai_pdddpm.transforms.outputs import SplitOutputd, Uncertaintyd
@@ -107,7 +107,8 @@ def fixed_ensemble(network: PDDDPM, inferer: PDDDPMInferer, temperature: float =
     if solver in ADAPTIVE_SOLVERS:
         raise UserError(f"solver: found '{solver}', expected a fixed-step solver; export with euler, midpoint or rk4")
     shape = (network.num_classes, *config.roi_size)
-    noise = torch.stack([member_noise(config.seed, member, 0, shape) for member in range(config.members)])
+    fields = (config.large_scale_noise, config.noise_length)
+    noise = torch.stack([start_noise(config.seed, member, shape, *fields) for member in range(config.members)])
     return FixedEnsemble(
         network, noise, chain.time_steps, config.presegmentation_weight, temperature, chain.solver, chain.solver_steps
     ).eval()

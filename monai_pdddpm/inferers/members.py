@@ -15,7 +15,7 @@ from monai_pdddpm.schedulers import Chain
 from .autocast import autocast
 from .chain import reverse_chain
 from .config import EnsembleConfig
-from .noise import member_noise, mixed_noise, smooth_noise
+from .noise import member_noise, start_noise
 from .stopwatch import Stopwatch
 from .windows import Window, WindowRegion
 
@@ -95,16 +95,14 @@ class MemberSampler:
     def _noise(self, numbers: range, draw: int) -> torch.Tensor:
         shape = self.probabilities.shape[1:]
         noise = self.probabilities.new_empty(len(numbers), shape[0], *self.region.size)
+        seed, box, case = self.config.seed, self.region.box, self.case
+        amplitude, length = self.config.large_scale_noise, self.config.noise_length
         for i, member in enumerate(numbers):
-            noise[i] = member_noise(self.config.seed, member, draw, shape, self.region.box, self.case)
-            if draw == 0 and self.config.large_scale_noise > 0:
-                noise[i] = self._with_large_scales(noise[i], member)
+            if draw == 0:
+                noise[i] = start_noise(seed, member, shape, amplitude, length, box, case)
+            else:
+                noise[i] = member_noise(seed, member, draw, shape, box, case)
         return noise
-
-    def _with_large_scales(self, white: torch.Tensor, member: int) -> torch.Tensor:
-        shape, config = self.probabilities.shape[1:], self.config
-        smooth = smooth_noise(config.seed, member, shape, config.noise_length, self.region.box, self.case)
-        return mixed_noise(white, smooth.to(white.device), config.large_scale_noise)
 
     def _part(self, volume: torch.Tensor, window: Window) -> torch.Tensor:
         index: Any = (..., *window)

@@ -1,8 +1,8 @@
 """The noise of a member: one field for the whole volume, from the member's own generator.
 
-The start noise may hold a smooth field beside the white one. A chain of few steps shrinks the differences between members
-at the scale of whole structures, because its first prediction is the same for all of them; the smooth field restores
-them and is invisible in single voxels (docs/explanation/why-few-steps.md).
+The start noise may hold a smooth field beside the white one. A chain of few steps shrinks the differences between
+members at the scale of whole structures, because its first prediction is the same for all of them; the smooth field
+restores them and is invisible in single voxels.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import torch
 from monai_pdddpm.utils.seeds import hashed_seed
 
 _SMOOTH_DRAW = 2**31  # number of the smooth field among a member's draws, beyond those of any chain
+# Smooth fields are sums of products of one node and a weight per axis. With these units their terms are multiples of
+# 2^-46 and below 2^6, so float64 holds every sum exactly, and a field has the same bytes in any order of summation.
+_NODE_UNIT, _WEIGHT_UNIT = 2.0**-10, 2.0**-12
 
 
 def member_noise(
@@ -60,33 +63,60 @@ def _sixteens(planes: list[tuple[int, int]], least: int) -> list[list[tuple[int,
     return [planes[a:b] for a, b in zip(starts, [*starts[1:], len(planes)], strict=True)]
 
 
+def start_noise(
+    seed: int,
+    member: int,
+    shape: Sequence[int],
+    amplitude: float = 0.0,
+    length: float = 6.0,
+    box: Sequence[slice] | None = None,
+    case: str = "",
+) -> torch.Tensor:
+    """Return the field in which a member's chain starts: white noise, with a smooth field beside it if wanted.
+
+    Args:
+        seed: seed of the run, 0 or more.
+        member: number of the member, from 0.
+        shape: (K, X, Y[, Z]) of the volume.
+        amplitude: amplitude of the smooth field relative to the white one, 0 or more.
+        length: correlation length of the smooth field in voxels, 1 or more.
+        box: region to return, one slice with start and stop per spatial axis.
+        case: name of the case.
+
+    Returns:
+        (K, box) float32 on the CPU, with variance 1 at every voxel.
+    """
+    white = member_noise(seed, member, 0, shape, box, case)
+    return mixed_noise(white, smooth_noise(seed, member, shape, length, box, case), amplitude) if amplitude else white
+
+
 def smooth_noise(
     seed: int, member: int, shape: Sequence[int], length: float, box: Sequence[slice] | None = None, case: str = ""
 ) -> torch.Tensor:
-    """Return a smooth Gaussian field of a member, with variance 1 at every voxel.
+    """Return a smooth Gaussian field of a member, with variance 1 at every voxel to within 0.3 %.
 
-    White noise on a lattice of half the correlation length is filtered along each axis by a Gaussian, so the correlation
-    of two voxels at distance d is ``exp(-d^2 / (2 length^2))`` to within 2 %. Like :func:`member_noise` the field is one
-    for the whole volume, whatever its windows.
+    White noise on a lattice of half the correlation length is filtered along each axis by a Gaussian, so the
+    correlation of two voxels at distance d is ``exp(-d^2 / (2 length^2))`` to within 0.003. Like :func:`member_noise`
+    the field is one for the whole volume, whatever its windows.
 
     Args:
         seed: seed of the run, 0 or more.
         member: number of the member, from 0.
         shape: (K, X, Y[, Z]) of the volume.
         length: correlation length in voxels, 1 or more.
-        box: region to return, one slice per spatial axis.
+        box: region to return, one slice with start and stop per spatial axis.
         case: name of the case.
 
     Returns:
         (K, box) float32 on the CPU.
     """
     spans = box or [slice(0, n) for n in shape[1:]]
-    filters = [_lattice_filter(n, length)[span] for n, span in zip(shape[1:], spans, strict=True)]
-    nodes = [f.shape[1] for f in filters]
-    field = torch.randn(shape[0], *nodes, generator=_generator(seed, member, _SMOOTH_DRAW, case))
-    for axis, matrix in enumerate(filters, start=1):
-        field = torch.movedim(torch.tensordot(matrix, field, ([1], [axis])), 0, axis)
-    return field.contiguous()
+    filters = [lattice_filter(n, length) for n in shape[1:]]
+    nodes = torch.randn(shape[0], *(f.shape[1] for f in filters), generator=_generator(seed, member, _SMOOTH_DRAW, case))
+    field = _rounded(nodes.double(), _NODE_UNIT)
+    for axis, (matrix, span) in enumerate(zip(filters, spans, strict=True), start=1):
+        field = torch.tensordot(matrix[span], field, ([1], [axis])).movedim(0, axis)
+    return field.float().contiguous()
 
 
 def mixed_noise(white: torch.Tensor, smooth: torch.Tensor, amplitude: float) -> torch.Tensor:
@@ -95,17 +125,24 @@ def mixed_noise(white: torch.Tensor, smooth: torch.Tensor, amplitude: float) -> 
     Args:
         white: white field, (K, ...).
         smooth: smooth field of the same shape.
-        amplitude: of the smooth field, relative to the white one, 0 or more.
+        amplitude: amplitude of the smooth field relative to the white one, 0 or more.
     """
     return (white + amplitude * smooth) / math.sqrt(1 + amplitude**2)
 
 
-def _lattice_filter(n: int, length: float) -> torch.Tensor:
-    """Return the Gaussian filter from lattice nodes to the n voxels of an axis; the squares of each row sum to 1."""
+def lattice_filter(n: int, length: float) -> torch.Tensor:
+    """Return the Gaussian filter from lattice nodes to the n voxels of an axis, (n, nodes) float64.
+
+    The squares of each row sum to 1.
+    """
     spacing = length / 2
-    nodes = torch.arange(-4, math.ceil((n - 1) / spacing) + 5) * spacing
+    nodes = torch.arange(-4, math.ceil((n - 1) / spacing) + 5, dtype=torch.float64) * spacing
     matrix = torch.exp(-(((torch.arange(n)[:, None] - nodes) / length) ** 2))
-    return matrix / matrix.norm(dim=1, keepdim=True)
+    return _rounded(matrix / matrix.norm(dim=1, keepdim=True), _WEIGHT_UNIT)
+
+
+def _rounded(x: torch.Tensor, unit: float) -> torch.Tensor:
+    return (x / unit).round() * unit
 
 
 def _generator(seed: int, member: int, draw: int, case: str) -> torch.Generator:

@@ -74,8 +74,8 @@ class EnsembleOutput:
             tensor: (T x channels, X, Y[, Z]), without the batch axis.
 
         Returns:
-            ``pred``, ``member_mean``, ``member_entropy``, ``variance``, ``preseg`` and, if there are any, ``members``: views of
-            (T x C, X, Y[, Z]) with the C channels of :meth:`slices`, frame after frame.
+            ``pred``, ``member_mean``, ``member_entropy``, ``variance``, ``preseg`` and, if there are any, ``members``:
+            views of (T x C, X, Y[, Z]) with the C channels of :meth:`slices`, frame after frame.
 
         Raises:
             UserError: if the number of channels does not fit.

@@ -23,8 +23,8 @@ _INVERTED_TOGETHER = 32 * 2**20  # bytes of members per inversion: each call of 
 class SplitOutputd(MapTransform):
     """Split the output of :class:`monai_pdddpm.inferers.PDDDPMInferer` into named maps.
 
-    ``pred`` keeps the mean probabilities. ``member_entropy``, ``variance``, ``preseg`` and, if there are any,
-    ``members`` get their channels with the same metadata, so that they can be inverted. The frames of a time series
+    ``pred`` keeps the answer's probabilities. ``member_mean``, ``member_entropy``, ``variance``, ``preseg`` and, if
+    there are any, ``members`` get their channels with the same metadata, so that they can be inverted. The frames of a time series
     follow one another along the channels. The inferer's :class:`monai_pdddpm.inferers.run_info.EnsembleRunInfo` moves
     to ``data["ensemble_run"]``. A pre-segmentation of NaN, from a network that offers none, is left out.
 
@@ -50,7 +50,7 @@ class SplitOutputd(MapTransform):
                 output, meta = output.as_tensor(), dict(output.meta)
             runs = (meta or {}).pop("ensemble_run", None)
             d["ensemble_run"] = runs[0] if isinstance(runs, list) else runs
-            members = output.shape[0] // frames_of(d) // self.num_classes - 3
+            members = output.shape[0] // frames_of(d) // self.num_classes - 4
             parts = EnsembleOutput(self.num_classes, max(members, 0)).split(output)
             for name, part in parts.items():
                 if name != "preseg" or not torch.isnan(part).all():
@@ -118,14 +118,16 @@ class InvertMembersd(MapTransform):
 class Uncertaintyd(MapTransform):
     """Add the maps that follow from probabilities: ``entropy``, ``mutual_information``, ``seg`` and ``preseg_seg``.
 
+    ``seg`` and ``entropy`` are those of the tempered answer. ``mutual_information`` is the entropy of ``member_mean``
+    minus ``member_entropy``: of the members alone, without temperature.
+
     It belongs after the inverse transforms, because the entropy of interpolated probabilities is not the interpolated
     entropy. The maps of a time series get their frames as the last axis, (C, X, Y, Z, T).
 
     Args:
-        keys: the key of the mean probabilities, (T x K, X, Y[, Z]) with T frames.
+        keys: the key of the answer's probabilities, (T x K, X, Y[, Z]) with T frames.
         preseg_key: the key of the pre-segmentation's probabilities; its label map becomes ``preseg_seg``.
-        temperature: of the mean probabilities, see :func:`monai_pdddpm.metrics.recalibration.tempered`. The mutual
-            information uses the probabilities before, as the members' entropies do.
+        temperature: of the answer, see :func:`monai_pdddpm.metrics.recalibration.tempered`.
     """
 
     def __init__(self, keys: KeysCollection = "pred", preseg_key: str = "preseg", temperature: float = 1.0) -> None:
@@ -138,14 +140,14 @@ class Uncertaintyd(MapTransform):
         d = dict(data)
         frames = frames_of(d)
         for key in self.key_iterator(d):
-            for name in (key, "member_entropy", "variance", self.preseg_key):
+            for name in (key, "member_mean", "member_entropy", "variance", self.preseg_key):
                 if name in d:
                     d[name] = frames_last(d[name], frames)
             # interpolation leaves sums slightly off 1, and 0 outside of the network's grid
-            p = normalized(d[key], dim=0)
-            if "member_entropy" in d:
-                d["mutual_information"] = mutual_information(p, d["member_entropy"][0], dim=0)[None]
-            p = d[key] = tempered(p, self.temperature, dim=0)
+            if "member_mean" in d:
+                mean = d["member_mean"] = normalized(d["member_mean"], dim=0)
+                d["mutual_information"] = mutual_information(mean, d["member_entropy"][0], dim=0)[None]
+            p = d[key] = tempered(normalized(d[key], dim=0), self.temperature, dim=0)
             d["seg"] = likeliest_class(p, dim=0, keepdim=True)
             d["entropy"] = predictive_entropy(p, dim=0)[None]
             if self.preseg_key in d:
@@ -178,7 +180,7 @@ class EnsembleMapsd(MapTransform):
     """Turn the output of the inferer into maps on the grid of the scan.
 
     The steps are :class:`SplitOutputd`, MONAI's ``Invertd``, :class:`InvertMembersd` and :class:`Uncertaintyd`. The
-    result has the mean probabilities ``prob``, the label map ``seg``, ``entropy``, ``mutual_information``,
+    result has the answer's probabilities ``prob``, the label map ``seg``, ``entropy``, ``mutual_information``,
     ``variance``, ``preseg`` and ``preseg_seg``, and the label maps ``members`` if the output has members. The label
     map also replaces the output under its key, where MONAI Label and MONAI Deploy look for it.
 
@@ -199,7 +201,7 @@ class EnsembleMapsd(MapTransform):
         orig_keys: str = "image",
     ) -> None:
         super().__init__(keys)
-        maps = (*self.keys, "member_entropy", "variance", "preseg")
+        maps = (*self.keys, "member_mean", "member_entropy", "variance", "preseg")
         self.steps = Compose(
             [
                 SplitOutputd(keys, num_classes),

@@ -1,11 +1,12 @@
-"""A member's noise follows from seed, member and draw alone."""
+"""A member's noise depends on seed, case, member and draw alone; smooth fields have the stated correlation."""
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
-from monai_pdddpm.inferers.noise import member_noise
+from monai_pdddpm.inferers.noise import lattice_filter, member_noise, mixed_noise, smooth_noise, start_noise
 from monai_pdddpm.utils.seeds import hashed_seed
 
 
@@ -71,3 +72,88 @@ def test_part_of_a_field_is_cut_from_it(shape):
     whole = torch.randn(*shape, generator=torch.Generator().manual_seed(hashed_seed(1, 2, 3)))
     assert torch.equal(member_noise(1, 2, 3, shape), whole)
     assert torch.equal(member_noise(1, 2, 3, shape, box), whole[(slice(None), *box)])
+
+
+def test_cases_have_their_own_fields():
+    fields = torch.stack([member_noise(0, 0, 0, (2, 8, 8, 8), case=name).flatten() for name in ("", "a", "b", "ab")])
+    assert (torch.corrcoef(fields) - torch.eye(4)).abs().max() < 4.5 / 1024**0.5
+    assert torch.equal(member_noise(0, 0, 0, (2, 8, 8, 8), case="a").flatten(), fields[1])
+    smooth = [smooth_noise(0, 0, (2, 8, 8, 8), 2.0, case=name) for name in ("a", "b", "a")]
+    assert torch.equal(smooth[0], smooth[2])
+    assert not torch.allclose(smooth[0], smooth[1], atol=0.1)
+
+
+class TestSmooth:
+    @pytest.mark.parametrize("n", [1, 2, 40])
+    @pytest.mark.parametrize("length", [1.0, 3.7, 6.0, 100.0])
+    def test_variance_is_1_at_every_voxel(self, n, length):
+        # the filter of white noise with the rows a_i has the variance |a_i|^2, borders included
+        variance = lattice_filter(n, length).square().sum(1)
+        assert (variance - 1).abs().max() < 1e-3
+
+    @pytest.mark.parametrize("length", [1.0, 3.7, 6.0, 10.0])
+    def test_correlation_is_gaussian(self, length):
+        matrix = lattice_filter(50, length)
+        covariance = matrix @ matrix.T
+        distance = (torch.arange(50)[:, None] - torch.arange(50)).double()
+        assert (covariance - torch.exp(-(distance**2) / (2 * length**2))).abs().max() < 3e-3
+
+    @pytest.mark.parametrize("length", [3.0, 6.0])
+    def test_drawn_fields_have_it_along_every_axis(self, length):
+        # lines 4 / 3 lengths apart, which count as 400 x 4 independent ones at least: an SD of about 0.025
+        size = 4 * int(length)
+        draws = torch.stack([smooth_noise(0, member, (1, *[size + 1] * 3), length)[0] for member in range(400)])
+        for axis in (1, 2, 3):
+            lines = draws.movedim(axis, 1)[:, :, :: size // 3, :: size // 3].double()
+            assert abs(lines.square().mean() - 1) < 0.05
+            for distance in (int(length), 2 * int(length)):
+                found = (lines[:, :-distance:distance] * lines[:, distance::distance]).mean()
+                assert found == pytest.approx(np.exp(-((distance / length) ** 2) / 2), abs=0.09)
+
+    @pytest.mark.parametrize("shape", [(3, 37, 11, 7), (2, 35, 9), (1, 3), (2, 40, 56, 40)])
+    @pytest.mark.parametrize("length", [1.0, 6.0])
+    def test_any_box_is_cut_from_it_byte_by_byte(self, shape, length):
+        whole = smooth_noise(1, 2, shape, length)
+        assert whole.dtype == torch.float32
+        for box in (
+            [slice(n // 3, n // 3 + (n + 1) // 2) for n in shape[1:]],
+            [slice(0, 1) for _ in shape[1:]],
+            [slice(n - 1, n) for n in shape[1:]],
+        ):
+            assert torch.equal(smooth_noise(1, 2, shape, length, box), whole[(slice(None), *box)])
+
+    def test_order_of_summation_does_not_matter(self):
+        field = smooth_noise(1, 2, (1, 30, 20), 3.0)
+        first, second = lattice_filter(30, 3.0), lattice_filter(20, 3.0)
+        generator = torch.Generator().manual_seed(hashed_seed(1, 2, 2**31))
+        nodes = torch.randn(1, first.shape[1], second.shape[1], generator=generator).double()
+        nodes = (nodes * 1024).round() / 1024
+        order = torch.randperm(first.shape[1], generator=torch.Generator().manual_seed(0))
+        backwards = first[:, order] @ (nodes[0, order].flip(1) @ second.flip(1).T)
+        assert torch.equal(backwards.float()[None], field)
+
+
+class TestStart:
+    def test_without_amplitude_it_is_the_white_field(self):
+        assert torch.equal(start_noise(1, 2, (2, 9, 8), case="a"), member_noise(1, 2, 0, (2, 9, 8), case="a"))
+
+    def test_mixed_by_hand(self):
+        white, smooth = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 4.0])
+        assert mixed_noise(white, smooth, 0.75).tolist() == pytest.approx([1.375 / 1.25, 1.0 / 1.25])
+        shape, box = (2, 9, 8), [slice(2, 7), slice(0, 5)]
+        found = start_noise(1, 2, shape, 0.75, 3.0, box, "a")
+        white, smooth = member_noise(1, 2, 0, shape, box, "a"), smooth_noise(1, 2, shape, 3.0, box, "a")
+        assert torch.equal(found, mixed_noise(white, smooth, 0.75))
+
+    @pytest.mark.parametrize("amplitude", [0.04, 1.0, 30.0])
+    def test_variance_is_1(self, amplitude):
+        fields = torch.stack([start_noise(0, member, (3, 6, 6, 6), amplitude, 2.0) for member in range(800)])
+        assert abs(fields.var() - 1) < 0.05
+        assert (fields.var(0) - 1).abs().max() < 5.5 * (2 / 800) ** 0.5  # at each of the 648 voxels, borders included
+
+    def test_the_mean_over_a_region_has_the_power_of_the_smooth_field(self):
+        # the mean of n voxels of white noise has variance 1 / n; a field that is constant there keeps its own
+        amplitude, n = 0.5, 6**3
+        means = torch.stack([start_noise(0, m, (1, 6, 6, 6), amplitude, 50.0).mean() for m in range(2000)])
+        expected = (1 / n + amplitude**2) / (1 + amplitude**2)
+        assert means.var().item() == pytest.approx(expected, rel=0.15)

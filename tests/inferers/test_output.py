@@ -15,25 +15,27 @@ def channel_numbers(count):
 
 
 def test_parts_of_one_frame():
-    parts = EnsembleOutput(3, members=2).split(channel_numbers(15))
+    parts = EnsembleOutput(3, members=2).split(channel_numbers(18))
     assert {name: part[:, 0, 0].tolist() for name, part in parts.items()} == {
         "pred": [0, 1, 2],
-        "member_entropy": [3],
-        "variance": [4, 5],
-        "preseg": [6, 7, 8],
-        "members": [9, 10, 11, 12, 13, 14],
+        "member_mean": [3, 4, 5],
+        "member_entropy": [6],
+        "variance": [7, 8],
+        "preseg": [9, 10, 11],
+        "members": [12, 13, 14, 15, 16, 17],
     }
 
 
 def test_parts_of_two_frames_follow_one_another():
-    layout, output = EnsembleOutput(2), channel_numbers(12)
+    layout, output = EnsembleOutput(2), channel_numbers(16)
     parts = layout.split(output)
     assert layout.frames(output) == 2
     assert {name: part[:, 0, 0].tolist() for name, part in parts.items()} == {
-        "pred": [0, 1, 6, 7],
-        "member_entropy": [2, 8],
-        "variance": [3, 9],
-        "preseg": [4, 5, 10, 11],
+        "pred": [0, 1, 8, 9],
+        "member_mean": [2, 3, 10, 11],
+        "member_entropy": [4, 12],
+        "variance": [5, 13],
+        "preseg": [6, 7, 14, 15],
     }
 
 
@@ -46,12 +48,12 @@ def test_join_undoes_split(frames):
 
 def test_member_has_its_channels():
     layout = EnsembleOutput(3, members=2)
-    assert layout.split(channel_numbers(15))["members"][3:, 0, 0].tolist() == list(range(15))[layout.member(1)]
+    assert layout.split(channel_numbers(18))["members"][3:, 0, 0].tolist() == list(range(18))[layout.member(1)]
 
 
-@pytest.mark.parametrize("channels", [0, 10, 14])
+@pytest.mark.parametrize("channels", [0, 15, 17])
 def test_other_numbers_of_channels_are_refused(channels):
-    with pytest.raises(UserError, match=f"pred: found {channels} channels, expected 15 for each frame"):
+    with pytest.raises(UserError, match=f"pred: found {channels} channels, expected 18 for each frame"):
         EnsembleOutput(3, members=2).split(channel_numbers(channels))
 
 

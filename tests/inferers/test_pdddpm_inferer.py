@@ -9,11 +9,12 @@ from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.networks.nets import UNet
 from torch import nn
 
+from monai_pdddpm.data.case import Case
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.inferers.noise import member_noise
 from monai_pdddpm.inferers.windows import WindowPlan
 from monai_pdddpm.networks import PDDDPM, ODEUNet
-from monai_pdddpm.schedulers import AncestralRule, DDIMRule
+from monai_pdddpm.schedulers import AncestralRule, DDIMRule, cumulative_schedule, uniform_steps
 from monai_pdddpm.transforms import SplitOutputd
 from monai_pdddpm.utils.errors import UserError
 
@@ -48,6 +49,13 @@ class Denoiser(nn.Module):
     def denoise(self, x_t, t, features, solver, solver_steps):
         self.denoised += len(x_t)
         return self.formula(x_t, features)
+
+
+class Certain0(nn.Module):
+    """A segmenter that is certain of the first of two classes."""
+
+    def forward(self, image):
+        return torch.cat([image * 0 + 60, image * 0], dim=1)
 
 
 class Flat(nn.Module):
@@ -86,23 +94,23 @@ def inferer(roi=(8, 8), steps=STEPS, **options):
 
 def split(output, k=K):
     """Cut an output (B, channels, ...) into its parts."""
-    parts = (output[:, :k], output[:, k : k + 1], output[:, k + 1 : 2 * k], output[:, 2 * k : 3 * k])
-    return *parts, output[:, 3 * k :].unflatten(1, (-1, k)) if output.shape[1] > 3 * k else None
+    parts = output.split([k, k, 1, k - 1, k, output.shape[1] - 4 * k], dim=1)
+    return *parts[:5], parts[5].unflatten(1, (-1, k)) if parts[5].shape[1] else None
 
 
 def draw(members, network=None, x=None, **options):
     """Return the members' probabilities, (members, K, ...)."""
     x = image(11, 12) if x is None else x
-    return split(inferer(members=members, return_members=True, **options)(x, network or formula_pair()))[4][0]
+    return split(inferer(members=members, return_members=True, **options)(x, network or formula_pair()))[5][0]
 
 
 class TestOutput:
     def test_channels(self):
         x = image(11, 12)
         output = inferer(return_members=True, members=5)(x, formula_pair())
-        assert output.shape == (1, 3 * K + 5 * K, 11, 12)
+        assert output.shape == (1, 4 * K + 5 * K, 11, 12)
         assert output.dtype == torch.float32
-        mean, entropy, variance, preseg, members = (part[0].double() for part in split(output))
+        _, mean, entropy, variance, preseg, members = (part[0].double() for part in split(output))
         np.testing.assert_allclose(mean, members.mean(0), atol=1e-6)
         np.testing.assert_allclose(entropy[0], torch.special.entr(members).sum(1).mean(0), atol=1e-5)
         np.testing.assert_allclose(variance, members.var(0, correction=0)[1:], atol=1e-6)
@@ -113,14 +121,14 @@ class TestOutput:
     def test_members_are_left_out_by_default(self):
         x, network = image(11, 12), formula_pair()
         full = inferer(return_members=True)(x, network)
-        assert torch.equal(inferer()(x, network), full[:, : 3 * K])
+        assert torch.equal(inferer()(x, network), full[:, : 4 * K])
 
     @pytest.mark.parametrize("size", [(5, 20), (8, 8), (3, 3), (7, 9, 12)])
     def test_any_size_and_number_of_axes(self, size):
         x = image(*size)
         output = inferer((8,) * len(size), return_members=True)(x, formula_pair())
-        assert output.shape == (1, 6 * K, *size)
-        assert torch.allclose(output[:, 2 * K : 3 * K], Segmenter()(x).softmax(1), atol=1e-6)
+        assert output.shape == (1, 7 * K, *size)
+        assert torch.allclose(output[:, 3 * K : 4 * K], Segmenter()(x).softmax(1), atol=1e-6)
 
     def test_a_batch_is_its_images_one_by_one(self):
         x, network = image(11, 12, batch=2), real_pair()
@@ -154,7 +162,8 @@ class TestStart:
     @pytest.mark.parametrize("share", [0.0, 0.3])
     def test_without_steps_the_pre_segmentation_is_the_answer(self, network, share):
         output = inferer(steps=[], presegmentation_weight=share, return_members=True, members=4)(image(11, 12), network)
-        mean, entropy, variance, preseg, members = split(output)
+        pred, mean, entropy, variance, preseg, members = split(output)
+        assert torch.equal(pred, preseg)
         assert torch.equal(mean, preseg)
         assert torch.equal(variance, torch.zeros_like(variance))
         assert torch.allclose(entropy, torch.special.entr(preseg).sum(1, keepdim=True), atol=1e-6)
@@ -173,8 +182,9 @@ class TestStart:
         output = inferer(roi, rule=rule, blend_mode=mode, training_process=process, return_members=True)(
             truth, formula_pair(perfect)
         )
-        mean, _, variance, _, members = split(output)
+        pred, mean, _, variance, _, members = split(output)
         expected = torch.cat([1 - truth, truth, 0 * truth], 1)
+        assert torch.allclose(pred, expected, atol=1e-5)
         assert torch.allclose(mean, expected, atol=1e-5)
         assert variance.max() < 1e-9
         assert torch.allclose(members, expected[:, None], atol=1e-5)
@@ -265,10 +275,10 @@ class TestWindows:
         return formula_pair(lambda x_t, features: 2.0 * x_t, Flat())
 
     def variance(self, network, roi, **options):
-        mean, entropy, variance, _, _ = split(
+        pred, mean, entropy, variance, _, _ = split(
             inferer(roi, members=24, **options)(torch.zeros(1, 1, *self.SIZE), network)
         )
-        return torch.cat([mean, entropy, variance], dim=1)[0]
+        return torch.cat([pred, mean, entropy, variance], dim=1)[0]
 
     @pytest.mark.parametrize("rule", [DDIMRule(), DDIMRule(1.0), AncestralRule()])
     @pytest.mark.parametrize("mode", ["gaussian", "constant"])
@@ -277,7 +287,7 @@ class TestWindows:
         network = self.local()
         windows = self.variance(network, self.ROI, blend_mode=mode, overlap=overlap, rule=rule)
         whole = self.variance(network, self.SIZE, rule=rule)
-        assert whole[K + 1 :].mean() > 0.01
+        assert whole[2 * K + 1 :].mean() > 0.01
         assert torch.allclose(windows, whole, atol=1e-5)
 
     @pytest.mark.parametrize("mode", ["gaussian", "constant"])
@@ -311,29 +321,95 @@ class TestWindows:
     def test_members_are_blended_before_the_statistics(self):
         # with entropies by window, the mean entropy would be smaller than that of the blended members
         x = image(11, 12)
-        _, entropy, _, _, members = split(inferer(return_members=True)(x, real_pair()))
+        _, _, entropy, _, _, members = split(inferer(return_members=True)(x, real_pair()))
         assert torch.allclose(entropy[0, 0], torch.special.entr(members[0]).sum(1).mean(0), atol=1e-5)
 
 
 class TestPresegmentationWeight:
-    @pytest.mark.parametrize("share", [0.25, 0.9])
-    def test_by_hand(self, share):
+    @pytest.mark.parametrize("weight", [0.25, 0.9])
+    def test_it_acts_on_the_answer_alone(self, weight):
         x, network = image(11, 12), formula_pair()
-        output = inferer(members=3, presegmentation_weight=share, return_members=True)(x, network)
-        mean, entropy, variance, preseg, members = (part[0].double() for part in split(output))
-        everyone = torch.cat([members, preseg[None]])
-        weight = torch.tensor([(1 - share) / 3] * 3 + [share]).double().view(-1, 1, 1, 1)
-        wanted = (weight * everyone).sum(0)
-        np.testing.assert_allclose(mean, wanted, atol=1e-6)
-        np.testing.assert_allclose(variance, (weight * (everyone - wanted) ** 2).sum(0)[1:], atol=1e-6)
-        np.testing.assert_allclose(
-            entropy, (weight[:, 0] * torch.special.entr(everyone).sum(1)).sum(0)[None], atol=1e-5
-        )
+        without = split(inferer(return_members=True)(x, network))
+        pred, *others = split(inferer(return_members=True, presegmentation_weight=weight)(x, network))
+        preseg = without[4]
+        np.testing.assert_allclose(pred, (1 - weight) * without[0] + weight * preseg, atol=1e-6)
+        assert all(torch.equal(found, expected) for found, expected in zip(others, without[1:], strict=True))
 
-    def test_no_share_leaves_the_segmenter_out(self):
-        x = image(11, 12)
-        _, _, _, _, members = split(inferer(return_members=True)(x, formula_pair()))
-        assert torch.allclose(inferer()(x, formula_pair())[:, :K], members.mean(1), atol=1e-6)
+    def test_weight_of_zero_gives_the_mean_of_the_first_predictions(self):
+        x, network = image(11, 12), formula_pair()
+        one_step = split(inferer(steps=STEPS[:1], return_members=True)(x, network))
+        assert torch.allclose(split(inferer()(x, network))[0], one_step[5].mean(1), atol=1e-6)
+
+
+class TwoPoints(nn.Module):
+    """The exact denoiser of a region that is class 1 at all voxels or at none, each with probability 1/2.
+
+    With x_0 = +-s the posterior mean is E[x_0 | x_t] = s tanh(s sqrt(abar) sum(x_t) / (1 - abar)), the sum being over
+    all voxels and both channels, signed. The logits of the two classes are half the log-odds, the argument of tanh.
+    """
+
+    num_classes, divisor = 2, 1
+
+    def __init__(self, abar, s):
+        super().__init__()
+        self.abar, self.s = abar.double(), s
+
+    def encode(self, image, presegmentation):
+        return [image]
+
+    def denoise(self, x_t, t, features, solver, solver_steps):
+        abar, x = self.abar[int(t)], x_t.double()
+        evidence = self.s * abar.sqrt() / (1 - abar) * (x[:, 1] - x[:, 0]).flatten(1).sum(1)
+        return torch.stack([-evidence, evidence], 1)[..., None, None].expand_as(x).float()
+
+
+class TestPerfectDenoiser:
+    """The answer is the posterior mean and the members are samples, where both are known."""
+
+    MEMBERS = 64
+
+    def run(self, **options):
+        s = 0.25
+        denoiser = TwoPoints(cumulative_schedule(1000, "cosine"), s)
+        network = PDDDPM(Certain0(), denoiser, time_steps=[], label_range=(-s, s))
+        settings = {"windows": "all", "members": self.MEMBERS, "return_members": True} | options
+        return [part[0] for part in split(inferer((6, 6), uniform_steps(1000, 50), **settings)(image(6, 6), network), 2)]
+
+    def test_answer_is_the_posterior_mean_and_each_half_of_the_members_is_sure_of_one_class(self):
+        pred, mean, entropy, variance, _, members = self.run()
+        assert (pred - 0.5).abs().max() < 1e-2
+        assert members.max(1).values.min() > 0.99
+        regions = members[:, 1].round().flatten(1)
+        assert torch.equal(regions.amin(1), regions.amax(1))  # each member is one class everywhere
+        ones = regions[:, 0].sum()
+        assert abs(ones - self.MEMBERS / 2) < 4 * (self.MEMBERS / 4) ** 0.5  # four SDs of a binomial number
+        share = ones / self.MEMBERS
+        assert torch.allclose(mean[1], share.expand(6, 6), atol=1e-2)
+        assert torch.allclose(variance[0], (share * (1 - share)).expand(6, 6), atol=1e-2)
+        assert entropy.max() < 0.05
+
+    def test_weight_of_the_pre_segmentation_moves_the_answer_alone(self):
+        plain, weighted = self.run(), self.run(presegmentation_weight=0.3)
+        assert torch.allclose(weighted[0][1], torch.full((6, 6), 0.35), atol=1e-2)  # the pre-segmentation has 0
+        assert all(torch.equal(a, b) for a, b in zip(plain[1:], weighted[1:], strict=True))
+
+
+class TestCase:
+    def draw(self, name, seed=0):
+        meta = {} if name is None else {"case": Case(name, (f"{name}.nii.gz",))}
+        return inferer(seed=seed, return_members=True)(MetaTensor(image(11, 12), meta=meta), formula_pair()).as_tensor()
+
+    def test_noise_depends_on_the_name_of_the_case(self):
+        assert torch.equal(self.draw("a"), self.draw("a"))
+        assert not torch.allclose(self.draw("a"), self.draw("b"), atol=1e-2)
+        assert not torch.allclose(self.draw("a"), self.draw("a", seed=1), atol=1e-2)
+        assert torch.equal(self.draw(None), inferer(return_members=True)(image(11, 12), formula_pair()))
+
+    def test_each_case_of_a_batch_has_its_own_noise(self):
+        x = MetaTensor(image(11, 12).expand(2, 1, 11, 12), meta={"case": [Case("a", ("a",)), Case("b", ("b",))]})
+        x.is_batch = True
+        output = inferer(return_members=True)(x, formula_pair()).as_tensor()
+        assert torch.equal(output, torch.cat([self.draw("a"), self.draw("b")]))
 
 
 class TestMetadata:

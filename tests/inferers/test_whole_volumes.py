@@ -112,7 +112,7 @@ class TestOrder:
         monkeypatch.setattr(members, "MIB", 1)  # one byte: one member at a time, no features kept
         assert torch.allclose(inferer(members=5, memory=1)(x, network), expected, atol=1e-5)
         two = inferer(members=2, memory=1)(x, network)
-        assert torch.allclose(two[:, 3 * K :], expected[:, 3 * K : 5 * K], atol=1e-5)
+        assert torch.allclose(two[:, 4 * K :], expected[:, 4 * K : 6 * K], atol=1e-5)
 
 
 def certain_outside(x_t, features):
@@ -146,7 +146,7 @@ class TestActiveWindows:
             counted["windows_run"] + counted["windows_skipped"] == ran(everything, network, self.scan())["windows_run"]
         )
         assert counted["denoiser_evaluations"] == 3 * len(STEPS) * counted["windows_run"]
-        assert few(self.scan(), network)[0, K + 1].max() > 0.01  # and there was something to decide
+        assert few(self.scan(), network)[0, 2 * K + 1].max() > 0.01  # and there was something to decide
 
     def test_scattered_things_have_windows_of_their_own(self):
         x, options = torch.full((1, 1, 80, 64), 3.0), {"roi": (16, 16), "overlap": 0.25}
@@ -156,16 +156,16 @@ class TestActiveWindows:
         few, everything = inferer(**options), inferer(**options, windows="all")
         assert torch.allclose(few(x, network), everything(x, network), atol=1e-5)
         assert ran(few, network, x)["windows_run"] == 2
-        assert few(x, network)[0, K + 1].max() > 0.01
+        assert few(x, network)[0, 2 * K + 1].max() > 0.01
 
     def test_nothing_active_is_the_pre_segmentation_in_all_channels(self):
         network, x = formula_pair(certain_outside, Certain()), torch.full((1, 1, 20, 20), 3.0)
         output = inferer()(x, network)[0]
-        preseg = output[2 * K : 3 * K]
-        assert torch.equal(output[:K], preseg)
-        assert torch.equal(output[3 * K :], preseg.repeat(3, 1, 1))
-        assert output[K].max() < 1e-6
-        assert torch.equal(output[K + 1 : 2 * K], torch.zeros(K - 1, 20, 20))
+        preseg = output[3 * K : 4 * K]
+        assert torch.equal(output[: 2 * K], preseg.repeat(2, 1, 1))
+        assert torch.equal(output[4 * K :], preseg.repeat(3, 1, 1))
+        assert output[2 * K].max() < 1e-6
+        assert torch.equal(output[2 * K + 1 : 3 * K], torch.zeros(K - 1, 20, 20))
         assert ran(inferer(), network, x)["windows_run"] == 0
         assert network.denoiser.denoised == 0
 
@@ -184,16 +184,16 @@ class TestActiveWindows:
         x = torch.full((1, 1, 40, 8), 0.1)  # the segmenter is nowhere certain
         x[..., 2:4, :], x[..., 36:38, :] = -0.1, -0.1  # two borders, whose windows leave a gap in the bounding box
         output = inferer((8, 8), uncertainty_threshold=0.9)(x, formula_pair(lambda x_t, features: 3 * x_t))[0]
-        preseg, members = output[2 * K : 3 * K], output[3 * K :].unflatten(0, (3, K))
+        preseg, members = output[3 * K : 4 * K], output[4 * K :].unflatten(0, (3, K))
         assert torch.equal(members[:, :, 15:25], preseg[:, 15:25].expand(3, K, 10, 8))
         assert preseg.max() < 0.6
         assert (members[:, :, :5] - preseg[:, :5]).abs().max() > 0.1
 
 
 class TestMemory:
-    @pytest.mark.parametrize(("rule", "at_once"), [(DDIMRule(), 8), (DDIMRule(1.0), 4)])
-    def test_as_many_members_as_their_noise_and_sum_fit(self, rule, at_once):
-        # 3 classes x 16384 voxels x 4 bytes: a member takes 384 KiB with DDIM, 768 KiB with one field per step
+    @pytest.mark.parametrize(("rule", "at_once"), [(DDIMRule(), 5), (DDIMRule(1.0), 3)])
+    def test_as_many_members_as_their_noise_and_sums_fit(self, rule, at_once):
+        # 3 classes x 16384 voxels x 4 bytes: a member takes 576 KiB with DDIM, 960 KiB with one field per step
         settings = inferer((128, 128), memory=3, member_batch=20, rule=rule)
         plan = WindowPlan((128, 128), (128, 128))
         region = WindowRegion(plan, plan.windows)
@@ -260,7 +260,7 @@ class TestFrames:
         series, network = torch.cat([image(20, 12, seed=s) for s in range(4)], dim=1), real_pair()
         settings = inferer(fourth_dimension="time")
         together = settings(series, network)
-        assert together.shape == (1, 4 * 6 * K, 20, 12)
+        assert together.shape == (1, 4 * 7 * K, 20, 12)
         for f, part in enumerate(together[0].unflatten(0, (4, -1))):
             assert torch.equal(part, inferer()(series[:, f : f + 1], network)[0])
         assert ran(settings, network, series)["frames"] == 4

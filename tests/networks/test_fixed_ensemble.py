@@ -1,4 +1,4 @@
-"""The exported answer against answers worked out by hand; against the inferer it is held in tests/bundle."""
+"""The exported answer equals hand calculations; tests/bundle compares it with the inferer."""
 
 import math
 
@@ -14,7 +14,7 @@ K, SIZE = 3, (4, 6)
 
 
 class Even(nn.Module):
-    """A segmenter that holds all classes for equally likely."""
+    """A segmenter for which all classes are equally likely."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return torch.zeros(image.shape[0], 3, image.shape[2], image.shape[3], device=image.device)
@@ -45,7 +45,7 @@ def noise(members=5):
 
 
 def ensemble(members=5, time_steps=(999, 500), **options):
-    # at index 999 of the cosine schedule nothing of the presegmentation is left: the noise alone decides
+    # at index 999 of the cosine schedule nothing of the pre-segmentation is left: the noise alone decides
     return FixedEnsemble(PDDDPM(Even(), Believer()), noise(members), time_steps, **options).eval()
 
 
@@ -54,29 +54,48 @@ def entropy(p):
 
 
 IMAGE = torch.zeros(1, 1, *SIZE)
-VOTES = F.one_hot(noise().argmax(1), K).movedim(-1, 1).float().mean(0, keepdim=True)  # what members decide
+VOTES = F.one_hot(noise().argmax(1), K).movedim(-1, 1).float().mean(0, keepdim=True)  # the members' decisions
 
 
 @pytest.mark.parametrize("scripted", [False, True])
 def test_members_that_are_certain_are_counted(scripted):
     network = torch.jit.script(ensemble()) if scripted else ensemble()
     prob, uncertainty, information, variance = network(IMAGE)
-    assert torch.allclose(prob, VOTES, atol=1e-6)
+    assert torch.allclose(prob, VOTES, atol=1e-6)  # the believer's first prediction is its last one
     assert torch.allclose(uncertainty, entropy(VOTES), atol=1e-5)
-    assert torch.allclose(information, entropy(VOTES), atol=1e-5)  # each member by itself is certain
+    assert torch.allclose(information, entropy(VOTES), atol=1e-5)  # the entropy of each member is 0
     assert torch.allclose(variance, (VOTES * (1 - VOTES))[:, 1:], atol=1e-6)
 
 
-def test_weight_of_the_segmenter():
-    prob, uncertainty, information, variance = ensemble(presegmentation_weight=0.4)(IMAGE)
+class Hesitant(Believer):
+    """Even at the first step, certain at the others."""
+
+    @torch.jit.export
+    def denoise(
+        self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str = "", solver_steps: int = 0
+    ) -> torch.Tensor:
+        return torch.where(t.view(-1, 1, 1, 1) == 999, torch.zeros_like(x_t), 1e6 * x_t)
+
+
+@pytest.mark.parametrize("scripted", [False, True])
+def test_answer_is_the_mean_of_first_predictions_and_maps_are_of_the_ends(scripted):
+    network = FixedEnsemble(PDDDPM(Even(), Hesitant()), noise(), (999, 500)).eval()
+    prob, uncertainty, information, variance = (torch.jit.script(network) if scripted else network)(IMAGE)
+    assert torch.allclose(prob, torch.full_like(prob, 1 / K))
+    assert torch.allclose(uncertainty, torch.full_like(uncertainty, math.log(K)))
+    assert torch.allclose(information, entropy(VOTES), atol=1e-5)
+    assert torch.allclose(variance, (VOTES * (1 - VOTES))[:, 1:], atol=1e-6)
+
+
+def test_presegmentation_weight_acts_on_the_answer_alone():
+    plain, (prob, uncertainty, *maps) = ensemble()(IMAGE), ensemble(presegmentation_weight=0.4)(IMAGE)
     mean = 0.6 * VOTES + 0.4 / K
     assert torch.allclose(prob, mean, atol=1e-6)
     assert torch.allclose(uncertainty, entropy(mean), atol=1e-5)
-    assert torch.allclose(information, entropy(mean) - 0.4 * math.log(K), atol=1e-5)
-    assert torch.allclose(variance, (0.6 * VOTES + 0.4 / K**2 - mean**2)[:, 1:], atol=1e-6)  # E p^2 - (E p)^2
+    assert all(torch.equal(found, expected) for found, expected in zip(maps, plain[2:], strict=True))
 
 
-def test_temperature_moves_the_mean_and_its_entropy_alone():
+def test_temperature_changes_the_answer_and_its_entropy_alone():
     plain, warm = (
         ensemble(presegmentation_weight=0.4)(IMAGE),
         ensemble(presegmentation_weight=0.4, temperature=2.0)(IMAGE),
