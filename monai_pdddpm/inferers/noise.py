@@ -112,7 +112,9 @@ def smooth_noise(
     """
     spans = box or [slice(0, n) for n in shape[1:]]
     filters = [lattice_filter(n, length) for n in shape[1:]]
-    nodes = torch.randn(shape[0], *(f.shape[1] for f in filters), generator=_generator(seed, member, _SMOOTH_DRAW, case))
+    nodes = torch.randn(
+        shape[0], *(f.shape[1] for f in filters), generator=_generator(seed, member, _SMOOTH_DRAW, case)
+    )
     field = _rounded(nodes.double(), _NODE_UNIT)
     for axis, (matrix, span) in enumerate(zip(filters, spans, strict=True), start=1):
         field = torch.tensordot(matrix[span], field, ([1], [axis])).movedim(0, axis)

@@ -373,7 +373,9 @@ class TestPerfectDenoiser:
         denoiser = TwoPoints(cumulative_schedule(1000, "cosine"), s)
         network = PDDDPM(Certain0(), denoiser, time_steps=[], label_range=(-s, s))
         settings = {"windows": "all", "members": self.MEMBERS, "return_members": True} | options
-        return [part[0] for part in split(inferer((6, 6), uniform_steps(1000, 50), **settings)(image(6, 6), network), 2)]
+        return [
+            part[0] for part in split(inferer((6, 6), uniform_steps(1000, 50), **settings)(image(6, 6), network), 2)
+        ]
 
     def test_answer_is_the_posterior_mean_and_each_half_of_the_members_is_sure_of_one_class(self):
         pred, mean, entropy, variance, _, members = self.run()

@@ -11,7 +11,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd
 
 from monai_pdddpm.inferers import EnsembleConfig, EnsembleRunInfo
 from monai_pdddpm.transforms import InvertMembersd, Spacingd, SplitOutputd, Uncertaintyd, outputs
-from monai_pdddpm.transforms.outputs import normalised
+from monai_pdddpm.transforms.outputs import normalized
 from monai_pdddpm.utils.errors import UserError
 
 K = 3
@@ -19,8 +19,8 @@ SIZE = (4, 5, 2)
 
 
 def output(members=2, k=K, size=SIZE):
-    """Numbers that say which channel they are."""
-    channels = 3 * k + members * k
+    """Return an output in which every voxel has the number of its channel."""
+    channels = (4 + members) * k
     return torch.arange(float(channels)).view(-1, 1, 1, 1).expand(channels, *size).clone()
 
 
@@ -44,50 +44,51 @@ class TestSplit:
     def test_channels(self):
         item = SplitOutputd("pred", K)({"pred": output(), "image": 1})
         assert channels(item["pred"]) == [0, 1, 2]
-        assert channels(item["member_entropy"]) == [3]
-        assert channels(item["variance"]) == [4, 5]
-        assert channels(item["preseg"]) == [6, 7, 8]
-        assert channels(item["members"]) == [9, 10, 11, 12, 13, 14]
+        assert channels(item["member_mean"]) == [3, 4, 5]
+        assert channels(item["member_entropy"]) == [6]
+        assert channels(item["variance"]) == [7, 8]
+        assert channels(item["preseg"]) == [9, 10, 11]
+        assert channels(item["members"]) == [12, 13, 14, 15, 16, 17]
         assert item["image"] == 1
 
     def test_two_classes_without_members(self):
         item = SplitOutputd("pred", 2)({"pred": output(0, 2)})
-        assert channels(item["variance"]) == [3]
+        assert channels(item["variance"]) == [5]
         assert "members" not in item
 
     def test_pre_segmentation_that_is_not_a_number_is_left_out(self):
         x = output()
-        x[6:9] = torch.nan
+        x[9:12] = torch.nan
         item = SplitOutputd("pred", K)({"pred": x})
         assert "preseg" not in item
         assert "members" in item
 
-    def test_metadata_go_to_every_map_and_what_was_run_to_its_own_key(self):
+    def test_metadata_go_to_every_map_and_the_run_to_its_own_key(self):
         affine = torch.diag(torch.tensor([1.0, 2, 3, 1], dtype=torch.float64))
         x = MetaTensor(output(), affine=affine, meta={"filename_or_obj": "a.nii", "ensemble_run": run_info()})
         item = SplitOutputd("pred", K)({"pred": x})
-        assert item["inference"]["seed"] == 4
-        for key in ("pred", "member_entropy", "variance", "preseg", "members"):
+        assert item["ensemble_run"] == run_info()
+        for key in ("pred", "member_mean", "member_entropy", "variance", "preseg", "members"):
             assert item[key].meta["filename_or_obj"] == "a.nii"
             assert torch.equal(item[key].affine, affine)
             assert "ensemble_run" not in item[key].meta
         item["pred"].meta["filename_or_obj"] = "b.nii"
         assert item["preseg"].meta["filename_or_obj"] == "a.nii"
 
-    def test_input_is_left_as_it_was(self):
+    def test_input_is_not_changed(self):
         x = MetaTensor(output(), meta={"ensemble_run": run_info()})
         for _ in range(2):
-            assert SplitOutputd("pred", K)({"pred": x})["inference"]["seed"] == 4
+            assert SplitOutputd("pred", K)({"pred": x})["ensemble_run"] == run_info()
 
-    def test_what_was_run_may_come_as_a_list_or_not_at_all(self):
+    def test_run_of_a_batch_of_one_is_a_list_and_a_tensor_has_none(self):
         batched = MetaTensor(output(), meta={"ensemble_run": [run_info()]})
-        assert SplitOutputd("pred", K)({"pred": batched})["inference"]["seed"] == 4
-        assert SplitOutputd("pred", K)({"pred": MetaTensor(output())})["inference"] == {}
-        assert "inference" not in SplitOutputd("pred", K)({"pred": output()})
+        assert SplitOutputd("pred", K)({"pred": batched})["ensemble_run"] == run_info()
+        assert SplitOutputd("pred", K)({"pred": MetaTensor(output())})["ensemble_run"] is None
+        assert SplitOutputd("pred", K)({"pred": output()})["ensemble_run"] is None
 
-    @pytest.mark.parametrize(("found", "k"), [(1, 3), (2, 3), (8, 3), (10, 3), (9, 2), (3, 2)])
+    @pytest.mark.parametrize(("found", "k"), [(1, 3), (3, 3), (9, 3), (13, 3), (9, 2), (5, 2)])
     def test_another_number_of_channels(self, found, k):
-        with pytest.raises(UserError, match=rf"pred: found {found} channels, expected 3 x {k} classes .*; fix "):
+        with pytest.raises(UserError, match=rf"pred: found {found} channels, expected .* \({k} classes, .*; fix "):
             SplitOutputd("pred", k)({"pred": torch.zeros(found, *SIZE)})
 
 
@@ -96,11 +97,12 @@ def one_hot(*classes, k=K):
     return torch.eye(k)[list(classes)].view(-1, 1, 1, 1)
 
 
-def maps(members, k=K):
+def maps(members, k=K, answer=None, temperature=1.0):
     """Run the transform for members, (members x K, ...), as the inferer would describe them."""
     each = members.unflatten(0, (-1, k))
     entropy = torch.special.entr(each).sum(1).mean(0)[None]
-    return Uncertaintyd("pred")({"pred": each.mean(0), "member_entropy": entropy, "members": members})
+    item = {"pred": each.mean(0) if answer is None else answer, "member_mean": each.mean(0), "member_entropy": entropy}
+    return Uncertaintyd("pred", temperature=temperature)(item | {"members": members})
 
 
 class TestUncertainty:
@@ -130,6 +132,17 @@ class TestUncertainty:
         assert maps(one_hot(0, 0, 1, 1))["mutual_information"].item() == pytest.approx(math.log(2))
         assert maps(one_hot(1, 1, 1))["mutual_information"].item() == 0
 
+    @pytest.mark.parametrize("temperature", [1.0, 2.0])
+    def test_answer_and_members_by_hand(self, temperature):
+        # the answer is (0.9, 0.1), the members are (1, 0) and (0.2, 0.8) with the mean (0.6, 0.4)
+        members = torch.tensor([1.0, 0.0, 0.2, 0.8]).view(4, 1, 1, 1)
+        item = maps(members, 2, torch.tensor([0.9, 0.1]).view(2, 1, 1, 1), temperature)
+        of = lambda p: -p * math.log(p) - (1 - p) * math.log(1 - p)  # noqa: E731
+        odds = 9 ** (1 / temperature)
+        assert item["entropy"].item() == pytest.approx(of(odds / (1 + odds)))
+        assert item["mutual_information"].item() == pytest.approx(of(0.6) - of(0.2) / 2)  # temperature has no part
+        assert item["member_mean"].flatten().tolist() == pytest.approx([0.6, 0.4])
+
     def test_never_negative(self):
         generator = torch.Generator().manual_seed(0)
         for _ in range(20):
@@ -155,8 +168,10 @@ class TestUncertainty:
     def test_metadata_stay(self):
         affine = torch.diag(torch.tensor([1.0, 2, 3, 1], dtype=torch.float64))
         p = MetaTensor(torch.rand(K, *SIZE), affine=affine, meta={"filename_or_obj": "a"})
-        item = Uncertaintyd("pred")({"pred": p, "preseg": p.clone(), "member_entropy": p[:1].clone()})
-        for key in ("pred", "seg", "entropy", "mutual_information", "preseg", "preseg_seg"):
+        item = Uncertaintyd("pred")(
+            {"pred": p, "preseg": p.clone(), "member_mean": p.clone(), "member_entropy": p[:1].clone()}
+        )
+        for key in ("pred", "seg", "member_mean", "entropy", "mutual_information", "preseg", "preseg_seg"):
             assert torch.equal(item[key].affine, affine), key
             assert item[key].meta["filename_or_obj"] == "a", key
 
@@ -184,15 +199,15 @@ class TestUncertainty:
         np.testing.assert_allclose(found["entropy"][0], torch.special.entr(q).sum(0), atol=1e-5)
 
 
-class TestNormalised:
+class TestNormalized:
     def test_by_hand(self):
         p = torch.tensor([[0.2, 0.0, -0.1, 1e-9], [0.2, 0.0, 0.5, 0.0]])
-        assert torch.allclose(normalised(p, 0), torch.tensor([[0.5, 1.0, 0.0, 1.0], [0.5, 0.0, 1.0, 0.0]]))
+        assert torch.allclose(normalized(p, 0), torch.tensor([[0.5, 1.0, 0.0, 1.0], [0.5, 0.0, 1.0, 0.0]]))
 
     def test_any_axis(self):
         p = torch.rand(2, 3, 4)
-        assert torch.allclose(normalised(p, 1), p / p.sum(1, keepdim=True))
-        assert normalised(0 * p, 2)[..., 0].eq(1).all()
+        assert torch.allclose(normalized(p, 1), p / p.sum(1, keepdim=True))
+        assert normalized(0 * p, 2)[..., 0].eq(1).all()
 
 
 class TestInvertMembers:
@@ -233,7 +248,7 @@ class TestInvertMembers:
 
     def test_frames_come_last(self):
         steps = self.preprocessing([1.0, 2.0, 1.0])
-        item = steps({"image": self.scan((4, 3, 2))}) | {"inference": {"frames": 3}}
+        item = steps({"image": self.scan((4, 3, 2))}) | {"ensemble_run": run_info(3)}
         labels = torch.randint(0, K, (3, 2, 4, 3, 2), generator=torch.Generator().manual_seed(0))  # frames, members
         one_hot = torch.nn.functional.one_hot(labels, K).movedim(-1, 2).float()
         item["members"] = MetaTensor(one_hot.flatten(0, 2).flip(1), meta=dict(item["image"].meta))
@@ -245,12 +260,12 @@ class TestInvertMembers:
     @pytest.mark.parametrize("frames", [1, 2])
     def test_members_together_are_what_each_is_alone(self, frames, monkeypatch):
         steps = self.preprocessing([2.0, 2.0, 2.0])
-        item = steps({"image": self.scan((9, 5, 9))}) | {"inference": {"frames": frames}}
+        item = steps({"image": self.scan((9, 5, 9))}) | {"ensemble_run": run_info(frames)}
         p = torch.rand(frames * 5 * K, *item["image"].shape[1:], generator=torch.Generator().manual_seed(1))
         item["members"] = MetaTensor(p, meta=dict(item["image"].meta))
         found, calls = {}, {}
         for members, room in ((1, 0), (2, 2 * 4 * frames * K * 9 * 5 * 9), (5, 2**20)):
-            monkeypatch.setattr(outputs, "_TOGETHER", room)
+            monkeypatch.setattr(outputs, "_INVERTED_TOGETHER", room)
             invert = InvertMembersd("members", K, steps)
             invert.invert = mock.Mock(wraps=invert.invert)
             found[members], calls[members] = invert(item)["members"].as_tensor(), invert.invert.call_count
@@ -264,7 +279,7 @@ class TestInvertMembers:
 
 def test_maps_of_frames_are_those_of_each_frame():
     generator = torch.Generator().manual_seed(0)
-    frames = [torch.rand(3 * K, *SIZE, generator=generator) for _ in range(4)]
+    frames = [torch.rand(4 * K, *SIZE, generator=generator) for _ in range(4)]
     series = MetaTensor(torch.cat(frames), meta={"ensemble_run": run_info(frames=4)})
     together = Uncertaintyd("pred")(SplitOutputd("pred", K)({"pred": series}))
     for number, frame in enumerate(frames):
