@@ -106,7 +106,7 @@ def test_noise_of_their_own_halves_the_spread_where_windows_overlap():
 def test_memory_of_one_ensemble():
     found = script.memory_job(TINY, members=2, steps=1, returned=True)
     assert found["peak_mib"] >= found["start_mib"] > 0
-    assert found["output_mib"] == pytest.approx(3 * (3 + 2) * 64 * 64 * 48 * 4 / 2**20)
+    assert found["output_mib"] == pytest.approx(3 * (4 + 2) * 64 * 64 * 48 * 4 / 2**20)
 
 
 def test_case_needs_scans(tmp_path):
