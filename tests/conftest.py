@@ -5,15 +5,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
-# with more threads sums are taken in an order that depends on the size of the batch, and equal means equal here
+# with several threads, the order of sums depends on the batch size, and results are not bit-identical
 torch.set_num_threads(1)
 
 
 def _work(number, count, folder, work):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=count)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=count)
     try:
         answer = work()
-    except Exception as error:  # told to the test
+    except Exception as error:  # the test receives it
         answer = error
     torch.save(answer, folder / f"{number}.pt")
     dist.barrier()
@@ -22,7 +22,7 @@ def _work(number, count, folder, work):
 
 @pytest.fixture
 def in_processes(tmp_path):
-    """Run a function in so many processes that have joined, and return what it returns or raises, by rank."""
+    """Run a function in processes of one group; return its results or exceptions by rank."""
 
     def run(count, work):
         folder = tmp_path / uuid.uuid4().hex
