@@ -26,7 +26,6 @@ RENAMED = {
     "label_range": "network_def#label_range",
     "leave_out": "fold",
     "margin": "inferer#dilation",
-    "missing_channels": "scan#missing",
     "overlap": "inferer#overlap",
     "prediction": "network_def#prediction",
     "presegmentation_smoothing": _REMOVED,
