@@ -95,7 +95,8 @@ class CaseFiles:
             case = scan.name
             folder = self.output_dir / case
             folder.mkdir(parents=True, exist_ok=True)
-            run = {} if item["ensemble_run"] is None else item["ensemble_run"].as_report()
+            info = item["ensemble_run"]
+            run, meanings = ({}, {}) if info is None else (info.as_report(), info.meanings())
             seconds = engine.state.seconds | run.pop("seconds", {})
             seconds["inverse and write"] = time.perf_counter() - self._inferred_at
             self.viewer.write(item, case, folder)
@@ -110,6 +111,7 @@ class CaseFiles:
                 "notes": list(scan.notes),
                 "labels": {str(index): name for index, name in self.labels.items()},
                 "result": item.get("result", {}),
+                **meanings,
                 "settings": self.record["settings"],
                 "made_by": made_by(self.record),
                 "inference": run,

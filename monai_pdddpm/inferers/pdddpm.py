@@ -25,9 +25,9 @@ class PDDDPMInferer(Inferer):
     The segmenter runs in every window, and its blended output is the pre-segmentation. The chain runs in the windows
     with active voxels (:func:`monai_pdddpm.inferers.active_voxels.active_voxels`); elsewhere every member equals the
     pre-segmentation. A member's noise is cut from one field for the whole volume, and its windows are blended in
-    float32 before any statistic is taken, so a member is a sample of the whole volume. The answer is the
-    average of the members' first predictions, mixed with the pre-segmentation; the members are the ends of their chains.
-    The noise depends on seed, case and member alone. The inferer has no state: one object may serve several threads.
+    float32 before any statistic is taken, so a member is a sample of the whole volume. The answer is the average of
+    the first predictions, mixed with the pre-segmentation; the members are the ends of the chains. The noise depends
+    on seed, case and member alone. The inferer has no state: one object may serve several threads.
 
     Args:
         communicator: divides the members of a volume between processes; None draws all of them in this one.

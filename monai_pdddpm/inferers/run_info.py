@@ -49,3 +49,14 @@ class EnsembleRunInfo:
         if self.processes > 1:
             counts["processes"] = self.processes
         return self.config.as_report() | counts | {"seconds": dict(self.seconds)}
+
+    def meanings(self) -> dict[str, str]:
+        """Return what ``answer`` and ``members`` of this run are, each as one phrase for the report."""
+        steps, weight = self.config.time_steps, self.config.presegmentation_weight
+        if not steps:
+            return {"answer": "the pre-segmentation", "members": "copies of the pre-segmentation"}
+        mixed = f", pre-segmentation weight {weight:g}" if weight else ""
+        return {
+            "answer": f"mean of the first predictions at time index {steps[0]}{mixed}",
+            "members": f"ends of the chains at time index {steps[-1]}",
+        }

@@ -24,9 +24,10 @@ class SplitOutputd(MapTransform):
     """Split the output of :class:`monai_pdddpm.inferers.PDDDPMInferer` into named maps.
 
     ``pred`` keeps the answer's probabilities. ``member_mean``, ``member_entropy``, ``variance``, ``preseg`` and, if
-    there are any, ``members`` get their channels with the same metadata, so that they can be inverted. The frames of a time series
-    follow one another along the channels. The inferer's :class:`monai_pdddpm.inferers.run_info.EnsembleRunInfo` moves
-    to ``data["ensemble_run"]``. A pre-segmentation of NaN, from a network that offers none, is left out.
+    there are any, ``members`` get their channels with the same metadata, so that they can be inverted. The frames of a
+    time series follow one another along the channels. The inferer's
+    :class:`monai_pdddpm.inferers.run_info.EnsembleRunInfo` moves to ``data["ensemble_run"]``. A pre-segmentation of
+    NaN, from a network that offers none, is left out.
 
     Args:
         keys: the key of the output.

@@ -78,3 +78,22 @@ def test_run_info_survives_the_decollation_of_a_batch():
     report = found[1].as_report()
     assert (report["windows_run"], report["members"]) == (2, 8)
     assert report["seconds"] == {"chain": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("settings", "answer", "members"),
+    [
+        ({}, "mean of the first predictions at time index 9", "ends of the chains at time index 2"),
+        (
+            {"presegmentation_weight": 0.5},
+            "mean of the first predictions at time index 9, pre-segmentation weight 0.5",
+            "ends of the chains at time index 2",
+        ),
+        ({"time_steps": []}, "the pre-segmentation", "copies of the pre-segmentation"),
+    ],
+)
+def test_report_names_what_answer_and_members_are(settings, answer, members):
+    config = EnsembleConfig(**{"roi_size": [4, 4], "time_steps": [9, 2]} | settings)
+    counts = dict.fromkeys(("windows_run", "windows_skipped", "denoiser_evaluations"), 0)
+    info = EnsembleRunInfo(config=config, frames=1, processes=1, seconds={}, **counts)
+    assert info.meanings() == {"answer": answer, "members": members}
