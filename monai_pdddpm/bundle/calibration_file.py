@@ -32,7 +32,7 @@ def load_calibration(path: str | os.PathLike, use: bool = True, config: Ensemble
     check_switch("calibrated", use)
     if not use or not Path(path).is_file():
         return Calibration()
-    remedy = "fit it again with configs/calibrate.json, or skip it with --calibrated False"
+    remedy = "fit it again with calibrate.json, or skip it with --calibrated False"
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         known = {field.name for field in dataclasses.fields(Calibration)}

@@ -133,7 +133,7 @@ class EnsembleConfig:
         if len(listed) not in (1, len(self.time_steps)) or any(not isinstance(n, int) or n < 0 for n in listed):
             raise UserError(
                 f"solver_steps: found {given!r}, expected a whole number of at least 0, or one for each of the "
-                f"{len(self.time_steps)} time steps; fix --solver_steps"
+                f"{len(self.time_steps)} time steps; fix --inferer#solver_steps"
             )
         return tuple(listed * len(self.time_steps) if len(listed) == 1 else listed)
 
