@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from monai.transforms import LoadImage, ResampleToMatch
 
 from monai_pdddpm.bundle import pick_device
 from monai_pdddpm.data import case_name
-from monai_pdddpm.inferers import EnsembleOutput, EnsembleRunInfo, PDDDPMInferer
+from monai_pdddpm.inferers import EnsembleConfig, EnsembleOutput, EnsembleRunInfo, PDDDPMInferer
 from monai_pdddpm.inferers.autocast import autocast
 from monai_pdddpm.inferers.stopwatch import Stopwatch
 from monai_pdddpm.networks import PDDDPM
@@ -37,10 +38,16 @@ Item = dict[str, Any]
 
 
 def read_bundle(bundle: Path, overrides: Mapping[str, Any] | None = None, device: str = "cpu") -> ConfigParser:
-    """Read a bundle's `inference.json` with overrides, without a progress bar."""
-    parser = ConfigParser()
+    """Read a bundle's `inference.json` with overrides, without a progress bar.
+
+    An override of a field of `EnsembleConfig` that is no key of the configuration changes the inferer.
+    """
+    parser, known = ConfigParser(), {field.name for field in fields(EnsembleConfig)}
     parser.read_config(bundle / "configs" / "inference.json")
-    parser.update({"bundle_root": str(bundle), "device": device, "inferer::progress": False, **(overrides or {})})
+    changes = {"bundle_root": str(bundle), "device": device, "progress": False, **(overrides or {})}
+    for key, value in changes.items():
+        name = key.partition("::")[0]
+        parser[f"inferer::{key}" if name in known and name not in parser else key] = value
     return parser
 
 

@@ -77,7 +77,7 @@ def diffusion(task: Task, chain: Callable[[], Any]) -> Entry:
     """Build ordinary conditional diffusion with MONAI's network, which sees the image and no pre-segmentation."""
     parser = task.parser(windows="all", presegmentation_weight=0.0)
     classes, channels = len(parser["labels"]), common.image_channels(parser)
-    pair, inferer = rivals.diffusion_unet(parser["spatial_dims"], channels, classes), common.make_inferer(parser)
+    pair, inferer = rivals.diffusion_unet(len(parser["roi_size"]), channels, classes), common.make_inferer(parser)
     inferer.chain, pair.scheduler = chain()
     return Entry(in_fast_layout(pair.to(task.device).eval(), task.device), inferer, trained=False)
 
@@ -89,7 +89,7 @@ def plain(task: Task, match: str) -> Entry:
     classes, channels, roi = len(parser["labels"]), common.image_channels(parser), parser["roi_size"]
 
     def candidate(width: int) -> nn.Module:
-        return rivals.plain_denoiser(parser["spatial_dims"], channels, classes, width)
+        return rivals.plain_denoiser(len(roi), channels, classes, width)
 
     def cost(denoiser: nn.Module) -> int:
         if match == "parameters":
@@ -108,7 +108,7 @@ def segmenter(task: Task, flips: bool = False, copies: int = 1) -> Entry:
     alone.pair.denoiser = nn.Identity()
     if not flips and copies == 1:
         return alone
-    axes = rivals.all_flips(task.parser()["spatial_dims"]) if flips else [()]
+    axes = rivals.all_flips(len(task.parser()["roi_size"])) if flips else [()]
     networks = nn.ModuleList([copy.deepcopy(alone.network) for _ in range(copies)])
     for module in networks[1:].modules():
         if isinstance(module, nn.modules.conv._ConvNd):

@@ -105,7 +105,7 @@ def run_point(
     inferer.chain = rivals.first_steps(whole, 1)  # warm-up
     inferer(noise_image(channels, roi, True, on), network)
     inferer.chain = whole
-    image = noise_image(channels, size_of(curve, value, roi, parser["overlap"]), curve == "volume", on)
+    image = noise_image(channels, size_of(curve, value, roi, inferer.config.overlap), curve == "volume", on)
     runs: list[dict[str, Any]] = []
     taken: list[float] = []
     while len(runs) < repeats and (not runs or sum(taken) + max(taken) <= seconds):

@@ -139,7 +139,8 @@ class StochasticLoss(nn.Module):
 
 def stochastic(parser: ConfigParser, network: nn.Module, members: int) -> Draw:
     """Draw members of a stochastic segmentation network; windows share the random numbers."""
-    inferer = SlidingWindowInferer(parser["roi_size"], overlap=parser["overlap"], mode="gaussian")
+    config = common.make_inferer(parser).config
+    inferer = SlidingWindowInferer(config.roi_size, overlap=config.overlap, mode="gaussian")
     classes = len(parser["labels"])
 
     def draw(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
