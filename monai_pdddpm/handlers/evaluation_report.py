@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from monai_pdddpm.data.case import case_of
+from monai_pdddpm.metrics.held_out import Voxels, calibrated_rows
 from monai_pdddpm.metrics.summary import KEYS, as_table, case_rows, summarize
 from monai_pdddpm.utils.atomic_write import write_json, write_text
 from monai_pdddpm.utils.errors import UserError
@@ -24,6 +26,9 @@ class EvaluationReport:
     At the end of the run ``output_dir`` has ``evaluation_cases.csv``, one row per case, method and label, and
     ``evaluation_summary.json``; the table of the summary is printed. The first process writes the cases of all. A case
     that occurs twice, as when a sampler pads the last round, counts once.
+
+    Beside the raw calibration there is one with a temperature, fitted in the same way for both methods on the cases of
+    all other subjects, per case and over the voxels of all cases (``pooled`` in the summary).
 
     Args:
         output_dir: folder of the two files.
@@ -53,7 +58,7 @@ class EvaluationReport:
         self.scans_per_subject = scans_per_subject
         self.resamples = resamples
         self.seed = seed
-        self._metrics: dict[str, tuple[str, Mapping[str, Any]]] = {}  # file -> case, metrics
+        self._metrics: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Voxels]]] = {}  # of each file
 
     def attach(self, engine: Engine) -> None:
         """Register with an engine whose output is a list of items, one per case."""
@@ -65,11 +70,11 @@ class EvaluationReport:
         """Store the metrics of every case in the engine's output."""
         for item in engine.state.output:  # type: ignore[union-attr]
             case = case_of(item["image"].meta)
-            self._metrics.setdefault(case.file, (case.name, item["metrics"]))
+            self._metrics.setdefault(case.file, (case.name, item["metrics"], item.get("voxels", {})))
 
     def write(self, engine: Engine) -> None:
         """Write both files and print the table."""
-        found: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        found: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Voxels]]] = {}
         for part in gathered(self._metrics):
             found |= part
         if not found:
@@ -79,17 +84,31 @@ class EvaluationReport:
             )
         if not is_first_rank():
             return
-        names = [name for name, _ in found.values()]
-        rows = [
-            row
-            for file, (name, metrics) in found.items()
-            for row in case_rows(name if names.count(name) == 1 else file, metrics)
-        ]
+        names = [name for name, _, _ in found.values()]
+        rows: list[dict[str, Any]] = []
+        voxels: dict[str, dict[str, Voxels]] = {}
+        for file, (name, metrics, sampled) in found.items():
+            case = name if names.count(name) == 1 else file
+            rows += case_rows(case, metrics)
+            for method, pair in sampled.items():
+                voxels.setdefault(method, {})[case] = pair
+        more, pooled = calibrated_rows(voxels, self.scans_per_subject)
+        rows += more
         # the rows first: they are there even if the summary fails
         write_text(self.output_dir / "evaluation_cases.csv", as_csv(rows))
         summary = summarize(rows, self.baseline, self.candidate, self.scans_per_subject, self.resamples, self.seed)
-        write_json(self.output_dir / "evaluation_summary.json", summary)
+        write_json(self.output_dir / "evaluation_summary.json", summary | {"pooled": without_nan(pooled)})
+        for method, kinds in pooled.items():
+            for kind, values in kinds.items():
+                print(f"{method}, all voxels together, {kind}: ECE {values['ece']:.4f}, NLL {values['nll']:.4f}")
         print(as_table(summary), flush=True)  # another process may end the run before this one ends
+
+
+def without_nan(values: Any) -> Any:
+    """Return nested dicts of numbers with None in place of NaN, for JSON."""
+    if isinstance(values, Mapping):
+        return {key: without_nan(value) for key, value in values.items()}
+    return None if math.isnan(values) else values
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Compare the probabilities of one case with its truth, for each method that made some."""
+"""Compare the probabilities of each method with the truth of one case."""
 
 from __future__ import annotations
 
@@ -14,41 +14,43 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 
 from monai_pdddpm.data.geometry import largest_shift
-from monai_pdddpm.metrics.calibration import calibration_metrics, near_structure
+from monai_pdddpm.metrics.calibration import masked_voxels, near_structure, voxel_metrics
+from monai_pdddpm.metrics.held_out import Voxels, sample_voxels
 from monai_pdddpm.metrics.lesions import check_min_voxels, lesion_metrics
 from monai_pdddpm.metrics.segmentation import Labels, class_names, segmentation_metrics
 from monai_pdddpm.metrics.uncertainty import likeliest_class
 
 
 def file_name(*tensors: Any) -> str:
-    """Path of the first of the tensors that knows the file it was read from, else "an unnamed case"."""
+    """Return the file of the first tensor that has one, else "an unnamed case"."""
     found = [tensor.meta.get("filename_or_obj") for tensor in tensors if isinstance(tensor, MetaTensor)]
     return next((str(name) for name in found if name), "an unnamed case")
 
 
 class SegmentationMetricsd(MapTransform):
-    """Write into `data["metrics"]` how well each method's probabilities fit the truth of the case.
+    """Write the metrics of each method to `data["metrics"]`, and the voxels of its calibration to `data["voxels"]`.
 
-    The result is {method: {"labels": {name: `segmentation_metrics`}, "near structure": `calibration_metrics`}}, plain
-    numbers: the label map is the argmax of the probabilities, the calibration is taken over the true
-    foreground dilated by `near_voxels` voxels. With `lesions` each label has its `lesion_metrics` too. Run it once the
-    probabilities lie on the truth's grid.
+    The metrics are {method: {"labels": {name: `segmentation_metrics`}, "near structure": `voxel_metrics`}}: the label
+    map is the argmax of the probabilities, the calibration is taken over the true foreground dilated by `near_voxels`
+    voxels. With `lesions` each label has its `lesion_metrics` too. The voxels are {method: `sample_voxels`}, from which
+    `EvaluationReport` fits a calibration out of sample. The probabilities must lie on the truth's grid and must not be
+    calibrated.
 
     Args:
         keys: entries with probabilities (K, X, Y, Z) or (K, X, Y), background first.
         label_key: entry with the truth (1, X, Y, Z) or (1, X, Y), whole numbers: 0 and the indices of `labels`.
         labels: names of the foreground classes by channel index, see `class_names`.
-        methods: name of the method behind each key.
-        near_voxels: reach of the region of the calibration, see `near_structure`.
-        bins: number of confidence bins, see `calibration_metrics`.
-        lesions: compare lesion by lesion as well, for labels that are many separate things.
-        min_lesion_voxels: least size of a lesion, see `lesion_metrics`.
-        allow_missing_keys: leave out a method whose key is missing.
+        methods: name of the method of each key.
+        near_voxels: width of the region of the calibration, see `near_structure`.
+        bins: number of confidence bins, see `voxel_metrics`.
+        lesions: add the metrics of lesions.
+        min_lesion_voxels: smallest size of a lesion, see `lesion_metrics`.
+        allow_missing_keys: omit a method whose key is missing.
 
     Raises:
-        UserError: at construction, where `min_lesion_voxels` is no whole number from 1 up.
-        ValueError: at construction, where keys and methods are not of one number or a method is named twice; at a call,
-            naming the file, where truth and probabilities do not fit or their grid has no size in mm.
+        UserError: at construction, if `min_lesion_voxels` is no whole number from 1 up.
+        ValueError: at construction, if the numbers of keys and methods differ or a method occurs twice; on a call, if
+            truth and probabilities do not match or their grid has no size in mm.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class SegmentationMetricsd(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if len(self.keys) != len(methods) or len(set(methods)) != len(methods):
-            raise ValueError(f"each key needs a method's name of its own, found keys {self.keys} and methods {methods}")
+            raise ValueError(f"methods: found {methods} for the keys {self.keys}, expected a unique name for each key")
         self.label_key = label_key
         self.labels = class_names(labels)
         self.methods = tuple(methods)
@@ -76,23 +78,24 @@ class SegmentationMetricsd(MapTransform):
         self.min_lesion_voxels = check_min_voxels(min_lesion_voxels)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Evaluate one case; `data` itself is not changed."""
+        """Evaluate one case."""
         found = dict(data)
         label = found[self.label_key]
         name = file_name(label, *(found.get(key) for key in self.keys))
         truth = self._classes(label, name)
         near = near_structure(truth, self.near_voxels)
-        metrics = {}
+        metrics: dict[str, dict[str, Any]] = {}
+        voxels: dict[str, Voxels] = {}
         for key, method in self.key_iterator(found, self.methods):
             try:
-                metrics[method] = self._evaluate(found[key], label, truth, near)
+                metrics[method], voxels[method] = self._evaluate(found[key], label, truth, near)
             except ValueError as error:
                 raise ValueError(f"{name}: cannot evaluate {key!r}: {error}") from error
-        found["metrics"] = metrics
+        found["metrics"], found["voxels"] = metrics, voxels
         return found
 
     def _classes(self, label: torch.Tensor, name: str) -> torch.Tensor:
-        """Take the truth as integers (X, Y, Z), having checked that it holds nothing but known classes."""
+        """Return the truth as integers (X, Y, Z), after checking its classes."""
         values = convert_to_tensor(label, track_meta=False)
         if values.ndim not in (3, 4) or len(values) != 1:
             raise ValueError(
@@ -103,15 +106,15 @@ class SegmentationMetricsd(MapTransform):
         strange = [value for value in torch.unique(values).tolist() if value not in known]
         if strange:
             raise ValueError(
-                f"{name}: {self.label_key!r} has the values {strange[:10]}, expected none but {known}: name them in "
+                f"{name}: {self.label_key!r} has the values {strange[:10]}, expected {known}: name them in "
                 "labels, map them with MapLabelValued, or resample the truth with mode nearest"
             )
         return values[0].long()
 
     def _evaluate(
         self, probability: torch.Tensor, label: torch.Tensor, truth: torch.Tensor, near: torch.Tensor
-    ) -> dict[str, Any]:
-        """Compute the metrics of one method's probabilities."""
+    ) -> tuple[dict[str, Any], Voxels]:
+        """Return the metrics and voxels of one method."""
         if tuple(probability.shape[1:]) != tuple(truth.shape):
             raise ValueError(
                 f"the probabilities have shape {tuple(probability.shape)}, expected (K, "
@@ -130,7 +133,7 @@ class SegmentationMetricsd(MapTransform):
         if (shift := largest_shift(first, last, (*truth.shape, 1)[:3])) > 0.5:
             warnings.warn(
                 f"{file_name(label, probability)}: truth and probabilities lie up to {shift:.1f} voxels apart by their "
-                "affines; they are compared voxel by voxel all the same",
+                "affines; they are compared voxel by voxel",
                 stacklevel=2,
             )
         plain = convert_to_tensor(probability, track_meta=False)
@@ -140,7 +143,7 @@ class SegmentationMetricsd(MapTransform):
         if self.lesions:
             more = lesion_metrics(label_map, truth, self.labels, self.min_lesion_voxels)
             labels = {name: found | more[name] for name, found in labels.items()}
-        return {
-            "labels": labels,
-            "near structure": calibration_metrics(plain, truth, near, self.bins),
-        }
+        rows, classes = masked_voxels(plain, truth, near)
+        return {"labels": labels, "near structure": voxel_metrics(rows, classes, self.bins)}, sample_voxels(
+            rows, classes
+        )
