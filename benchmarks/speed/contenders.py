@@ -97,7 +97,7 @@ def run_job(
     whole, wanted = entry.chain, CONTENDERS[contender].timed_steps
     count = len(whole.time_steps) if whole else 0
     timed = min(count, math.ceil(wanted / len(cases))) if wanted else count
-    longer = ("chain", "noise") if whole and whole.rule.stochastic else ("chain",)
+    longer = ("chain", "noise") if whole and whole.draws > 1 else ("chain",)
     runs, rounds = [], 0
     dice: list[float] = []
     with tempfile.TemporaryDirectory() as folder:

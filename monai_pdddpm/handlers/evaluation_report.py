@@ -58,7 +58,7 @@ class EvaluationReport:
         self.scans_per_subject = scans_per_subject
         self.resamples = resamples
         self.seed = seed
-        self._metrics: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Voxels]]] = {}  # of each file
+        self._metrics: dict[str, tuple[str, Mapping[str, Any]]] = {}  # file -> case, metrics
 
     def attach(self, engine: Engine) -> None:
         """Register with an engine whose output is a list of items, one per case."""
@@ -70,11 +70,11 @@ class EvaluationReport:
         """Store the metrics of every case in the engine's output."""
         for item in engine.state.output:  # type: ignore[union-attr]
             case = case_of(item["image"].meta)
-            self._metrics.setdefault(case.file, (case.name, item["metrics"], item.get("voxels", {})))
+            self._metrics.setdefault(case.file, (case.name, item["metrics"]))
 
     def write(self, engine: Engine) -> None:
         """Write both files and print the table."""
-        found: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Voxels]]] = {}
+        found: dict[str, tuple[str, Mapping[str, Any]]] = {}
         for part in gathered(self._metrics):
             found |= part
         if not found:
@@ -84,14 +84,15 @@ class EvaluationReport:
             )
         if not is_first_rank():
             return
-        names = [name for name, _, _ in found.values()]
+        names = [name for name, _ in found.values()]
         rows: list[dict[str, Any]] = []
         voxels: dict[str, dict[str, Voxels]] = {}
-        for file, (name, metrics, sampled) in found.items():
+        for file, (name, metrics) in found.items():
             case = name if names.count(name) == 1 else file
             rows += case_rows(case, metrics)
-            for method, pair in sampled.items():
-                voxels.setdefault(method, {})[case] = pair
+            for method, parts in metrics.items():
+                if "voxels" in parts:
+                    voxels.setdefault(method, {})[case] = parts["voxels"]
         more, pooled = calibrated_rows(voxels, self.scans_per_subject)
         rows += more
         # the rows first: they are there even if the summary fails

@@ -15,7 +15,7 @@ from monai.utils import convert_to_tensor
 
 from monai_pdddpm.data.geometry import largest_shift
 from monai_pdddpm.metrics.calibration import masked_voxels, near_structure, voxel_metrics
-from monai_pdddpm.metrics.held_out import Voxels, sample_voxels
+from monai_pdddpm.metrics.held_out import sample_voxels
 from monai_pdddpm.metrics.lesions import check_min_voxels, lesion_metrics
 from monai_pdddpm.metrics.segmentation import Labels, class_names, segmentation_metrics
 from monai_pdddpm.metrics.uncertainty import likeliest_class
@@ -28,13 +28,13 @@ def file_name(*tensors: Any) -> str:
 
 
 class SegmentationMetricsd(MapTransform):
-    """Write the metrics of each method to `data["metrics"]`, and the voxels of its calibration to `data["voxels"]`.
+    """Write the metrics of each method to `data["metrics"]`.
 
-    The metrics are {method: {"labels": {name: `segmentation_metrics`}, "near structure": `voxel_metrics`}}: the label
-    map is the argmax of the probabilities, the calibration is taken over the true foreground dilated by `near_voxels`
-    voxels. With `lesions` each label has its `lesion_metrics` too. The voxels are {method: `sample_voxels`}, from which
-    `EvaluationReport` fits a calibration out of sample. The probabilities must lie on the truth's grid and must not be
-    calibrated.
+    They are {method: {"labels": {name: `segmentation_metrics`}, "near structure": `voxel_metrics`, "voxels":
+    `sample_voxels`}}: the label map is the argmax of the probabilities, the calibration is taken over the true
+    foreground dilated by `near_voxels` voxels. With `lesions` each label has its `lesion_metrics` too.
+    `EvaluationReport` fits a calibration to the voxels, out of sample. The probabilities must lie on the truth's grid
+    and must not be calibrated.
 
     Args:
         keys: entries with probabilities (K, X, Y, Z) or (K, X, Y), background first.
@@ -84,14 +84,13 @@ class SegmentationMetricsd(MapTransform):
         name = file_name(label, *(found.get(key) for key in self.keys))
         truth = self._classes(label, name)
         near = near_structure(truth, self.near_voxels)
-        metrics: dict[str, dict[str, Any]] = {}
-        voxels: dict[str, Voxels] = {}
+        metrics = {}
         for key, method in self.key_iterator(found, self.methods):
             try:
-                metrics[method], voxels[method] = self._evaluate(found[key], label, truth, near)
+                metrics[method] = self._evaluate(found[key], label, truth, near)
             except ValueError as error:
                 raise ValueError(f"{name}: cannot evaluate {key!r}: {error}") from error
-        found["metrics"], found["voxels"] = metrics, voxels
+        found["metrics"] = metrics
         return found
 
     def _classes(self, label: torch.Tensor, name: str) -> torch.Tensor:
@@ -113,8 +112,8 @@ class SegmentationMetricsd(MapTransform):
 
     def _evaluate(
         self, probability: torch.Tensor, label: torch.Tensor, truth: torch.Tensor, near: torch.Tensor
-    ) -> tuple[dict[str, Any], Voxels]:
-        """Return the metrics and voxels of one method."""
+    ) -> dict[str, Any]:
+        """Return the metrics of one method."""
         if tuple(probability.shape[1:]) != tuple(truth.shape):
             raise ValueError(
                 f"the probabilities have shape {tuple(probability.shape)}, expected (K, "
@@ -144,6 +143,8 @@ class SegmentationMetricsd(MapTransform):
             more = lesion_metrics(label_map, truth, self.labels, self.min_lesion_voxels)
             labels = {name: found | more[name] for name, found in labels.items()}
         rows, classes = masked_voxels(plain, truth, near)
-        return {"labels": labels, "near structure": voxel_metrics(rows, classes, self.bins)}, sample_voxels(
-            rows, classes
-        )
+        return {
+            "labels": labels,
+            "near structure": voxel_metrics(rows, classes, self.bins),
+            "voxels": sample_voxels(rows, classes),
+        }

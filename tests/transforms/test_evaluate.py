@@ -159,5 +159,5 @@ def test_another_place_is_warned_of(data):
 
 def test_keys_and_methods_belong_together():
     for methods in (["segmenter"], ["a", "a"]):
-        with pytest.raises(ValueError, match="method's name"):
+        with pytest.raises(ValueError, match="expected a unique name"):
             SegmentationMetricsd(labels=LABELS, methods=methods)
