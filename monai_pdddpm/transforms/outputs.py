@@ -149,12 +149,17 @@ class Uncertaintyd(MapTransform):
                 mean = d["member_mean"] = normalized(d["member_mean"], dim=0)
                 d["mutual_information"] = mutual_information(mean, d["member_entropy"][0], dim=0)[None]
             p = d[key] = tempered(normalized(d[key], dim=0), self.temperature, dim=0)
-            d["seg"] = likeliest_class(p, dim=0, keepdim=True)
+            d["seg"] = _label_map(p)
             d["entropy"] = predictive_entropy(p, dim=0)[None]
             if self.preseg_key in d:
                 d[self.preseg_key] = normalized(d[self.preseg_key], dim=0)
-                d["preseg_seg"] = likeliest_class(d[self.preseg_key], dim=0, keepdim=True)
+                d["preseg_seg"] = _label_map(d[self.preseg_key])
         return d
+
+
+def _label_map(p: torch.Tensor) -> torch.Tensor:
+    """Return the likeliest class of probabilities, (K, ...), as (1, ...) in a type that ITK can write."""
+    return likeliest_class(p, dim=0, keepdim=True).to(torch.uint8 if len(p) <= 256 else torch.int16)
 
 
 def frames_of(data: Mapping[Any, Any]) -> int:

@@ -55,7 +55,7 @@ class SegmentationMetricsd(MapTransform):
 
     def __init__(
         self,
-        keys: KeysCollection = ("preseg", "pred"),
+        keys: KeysCollection = ("preseg", "prob"),
         label_key: str = "label",
         *,
         labels: Labels,

@@ -11,6 +11,11 @@ SETTINGS = {"members": 8, "seed": 0, "steps": [899, 0], "presegmentation_weight"
 CASES = [{"image": f"/data/{name}.nii.gz"} for name in ("a", "b", "c")]
 
 
+def record(settings=SETTINGS):
+    parts = {part: {"sha256": part[0]} for part in ("code", "bundle", "weights")}
+    return {"id": "1", "settings": settings, "calibration": None, **parts}
+
+
 def finish(folder, case, settings=SETTINGS):
     path = report_path(folder, case)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,54 +29,49 @@ def test_report_path(tmp_path):
 
 
 def test_nothing_there_yet(tmp_path, capsys):
-    assert pending_cases(CASES, tmp_path / "none", SETTINGS) == CASES
+    assert pending_cases(CASES, tmp_path / "none", record()) == CASES
     assert capsys.readouterr().out == ""
 
 
 def test_finished_cases_are_left_out_in_order(tmp_path, capsys):
     finish(tmp_path, "b")
-    assert pending_cases(CASES, str(tmp_path), SETTINGS) == [CASES[0], CASES[2]]
-    assert capsys.readouterr().out == f"1 of 3 cases are finished in {tmp_path}; --overwrite True redoes them\n"
+    assert pending_cases(CASES, str(tmp_path), record()) == [CASES[0], CASES[2]]
+    assert capsys.readouterr().out == f"1 of 3 cases are finished in {tmp_path}; --overwrite True repeats them\n"
     finish(tmp_path, "a")
     finish(tmp_path, "c")
-    assert pending_cases(CASES, tmp_path, SETTINGS) == []
+    assert pending_cases(CASES, tmp_path, record()) == []
 
 
 def test_a_folder_without_a_report_is_not_finished(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "a_seg.nii.gz").write_text("x")
-    assert pending_cases(CASES, tmp_path, SETTINGS) == CASES
+    assert pending_cases(CASES, tmp_path, record()) == CASES
 
 
 def test_overwrite_redoes_all(tmp_path):
     finish(tmp_path, "a", {"members": 1})
     report_path(tmp_path, "b").parent.mkdir()
     report_path(tmp_path, "b").write_text("{")
-    assert pending_cases(CASES, tmp_path, SETTINGS, overwrite=True) == CASES
-
-
-def test_settings_are_compared_as_json_keeps_them(tmp_path):
-    finish(tmp_path, "a", SETTINGS)
-    assert pending_cases(CASES[:1], tmp_path, SETTINGS | {"steps": (899, 0)}) == []
+    assert pending_cases(CASES, tmp_path, record(), overwrite=True) == CASES
 
 
 def test_settings_that_this_run_does_not_name_do_not_matter(tmp_path):
     finish(tmp_path, "a", SETTINGS | {"older": 1})
-    assert pending_cases(CASES[:1], tmp_path, SETTINGS) == []
+    assert pending_cases(CASES[:1], tmp_path, record()) == []
 
 
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"seed": 1}, "outputs made with seed=0 are there, seed=1 is asked for"),
-        ({"steps": [1]}, r"outputs made with steps=\[899, 0\] are there, steps=\[1\] is asked for"),
-        ({"new": 3}, "outputs made with new=None are there, new=3 is asked for"),
+        ({"seed": 1}, "found results made with seed=0, expected seed=1"),
+        ({"steps": [1]}, r"found results made with steps=\[899, 0\], expected steps=\[1\]"),
+        ({"new": 3}, "found results made with new=None, expected new=3"),
     ],
 )
 def test_other_settings_are_an_error_that_names_the_first(tmp_path, change, text):
     finish(tmp_path, "b")
     with pytest.raises(UserError, match=text) as caught:
-        pending_cases(CASES, tmp_path, SETTINGS | change)
+        pending_cases(CASES, tmp_path, record(SETTINGS | change))
     assert str(caught.value).startswith(f"{tmp_path / 'b'}: ")
     assert str(caught.value).endswith("give another --output_dir, or replace them with --overwrite True")
 
@@ -80,31 +80,28 @@ def test_other_settings_are_an_error_that_names_the_first(tmp_path, change, text
 def test_a_file_that_is_no_report(tmp_path, content):
     path = finish(tmp_path, "a")
     path.write_text(content, encoding="latin-1")
-    with pytest.raises(UserError, match=r"found no report of this program, .* give another --output_dir") as caught:
-        pending_cases(CASES, tmp_path, SETTINGS)
+    with pytest.raises(UserError, match="found another file, expected a report of this package") as caught:
+        pending_cases(CASES, tmp_path, record())
     assert str(caught.value).startswith(str(path))
 
 
 def test_list_of_files_is_finished_under_the_name_of_the_first_that_is_there(tmp_path):
     (tmp_path / "t1.nii.gz").touch()
     case = {"image": [None, "gone.nii.gz", str(tmp_path / "t1.nii.gz")]}
-    assert pending_cases([case], tmp_path, SETTINGS) == [case]
+    assert pending_cases([case], tmp_path, record()) == [case]
     finish(tmp_path, "t1")
-    assert pending_cases([case], tmp_path, SETTINGS) == []
+    assert pending_cases([case], tmp_path, record()) == []
 
 
 def test_other_weights_or_another_calibration_are_told(tmp_path):
-    record = {"id": "1", "code": {"sha256": "c"}, "bundle": {"sha256": "b"}, "weights": {"sha256": "w"}}
-    record |= {"calibration": None}
     path = finish(tmp_path, "a")
     made = {"run": "1", "code": "another version", "bundle": "b", "weights": "w", "calibration": None}
     path.write_text(json.dumps({"settings": SETTINGS, "made_by": made}))
-    assert pending_cases(CASES, tmp_path, SETTINGS, record=record) == CASES[1:]
+    assert pending_cases(CASES, tmp_path, record()) == CASES[1:]
     for part, words in (("weights", "other weights"), ("calibration", "another calibration")):
         path.write_text(json.dumps({"settings": SETTINGS, "made_by": made | {part: "x"}}))
-        with pytest.raises(UserError, match=f"outputs made with {words} are there; give another --output_dir"):
-            pending_cases(CASES, tmp_path, SETTINGS, record=record)
-        assert pending_cases(CASES, tmp_path, SETTINGS) == CASES[1:]
-        assert pending_cases(CASES, tmp_path, SETTINGS, overwrite=True, record=record) == CASES
+        with pytest.raises(UserError, match=f"found results made with {words}; give another --output_dir"):
+            pending_cases(CASES, tmp_path, record())
+        assert pending_cases(CASES, tmp_path, record(), overwrite=True) == CASES
     finish(tmp_path, "a")  # by an earlier version, which did not say
-    assert pending_cases(CASES, tmp_path, SETTINGS, record=record) == CASES[1:]
+    assert pending_cases(CASES, tmp_path, record()) == CASES[1:]

@@ -12,7 +12,7 @@ import torch
 from monai.data import MetaTensor
 
 from monai_pdddpm.data.case import Case
-from monai_pdddpm.handlers import ViewerFiles
+from monai_pdddpm.handlers.viewer_files import ViewerFiles
 from monai_pdddpm.utils.errors import UserError
 
 LABELS = {"0": "background", "1": "lung", "2": "heart"}
@@ -34,15 +34,15 @@ def item(scan, frames=1, channels=1, files=None):
     meta = {"filename_or_obj": str(scan), "case": Case("case", tuple(files or [str(scan)]))}
     image = MetaTensor(torch.zeros(channels, *SHAPE), meta=meta)
     seg = MetaTensor(seg, affine=torch.as_tensor(AFFINE))
-    return {"image": image, "seg": seg, "inference": {"frames": frames}}
+    return {"image": image, "seg": seg, "ensemble_run": SimpleNamespace(frames=frames)}
 
 
 def write(folder, *items, **options):
     for name in ("entropy", "mutual-information"):  # written before the handler
         (folder / "case").mkdir(parents=True, exist_ok=True)
         (folder / "case" / f"case_{name}.nii.gz").write_bytes(b"")
-    handler = ViewerFiles(folder, LABELS, **options)
-    handler(SimpleNamespace(state=SimpleNamespace(output=list(items))))
+    for each in items:
+        ViewerFiles(LABELS, **options).write(each, "case", folder / "case")
     names = {path.name for path in (folder / "case").iterdir()}
     return names - {"case_entropy.nii.gz", "case_mutual-information.nii.gz"}
 
@@ -99,9 +99,9 @@ def test_scene_leaves_out_a_dicom_series(tmp_path):
     assert scene_files(tmp_path / "out")[:2] == MAPS
 
 
-def test_codes_without_a_label_are_refused(tmp_path):
+def test_codes_without_a_label_are_refused():
     with pytest.raises(UserError, match="codes: found '7'"):
-        ViewerFiles(tmp_path, LABELS, dicom_codes={"7": {}})
+        ViewerFiles(LABELS, dicom_codes={"7": {}})
 
 
 def test_label_values_of_the_data_set(tmp_path, scan):

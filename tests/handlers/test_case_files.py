@@ -11,17 +11,18 @@ import torch
 from monai.data import DataLoader
 from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
-from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd, SaveImaged
-from monai_pdddpm.handlers.case_report import device_name, peak_memory_mib, write_json
+from monai.transforms import Compose, CopyItemsd, EnsureChannelFirstd, LoadImaged, Orientationd
 
 import monai_pdddpm
-from monai_pdddpm.data import CaseDataset, GridWriter, case_collate, pending_cases
+from monai_pdddpm.data import CaseDataset, case_collate, pending_cases
 from monai_pdddpm.engines import CaseEvaluator
-from monai_pdddpm.handlers import CaseReport
+from monai_pdddpm.handlers import CaseFiles
+from monai_pdddpm.handlers.case_files import device_name, peak_memory_mib
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.metrics.recalibration import Calibration
 from monai_pdddpm.networks import PDDDPM
-from monai_pdddpm.transforms import CaseSummaryd, SplitOutputd, Uncertaintyd
+from monai_pdddpm.transforms import CaseSummaryd, EnsembleMapsd, SaveMapsd
+from monai_pdddpm.utils.atomic_write import write_json
 from monai_pdddpm.utils.errors import UserError
 
 LABELS = {"0": "background", "1": "lesion"}
@@ -60,19 +61,18 @@ def cases(tmp_path):
     return [{"image": str(tmp_path / f"{name}.nii.gz")} for name in ("one", "two")]
 
 
+def record(settings=SETTINGS):
+    parts = {part: {"sha256": part} for part in ("code", "bundle", "weights")}
+    return {"id": "1", "settings": settings, "calibration": None, **parts}
+
+
 def run(cases, out, settings=SETTINGS, overview=False, save=True, before=None, inferer=None, calibration=None):
     """Infer as a bundle does; ``before`` is called before the report is written."""
-    read = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), Orientationd("image", "RAS", labels=None)])
-    maps = ["pred", "member_entropy", "variance", "preseg", "members"]
-    steps = [
-        SplitOutputd("pred", 2),
-        Invertd(maps, read, orig_keys="image", nearest_interp=False, to_tensor=True),
-        Uncertaintyd("pred"),
-        CaseSummaryd("seg", LABELS, calibration=calibration),
-    ]
+    orient = Orientationd("image", "RAS", labels=None)
+    read = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), CopyItemsd("image", names="scan"), orient])
+    steps = [EnsembleMapsd("pred", 2, read), CaseSummaryd("seg", LABELS, calibration=calibration)]
     if save:
-        options = {"output_dir": out, "resample": False, "print_log": False, "writer": GridWriter}
-        steps.append(SaveImaged("seg", output_postfix="seg", output_dtype=None, **options))
+        steps.append(SaveMapsd(out, LABELS, keys=["seg"]))
     engine = CaseEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(CaseDataset(cases, read), batch_size=1, collate_fn=case_collate),
@@ -91,7 +91,7 @@ def run(cases, out, settings=SETTINGS, overview=False, save=True, before=None, i
     )
     if before:
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, before)
-    CaseReport(out, LABELS, settings, overview).attach(engine)
+    CaseFiles(out, LABELS, record(settings), scene=False, overview=overview).attach(engine)
     engine.run()
 
 
@@ -103,7 +103,7 @@ def test_a_case_unlike_the_usual_is_told(cases, tmp_path, caplog):
     run(cases, tmp_path / "out", calibration=Calibration(ranges={"volume of lesion (mL)": (0.32, 1.0)}))
     (told,) = [record.message for record in caplog.records if "unlike" in record.message]
     # 60 and 75 voxels of 0.005 mL
-    assert told.startswith("one: unlike the cases of the calibration (volume of lesion (mL): found 0.3, 0.32 to 1 is")
+    assert told.startswith("one: unlike the calibration cases (volume of lesion (mL): found 0.3, 0.32 to 1 is")
     assert report(tmp_path / "out")["result"]["unlike_usual"]
     assert report(tmp_path / "out", "two")["result"]["unlike_usual"] == []
 
@@ -134,7 +134,8 @@ def test_content(cases, tmp_path):
         assert found["files"] == {f"{case}_seg.nii.gz": hashlib.sha256(content).hexdigest()}
         scan = tmp_path / f"{case}.nii.gz"
         assert found["inputs"] == {str(scan): hashlib.sha256(scan.read_bytes()).hexdigest()}
-        assert found["made_by"] is None  # nobody said
+        made_by = {"run": "1", "code": "code", "bundle": "bundle", "weights": "weights", "calibration": None}
+        assert found["made_by"] == made_by
         assert found["device"].startswith("cpu (")
         assert 50 < found["peak_memory_mib"] < 10**6
         assert found["versions"]["monai_pdddpm"] == monai_pdddpm.__version__
@@ -182,11 +183,11 @@ def sorted_last(out):
 def test_a_finished_case_is_skipped_and_done_again_only_when_asked(cases, tmp_path):
     out = tmp_path / "out"
     run(cases[:1], out)
-    assert pending_cases(cases, out, SETTINGS) == [cases[1]]
-    with pytest.raises(UserError, match="seed=5 are there, seed=6 is asked for"):
-        pending_cases(cases, out, SETTINGS | {"seed": 6})
+    assert pending_cases(cases, out, record()) == [cases[1]]
+    with pytest.raises(UserError, match="found results made with seed=5, expected seed=6"):
+        pending_cases(cases, out, record(SETTINGS | {"seed": 6}))
     first = report(out)
-    run(pending_cases(cases, out, SETTINGS | {"seed": 6}, overwrite=True), out, SETTINGS | {"seed": 6})
+    run(pending_cases(cases, out, record(SETTINGS | {"seed": 6}), overwrite=True), out, SETTINGS | {"seed": 6})
     assert report(out)["settings"]["seed"] == 6
     assert first["settings"]["seed"] == 5
     assert sorted(os.listdir(out / "one")) == ["one_report.json", "one_seg.nii.gz"]
@@ -202,7 +203,7 @@ def test_a_case_that_was_being_done_again_when_the_run_died_is_not_finished(case
     with pytest.raises(KeyboardInterrupt):
         run(cases, out, SETTINGS | {"seed": 6}, before=die)
     # new maps lie beside no report; the second case was not touched
-    assert pending_cases(cases, out, SETTINGS) == [cases[0]]
+    assert pending_cases(cases, out, record()) == [cases[0]]
 
 
 def test_a_failed_case_has_no_report(cases, tmp_path):
@@ -230,7 +231,7 @@ def test_report_replaces_an_older_one_whole(tmp_path, monkeypatch):
 
 def test_label_keys_are_numbers():
     with pytest.raises(UserError, match="labels: found the keys 'lesion'"):
-        CaseReport("out", {"lesion": "1"}, {})
+        CaseFiles("out", {"lesion": "1"}, record())
 
 
 def test_names_for_people():
@@ -239,5 +240,5 @@ def test_names_for_people():
 
 
 def test_peak_memory_where_the_system_does_not_tell(monkeypatch):
-    monkeypatch.setattr("monai_pdddpm.handlers.case_report.resource", None)
+    monkeypatch.setattr("monai_pdddpm.handlers.case_files.resource", None)
     assert peak_memory_mib(torch.device("cpu")) is None

@@ -1,4 +1,4 @@
-"""A run writes a page for all cases, and a note of each failed case until it succeeds."""
+"""A run writes its record once, a page for all cases, and a note of each failed case until it succeeds."""
 
 import json
 from types import SimpleNamespace
@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from monai.engines.utils import IterationEvents
-from monai_pdddpm.handlers.case_report import write_json
 
 from monai_pdddpm.data import report_path
 from monai_pdddpm.engines import CaseEvaluator
-from monai_pdddpm.handlers import FolderReport
+from monai_pdddpm.handlers import RunFiles
+from monai_pdddpm.utils.atomic_write import write_json
 from monai_pdddpm.utils.errors import UserError
 
 
@@ -47,7 +47,7 @@ def run(folder, good, bad=(), **options):
         val_data_loader=[*failures, *({"image": image} for image in images)],
         network=torch.nn.Identity(),
         decollate=False,
-        val_handlers=[Reporting(folder), FolderReport(folder, **options)],
+        val_handlers=[Reporting(folder), RunFiles(folder, {"id": "a"}, **options)],
     ).run()
 
 
@@ -69,7 +69,7 @@ def test_a_note_is_removed_when_its_case_succeeds(tmp_path):
     assert [path.name for path in (tmp_path / "failures").iterdir()] == ["d.json"]
     assert "d is &lt;bad&gt;" in (tmp_path / "index.html").read_text(encoding="utf-8")
     run(tmp_path, ["d"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "d", "index.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "d", "index.html", "run.json"]
     assert "0 failed" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
@@ -85,11 +85,47 @@ def test_page_of_a_killed_run_is_written_by_the_next(tmp_path):
     (tmp_path / "index.html").unlink()
     (tmp_path / f".{'a' * 32}.part.html").write_text("half")
     run(tmp_path, [])  # the case is finished
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "index.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "index.html", "run.json"]
     assert "1 case finished" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
 def test_it_can_be_turned_off(tmp_path):
     with pytest.raises(UserError):
-        run(tmp_path, ["a"], ["b"], write=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+        run(tmp_path, ["a"], ["b"], page=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "run.json"]
+
+
+def engine(cases=2):
+    return SimpleNamespace(state=SimpleNamespace(epoch_length=cases))
+
+
+def runs(folder):
+    return json.loads((folder / "run.json").read_text())["runs"]
+
+
+def test_runs_are_added_in_their_order_and_once(tmp_path):
+    for name in ("a", "b", "a"):
+        RunFiles(tmp_path / "out", {"id": name, "settings": {"seed": 0}})._add_run(engine())
+    found = runs(tmp_path / "out")
+    assert [run["id"] for run in found] == ["a", "b"]
+    assert found[0]["settings"] == {"seed": 0}
+    assert found[0]["begun"].endswith("+00:00")
+
+
+def test_a_run_without_cases_is_not_recorded(tmp_path):
+    RunFiles(tmp_path, {"id": "a"})._add_run(engine(0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_json_of_another_program_is_kept(tmp_path, caplog):
+    (tmp_path / "run.json").write_text("mine")
+    RunFiles(tmp_path, {"id": "a"})._add_run(engine())
+    assert (tmp_path / "run.json").read_text() == "mine"
+    assert "run.json: not written by monai_pdddpm" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_only_the_first_process_writes(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("monai_pdddpm.handlers.run_files.is_first_rank", lambda: name == "a")
+    RunFiles(tmp_path, {"id": name})._add_run(engine())
+    assert (tmp_path / "run.json").is_file() == (name == "a")
