@@ -98,7 +98,7 @@ def fixed_ensemble(network: PDDDPM, inferer: PDDDPMInferer, temperature: float =
     """
     config, chain = inferer.config, inferer.chain
     if chain.rule != "ddim" or chain.eta > 0:
-        raise UserError(f"rule: found {config.rule}, expected DDIM with eta 0, which draws no noise; fix --inferer#rule#eta")
+        raise UserError(f"rule: found {config.rule}, expected DDIM with eta 0 (no noise); fix --inferer#rule#eta")
     if chain.residual != network.residual:
         raise UserError(
             f"training_process: found {config.training_process!r} in the inferer, expected that of network_def; set "
