@@ -63,7 +63,11 @@ class Done:
 
 def as_words(options):
     """Write options as MONAI's command line takes them."""
-    return [word for key, value in options.items() for word in (f"--{key}", str(value))]
+
+    def as_text(value):
+        return str([str(file) for file in value] if isinstance(value, list) and isinstance(value[0], Path) else value)
+
+    return [word for key, value in options.items() for word in (f"--{key}", as_text(value))]
 
 
 def pytest_generate_tests(metafunc):

@@ -163,7 +163,7 @@ def test_value_that_is_no_class_stops_the_training(command, bundle, strange_labe
 
 def test_value_that_is_no_class_stops_one_case_of_an_evaluation(command, bundle, strange_label, tmp_path):
     options = {
-        "config_file": bundle / "configs" / "evaluate.json",
+        "config_file": [bundle / f"configs/{name}.json" for name in ("inference", "evaluate")],
         "output_dir": tmp_path,
         "members": 2,
         "num_steps": 1,
@@ -212,7 +212,7 @@ def wrong(phantom, tmp_path_factory):
         ("dataset_dir", "{wrong}/file", "file: not a scan by its name"),
         ("dataset_dir", "{wrong}/dataset", "dataset.json: not valid JSON"),
         ("dataset_dir", "{wrong}/outside", "leaves the folder"),
-        ("data_list_key", "tests", "section: found 'tests'"),
+        ("data_list_key", "tests", "data_list_key: found 'tests'"),
         ("model_file", "{wrong}/none.pt", "none.pt does not exist"),
         ("model_file", "{wrong}/other_network.pt", "weights of another network"),
         ("model_file", "{wrong}/payload.pt", "cannot be read as weights"),
@@ -229,7 +229,7 @@ def wrong(phantom, tmp_path_factory):
         ("start_step", -1, "start_step: found -1, expected a whole number from 0 to 1000"),
         ("start_step", 1001, "start_step: found 1001, expected a whole number from 0 to 1000"),
         ("start_step", "high", "start_step: found 'high'"),
-        ("end_step", 1000, "expected more than end_step, which is 1000"),
+        ("time_steps#end_step", 1000, "end_step: found 1000"),
         ("end_fraction", 2, "end_fraction: found 2"),
         ("seed", -1, "seed: found -1"),
         ("device", "cuda:7", "device: found 'cuda:7', expected a device of this computer, which has no CUDA device"),
@@ -237,7 +237,7 @@ def wrong(phantom, tmp_path_factory):
         ("precision", "float8", "precision: found 'float8'"),
         ("precision", "float16", "float16"),
         ("training_process", "magic", "training_process: 'magic'"),
-        ("overlap", 1, "overlap: found 1, expected a number from 0 to below 1"),
+        ("inferer#overlap", 1, "overlap: found 1, expected a number from 0 to below 1"),
         ("presegmentation_weight", -0.5, "presegmentation_weight: found -0.5"),
         ("overwrite", "yes", "overwrite: found 'yes', expected True or False"),
     ],

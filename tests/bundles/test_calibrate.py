@@ -22,7 +22,13 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def calibrated(command, copy_bundle, data):
     bundle = copy_bundle()
-    done = command("run", "calibrating", config_file=bundle / "configs" / "calibrate.json", dataset_dir=data, **SHORT)
+    done = command(
+        "run",
+        "calibrating",
+        config_file=[bundle / f"configs/{name}.json" for name in ("inference", "calibrate")],
+        dataset_dir=data,
+        **SHORT,
+    )
     assert done.code == 0, done
     return bundle, done
 
@@ -78,7 +84,11 @@ def test_other_settings_are_told_and_evaluation_uses_it_too(command, calibrated,
     bundle, _ = calibrated
     done, _, _ = infer(command, bundle, data, tmp_path / "two", members=2)
     assert "fitted with members 3, now 2" in done.out
-    options = {"config_file": bundle / "configs" / "evaluate.json", "dataset_dir": data, **SHORT}
+    options = {
+        "config_file": [bundle / f"configs/{name}.json" for name in ("inference", "evaluate")],
+        "dataset_dir": data,
+        **SHORT,
+    }
     nll = {}
     for name, extra in {"with": {}, "without": {"calibrated": False}}.items():
         done = command("run", "evaluating", **options, output_dir=tmp_path / name, **extra)

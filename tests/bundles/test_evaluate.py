@@ -18,7 +18,11 @@ SHORT = {"members": 2, "num_steps": 2, "data_list_key": "validation"}
 @pytest.fixture(scope="module")
 def evaluation(fresh_command, bundle, phantom, tmp_path_factory):
     target = tmp_path_factory.mktemp("evaluation") / "eval"
-    options = {"config_file": bundle / "configs" / "evaluate.json", "dataset_dir": phantom, "output_dir": target}
+    options = {
+        "config_file": [bundle / f"configs/{name}.json" for name in ("inference", "evaluate")],
+        "dataset_dir": phantom,
+        "output_dir": target,
+    }
     done = fresh_command("run", "evaluating", **options, **SHORT)
     assert done.code == 0, done
     return done, target
@@ -91,7 +95,10 @@ def test_case_without_a_label_is_told(command, bundle, phantom, tmp_path):
     for entry in content["validation"]:
         del entry["label"]
     (tmp_path / "dataset.json").write_text(json.dumps(content))
-    options = {"config_file": bundle / "configs" / "evaluate.json", "output_dir": tmp_path / "eval"}
+    options = {
+        "config_file": [bundle / f"configs/{name}.json" for name in ("inference", "evaluate")],
+        "output_dir": tmp_path / "eval",
+    }
     done = command("run", "evaluating", **options, dataset_dir=tmp_path)
     assert done.error, done
     assert "without a label" in done.error

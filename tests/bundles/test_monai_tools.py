@@ -231,7 +231,12 @@ def test_exported_ensemble_gives_what_inference_gives(command, copied, metadata,
     size, out = [24, 32, 16], tmp_path / "out"
     settings = {"members": 3, "num_steps": 2, "seed": 5, "roi_size": size}
     done = command(
-        "run", "export", config_file=copied / "configs" / "export.json", output_dir=out, bundle_root=copied, **settings
+        "run",
+        "export",
+        config_file=[copied / f"configs/{name}.json" for name in ("inference", "export")],
+        output_dir=out,
+        bundle_root=copied,
+        **settings,
     )
     assert done.code == 0, done
     assert sorted(path.name for path in out.iterdir()) == ["ensemble.onnx", "ensemble.ts"]

@@ -142,7 +142,11 @@ def test_training_goes_on(two_commands, copy_bundle, phantom, tmp_path):
 def test_evaluation_prints_the_same_table(command, two_commands, bundle, phantom, tmp_path):
     options = {"dataset_dir": phantom, "data_list_key": "training", **FEW}
     one = command(
-        "run", "evaluating", config_file=bundle / "configs/evaluate.json", output_dir=tmp_path / "1", **options
+        "run",
+        "evaluating",
+        config_file=[bundle / f"configs/{name}.json" for name in ("inference", "evaluate")],
+        output_dir=tmp_path / "1",
+        **options,
     )
     assert one.code == 0, one
     for spread in ("cases", "members"):
