@@ -14,7 +14,7 @@ from monai_pdddpm.utils.atomic_write import write_json
 from monai_pdddpm.utils.checks import check_switch
 from monai_pdddpm.utils.errors import UserError
 
-FITTED_WITH = ("members", "time_steps", "presegmentation_weight")  # settings that a calibration depends on
+FITTED_WITH = ("time_steps", "presegmentation_weight")  # settings that a calibration depends on
 
 
 def load_calibration(path: str | os.PathLike, use: bool = True, config: EnsembleConfig | None = None) -> Calibration:
@@ -23,8 +23,8 @@ def load_calibration(path: str | os.PathLike, use: bool = True, config: Ensemble
     Args:
         path: JSON file of ``calibrate.json``.
         use: False leaves the probabilities unchanged.
-        config: settings of this run. If they differ from those of the fit, a line is printed, because its
-            numbers are then approximate.
+        config: settings of this run. If they differ from those of the fit, volume intervals and predicted Dice are
+            left out, and a line says so.
 
     Raises:
         UserError: if the file is not a calibration, or ``use`` is not a switch.
@@ -63,7 +63,8 @@ def load_calibration(path: str | os.PathLike, use: bool = True, config: Ensemble
     differing = [key for key in FITTED_WITH if key in now and key in fitted_with and fitted_with[key] != now[key]]
     if differing:
         found = ", ".join(f"{key} {fitted_with[key]}, now {now[key]}" for key in differing)
-        print(f"{path}: fitted with {found}; intervals and predicted Dice are then approximate")
+        print(f"{path}: fitted with {found}; volume intervals and predicted Dice are left out")
+        return dataclasses.replace(calibration, interval_factor={}, dice_line=None)
     return calibration
 
 

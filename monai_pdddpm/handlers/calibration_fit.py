@@ -17,8 +17,13 @@ from monai_pdddpm.bundle.calibration_file import FITTED_WITH, save_calibration
 from monai_pdddpm.data.case import case_of
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.metrics.calibration import near_structure
-from monai_pdddpm.metrics.recalibration import CalibrationCase, cross_validated, fit_calibration
-from monai_pdddpm.transforms.case_summary import agreement, foreground_labels, voxel_volume_ml
+from monai_pdddpm.metrics.recalibration import (
+    LEAST_RANK_CORRELATION,
+    CalibrationCase,
+    cross_validated,
+    fit_calibration,
+)
+from monai_pdddpm.transforms.case_summary import agreement, foreground_labels, probable_volume, voxel_volume_ml
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
 
@@ -83,8 +88,8 @@ class CalibrationFit:
                     probability=rows[some],
                     truth=classes[some],
                     true_ml={name: float((truth == index).sum()) * ml for index, name in self.labels.items()},
-                    members_ml={
-                        name: ((item["members"] == index).flatten(1).sum(dim=1).double() * ml).tolist()
+                    volumes={
+                        name: probable_volume(item["prob"].as_tensor()[index].cpu(), ml)
                         for index, name in self.labels.items()
                     },
                     features=item["result"]["features"],
@@ -104,6 +109,14 @@ class CalibrationFit:
             return
         calibration = fit_calibration(cases)
         figures = {key: _finite(value) for key, value in cross_validated(cases).items()}
+        rank = figures["dice_rank_correlation"]
+        if rank is None or rank < LEAST_RANK_CORRELATION:
+            calibration = dataclasses.replace(calibration, dice_line=None)
+            print(
+                f"predicted Dice: left out, because its rank correlation with the true Dice is {rank}, below "
+                f"{LEAST_RANK_CORRELATION}",
+                flush=True,
+            )
         fitted = {"cases": len(cases), "settings": self.settings, "cross_validated": figures}
         save_calibration(dataclasses.replace(calibration, fitted=fitted), self.path)
         print(f"{self.path}: temperature {calibration.temperature:.3f}, fitted on {len(cases)} cases", flush=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import linregress
+from scipy.stats import linregress, spearmanr
 
 from monai_pdddpm.metrics.calibration import PROBABILITY_FLOOR, negative_log_likelihood
 from monai_pdddpm.utils.probabilities import tempered
@@ -19,8 +19,9 @@ from monai_pdddpm.utils.probabilities import tempered
 COVERAGE = 0.9
 LEAST_CASES = 5
 TEMPERATURES = np.geomspace(0.25, 4, 65)
-# Members that agree to the voxel do not make a volume exact: the spread is at least this share of it.
+# Confident probabilities do not make a volume exact: the scale of its interval is at least this share of it.
 LEAST_SPREAD = 0.01
+LEAST_RANK_CORRELATION = 0.3  # below it, a predicted Dice does not rank cases and is left out
 # The usual range of a feature is wider than that of the cases by half its width, and at least by a quarter.
 LEAST_MARGIN = math.log(1.25)
 
@@ -84,9 +85,22 @@ def held_out_temperatures(curves: Sequence[NDArray[Any]], subjects: Sequence[str
     return [best_temperature(by_subject[name]) for name in subjects]
 
 
-def spread_of_volume(members: Sequence[float]) -> float:
-    """Return the standard deviation of the members' volumes, at least `LEAST_SPREAD` of their mean."""
-    return max(float(np.std(members)), LEAST_SPREAD * float(np.mean(members)), 1e-9)
+@dataclass(frozen=True)
+class Volume:
+    """A structure's volume from probabilities. Both numbers hardly depend on the seed of the members.
+
+    Attributes:
+        expected_ml: sum of the structure's probabilities p, in mL.
+        uncertain_ml: sum of p (1 - p), in mL: the variance of the volume if voxels were independent, in voxels.
+    """
+
+    expected_ml: float
+    uncertain_ml: float
+
+    @property
+    def scale_ml(self) -> float:
+        """The scale of the volume's interval, at least `LEAST_SPREAD` of the volume."""
+        return max(self.uncertain_ml, LEAST_SPREAD * self.expected_ml, 1e-9)
 
 
 def fit_interval_factor(
@@ -134,8 +148,8 @@ class CalibrationCase:
         probability: (N, K) of voxels near the structure, or of a sample of them.
         truth: (N,), true classes.
         true_ml: true volume in mL by label.
-        members_ml: volume of each member in mL by label.
-        features: numbers of 0 or more by name, such as `agreement`.
+        volumes: volume by label, from the probabilities.
+        features: numbers of 0 or more by name, `expected_dice` among them.
         dice: Dice of the answer, averaged over the labels.
     """
 
@@ -143,7 +157,7 @@ class CalibrationCase:
     probability: torch.Tensor
     truth: torch.Tensor
     true_ml: Mapping[str, float]
-    members_ml: Mapping[str, Sequence[float]]
+    volumes: Mapping[str, Volume]
     features: Mapping[str, float]
     dice: float
 
@@ -159,8 +173,8 @@ class Calibration:
 
     Attributes:
         temperature: temperature of the mean probabilities.
-        interval_factor: by label, the factor of the members' spread that gives a 90 % interval of the volume.
-        dice_line: slope, intercept and 90 % half-width of the Dice predicted from the members' agreement.
+        interval_factor: by label, the factor of `Volume.scale_ml` that gives a 90 % interval of the volume.
+        dice_line: slope, intercept and 90 % half-width of the Dice predicted from the expected Dice.
         ranges: usual range by feature.
         fitted: number of cases, settings of the run, cross-validated figures.
     """
@@ -171,19 +185,19 @@ class Calibration:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     fitted: Mapping[str, Any] = field(default_factory=dict)
 
-    def interval(self, label: str, members_ml: Sequence[float]) -> tuple[float, float] | None:
+    def interval(self, label: str, volume: Volume) -> tuple[float, float] | None:
         """Return the 90 % interval of a label's volume in mL, None if the label was not fitted."""
         if label not in self.interval_factor:
             return None
-        center, half = float(np.mean(members_ml)), self.interval_factor[label] * spread_of_volume(members_ml)
-        return max(0.0, center - half), center + half
+        half = self.interval_factor[label] * volume.scale_ml
+        return max(0.0, volume.expected_ml - half), volume.expected_ml + half
 
-    def predicted_dice(self, agreement: float) -> tuple[float, float, float] | None:
-        """Return the expected Dice and its 90 % interval from the members' agreement, None if not fitted."""
+    def predicted_dice(self, expected_dice: float) -> tuple[float, float, float] | None:
+        """Return the predicted Dice and its 90 % interval from the expected Dice, None if not fitted."""
         if self.dice_line is None:
             return None
         slope, intercept, half = self.dice_line
-        value, low, high = (min(1.0, max(0.0, slope * agreement + intercept + step)) for step in (0, -half, half))
+        value, low, high = (min(1.0, max(0.0, slope * expected_dice + intercept + step)) for step in (0, -half, half))
         return value, low, high
 
     def unlike(self, features: Mapping[str, float]) -> list[str]:
@@ -205,17 +219,17 @@ def fit_calibration(cases: Sequence[CalibrationCase]) -> Calibration:
         raise ValueError(f"cases: found {len(cases)} with a label, expected at least {LEAST_CASES} for a calibration")
     factors = {}
     for label in cases[0].true_ml:
-        members = [case.members_ml[label] for case in cases]
+        volumes = [case.volumes[label] for case in cases]
         factors[label] = fit_interval_factor(
             [case.true_ml[label] for case in cases],
-            [float(np.mean(m)) for m in members],
-            [spread_of_volume(m) for m in members],
+            [volume.expected_ml for volume in volumes],
+            [volume.scale_ml for volume in volumes],
         )
-    agreement, dice = [case.features["agreement"] for case in cases], [case.dice for case in cases]
+    expected, dice = [case.features["expected_dice"] for case in cases], [case.dice for case in cases]
     line: tuple[float, float, float] | None = None
-    if np.ptp(agreement) > 0:
-        found = linregress(agreement, dice)
-        predicted = found.slope * np.asarray(agreement) + found.intercept
+    if np.ptp(expected) > 0:
+        found = linregress(expected, dice)
+        predicted = found.slope * np.asarray(expected) + found.intercept
         line = (float(found.slope), float(found.intercept), fit_interval_factor(dice, predicted, [1.0] * len(dice)))
     return Calibration(
         temperature=best_temperature(np.sum([case.curve for case in cases], axis=0)),
@@ -234,8 +248,9 @@ def cross_validated(cases: Sequence[CalibrationCase], subjects: Sequence[str] | 
 
     Returns:
         `nll_before` and `nll_after` (nats), `interval_coverage` {label: share of cases}, `interval_width` {label: mean
-        width as a share of the true volume}, `dice_correlation` of predicted and true Dice (Pearson, NaN without
-        variation), `dice_mean_error`, `unlike` (share of cases outside a usual range).
+        width as a share of the true volume}, `relative_interval_coverage` and `relative_interval_width` (the same for
+        an interval of constant relative width), `dice_rank_correlation` of predicted and true Dice (Spearman, NaN
+        without variation), `dice_mean_error`, `unlike` (share of cases outside a usual range).
 
     Raises:
         ValueError: if fewer than 5 cases remain without a subject.
@@ -243,27 +258,35 @@ def cross_validated(cases: Sequence[CalibrationCase], subjects: Sequence[str] | 
     subjects = [case.name for case in cases] if subjects is None else subjects
     losses: list[tuple[float, float]] = []
     predicted, unlike = [], 0
-    covered: dict[str, list[bool]] = {label: [] for label in cases[0].true_ml}
-    width: dict[str, list[float]] = {label: [] for label in cases[0].true_ml}
+    kinds = ("interval", "relative_interval")
+    covered: dict[str, dict[str, list[bool]]] = {kind: {label: [] for label in cases[0].true_ml} for kind in kinds}
+    width: dict[str, dict[str, list[float]]] = {kind: {label: [] for label in cases[0].true_ml} for kind in kinds}
     for case, subject in zip(cases, subjects, strict=True):
-        fitted = fit_calibration([c for c, other in zip(cases, subjects, strict=True) if other != subject])
+        others = [c for c, other in zip(cases, subjects, strict=True) if other != subject]
+        fitted = fit_calibration(others)
         truth = case.truth.long()
         both = (case.probability, tempered(case.probability, fitted.temperature, 1))
         before, after = (negative_log_likelihood(p.double(), truth) for p in both)
         losses.append((before, after))
         for label, true_ml in case.true_ml.items():
-            low, high = fitted.interval(label, case.members_ml[label]) or (math.nan, math.nan)
-            covered[label].append(low <= true_ml <= high)
-            width[label].append((high - low) / max(true_ml, 1e-9))
-        predicted.append((fitted.predicted_dice(case.features["agreement"]) or (math.nan,))[0])
+            center = case.volumes[label].expected_ml
+            centers = [c.volumes[label].expected_ml for c in others]
+            half = center * fit_interval_factor(
+                [c.true_ml[label] for c in others], centers, [max(ml, 1e-9) for ml in centers]
+            )
+            bounds = (fitted.interval(label, case.volumes[label]), (max(0.0, center - half), center + half))
+            for kind, (low, high) in zip(kinds, (b or (math.nan, math.nan) for b in bounds), strict=True):
+                covered[kind][label].append(low <= true_ml <= high)
+                width[kind][label].append((high - low) / max(true_ml, 1e-9))
+        predicted.append((fitted.predicted_dice(case.features["expected_dice"]) or (math.nan,))[0])
         unlike += bool(fitted.unlike(case.features))
     dice = np.asarray([case.dice for case in cases])
     return {
         "nll_before": float(np.mean([before for before, _ in losses])),
         "nll_after": float(np.mean([after for _, after in losses])),
-        "interval_coverage": {label: float(np.mean(found)) for label, found in covered.items()},
-        "interval_width": {label: float(np.mean(found)) for label, found in width.items()},
-        "dice_correlation": float(np.corrcoef(predicted, dice)[0, 1]) if np.ptp(predicted) > 0 else math.nan,
+        **{f"{kind}_coverage": {k: float(np.mean(v)) for k, v in covered[kind].items()} for kind in kinds},
+        **{f"{kind}_width": {k: float(np.mean(v)) for k, v in width[kind].items()} for kind in kinds},
+        "dice_rank_correlation": float(spearmanr(predicted, dice)[0]) if np.ptp(predicted) > 0 else math.nan,
         "dice_mean_error": float(np.mean(np.abs(np.asarray(predicted) - dice))),
         "unlike": unlike / len(cases),
     }

@@ -115,7 +115,9 @@ def _check(start_step: int, num_steps: int, end_step: int) -> None:
     if start_step < 0:
         raise UserError(f"start_step: found {start_step}, expected 0 or more; fix --start_step")
     if start_step and not 0 <= end_step < start_step:
-        raise UserError(f"end_step: found {end_step}, expected 0 to start_step - 1 = {start_step - 1}; fix --time_steps#end_step")
+        raise UserError(
+            f"end_step: found {end_step}, expected 0 to start_step - 1 = {start_step - 1}; fix --time_steps#end_step"
+        )
     most = start_step - end_step
     if num_steps < 1 or (start_step and num_steps > most):
         expected = f"1 to start_step - end_step = {most}" if start_step else "1 or more"

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from nibabel.affines import voxel_sizes
 
-from monai_pdddpm.metrics.recalibration import Calibration
+from monai_pdddpm.metrics.recalibration import Calibration, Volume, tempered
 from monai_pdddpm.transforms.outputs import frames_of
 from monai_pdddpm.utils.errors import UserError
 
@@ -38,16 +38,18 @@ def foreground_labels(labels: Mapping[str, str]) -> dict[int, str]:
 class CaseSummaryd(MapTransform):
     """Put what a decision needs into ``data["result"]``.
 
-    That is the volume of each label, with its spread over the members; how far the members agree with the answer; and,
-    with a calibration, what is unlike the cases that it was fitted on and, where nothing is, a 90 % interval of each
-    volume and the Dice to expect. Of a time series it is a list, ``frames``. MONAI Label hands ``result`` to its
-    client, the report keeps it.
+    These are the volume of each label with its spread over the members, the agreement of the members with the answer,
+    and the expected Dice. A calibration adds the features outside their usual range; if there are none, it adds a 90 %
+    interval of each volume and a predicted Dice. The interval and the predicted Dice come from the answer's
+    probabilities and hardly depend on the seed. A time series has a list, ``frames``. MONAI Label sends ``result`` to
+    its client, and the report keeps it.
 
     Args:
         keys: the key of the label map, (1, X, Y, Z), or (1, X, Y, Z, T) with frames.
         labels: channel index -> name, the background (0) included.
         members_key: of the members' label maps, (members, X, Y, Z[, T]).
         entropy_key: of the entropy map, (1, X, Y, Z[, T]).
+        probability_key: of the answer's probabilities, (K, X, Y, Z[, T]), with the calibration's temperature.
         calibration: of the bundle.
 
     Raises:
@@ -60,12 +62,14 @@ class CaseSummaryd(MapTransform):
         labels: Mapping[str, str] | None = None,
         members_key: str = "members",
         entropy_key: str = "entropy",
+        probability_key: str = "prob",
         calibration: Calibration | None = None,
     ) -> None:
         super().__init__(keys)
         self.labels = foreground_labels(labels or {})
         self.members_key = members_key
         self.entropy_key = entropy_key
+        self.probability_key = probability_key
         self.calibration = calibration or Calibration()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -73,27 +77,35 @@ class CaseSummaryd(MapTransform):
         d = dict(data)
         frames = frames_of(d)
         for key in self.key_iterator(d):
-            seg, members, entropy = d[key], d.get(self.members_key), d.get(self.entropy_key)
+            seg = d[key]
+            maps = [seg, *(d.get(other) for other in (self.members_key, self.entropy_key, self.probability_key))]
             affine = seg.affine if isinstance(seg, MetaTensor) else torch.eye(4)
             if frames == 1:
-                d["result"] = self._summary(seg, members, entropy, affine=affine)
+                d["result"] = self._summary(*maps, affine=affine)
                 continue
             series = [
-                self._summary(*(x if x is None else x[..., f] for x in (seg, members, entropy)), affine=affine)
-                for f in range(frames)
+                self._summary(*(x if x is None else x[..., f] for x in maps), affine=affine) for f in range(frames)
             ]
             unlike = [f"frame {f}: {text}" for f, one in enumerate(series) for text in one["unlike_usual"]]
             d["result"] = {"frames": series, "unlike_usual": unlike}
         return d
 
     def _summary(self, *maps: Any, affine: torch.Tensor) -> dict[str, Any]:
-        """Return the numbers of one frame: label map (1, X, Y, Z), members (N, X, Y, Z), entropy (1, X, Y, Z)."""
-        seg, members, entropy = maps
-        volumes, members_ml = _volumes(seg, members, self.labels, voxel_volume_ml(affine))
+        """Return the numbers of one frame from seg (1, ...), members (N, ...), entropy (1, ...), prob (K, ...)."""
+        seg, members, entropy, prob = maps
+        voxel_ml = voxel_volume_ml(affine)
+        volumes = _volumes(seg, members, self.labels, voxel_ml)
         inside = seg.new_zeros(0) if entropy is None else entropy[seg > 0]
         features = _features(volumes, seg.shape[1:], affine)
         if members is not None:
             features["agreement"] = agreement(members, seg[0], list(self.labels))
+        found: dict[str, Volume] = {}
+        if prob is not None:
+            prob = tempered(prob, 1 / self.calibration.temperature, dim=0)  # as the calibration was fitted
+            features["expected_dice"] = expected_dice(prob, seg[0], list(self.labels))
+            found = {name: probable_volume(prob[index], voxel_ml) for index, name in self.labels.items()}
+            for name, volume in found.items():
+                volumes[name]["expected"] = round(volume.expected_ml, 4)
         unlike = self.calibration.unlike(features)
         result: dict[str, Any] = {
             "volume_ml": volumes,
@@ -101,12 +113,12 @@ class CaseSummaryd(MapTransform):
             "features": {name: round(value, 5) for name, value in features.items()},
             "unlike_usual": unlike,
         }
-        if members is None or unlike:  # the fit to usual cases does not hold for others
+        if prob is None or unlike:  # the calibration does not hold for unusual cases
             return result
-        for name, ml in members_ml.items():
-            if interval := self.calibration.interval(name, ml):
+        for name, volume in found.items():
+            if interval := self.calibration.interval(name, volume):
                 volumes[name]["interval_90"] = [round(bound, 4) for bound in interval]
-        if dice := self.calibration.predicted_dice(features["agreement"]):
+        if dice := self.calibration.predicted_dice(features["expected_dice"]):
             value, low, high = (round(number, 4) for number in dice)
             result["predicted_dice"] = {"value": value, "interval_90": [low, high]}
         return result
@@ -114,22 +126,20 @@ class CaseSummaryd(MapTransform):
 
 def _volumes(
     seg: torch.Tensor, members: torch.Tensor | None, labels: Mapping[int, str], voxel_ml: float
-) -> tuple[dict[str, dict[str, Any]], dict[str, list[float]]]:
-    """Return each label's volume with its spread over the members, and each member's volume, all in mL."""
+) -> dict[str, dict[str, Any]]:
+    """Return each label's volume with its spread over the members in mL."""
     volumes: dict[str, dict[str, Any]] = {}
-    members_ml: dict[str, list[float]] = {}
     for index, name in labels.items():
         volumes[name] = {"segmentation": round(int((seg == index).sum()) * voxel_ml, 4)}
         if members is not None:
             ml = (members == index).flatten(1).sum(dim=1).double() * voxel_ml
-            members_ml[name] = ml.tolist()
             volumes[name] |= {
                 "members_mean": round(float(ml.mean()), 4),
                 "members_sd": round(float(ml.std(correction=0)), 4),
                 "members_min": round(float(ml.min()), 4),
                 "members_max": round(float(ml.max()), 4),
             }
-    return volumes, members_ml
+    return volumes
 
 
 def agreement(members: torch.Tensor, answer: torch.Tensor, classes: Sequence[int]) -> float:
@@ -150,6 +160,29 @@ def agreement(members: torch.Tensor, answer: torch.Tensor, classes: Sequence[int
                 torch.where(size > 0, 2 * both / size.clamp(min=1), torch.ones_like(both, dtype=torch.float32))
             )
     return float(torch.stack(found).mean()) if found else 1.0
+
+
+def expected_dice(prob: torch.Tensor, answer: torch.Tensor, classes: Sequence[int]) -> float:
+    """Return ``2 sum p inside / (size + sum p)``, the Dice to expect if voxels follow their probabilities.
+
+    Args:
+        prob: probabilities, (K, ...).
+        answer: label map, (...).
+        classes: classes to average over; those that are absent in both are left out.
+    """
+    found = []
+    for index in classes:
+        inside, p = answer == index, prob[index].double()
+        size = float(inside.sum() + p.sum())
+        if size > 0.5:
+            found.append(2 * float(p[inside].sum()) / size)
+    return float(np.mean(found)) if found else 1.0
+
+
+def probable_volume(p: torch.Tensor, voxel_ml: float) -> Volume:
+    """Return the volume of a structure from its probabilities, (...), and the volume of a voxel in mL."""
+    p = p.double()
+    return Volume(expected_ml=float(p.sum()) * voxel_ml, uncertain_ml=float((p * (1 - p)).sum()) * voxel_ml)
 
 
 def _features(

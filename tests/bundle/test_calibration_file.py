@@ -1,9 +1,11 @@
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from monai_pdddpm.bundle import load_calibration, save_calibration
+from monai_pdddpm.inferers import EnsembleConfig
 from monai_pdddpm.metrics.recalibration import Calibration
 from monai_pdddpm.utils.errors import UserError
 
@@ -12,16 +14,17 @@ FITTED = Calibration(
     interval_factor={"Anterior": 2.0},
     dice_line=(1.0, 0.1, 0.05),
     ranges={"agreement": (0.5, 1.2)},
-    fitted={"cases": 9, "settings": {"members": 8, "num_steps": 5}},
+    fitted={"cases": 9, "settings": {"time_steps": [999, 500], "presegmentation_weight": 0.5}},
 )
+
+
+def config(**settings):
+    return EnsembleConfig(roi_size=[8, 8, 8], **{"time_steps": [999, 500], "presegmentation_weight": 0.5} | settings)
 
 
 def test_comes_back_as_it_was(tmp_path, capsys):
     save_calibration(FITTED, tmp_path / "models" / "calibration.json")
-    assert (
-        load_calibration(tmp_path / "models" / "calibration.json", settings={"members": 8, "num_steps": 5, "seed": 3})
-        == FITTED
-    )
+    assert load_calibration(tmp_path / "models" / "calibration.json", config=config(members=4, seed=3)) == FITTED
     assert capsys.readouterr().out == ""
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["calibration.json"]
 
@@ -32,10 +35,13 @@ def test_without_a_file_or_unwanted_nothing_changes(tmp_path):
     assert load_calibration(tmp_path / "c.json", use=False) == Calibration()
 
 
-def test_other_settings_are_told(tmp_path, capsys):
+def test_other_settings_leave_out_intervals_and_predicted_dice(tmp_path, capsys):
     save_calibration(FITTED, tmp_path / "c.json")
-    load_calibration(tmp_path / "c.json", settings={"members": 4, "num_steps": 5})
-    assert "fitted with members 8, now 4; intervals" in capsys.readouterr().out
+    found = load_calibration(tmp_path / "c.json", config=config(time_steps=[899]))
+    assert "fitted with time_steps [999, 500], now [899]; volume intervals and predicted Dice are left out" in (
+        capsys.readouterr().out
+    )
+    assert found == dataclasses.replace(FITTED, interval_factor={}, dice_line=None)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +59,7 @@ def test_other_settings_are_told(tmp_path, capsys):
 )
 def test_what_is_no_calibration(tmp_path, content):
     (tmp_path / "c.json").write_text(content)
-    with pytest.raises(UserError, match=r"c\.json: not a calibration .*; fit it anew"):
+    with pytest.raises(UserError, match=r"c\.json: not a calibration .*; fit it again"):
         load_calibration(tmp_path / "c.json")
 
 

@@ -52,7 +52,7 @@ def test_file_and_figures(calibrated):
     assert content["fitted"]["settings"]["members"] == 3
     assert set(content["interval_factor"]) == {"body", "core"}
     assert 0.25 <= content["temperature"] <= 4
-    for figure in ("nll_before", "interval_coverage", "dice_correlation"):
+    for figure in ("nll_before", "interval_coverage", "dice_rank_correlation"):
         assert figure in done.out
 
 
@@ -65,8 +65,7 @@ def test_inference_applies_it(command, calibrated, data, tmp_path):
     _, hot, report = infer(command, bundle, data, tmp_path / "hot", calibration_file=other)
     _, plain, without = infer(command, bundle, data, tmp_path / "plain", calibrated=False)
     low, high = report["result"]["volume_ml"]["body"]["interval_90"]
-    assert low <= report["result"]["volume_ml"]["body"]["members_mean"] <= high
-    assert "predicted_dice" in report["result"]
+    assert low <= report["result"]["volume_ml"]["body"]["expected"] <= high
     assert "interval_90" not in without["result"]["volume_ml"]["body"]
 
     def load(folder, kind):

@@ -10,13 +10,13 @@ from scipy.optimize import minimize_scalar
 from monai_pdddpm.metrics.recalibration import (
     Calibration,
     CalibrationCase,
+    Volume,
     cross_validated,
     fit_calibration,
     fit_interval_factor,
     fit_temperature,
     held_out_temperatures,
     nll_curve,
-    spread_of_volume,
     tempered,
     usual_range,
 )
@@ -82,9 +82,9 @@ def test_intervals_cover_new_cases_as_often_as_they_say():
 
 
 def test_spread_has_a_floor():
-    assert spread_of_volume([2.0, 4.0]) == 1.0
-    assert spread_of_volume([5.0, 5.0]) == pytest.approx(0.05)
-    assert spread_of_volume([0.0, 0.0]) > 0
+    assert Volume(expected_ml=5.0, uncertain_ml=1.0).scale_ml == 1.0
+    assert Volume(expected_ml=5.0, uncertain_ml=0.0).scale_ml == pytest.approx(0.05)
+    assert Volume(expected_ml=0.0, uncertain_ml=0.0).scale_ml > 0
 
 
 def test_usual_range_by_hand():
@@ -102,23 +102,22 @@ def test_an_absent_structure_makes_zero_usual_and_does_not_widen_the_range():
 
 
 def cases(n=30, seed=0, temperature=2.0):
-    """Cases with known parameters: a temperature, volume errors of twice the spread, Dice on a line."""
+    """Cases with known parameters: a temperature, volume errors of twice the uncertain volume, Dice on a line."""
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     made = []
     for number in range(n):
         right = torch.randn(2000, 3, generator=generator).softmax(1)
         truth = torch.multinomial(right, 1, generator=generator)[:, 0]
-        volume, agreement = rng.uniform(2, 4), rng.uniform(0.8, 0.95)
-        members = volume + 0.1 * rng.standard_normal(8)
+        volume, expected, uncertain = rng.uniform(2, 4), rng.uniform(0.8, 0.95), rng.uniform(0.05, 0.2)
         made.append(
             CalibrationCase(
                 name=f"case{number}",
                 probability=tempered(right, 1 / temperature, dim=1),
                 truth=truth,
-                true_ml={"tumour": float(members.mean() + 0.2 * rng.standard_normal())},
-                members_ml={"tumour": members.tolist()},
-                features={"agreement": agreement, "side (mm)": rng.uniform(40, 60)},
-                dice=2 * agreement - 0.9 + 0.01 * rng.standard_normal(),
+                true_ml={"tumour": float(volume + 2 * uncertain * rng.standard_normal())},
+                volumes={"tumour": Volume(expected_ml=volume, uncertain_ml=uncertain)},
+                features={"expected_dice": expected, "side (mm)": rng.uniform(40, 60)},
+                dice=2 * expected - 0.9 + 0.01 * rng.standard_normal(),
             )
         )
     return made
@@ -127,7 +126,7 @@ def cases(n=30, seed=0, temperature=2.0):
 def test_everything_is_found_again():
     fitted = fit_calibration(cases())
     assert fitted.temperature == pytest.approx(2.0, rel=0.05)
-    # 1.645 standard deviations of twice the spread, give or take that of 30 cases
+    # 1.645 standard deviations of twice the uncertain volume, give or take that of 30 cases
     assert fitted.interval_factor["tumour"] == pytest.approx(3.3, abs=1.5)
     slope, intercept, half = fitted.dice_line
     assert (slope, intercept) == (pytest.approx(2, abs=0.15), pytest.approx(-0.9, abs=0.13))
@@ -135,8 +134,8 @@ def test_everything_is_found_again():
     value, low, high = fitted.predicted_dice(0.9)
     assert value == pytest.approx(0.9, abs=0.01)
     assert (value - low, high - value) == pytest.approx((half, half))
-    assert fitted.unlike({"agreement": 0.9, "side (mm)": 50}) == []
-    (sentence,) = fitted.unlike({"agreement": 0.9, "side (mm)": 250})
+    assert fitted.unlike({"expected_dice": 0.9, "side (mm)": 50}) == []
+    (sentence,) = fitted.unlike({"expected_dice": 0.9, "side (mm)": 250})
     assert sentence.startswith("side (mm): found 250, ")
 
 
@@ -144,7 +143,10 @@ def test_cross_validation():
     judged = cross_validated(cases())
     assert judged["nll_after"] < judged["nll_before"] - 0.02
     assert judged["interval_coverage"]["tumour"] == pytest.approx(0.9, abs=0.1)
-    assert judged["dice_correlation"] > 0.98
+    assert judged["dice_rank_correlation"] > 0.95
+    # the scale is informative: the intervals are narrower than those of constant relative width
+    assert judged["relative_interval_coverage"]["tumour"] == pytest.approx(0.9, abs=0.1)
+    assert judged["interval_width"]["tumour"] < judged["relative_interval_width"]["tumour"]
     assert judged["dice_mean_error"] == pytest.approx(0.008, abs=0.004)
     assert judged["unlike"] == 0
     assert 0 < judged["interval_width"]["tumour"] < 1
@@ -169,16 +171,16 @@ def test_one_case_unlike_the_others_is_called_so():
 
 def test_defaults_change_nothing():
     nothing = Calibration()
-    assert nothing.interval("tumour", [1.0, 2.0]) is None
+    assert nothing.interval("tumour", Volume(1.0, 0.1)) is None
     assert nothing.predicted_dice(0.9) is None
-    assert nothing.unlike({"agreement": -1}) == []
+    assert nothing.unlike({"expected_dice": -1}) == []
     assert math.isclose(nothing.temperature, 1)
 
 
 def test_dice_stays_within_its_range_and_volumes_above_zero():
     calibration = Calibration(interval_factor={"tumour": 10}, dice_line=(2.0, 0.0, 0.5))
     assert calibration.predicted_dice(0.9) == (1.0, 1.0, 1.0)
-    assert calibration.interval("tumour", [0.0, 1.0]) == (0.0, 5.5)
+    assert calibration.interval("tumour", Volume(0.5, 0.5)) == (0.0, 5.5)
 
 
 def test_too_few_cases():
@@ -186,7 +188,7 @@ def test_too_few_cases():
         fit_calibration(cases(4))
 
 
-def test_agreement_without_variation_gives_no_line():
-    same = [CalibrationCase(**{**vars(case), "features": {"agreement": 0.9}}) for case in cases(6)]
+def test_expected_dice_without_variation_gives_no_line():
+    same = [CalibrationCase(**{**vars(case), "features": {"expected_dice": 0.9}}) for case in cases(6)]
     assert fit_calibration(same).dice_line is None
-    assert math.isnan(cross_validated(same)["dice_correlation"])
+    assert math.isnan(cross_validated(same)["dice_rank_correlation"])

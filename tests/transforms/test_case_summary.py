@@ -89,15 +89,25 @@ def test_a_calibration_adds_intervals_and_what_is_unusual():
         dice_line=(0.5, 0.4, 0.1),
         ranges={"volume of tail (mL)": (0.01, 2.0), "volume of head (mL)": (0.01, 2.0)},
     )
-    data = {"seg": MetaTensor(label_map(20, 8), affine=AFFINE), "members": MetaTensor(members, affine=AFFINE)}
+    seg = label_map(20, 8)
+    prob = torch.cat([seg == 0, 0.75 * (seg == 1), 1.0 * (seg == 2)])
+    prob[0] += 0.25 * (seg[0] == 1)
+    data = {
+        "seg": MetaTensor(seg, affine=AFFINE),
+        "members": MetaTensor(members, affine=AFFINE),
+        "prob": MetaTensor(prob, affine=AFFINE),
+    }
     result = CaseSummaryd("seg", LABELS, calibration=calibration)(data)["result"]
-    # the members' 0.05 and 0.15 mL: mean 0.1, standard deviation 0.05
-    assert result["volume_ml"]["head"]["interval_90"] == [0.0, 0.2]
+    # 20 voxels of 0.005 mL with p = 3/4: 0.075 mL expected, p (1 - p) adds up to 0.01875 mL
+    assert result["volume_ml"]["head"]["expected"] == 0.075
+    assert result["volume_ml"]["head"]["interval_90"] == pytest.approx([0.0375, 0.1125], abs=1e-4)
     assert "interval_90" not in result["volume_ml"]["tail"]
     assert result["unlike_usual"] == []
     agreed = (2 * 10 / 30 + 2 * 20 / 50) / 4  # the tails lie elsewhere
     assert result["features"]["agreement"] == pytest.approx(agreed, abs=1e-5)
-    expected = 0.5 * agreed + 0.4
+    # Dice to expect: 2 * 15 / (20 + 15) of the head, 1 of the tail
+    assert result["features"]["expected_dice"] == pytest.approx((6 / 7 + 1) / 2, abs=1e-5)
+    expected = 0.5 * (6 / 7 + 1) / 2 + 0.4
     assert result["predicted_dice"]["value"] == pytest.approx(expected, abs=1e-4)
     assert result["predicted_dice"]["interval_90"] == pytest.approx([expected - 0.1, expected + 0.1], abs=1e-4)
     assert json.loads(json.dumps(result)) == result
