@@ -16,12 +16,13 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from monai.data import MetaTensor, decollate_batch
-from monai.transforms import Compose, Invertd, Orientationd, SaveImaged
+from monai.transforms import Compose, Invertd, Orientationd
 from scipy.spatial.transform import Rotation
 
 from monai_pdddpm.data import LoadScand
 from monai_pdddpm.data.dataset import case_collate
 from monai_pdddpm.data.geometry import check_affine, coverage, is_sheared, largest_shift
+from monai_pdddpm.data.writer import find_grid, write_nifti
 from monai_pdddpm.transforms import Spacingd
 from monai_pdddpm.utils.errors import UserError
 
@@ -136,9 +137,9 @@ class TestTheWayThroughABundle:
             assert item["pred"].shape == (3, *grid.shape)
             assert assert_in_place(item["pred"], seen) <= most
 
-            writer = {"writer": "monai_pdddpm.data.GridWriter", "resample": False, "print_log": False}
-            SaveImaged("pred", output_dir=folder, output_postfix="x", separate_folder=False, **writer)(item)
-            written = nib.load(Path(folder) / "scan_x.nii.gz")
+            pred, target = item["pred"], Path(folder) / "scan_x.nii.gz"
+            write_nifti(target, pred, find_grid(pred.meta, tuple(pred.shape[1:4])), "float32")
+            written = nib.load(target)
             np.testing.assert_array_equal(written.get_fdata(dtype=np.float32), np.moveaxis(item["pred"].numpy(), 0, -1))
             if path.suffix in (".nrrd", ".mha"):
                 np.testing.assert_allclose(written.affine, grid.affine, atol=MM)
