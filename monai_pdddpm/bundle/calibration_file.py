@@ -24,7 +24,7 @@ def load_calibration(path: str | os.PathLike, use: bool = True, config: Ensemble
         path: JSON file of ``calibrate.json``.
         use: False leaves the probabilities unchanged.
         config: settings of this run. If they differ from those of the fit, volume intervals and predicted Dice are
-            left out, and a line says so.
+            left out, with a printed line.
 
     Raises:
         UserError: if the file is not a calibration, or ``use`` is not a switch.

@@ -84,7 +84,7 @@ def _plan_channels(case: Case, spec: ScanSpec) -> ScanPlan:
                 reason = f"{listed} does not exist" if listed else "no file is listed"
                 raise UserError(
                     f"{case.file}: its {label} is missing ({reason}), expected a file for each channel; add it, or use "
-                    "zeros instead with --scan#missing zero"
+                    "zeros instead with --missing_channels zero"
                 )
             headers.append(None)
             notes.append(f"{label} is missing: zeros in its place")

@@ -159,7 +159,7 @@ class TestChannels:
         folder, strict, _ = output
         assert strict.error is not None, strict
         assert "FLAIR" in strict.error
-        assert "--scan#missing zero" in strict.error
+        assert "--missing_channels zero" in strict.error
         done = sorted(path.parent.name for path in (folder / "out").glob("*/*_report.json"))
         assert done == ["four", "list_flair", "mixed_flair"]
 

@@ -132,7 +132,7 @@ class TestList:
 
     def test_missing_channel_is_told_with_its_file_and_the_remedy(self, files):
         files[2] = "gone.nii"
-        refused(files, "channel 2 is missing (gone.nii does not exist)", "--scan#missing zero", channels=3)
+        refused(files, "channel 2 is missing (gone.nii does not exist)", "--missing_channels zero", channels=3)
 
     @pytest.mark.parametrize("image", [[], [None, ""], ["gone.nii", None]])
     @pytest.mark.parametrize("missing", ["error", "zero"])
