@@ -198,7 +198,7 @@ def _write(folder: Path, files: Mapping[str, str], foreign: SegmenterBundle | No
         shutil.copyfile(configs / "logging.conf", partial / "configs" / "logging.conf")
         shutil.copyfile(license_file(configs), partial / "LICENSE")
         if foreign:
-            torch.save({"model": foreign.network.state_dict()}, partial / "models" / "segmenter.pt")
+            torch.save(foreign.network.state_dict(), partial / "models" / "segmenter.pt")
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -207,7 +207,7 @@ class ModelSaver:
     state is kept.
 
     Args:
-        path: the file, ``{"model": state_dict}``.
+        path: the file, a bare state dict.
         network: the network whose state is written.
         evaluator: the validation, whose key metric decides; without one the last state is kept.
         checkpoint_policy: ``"best"``, or ``"last"`` to save after every validation and at the end.
@@ -256,4 +256,4 @@ class ModelSaver:
 
     def save(self) -> None:
         """Write the file."""
-        save_file({"model": self.network.state_dict()}, self.path)
+        save_file(self.network.state_dict(), self.path)

@@ -184,7 +184,7 @@ def copy_bundle(tmp_path_factory, read_inference):
             shutil.copy(source / "models" / "model.pt", model)
         elif weights:
             torch.manual_seed(0)
-            torch.save({"model": read_inference(target).get_parsed_content("network_def").state_dict()}, model)
+            torch.save(read_inference(target).get_parsed_content("network_def").state_dict(), model)
         return target
 
     return copy

@@ -68,19 +68,18 @@ def test_segmenter_leaves_weights_checkpoint_and_curves(segmenter):
     kinds = sorted(path.name.split(".")[0] for path in segmenter.iterdir())
     assert set(kinds) == {"checkpoint", "events", "segmenter"}
     model = weights(segmenter / "segmenter.pt")
-    assert list(model) == ["model"]
-    assert all(torch.isfinite(tensor).all() for tensor in model["model"].values())
+    assert all(torch.isfinite(tensor).all() for tensor in model.values())
     progress = weights(segmenter / "checkpoint.pt")["progress"]
     assert progress["epoch"] == EPOCHS
     assert progress["best_metric_epoch"] in (3, 6)
 
 
 def test_denoiser_leaves_one_model_of_both(denoiser, segmenter, untrained, read_inference):
-    model = weights(untrained / "models" / "model.pt")["model"]
+    model = weights(untrained / "models" / "model.pt")
     network = read_inference(untrained).get_parsed_content("network_def")
     network.load_state_dict(model)
     kept = {key.removeprefix("segmenter."): model[key] for key in model if key.startswith("segmenter.")}
-    assert same(kept, dict(weights(segmenter / "segmenter.pt")["model"]))
+    assert same(kept, dict(weights(segmenter / "segmenter.pt")))
     assert weights(denoiser / "checkpoint.pt")["progress"]["epoch"] == EPOCHS
 
 
@@ -88,7 +87,7 @@ def test_model_is_the_moving_average_at_the_best_epoch(denoiser, untrained):
     checkpoint = weights(denoiser / "checkpoint.pt")
     assert not same(dict(checkpoint["ema"]), dict(checkpoint["network"]))
     if checkpoint["progress"]["best_metric_epoch"] == EPOCHS:
-        model = weights(untrained / "models" / "model.pt")["model"]
+        model = weights(untrained / "models" / "model.pt")
         kept = {key.removeprefix("denoiser."): model[key] for key in model if key.startswith("denoiser.")}
         assert same(kept, dict(checkpoint["ema"]))
 
@@ -132,7 +131,7 @@ def test_killed_training_goes_on_to_the_very_same_weights(
     assert f"checkpoint.pt: going on after epoch {reached}" in done.out + done.err
     assert same(weights(tmp_path / "checkpoint.pt"), weights(unbroken / "checkpoint.pt"))
     model = segmenter / "segmenter.pt" if stage == "train_segmenter" else untrained / "models" / "model.pt"
-    assert same(dict(weights(tmp_path / "model.pt")["model"]), dict(weights(model)["model"]))
+    assert same(dict(weights(tmp_path / "model.pt")), dict(weights(model)))
     assert not list(tmp_path.glob(".*"))
 
 
@@ -143,7 +142,7 @@ def test_other_ways_of_training(command, untrained, phantom, segmenter, tmp_path
     options["segmenter_files"] = [str(segmenter / "segmenter.pt")]
     done = command("run", "training", config_file=config(untrained, "train"), **options)
     assert done.code == 0, done
-    model = weights(tmp_path / "model.pt")["model"]
+    model = weights(tmp_path / "model.pt")
     assert all(torch.isfinite(tensor).all() for tensor in model.values())
 
 
@@ -153,7 +152,7 @@ def test_training_begins_with_a_given_denoiser(command, untrained, phantom, segm
     options |= {"output_dir": tmp_path, "model_file": tmp_path / "model.pt", "learning_rate": 1e-9}
     done = command("run", "training", config_file=config(untrained, "train"), **options)
     assert done.code == 0, done
-    before, after = weights(given)["model"], weights(tmp_path / "model.pt")["model"]
+    before, after = weights(given), weights(tmp_path / "model.pt")
     for key, value in before.items():
         torch.testing.assert_close(after[key], value, rtol=0, atol=1e-6)
 

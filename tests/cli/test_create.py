@@ -233,7 +233,7 @@ class TestGivenSegmenter:
         folder = made(options={"segmenter": bundle}, test=["imagesTr/case_3.nii.gz"]).folder
         run(folder, "train", max_epochs=1, **FEW)
         given = torch.load(bundle / "models" / "model.pt", weights_only=True)
-        pair = torch.load(folder / "models" / "model.pt", weights_only=True)["model"]
+        pair = torch.load(folder / "models" / "model.pt", weights_only=True)
         own = {name.removeprefix("segmenter."): w for name, w in pair.items() if name.startswith("segmenter.")}
         assert own.keys() == given.keys()
         assert all(torch.equal(own[name], given[name]) for name in given)

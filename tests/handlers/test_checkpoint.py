@@ -296,19 +296,19 @@ class TestFrequency:
 class TestModel:
     def test_best_by_validation(self, tmp_path):
         training = Training(tmp_path).run()
-        assert same(read(tmp_path / "model.pt"), {"model": training.weights[2]})
+        assert same(read(tmp_path / "model.pt"), training.weights[2])
 
     def test_best_metric_survives_the_break(self, tmp_path):
         first = Training(tmp_path).run(14)
         # epochs 4 and 5 beat epoch 3, but not epoch 2
         resumed = Training(tmp_path).run()
         assert resumed.evaluator.state.best_metric == 0.9
-        assert same(read(tmp_path / "model.pt"), {"model": first.weights[2]})
+        assert same(read(tmp_path / "model.pt"), first.weights[2])
 
     def test_better_after_the_break(self, tmp_path):
         Training(tmp_path).run(14)
         resumed = Training(tmp_path, scores=SCORES | {5: 0.95}).run()
-        assert same(read(tmp_path / "model.pt"), {"model": resumed.weights[5]})
+        assert same(read(tmp_path / "model.pt"), resumed.weights[5])
 
     def test_tensors_are_as_good_as_numbers(self, tmp_path):
         scores = {epoch: torch.tensor(score) for epoch, score in SCORES.items()}
@@ -319,7 +319,7 @@ class TestModel:
         training = Training(tmp_path, scores=None).run(23)
         assert not (tmp_path / "model.pt").exists()
         training = Training(tmp_path, scores=None).run()
-        assert same(read(tmp_path / "model.pt"), {"model": training.weights[6]})
+        assert same(read(tmp_path / "model.pt"), training.weights[6])
         assert read(tmp_path / "checkpoint.pt")["progress"]["best_metric_epoch"] == -1
 
     def test_last_is_there_before_the_checkpoint_says_that_all_is_done(self, tmp_path):
@@ -336,14 +336,14 @@ class TestModel:
         with pytest.raises(Killed):
             training.trainer.run()
         assert read(tmp_path / "checkpoint.pt")["progress"]["epoch"] == EPOCHS
-        assert same(read(tmp_path / "model.pt"), {"model": training.weights[EPOCHS]})
+        assert same(read(tmp_path / "model.pt"), training.weights[EPOCHS])
 
     @pytest.mark.filterwarnings("ignore:`dataloader` is empty")
     def test_last_when_validation_never_ran(self, tmp_path):
         training = Training(tmp_path)
         training.evaluator.state.epoch_length = 0  # no case
         training.run()
-        assert same(read(tmp_path / "model.pt"), {"model": training.weights[6]})
+        assert same(read(tmp_path / "model.pt"), training.weights[6])
 
     def test_equal_weights_are_equal_files(self, tmp_path):
         training = Training(tmp_path)
