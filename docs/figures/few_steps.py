@@ -28,7 +28,7 @@ from region import (
     undecided,
 )
 
-from monai_pdddpm.schedulers import cumulative_schedule, early_end, signal_to_noise, uniform_steps
+from monai_pdddpm.schedulers import cumulative_schedule, signal_to_noise, uniform_steps
 
 PICTURE = Path(__file__).resolve().parents[1] / "pictures" / "why_few_steps.png"
 COLORS = ("#0072B2", "#D55E00", "#009E73")
@@ -80,11 +80,11 @@ def start_table(abar: torch.Tensor) -> list[str]:
     return lines
 
 
-def early_table(abar: torch.Tensor, start: int = 950, part: float = 0.9) -> list[str]:
+def early_table(abar: torch.Tensor, start: int = 950, early: int = 855) -> list[str]:
     """Return the result of three DDIM steps that end at index 0, and that end early."""
     lines = ["| steps | pre-segmentation | frequency | limit | mean probability | limit |", "|" + "---|" * 6]
     region, z = Region(), normal_sample(100_000)
-    for end in (0, early_end(start, part)):
+    for end in (0, early):
         steps = uniform_steps(start, 3, end)
         for presegmentation, name in ((1, "right"), (-1, "wrong")):
             first = region.start(presegmentation, abar[start - 1], z)

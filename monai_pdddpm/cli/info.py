@@ -18,8 +18,8 @@ __all__ = ["bundle_cost", "bundle_info", "run"]
 WARNING = "warning: --size runs the code that the bundle's author wrote; use bundles from people you trust"
 _TEXTS = ("name", "version", "task", "intended_use")
 _KEYS = (
-    *("labels", "label_values", "scan", "spacing", "roi_size", "start_step", "end_fraction", "num_steps", "members"),
-    *("presegmentation_weight", "training_process", "seed"),
+    *("labels", "label_values", "scan", "spacing", "roi_size", "chains", "num_steps", "start_step"),
+    *("end_step", "members", "presegmentation_weight", "training_process", "seed"),
 )
 
 
@@ -109,12 +109,21 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
         f"labels: {_names(labels)}",
         f"channels: {_names(scan.get('channel_names')) if isinstance(scan, dict) else scan}",
         f"spacing: {found['spacing']} mm; window: {found['roi_size']} voxels",
-        f"chain: {found['num_steps']} steps from T' = {found['start_step']} down to {found['end_fraction']} of T'; "
-        f"{found['members']} members",
+        f"chain: {found['num_steps']} steps{_place(found)}; {found['members']} members",
         f"networks: segmenter {found['segmenter']}, denoiser {found['denoiser']}",
         f"trained weights: {found['model.pt']}; calibration: {found['calibration.json']}",
         f"intended use: {found['intended_use']}",
     ]
+
+
+def _place(found: Mapping[str, Any]) -> str:
+    """Return where the steps of the chain are, as far as the configuration has it."""
+    chains, start, end = found["chains"], found["start_step"], found["end_step"]
+    if start is None and end is None:
+        steps = chains.get(str(found["num_steps"])) if isinstance(chains, dict) else None
+        return f" at time indices {', '.join(map(str, steps))}" if isinstance(steps, list) else ""
+    places = {" from T' = ": start, " to index ": end}
+    return "".join(f"{words}{value}" for words, value in places.items() if value is not None)
 
 
 def _read(file: Path) -> dict[str, Any]:

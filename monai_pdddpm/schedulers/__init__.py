@@ -5,7 +5,7 @@ from .predictions import PREDICTIONS, decode_probabilities, encode_labels, predi
 from .processes import TRAINING_PROCESSES, is_residual, matching_start, noisy_state
 from .rules import AncestralRule, DDIMRule, ancestral_step, ddim_step, implied_noise, reverse_step
 from .schedule import cumulative_schedule, signal_to_noise, start_state
-from .steps import check_steps, early_end, uneven_steps, uniform_steps
+from .steps import check_steps, stored_steps, uneven_steps, uniform_steps
 
 __all__ = [
     "PREDICTIONS",
@@ -19,7 +19,6 @@ __all__ = [
     "cumulative_schedule",
     "ddim_step",
     "decode_probabilities",
-    "early_end",
     "encode_labels",
     "implied_noise",
     "is_residual",
@@ -30,6 +29,7 @@ __all__ = [
     "reverse_step",
     "signal_to_noise",
     "start_state",
+    "stored_steps",
     "uneven_steps",
     "uniform_steps",
 ]

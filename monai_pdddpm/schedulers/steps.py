@@ -7,7 +7,7 @@ chain from T' starts at index T'-1. A list may end above index 0; the prediction
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -16,28 +16,59 @@ from monai_pdddpm.utils.checks import check_range
 from monai_pdddpm.utils.errors import UserError
 
 
-def early_end(start_step: int, share: float) -> int:
-    """Return the index at which a chain from T' ends: floor(share T'), at most T'-1.
+def stored_steps(
+    chains: Mapping[str, Sequence[int]], num_steps: int, start_step: int | None = None, end_step: int | None = None
+) -> list[int]:
+    """Return the time indices of a chain: a stored list, or a uniform one where none is stored or a range is given.
 
-    In 3D the regions of a mask are decided at high noise. Below, the chain only sharpens them, and the members'
-    probabilities become nearly one-hot.
+    Few steps are best placed by measurement, and the best start depends on their number; a bundle stores the lists.
 
     Args:
-        start_step: T', 0 or more.
-        share: 0 (down to index 0) to 1 (a single step).
+        chains: number of steps, as text, to the list of that length that was measured best.
+        num_steps: number of steps, 1 or more. Without a stored list of this length, the uniform list between the ends
+            of the list with the nearest length is returned; of two equally near ones, the longer list.
+        start_step: T', 0 or more; None starts as the stored list does. 0 gives the empty list.
+        end_step: the last index, below T'; None ends at 0 with a ``start_step``, and as the stored list does without.
 
     Raises:
-        UserError: if an argument is out of range.
+        UserError: if an argument is out of range, or a stored list has another length or does not descend.
 
     Example:
-        >>> early_end(950, 0.9)
-        855
+        >>> stored_steps({"2": [899, 700], "5": [999, 940, 870, 760, 500]}, 2)
+        [899, 700]
+        >>> stored_steps({"2": [899, 700], "5": [999, 940, 870, 760, 500]}, 4)
+        [999, 833, 666, 500]
+        >>> stored_steps({"2": [899, 700]}, 3, start_step=300)
+        [299, 149, 0]
     """
-    check_range("start_step", start_step, 0)
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
-        raise UserError(f"end_fraction: found {share!r}, expected a number from 0 to 1; fix --end_fraction")
-    exact = math.floor(share * start_step + 1e-9)  # 0.7 * 700 is 489.99... in floats
-    return max(0, min(exact, start_step - 1))
+    check_range("num_steps", num_steps, 1)
+    if start_step is not None:
+        check_range("start_step", start_step, 0)
+    if end_step is not None:
+        check_range("end_step", end_step, 0)
+    if start_step is not None:
+        return uniform_steps(start_step, num_steps, end_step or 0)
+    lists = _checked_chains(chains)
+    nearest = lists[min(lists, key=lambda n: (abs(n - num_steps), -n))]
+    if end_step is None and len(nearest) == num_steps:
+        return nearest
+    last = nearest[-1] if end_step is None and len(nearest) > 1 else end_step or 0
+    return uniform_steps(nearest[0] + 1, num_steps, last)
+
+
+def _checked_chains(chains: Mapping[str, Sequence[int]]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for number, steps in chains.items():
+        indices = [t for t in steps if isinstance(t, int) and t >= 0] if isinstance(steps, Sequence) else []
+        if str(len(indices)) != str(number) or not indices or any(a <= b for a, b in pairwise(indices)):
+            raise UserError(
+                f"chains: found {steps!r} under '{number}', expected as many time indices, descending; fix 'chains' in "
+                "the configuration"
+            )
+        found[len(indices)] = indices
+    if not found:
+        raise UserError("chains: found no list, expected at least one; add one to 'chains', or set --start_step")
+    return found
 
 
 def uniform_steps(start_step: int, num_steps: int | None = None, end_step: int = 0) -> list[int]:

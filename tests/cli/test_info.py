@@ -18,25 +18,45 @@ PHANTOM, HIPPOCAMPUS = (ROOT / "bundles" / f"{name}_segmentation" for name in ("
 def test_phantom(capsys):
     found = bundle_info(PHANTOM)
     assert found["labels"] == {"0": "background", "1": "body", "2": "core"}
-    assert (found["members"], found["num_steps"], found["start_step"]) == (8, 15, 1000)
+    assert (found["members"], found["num_steps"], found["start_step"]) == (8, 5, None)
+    assert list(found["chains"]) == ["2", "3", "5", "10"]
     assert found["denoiser"] == "monai_pdddpm.networks.ODEUNet"
     assert found["model.pt"] is found["calibration.json"] is True
     assert main(["info", str(PHANTOM)]) == 0
-    assert "15 steps from T' = 1000 down to 0.0 of T'; 8 members" in capsys.readouterr().out
+    assert "chain: 5 steps at time indices 999, 950, 827, 642, 400; 8 members" in capsys.readouterr().out
 
 
 def test_cost():
     assert bundle_cost(PHANTOM, (48, 100, 40)) == {
         "segmenter_parameters": 163_779,
         "denoiser_parameters": 896_819,
-        "time_steps": [999, 928, 856, 785, 714, 642, 571, 499, 428, 357, 285, 214, 143, 71, 0],
+        "time_steps": [999, 950, 827, 642, 400],
         "size": [48, 100, 40],
         "windows": 3,  # 100 voxels in windows of 56 that overlap by half
-        "denoiser_calls": 3 * 15 * 8,
+        "denoiser_calls": 3 * 5 * 8,
     }
-    assert bundle_cost(HIPPOCAMPUS, (35, 50, 36))["time_steps"] == [999, 600]
+    assert bundle_cost(HIPPOCAMPUS, (35, 50, 36))["time_steps"] == [999, 940, 870, 760, 500]
     with pytest.raises(UserError, match="expected 3 numbers of voxels"):
         bundle_cost(PHANTOM, (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"start_step": 900, "end_step": 0}, "chain: 5 steps from T' = 900 to index 0; "),
+        ({"start_step": 900}, "chain: 5 steps from T' = 900; "),
+        ({"num_steps": 4}, "chain: 4 steps; "),  # not stored
+        ({"chains": "@others"}, "chain: 5 steps; "),
+    ],
+)
+def test_chain_in_words(changes, line, tmp_path, capsys):
+    (tmp_path / "configs").mkdir()
+    for name in ("inference.json", "metadata.json"):
+        content = json.loads((PHANTOM / "configs" / name).read_text(encoding="utf-8"))
+        content |= changes if name == "inference.json" else {}
+        (tmp_path / "configs" / name).write_text(json.dumps(content))
+    assert main(["info", str(tmp_path)]) == 0
+    assert line in capsys.readouterr().out
 
 
 def test_without_torch():

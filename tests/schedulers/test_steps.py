@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from monai_pdddpm.schedulers import check_steps, early_end, uneven_steps, uniform_steps
+from monai_pdddpm.schedulers import check_steps, stored_steps, uneven_steps, uniform_steps
+from monai_pdddpm.utils.errors import UserError
 
 LISTS = [uniform_steps, uneven_steps]
 STARTS = [1, 2, 3, 10, 64, 300, 333, 664, 995, 1000]
@@ -139,13 +140,73 @@ def test_check_refuses_other_lists(steps):
         check_steps(steps, 1000)
 
 
-def test_a_chain_ends_early_at_a_share_of_its_start():
-    assert early_end(950, 0.9) == 855
-    assert early_end(700, 0.7) == 490  # 0.7 * 700 is 489.99... in floats
-    assert early_end(999, 0.5) == 499
-    assert early_end(300, 0.0) == 0
-    assert early_end(0, 0.9) == 0
-    assert early_end(10, 1.0) == 9
-    assert uniform_steps(950, 3, early_end(950, 0.9)) == [949, 902, 855]
-    with pytest.raises(ValueError, match=r"end_fraction: found 1\.5"):
-        early_end(950, 1.5)
+CHAINS = {"1": [999], "2": [899, 700], "5": [999, 940, 870, 760, 500], "9": list(range(900, 0, -100))}
+
+
+@pytest.mark.parametrize("number", CHAINS)
+def test_stored_list_is_returned(number):
+    assert stored_steps(CHAINS, int(number)) == CHAINS[number]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((3,), [899, 799, 700]),  # 2 is nearest
+        ((4,), [999, 833, 666, 500]),  # 5 is nearest
+        ((6,), [999, 899, 799, 700, 600, 500]),
+        ((7,), [900, 767, 633, 500, 367, 233, 100]),  # as near to 5 as to 9: the longer list
+        ((20,), uniform_steps(901, 20, 100)),
+    ],
+)
+def test_uniform_list_between_the_ends_of_the_nearest(arguments, expected):
+    assert stored_steps(CHAINS, *arguments) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((5, 1000), [999, 749, 499, 250, 0]),
+        ((2, 900, 700), [899, 700]),
+        ((5, 1000, 0), [999, 749, 499, 250, 0]),
+        ((2, None, 600), [899, 600]),
+        ((1, None, 600), [999]),
+        ((3, None, 0), [899, 449, 0]),
+        ((5, 0), []),
+        ((5, 0, 300), []),
+    ],
+)
+def test_start_and_end_give_a_uniform_list(arguments, expected):
+    assert stored_steps(CHAINS, *arguments) == expected
+
+
+def test_list_of_one_index_runs_to_0_with_more_steps():
+    assert stored_steps({"1": [999]}, 3) == [999, 499, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0,), "num_steps: found 0, expected a whole number of at least 1"),
+        ((2.5,), "num_steps: found 2.5"),
+        ((None,), "num_steps: found None"),
+        ((600,), "num_steps: found 600, expected 1 to"),
+        ((5, -1), "start_step: found -1"),
+        ((5, "high"), "start_step: found 'high'"),
+        ((5, 300, 300), "end_step: found 300, expected 0 to start_step - 1 = 299"),
+        ((5, None, 1000), "end_step: found 1000, expected 0 to start_step - 1 = 999"),
+        ((5, None, 0.6), "end_step: found 0.6"),
+        ((5, 4), "num_steps: found 5, expected 1 to"),
+    ],
+)
+def test_wrong_ranges_are_named(arguments, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        stored_steps(CHAINS | {"9": list(range(500, 0, -50))[:9]}, *arguments)
+
+
+@pytest.mark.parametrize(
+    "chains",
+    [{}, {"2": [899]}, {"2": [700, 899]}, {"0": []}, {"two": [9, 8]}, {"2": [9, -1]}, {"2": 9}, {"2": [9.5, 1]}],
+)
+def test_wrong_chains_are_named(chains):
+    with pytest.raises(UserError, match="^chains: found .*; "):
+        stored_steps(chains, 2)
