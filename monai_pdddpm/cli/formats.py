@@ -100,10 +100,7 @@ def _read_nnunet(source: Path, content: dict[str, Any]) -> DataSet:
             cases.append(LabeledCase(Case.of([own.get(i) for i in range(len(channels))]), label, key, name))
     listed = content.get("dataset")  # files listed one by one
     if isinstance(listed, dict):
-        cases = [
-            LabeledCase(Case.of([str(root / f) for f in files["images"]]), str(root / files["label"]), "training", name)
-            for name, files in sorted(listed.items())
-        ]
+        cases = [_nnunet_case(source, name, files) for name, files in sorted(listed.items())]
     used = {case.label for case in cases}
     findings = [
         Finding("missing-file", str(file), "there is no image of this name in imagesTr; add it or remove the label map")
@@ -112,6 +109,17 @@ def _read_nnunet(source: Path, content: dict[str, Any]) -> DataSet:
     ]
     labels = label_names(source, ((value, name) for name, value in _labels(source, content).items()))
     return DataSet("nnunet", source, channels, labels, tuple(cases), tuple(findings))
+
+
+def _nnunet_case(source: Path, name: str, files: object) -> LabeledCase:
+    images, label = (files.get("images"), files.get("label")) if isinstance(files, dict) else (None, None)
+    if not isinstance(images, list) or not all(isinstance(file, str) for file in (*images, label or "")):
+        raise UserError(
+            f"{source}: dataset: {name}: found {files!r}, expected a list of files under images, and a file under "
+            "label; fix it"
+        )
+    case = Case.of([str(source.parent / file) for file in images])
+    return LabeledCase(case, label and str(source.parent / label), "training", name)
 
 
 def _findings(dataset: DataSet) -> list[Finding]:

@@ -6,12 +6,13 @@ import itertools
 import os
 from collections.abc import Sequence
 
+import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["check_affine", "coverage", "is_sheared", "largest_shift"]
+__all__ = ["check_affine", "coverage", "is_sheared", "largest_shift", "qform_of"]
 
 _SMALLEST, _LARGEST = 0.001, 100.0  # mm
 _FLATTEST = 1e-4  # volume spanned by unit axes: 1 when orthogonal, 0 when they lie in a plane
@@ -60,16 +61,26 @@ def largest_shift(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -
     Args:
         affine: (4, 4), voxel to mm.
         other: (4, 4), voxel to mm.
-        shape: voxels along each of three axes.
+        shape: voxels along each of at most three axes.
 
     Returns:
         The distance in units of the shortest voxel edge of ``affine``; infinite when ``other`` is not finite.
     """
     if not np.isfinite(other).all():
         return float("inf")
-    corners = np.array([(*corner, 1.0) for corner in itertools.product(*((0, size - 1) for size in shape))])
+    corners = np.array(
+        [(*corner, 1.0) for corner in itertools.product(*((0, size - 1) for size in (*shape, 1, 1)[:3]))]
+    )
     distance = np.linalg.norm(((affine - other) @ corners.T)[:3], axis=0).max()
     return float(distance / voxel_sizes(affine).min())
+
+
+def qform_of(header: nib.Nifti1Header) -> np.ndarray:
+    """Return the affine (4, 4) of a qform, voxel to mm; NaN when its numbers are not a rotation."""
+    try:
+        return header.get_qform()
+    except (ValueError, np.linalg.LinAlgError):
+        return np.full((4, 4), np.nan)
 
 
 def coverage(affine: np.ndarray, shape: Sequence[int], other: np.ndarray, other_shape: Sequence[int]) -> float:

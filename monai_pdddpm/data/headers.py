@@ -14,7 +14,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 from monai_pdddpm.data.dicom import Series, read_series
-from monai_pdddpm.data.geometry import check_affine, is_sheared, largest_shift
+from monai_pdddpm.data.geometry import check_affine, is_sheared, largest_shift, qform_of
 from monai_pdddpm.data.text_header import check_text_header
 from monai_pdddpm.utils.checks import check_file
 from monai_pdddpm.utils.errors import UserError, printable
@@ -160,7 +160,7 @@ def _check_forms(path: Path, image: nib.Nifti1Image, raw: nib.Nifti1Header) -> l
     if int(header["sform_code"]) > 0:
         check_affine(path, image.affine)
         if int(header["qform_code"]) > 0:
-            if largest_shift(image.affine, _qform(header), shape) > _DISAGREEMENT:
+            if largest_shift(image.affine, qform_of(header), shape) > _DISAGREEMENT:
                 notes.append("its sform and qform place it differently: the sform was used")
         elif not np.allclose(np.abs(sizes), voxel_sizes(image.affine), rtol=_SIZE_TOLERANCE):
             notes.append("its voxel sizes (pixdim) are not those of its sform: the sform was used")
@@ -179,14 +179,6 @@ def _check_forms(path: Path, image: nib.Nifti1Image, raw: nib.Nifti1Header) -> l
             "example with nibabel or fslorient"
         )
     return notes
-
-
-def _qform(header: nib.Nifti1Header) -> np.ndarray:
-    """Return the affine of a qform; NaN when its numbers are not a rotation."""
-    try:
-        return header.get_qform()
-    except (ValueError, np.linalg.LinAlgError):
-        return np.full((4, 4), np.nan)
 
 
 def _raw_header(path: Path, header: nib.Nifti1Header) -> nib.Nifti1Header:

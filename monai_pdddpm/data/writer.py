@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from monai_pdddpm import __version__
-from monai_pdddpm.data.geometry import largest_shift
+from monai_pdddpm.data.geometry import largest_shift, qform_of
 from monai_pdddpm.utils.atomic_write import atomic_write
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["as_type", "find_grid", "write_nifti"]
+__all__ = ["find_grid", "write_nifti"]
 
 # header fields that place a grid in space; pixdim is copied separately
 _PLACE = (
@@ -33,8 +33,9 @@ def find_grid(meta: Mapping[str, Any], shape: tuple[int, ...]) -> nib.Nifti1Head
     """Return a NIfTI header that places an array in space.
 
     If the source is a NIfTI file with this grid, the header has the file's sform, qform, codes, units and voxel
-    sizes, because MONAI may change them on loading. A file that is gone is replaced by the metadata. For other
-    sources and other grids, sform and qform are the array's affine with code 1, in mm.
+    sizes, because MONAI may change them on loading. For other sources and other grids, sform and qform are the array's
+    affine with code 1, in mm. The qform has code 0 if it does not state the sform's place: a qform cannot be sheared,
+    and ITK would prefer it.
 
     Args:
         meta: metadata of the array from MONAI's loader, restored by ``Invertd``.
@@ -49,19 +50,15 @@ def find_grid(meta: Mapping[str, Any], shape: tuple[int, ...]) -> nib.Nifti1Head
             "Invertd in the postprocessing"
         )
     affine = np.asarray(meta["affine"], dtype=np.float64)
-    # the file's affine as MONAI loaded it, which may differ from the header's
-    loaded = meta.get("original_affine")
-    for header in (_header_on_disk(meta), _header_in_meta(meta)):
-        if header is None or (*header.get_data_shape(), 1, 1, 1)[:3] != shape:
-            continue
-        expected = header.get_best_affine() if loaded is None else np.asarray(loaded, dtype=np.float64)
-        if expected.shape == affine.shape == (4, 4) and largest_shift(expected, affine, shape) <= _SAME_PLACE:
-            return header
-    header = nib.Nifti1Header()
-    header.set_data_shape(shape)
-    header.set_sform(affine, code=1)
-    header.set_qform(affine, code=1)
-    header["xyzt_units"] = _MILLIMETERS
+    header = _header_on_disk(meta, affine, shape)
+    if header is None:
+        header = nib.Nifti1Header()
+        header.set_data_shape(shape)
+        header.set_sform(affine, code=1)
+        header.set_qform(affine, code=1)
+        header["xyzt_units"] = _MILLIMETERS
+    if header["sform_code"] > 0 and largest_shift(header.get_sform(), qform_of(header), shape) > _SAME_PLACE:
+        header["qform_code"] = 0
     return header
 
 
@@ -93,7 +90,7 @@ def write_nifti(
     while voxels.ndim < 4:
         voxels = voxels[..., None]
     voxels = voxels[0] if len(voxels) == 1 else np.moveaxis(voxels, 0, -1)
-    voxels = as_type(voxels, dtype, path)
+    voxels = _as_type(voxels, dtype, path)
     header = _placed_as(grid, voxels.shape)
     header.set_data_dtype(voxels.dtype)
     image = (nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image)(voxels, None, header=header)
@@ -110,7 +107,7 @@ def write_nifti(
             image.to_stream(file)
 
 
-def as_type(array: np.ndarray, wanted: str | None, path: Path) -> np.ndarray:
+def _as_type(array: np.ndarray, wanted: str | None, path: Path) -> np.ndarray:
     """Return an array in the voxel type of a file; whole-number types round and must hold all values.
 
     Raises:
@@ -133,27 +130,22 @@ def as_type(array: np.ndarray, wanted: str | None, path: Path) -> np.ndarray:
     return (np.rint(array) if array.dtype.kind == "f" else array).astype(dtype, copy=False)
 
 
-def _header_on_disk(meta: Mapping[str, Any]) -> nib.Nifti1Header | None:
+def _header_on_disk(meta: Mapping[str, Any], affine: np.ndarray, shape: tuple[int, ...]) -> nib.Nifti1Header | None:
+    """Return the header of the source, if it is a NIfTI file with this grid."""
     path = str(meta.get("filename_or_obj", ""))
     if not path.lower().endswith((".nii", ".nii.gz")):
         return None
     try:
         header = nib.load(path).header
-    except Exception:  # gone or changed since it was loaded: use the metadata
+    except Exception:  # gone or changed since it was loaded
         return None
-    return header if isinstance(header, nib.Nifti1Header) else None
-
-
-def _header_in_meta(meta: Mapping[str, Any]) -> nib.Nifti1Header | None:
-    """Return the source's header from the fields that MONAI's loader kept."""
-    if any(name not in meta for name in (*_PLACE, "dim", "pixdim")):
+    if not isinstance(header, nib.Nifti1Header) or (*header.get_data_shape(), 1, 1, 1)[:3] != shape:
         return None
-    header = nib.Nifti2Header() if meta.get("sizeof_hdr") == 540 else nib.Nifti1Header()
-    for name in (*_PLACE, "dim"):
-        header[name] = np.asarray(meta[name])
-    # transforms change pixdim, but not its original
-    header["pixdim"] = np.asarray(meta.get("original_pixdim", meta["pixdim"]))
-    return header
+    # the file's affine as MONAI loaded it, which may differ from the header's
+    expected = np.asarray(meta.get("original_affine", header.get_best_affine()), dtype=np.float64)
+    if expected.shape == affine.shape == (4, 4) and largest_shift(expected, affine, shape) <= _SAME_PLACE:
+        return header
+    return None
 
 
 def _placed_as(source: nib.Nifti1Header, shape: tuple[int, ...]) -> nib.Nifti1Header:

@@ -91,6 +91,18 @@ class TestNnunet:
         assert found[0].where.endswith("box_009.nii.gz")
         assert "no FLAIR" in found[2].text
 
+    def test_files_listed_one_by_one(self, nnunet):
+        root = nnunet()
+        files = [f"imagesTr/box_000_000{i}.nii.gz" for i in range(2)]
+        change(root, dataset={"one": {"images": files, "label": "labelsTr/box_000.nii.gz"}, "two": {"images": files}})
+        found = read_dataset(root)
+        assert [case.label is None for case in found.cases] == [False, True]
+        assert "no-label" in kinds(found)
+        for wrong in ("a.nii.gz", {}, {"images": "a.nii.gz"}, {"images": files, "label": 3}):
+            change(root, dataset={"one": wrong})
+            with pytest.raises(UserError, match="dataset: one: found .*, expected a list of files under images"):
+                read_dataset(root)
+
     def test_regions_are_refused(self, nnunet):
         with pytest.raises(UserError, match="regions"):
             read_dataset(nnunet(labels={"background": 0, "whole": [1, 2]}))

@@ -27,8 +27,7 @@ def test_pages_are_fetched_once():
     for way in ("keep", "leave"):
         done = subprocess.run([sys.executable, "-c", SCRIPT, way], capture_output=True, text=True, check=True)
         pages[way] = int(done.stdout)
-    assert pages["keep"] < 10
-    assert pages["leave"] > 50  # large pages where the system has them
+    assert pages["keep"] < pages["leave"] / 2
 
 
 def test_nothing_happens_where_there_is_no_glibc(monkeypatch):

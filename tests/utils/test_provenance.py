@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from monai_pdddpm.inferers.config import EnsembleConfig
 from monai_pdddpm.utils.provenance import (
     checksum,
     code_checksum,
@@ -14,8 +15,6 @@ from monai_pdddpm.utils.provenance import (
     record_id,
     versions,
 )
-
-SETTINGS = {"members": 8, "time_steps": (999, 600)}
 
 
 @pytest.fixture
@@ -34,9 +33,8 @@ def bundle(tmp_path):
 
 def record(bundle, calibrated=True, **settings):
     models = bundle / "models"
-    return provenance_record(
-        bundle, models / "model.pt", models / "calibration.json" if calibrated else None, {**SETTINGS, **settings}
-    )
+    config = EnsembleConfig(roi_size=(8, 8, 8), **{"time_steps": (999, 600), **settings})
+    return provenance_record(bundle, models / "model.pt", models / "calibration.json", calibrated, config, "zero")
 
 
 def test_checksum_of_a_file_is_sha256(tmp_path):
@@ -66,7 +64,8 @@ def test_a_record_says_what_a_run_goes_with(bundle):
     assert found["weights"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
     assert found["calibration"]["sha256"] == hashlib.sha256(b"{}").hexdigest()
     assert found["code"] == {"sha256": code_checksum(), "versions": versions()}
-    assert found["settings"] == {"members": 8, "time_steps": [999, 600]}
+    assert found["settings"]["time_steps"] == [999, 600]
+    assert found["settings"]["missing_channels"] == "zero"
     assert found["id"] == record_id(json.loads(json.dumps(found | {"begun": "now"})))
     assert made_by(found) == {
         "run": found["id"],
