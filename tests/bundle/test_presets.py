@@ -33,7 +33,8 @@ def test_pd_ddpm_2022_is_the_papers(bundle):
     # cosine schedule: what is left of a mask at the start
     assert network.abar[299].item() == pytest.approx(0.787, abs=1e-3)
     # the denoiser does not see the presegmentation
-    image, size = torch.randn(1, network.denoiser.image_channels, 16, 16, 16), (1, network.denoiser.num_classes, 16, 16, 16)
+    denoiser = network.denoiser
+    image, size = torch.randn(1, denoiser.image_channels, 16, 16, 16), (1, denoiser.num_classes, 16, 16, 16)
     features = [network.encode(image, presegmentation) for presegmentation in (torch.zeros(size), torch.ones(size))]
     assert all(torch.equal(a, b) for a, b in zip(*features, strict=True))
 
