@@ -21,7 +21,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 SHOWN = (
     *("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "configs/presets/README.md"),
-    *(f"{folder}/*.{ending}" for folder in ("benchmarks/*", "bundles/*/docs") for ending in ("md", "png")),
+    *(f"{folder}/*.{ending}" for folder in ("benchmarks/*", "bundles/*/docs", "tools/*") for ending in ("md", "png")),
 )
 SHOWN_PARTS = ("scan", "network_def", "inferer")
 PROGRAMS = ("inference", "train", "train_segmenter", "evaluate", "calibrate", "export", "multi_gpu_inference")
