@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import sys
@@ -15,9 +14,17 @@ from typing import Any, NoReturn
 from monai_pdddpm import __version__
 from monai_pdddpm.utils.errors import TRACEBACK_VARIABLE, user_message
 
-_PROBLEM, _MISUSE = 1, 2
-_DATASET = {"type": Path, "help": "dataset.json (Decathlon, nnU-Net), its folder, or a BIDS folder"}
-_RESULTS = ("output_dir", {"type": Path, "help": "folder with one folder per case, as inference writes it"})
+
+def existing(text: str) -> Path:
+    """Return a path of the command line that exists."""
+    path = Path(text).expanduser()
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"found no {path}, expected a file or folder; fix the path")
+    return path
+
+
+_DATASET = {"type": existing, "help": "dataset.json (Decathlon, nnU-Net), its folder, or a BIDS folder"}
+_RESULTS = ("output_dir", {"type": existing, "help": "folder with one folder per case, as inference writes it"})
 _BIDS = (
     ("--modalities", {"nargs": "+", "default": ["T1w"], "metavar": "SUFFIX", "help": "BIDS: channels (T1w)"}),
     ("--derivative", {"metavar": "FOLDER", "help": "BIDS: folder in derivatives/ with the label maps"}),
@@ -32,7 +39,7 @@ COMMANDS: dict[str, tuple[str, str, Sequence[tuple[str, dict[str, Any]]]]] = {
             ("--dataset", _DATASET | {"required": True}),
             ("--output_dir", {"type": Path, "default": Path("bundles"), "help": "folder for the bundle (bundles)"}),
             ("--memory", {"type": float, "metavar": "GiB", "help": "for training (this computer's)"}),
-            ("--segmenter", {"type": Path, "metavar": "BUNDLE", "help": "bundle with a trained segmenter"}),
+            ("--segmenter", {"type": existing, "metavar": "BUNDLE", "help": "bundle with a trained segmenter"}),
             ("--spacing", {"type": float, "nargs": 3, "metavar": "MM", "help": "voxel size (chosen by rule)"}),
             *_BIDS,
         ),
@@ -48,7 +55,7 @@ COMMANDS: dict[str, tuple[str, str, Sequence[tuple[str, dict[str, Any]]]]] = {
         "monai_pdddpm.cli.info",
         "show what a bundle does",
         (
-            ("bundle", {"type": Path, "help": "folder of the bundle"}),
+            ("bundle", {"type": existing, "help": "folder of the bundle"}),
             ("--size", {"type": int, "nargs": "+", "metavar": "N", "help": "voxels of a scan: show its cost"}),
         ),
     ),
@@ -56,17 +63,11 @@ COMMANDS: dict[str, tuple[str, str, Sequence[tuple[str, dict[str, Any]]]]] = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line that names the nearest command or option."""
+    """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
-        raise SystemExit(_MISUSE)
-
-    def refuse(self, kind: str, word: str, known: Sequence[str]) -> NoReturn:
-        """Report an unknown word."""
-        nearest = difflib.get_close_matches(word, known, 1)
-        remedy = f"did you mean {nearest[0]}?" if nearest else "fix it"
-        self.error(f"{kind}: found {word!r}, expected one of {', '.join(known)}; {remedy}")
+        raise SystemExit(2)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -84,18 +85,6 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the options of a command line; exit with status 2 if it cannot be understood."""
-    top: Any = parser()
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-        top.refuse("command", arguments[0], list(COMMANDS))
-    options, unknown = top.parse_known_args(arguments)
-    if unknown:
-        flags = [flag for flag, _ in COMMANDS[options.command][2] if flag.startswith("--")]
-        top.refuse("option", unknown[0], [*flags, "--quiet", "--json"])
-    return options
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -103,15 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line; None takes ``sys.argv``.
 
     Returns:
-        the exit code: 0 success, 1 a problem or an error, 2 wrong usage.
+        the exit code: 0 success, 1 a problem or an error, 130 stopped by Ctrl-C.
+
+    Raises:
+        SystemExit: with code 2 if the command line is wrong.
     """
-    options = parse(sys.argv[1:] if arguments is None else arguments)
+    options = parser().parse_args(arguments)
     try:
-        for name in ("dataset", "bundle", "output_dir"):
-            place: Path | None = getattr(options, name, None)
-            if place is not None and options.command != "create-bundle" and not place.expanduser().exists():
-                print(f"error: {name}: found no {place}, expected a file or folder; fix the path", file=sys.stderr)
-                return _MISUSE
         result = import_module(COMMANDS[options.command][0]).run(options)
     except KeyboardInterrupt:
         return 130
@@ -120,13 +107,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if message is None or os.environ.get(TRACEBACK_VARIABLE) == "1":
             raise
         print(f"error: {message}", file=sys.stderr)
-        return _PROBLEM
+        return 1
     if options.json:
         print(json.dumps(result.content, ensure_ascii=False, indent=4))
     else:
         for line in (*result.problems, *(() if options.quiet else result.lines)):
             print(line)
-    return _PROBLEM if result.problems else 0
+    return 1 if result.problems else 0
 
 
 if __name__ == "__main__":

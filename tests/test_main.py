@@ -19,7 +19,7 @@ def test_help_lists_the_commands(capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [["create-bundle", "x", "--dataset", "d"], ["check", "d"], ["report", "d"], ["info", "d"]]
+    "words", [["create-bundle", "x", "--dataset", "."], ["check", "."], ["report", "."], ["info", "."]]
 )
 def test_all_commands_take_quiet_and_json(words):
     options = parser().parse_args([*words, "--quiet", "--json"])
@@ -38,7 +38,8 @@ def test_report(tmp_path, monkeypatch, capsys):
     assert main(["report", str(tmp_path), "--json", "--overwrite"]) == 0
     assert json.loads(capsys.readouterr().out) == {"report": str(tmp_path / "index.html")}
     assert asked == [(tmp_path, True)]
-    assert main(["report", str(tmp_path / "gone")]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["report", str(tmp_path / "gone")])
 
 
 def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys):
@@ -53,14 +54,13 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "nearest"),
-    [(["chekc", "x"], "check"), (["verifi"], "verify"), (["info", "x", "--sizze", "3"], "--size")],
+    ("words", "known"), [(["chekc", "x"], "check"), (["info", ".", "--sizze", "3"], "unrecognized arguments: --sizze")]
 )
-def test_unknown_words_name_the_nearest(words, nearest, capsys):
+def test_unknown_words_are_one_line(words, known, capsys):
     with pytest.raises(SystemExit) as end:
         main(words)
     assert end.value.code == 2
     out, err = capsys.readouterr()
     assert not out
     assert len(err.splitlines()) == 1
-    assert f"did you mean {nearest}?" in err
+    assert known in err

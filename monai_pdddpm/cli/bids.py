@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from monai_pdddpm.cli.datasets import DataSet, Finding, LabeledCase, check_name, label_names
 from monai_pdddpm.data.case import Case
 from monai_pdddpm.utils.errors import UserError
-
-__all__ = ["read_bids"]
 
 _ENTITY = re.compile(r"([A-Za-z]+)-([^_.]+)")
 
@@ -36,7 +34,8 @@ def read_bids(root: Path, modalities: Sequence[str], derivative: str | None) -> 
         label_maps = sorted(root.glob(f"derivatives/{derivative or '*'}/{relative}/[!.]*.nii*"))
         for files in scans:
             case = Case.of(files)
-            fitting = [file for file in label_maps if _belongs(file, dict(_ENTITY.findall(case.name)))]
+            entities = dict(_ENTITY.findall(case.name))
+            fitting = [f for f in label_maps if all(entities.get(k, v) == v for k, v in _ENTITY.findall(f.name))]
             kinds = ([f for f in fitting if f.name.split(".")[0].endswith(kind)] for kind in ("dseg", "mask"))
             found = next((files for files in kinds if files), [])
             if len(found) > 1:
@@ -58,20 +57,13 @@ def read_bids(root: Path, modalities: Sequence[str], derivative: str | None) -> 
 
 def _scans(folder: Path, modalities: Sequence[str]) -> list[list[str | None]]:
     """Return the files of each scan of the first modality, with those of the other modalities."""
-
-    def files(modality: str, stem: str = "[!.]*") -> list[str]:
-        return sorted(str(file) for end in ("nii", "nii.gz") for file in folder.glob(f"{stem}_{modality}.{end}"))
-
+    files = {m: sorted(map(str, folder.glob(f"[!.]*_{m}.nii*"))) for m in modalities}
     scans: list[list[str | None]] = []
-    for first in files(modalities[0]):
-        stem = Path(first).name.split(".")[0].removesuffix(f"_{modalities[0]}")
-        scans.append([first, *(next(iter(files(m, stem) or files(m)), None) for m in modalities[1:])])
+    for first in files[modalities[0]]:
+        stem = first.rpartition(modalities[0])[0]
+        others = ([f for f in files[m] if f.startswith(f"{stem}{m}.")] or files[m] for m in modalities[1:])
+        scans.append([first, *(found[0] if found else None for found in others)])
     return scans
-
-
-def _belongs(label: Path, entities: Mapping[str, str]) -> bool:
-    own = dict(_ENTITY.findall(label.name))
-    return all(own.get(key, value) == value for key, value in entities.items())
 
 
 def _labels(root: Path, derivative: str) -> dict[int, str]:

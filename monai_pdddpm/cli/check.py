@@ -4,48 +4,23 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from tqdm import tqdm
 
 from monai_pdddpm.cli import Result
-from monai_pdddpm.cli.datasets import DataSet, Finding
+from monai_pdddpm.cli.datasets import Finding
 from monai_pdddpm.cli.fingerprint import CaseStatistics, read_case
 from monai_pdddpm.cli.formats import read_dataset
 
-__all__ = ["check_dataset", "run"]
-
 
 def run(options: argparse.Namespace) -> Result:
-    """Run ``check``."""
-    data, findings = check_dataset(options.dataset, options.modalities, options.derivative, not options.quiet)
-    content = {"dataset": str(data.source), "form": data.form, "cases": len(data.cases)}
-    content["findings"] = [vars(finding) for finding in findings]
-    problems = f"{len(findings)} problems" if findings else "no problem"
-    summary = f"{len(data.cases)} cases ({data.form}), {len(data.labeled)} labeled: {problems} found"
-    return Result(content, [summary], list(map(str, findings)))
-
-
-def check_dataset(
-    path: Path, modalities: Sequence[str] = ("T1w",), derivative: str | None = None, progress: bool = True
-) -> tuple[DataSet, list[Finding]]:
-    """Read every scan and label map of a data set; return the data set and its problems.
-
-    Args:
-        path: see :func:`monai_pdddpm.cli.formats.read_dataset`.
-        modalities: see there.
-        derivative: see there.
-        progress: show a progress bar.
-
-    Raises:
-        UserError: if there is no data set of a known form.
-    """
-    data = read_dataset(path, modalities, derivative)
+    """Run ``check``: read every scan and label map of a data set, and report its problems."""
+    data = read_dataset(options.dataset, options.modalities, options.derivative)
     findings = list(data.findings)
+    missing = {finding.where for finding in findings if finding.kind == "missing-file"}
     read: list[CaseStatistics] = []
-    for case in tqdm(data.cases, "reading scans", disable=not progress, unit="scan"):
-        # missing files are among the findings already
-        if any(case.case.present_files) and (case.label is None or Path(case.label).is_file()):
+    for case in tqdm(data.cases, "reading scans", disable=options.quiet, unit="scan"):
+        if missing.isdisjoint((case.case.file, case.label)):
             statistics, found = read_case(case, data)
             findings += found
             read += [statistics] if statistics is not None else []
@@ -53,7 +28,12 @@ def check_dataset(
     for value, name in data.labels.items():
         if value and read and value not in values:
             findings.append(Finding("label-unused", f"label {value} ({name})", "no label map has it; remove the label"))
-    return data, findings + _duplicates(read)
+    findings += _duplicates(read)
+    content = {"dataset": str(data.source), "form": data.form, "cases": len(data.cases)}
+    content["findings"] = [vars(finding) for finding in findings]
+    problems = f"{len(findings)} problems" if findings else "no problem"
+    summary = f"{len(data.cases)} cases ({data.form}), {len(data.labeled)} labeled: {problems} found"
+    return Result(content, [summary], list(map(str, findings)))
 
 
 def _duplicates(cases: Sequence[CaseStatistics]) -> list[Finding]:

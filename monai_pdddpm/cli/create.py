@@ -10,7 +10,7 @@ import shlex
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from monai_pdddpm.cli.datasets import DataSet, Finding, as_decathlon
 from monai_pdddpm.cli.fingerprint import fingerprint, read_case
 from monai_pdddpm.cli.formats import read_dataset
 from monai_pdddpm.cli.memory import GIB, memory_budget
-from monai_pdddpm.cli.planner import Choice, plan
+from monai_pdddpm.cli.planner import plan
 from monai_pdddpm.cli.readme import bundle_texts, commands, readme
 from monai_pdddpm.cli.segmenter_bundle import SegmenterBundle, read_segmenter
 from monai_pdddpm.cli.templates import license_file, templates
@@ -31,50 +31,26 @@ from monai_pdddpm.utils.checks import check_output_dir
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.memory import total_memory
 
-__all__ = ["Created", "create_bundle", "run"]
-
 BLOCKING = ("missing-file", "no-label", "unreadable", "label")  # kinds of findings that would stop a training
 _NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Created:
-    """A new bundle: its folder, the choices, remarks, and the next commands."""
-
-    folder: Path
-    choices: list[Choice]
-    notes: list[str]
-    commands: list[str]
 
 
 def run(options: argparse.Namespace) -> Result:
     """Run ``create-bundle``."""
     data = read_dataset(options.dataset, options.modalities, options.derivative)
-    created = create_bundle(
-        options.name,
-        data,
-        options.output_dir,
-        memory=options.memory,
-        segmenter=options.segmenter,
-        spacing=options.spacing,
-        progress=not options.quiet,
-    )
-    content = {"bundle": str(created.folder), "choices": [asdict(choice) for choice in created.choices]}
-    content |= {"notes": created.notes, "commands": created.commands}
-    notes = [f"note: {note}" for note in created.notes]
-    written = [f"written: {created.folder}", "next:", *created.commands]
-    return Result(content, [*map(str, created.choices), *notes, *written])
+    place, settings = options.output_dir, (options.memory, options.segmenter, options.spacing)
+    return create_bundle(options.name, data, place, *settings, progress=not options.quiet)
 
 
 def create_bundle(
     name: str,
     data: DataSet,
-    output_dir: Path = Path("bundles"),
+    output_dir: Path,
     memory: float | None = None,
     segmenter: Path | None = None,
     spacing: Sequence[float] | None = None,
     progress: bool = True,
-) -> Created:
+) -> Result:
     """Read the scans of a data set and write a bundle for it.
 
     Args:
@@ -85,6 +61,9 @@ def create_bundle(
         segmenter: folder of a bundle with a trained segmenter, or None.
         spacing: voxel size in mm along R, A, S; None applies the rule.
         progress: show a progress bar.
+
+    Returns:
+        the bundle's folder, the choices, notes, and the next commands.
 
     Raises:
         UserError: if the name, a setting or the data set cannot be used, or the folder exists.
@@ -109,11 +88,12 @@ def create_bundle(
     configs = _render(name, values | texts, foreign)
     stages = ["train"] if foreign else ["train_segmenter", "train"]
     words = f"A {foreign.definition['_target_']} with the weights of {foreign.name}" if foreign else "A SegResNet"
-    files = {f"configs/{file}": as_text(content) for file, content in configs.items()} | {
+    content: dict[str, Any] = {"bundle": str(folder), "choices": [asdict(choice) for choice in choices]}
+    files = {f"configs/{file}": as_text(config) for file, config in configs.items()} | {
         "docs/README.md": readme(texts, choices, words, stages),
         "docs/data_license.txt": f"Data: {texts['license']}\n",
         "docs/fingerprint.json": as_text(statistics),
-        "docs/choices.json": as_text([asdict(choice) for choice in choices]),
+        "docs/choices.json": as_text(content["choices"]),
         "data/dataset.json": as_text(listed),
     }
     _write(folder, files, foreign)
@@ -122,7 +102,9 @@ def create_bundle(
     notes += [str(finding) for finding in findings] + (foreign.notes if foreign else [])
     if not name.endswith("_segmentation"):
         notes.append("MONAI Label serves bundles for segmentation whose name ends in _segmentation")
-    return Created(folder, choices, notes, commands(folder, stages))
+    content |= {"notes": notes, "commands": commands(folder, stages)}
+    lines = [*map(str, choices), *(f"note: {note}" for note in notes)]
+    return Result(content, [*lines, f"written: {folder}", "next:", *content["commands"]])
 
 
 def _read_cases(data: DataSet, progress: bool) -> tuple[dict[str, Any], list[Finding]]:
@@ -153,22 +135,18 @@ def _render(name: str, values: Mapping[str, Any], foreign: SegmenterBundle | Non
         if "trainer" in content.get("train", {}):
             new["train::dataset::cache_rate"] = new["validate::dataset::cache_rate"] = values["cache_rate"]
             if values["epoch_windows"]:
-                new |= _random_epochs(values["epoch_windows"])
+                sampler: dict[str, Any] = {
+                    "_target_": "torch.utils.data.RandomSampler",
+                    "data_source": "@train::dataset",
+                }
+                sampler |= {"replacement": True, "num_samples": values["epoch_windows"]}
+                sampler["_desc_"] = "several windows per case and epoch, since there are few cases"
+                new |= {"train::dataloader::shuffle": None, "train::dataloader::drop_last": None}
+                new["train::dataloader::sampler"] = sampler
         if foreign:
             new |= _foreign_preprocessing(content, foreign)
         task["overrides"][file] = new
     return render_task(configs, task, name)
-
-
-def _random_epochs(windows: int) -> dict[str, Any]:
-    """Draw a fixed number of windows per epoch."""
-    sampler = {"_target_": "torch.utils.data.RandomSampler", "data_source": "@train::dataset", "replacement": True}
-    sampler |= {"_desc_": "several windows per case and epoch, since there are few cases", "num_samples": windows}
-    return {
-        "train::dataloader::shuffle": None,
-        "train::dataloader::drop_last": None,
-        "train::dataloader::sampler": sampler,
-    }
 
 
 def _foreign_preprocessing(content: Mapping[str, Any], foreign: SegmenterBundle) -> dict[str, Any]:
@@ -189,14 +167,14 @@ def _foreign_preprocessing(content: Mapping[str, Any], foreign: SegmenterBundle)
 
 def _write(folder: Path, files: Mapping[str, str], foreign: SegmenterBundle | None) -> None:
     """Write the bundle beside its place, then rename it, so that no half-written bundle remains."""
-    configs, partial = templates(), folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         for name, text in files.items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).write_text(text, encoding="utf-8")
         (partial / "models").mkdir()
-        shutil.copyfile(configs / "logging.conf", partial / "configs" / "logging.conf")
-        shutil.copyfile(license_file(configs), partial / "LICENSE")
+        shutil.copyfile(templates() / "logging.conf", partial / "configs" / "logging.conf")
+        shutil.copyfile(license_file(), partial / "LICENSE")
         if foreign:
             torch.save(foreign.network.state_dict(), partial / "models" / "segmenter.pt")
         partial.rename(folder)

@@ -13,8 +13,6 @@ from monai_pdddpm.data.dataset_json import LIST_KEYS
 from monai_pdddpm.data.folds import hold_out
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["DataSet", "Finding", "LabeledCase", "as_decathlon", "check_name", "label_names"]
-
 
 @dataclass(frozen=True)
 class Finding:

@@ -20,8 +20,6 @@ from monai_pdddpm.data.checks import CheckLabeld, check_voxels
 from monai_pdddpm.data.loading import LoadScan
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["CaseStatistics", "fingerprint", "read_case"]
-
 SAMPLES = 10_000  # intensities kept per case
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,10 @@ from monai_pdddpm.data.datalist import SCAN_EXTENSIONS
 from monai_pdddpm.data.dataset_json import LIST_KEYS, listed_cases, read_json
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["read_dataset"]
-
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
-def read_dataset(
-    path: str | os.PathLike, modalities: Sequence[str] = ("T1w",), derivative: str | None = None
-) -> DataSet:
+def read_dataset(path: Path, modalities: Sequence[str] = ("T1w",), derivative: str | None = None) -> DataSet:
     """Read the lists and names of a data set; no scan is opened.
 
     Args:
@@ -38,17 +34,13 @@ def read_dataset(
     Raises:
         UserError: if there is no data set of these forms, or its lists, channels or labels cannot be used.
     """
-    path = Path(path).expanduser().absolute()
+    path = path.absolute()
     if path.is_dir() and not (path / "dataset.json").is_file():
         if not any(path.glob("sub-*")):
             raise UserError(f"{path}: found no dataset.json and no folders sub-*, expected one of them; fix the path")
         found = read_bids(path, tuple(modalities), derivative)
     else:
         source = path / "dataset.json" if path.is_dir() else path
-        if not source.is_file():
-            raise UserError(
-                f"{source}: does not exist, expected a dataset.json or the folder of a data set; fix the path"
-            )
         content = read_json(source)
         read = _read_nnunet if "channel_names" in content or "file_ending" in content else _read_decathlon
         found = read(source, content)
@@ -59,31 +51,32 @@ def read_dataset(
     return replace(found, findings=(*found.findings, *_findings(found)))
 
 
-def _channel_names(source: Path, key: str, names: object) -> tuple[str, ...]:
-    if not isinstance(names, dict) or not names or sorted(names) != sorted(str(i) for i in range(len(names))):
+def _names(source: Path, content: dict[str, Any], key: str) -> dict[str, Any]:
+    if not isinstance(content.get(key), dict):
+        raise UserError(f"{source}: {key}: found {content.get(key)!r}, expected names and numbers; add them")
+    return content[key]
+
+
+def _channels(source: Path, content: dict[str, Any], key: str) -> tuple[str, ...]:
+    names = _names(source, content, key)
+    if not names or sorted(names) != sorted(str(i) for i in range(len(names))):
         raise UserError(f'{source}: {key}: found {names!r}, expected names by number, from "0"; fix it')
     return tuple(check_name(names[str(i)], f"{source}: {key} {i}") for i in range(len(names)))
 
 
-def _labels(source: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:
-    if not isinstance(content.get("labels"), dict):
-        raise UserError(f"{source}: labels: found {content.get('labels')!r}, expected names and values; add them")
-    return content["labels"]
-
-
 def _read_decathlon(source: Path, content: dict[str, Any]) -> DataSet:
-    channels = _channel_names(source, "modality", content.get("modality") or {"0": "image"})
+    channels = _channels(source, {"modality": {"0": "image"}} | content, "modality")
     cases = []
     for key in reversed(LIST_KEYS):  # training cases first
         for entry in listed_cases(source, content, key):
             case = Case.of(entry["image"])
             cases.append(LabeledCase(case, entry.get("label"), key, case.name))
-    labels = label_names(source, _labels(source, content).items())
+    labels = label_names(source, _names(source, content, "labels").items())
     return DataSet("decathlon", source, channels, labels, tuple(cases))
 
 
 def _read_nnunet(source: Path, content: dict[str, Any]) -> DataSet:
-    channels = _channel_names(source, "channel_names", content.get("channel_names"))
+    channels = _channels(source, content, "channel_names")
     ending = content.get("file_ending")
     if ending not in SCAN_EXTENSIONS:
         raise UserError(
@@ -107,7 +100,7 @@ def _read_nnunet(source: Path, content: dict[str, Any]) -> DataSet:
         for file in sorted((root / "labelsTr").glob(f"[!.]*{ending}"))
         if str(file) not in used
     ]
-    labels = label_names(source, ((value, name) for name, value in _labels(source, content).items()))
+    labels = label_names(source, ((value, name) for name, value in _names(source, content, "labels").items()))
     return DataSet("nnunet", source, channels, labels, tuple(cases), tuple(findings))
 
 

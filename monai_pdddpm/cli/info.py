@@ -13,8 +13,6 @@ from typing import Any
 from monai_pdddpm.cli import Result
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["bundle_cost", "bundle_info", "run"]
-
 WARNING = "warning: --size runs the code that the bundle's author wrote; use bundles from people you trust"
 _TEXTS = ("name", "version", "task", "intended_use")
 _KEYS = (
@@ -25,11 +23,23 @@ _KEYS = (
 
 def run(options: argparse.Namespace) -> Result:
     """Run ``info``."""
-    found = bundle_info(options.bundle.expanduser())
-    lines = _lines(found)
+    found = bundle_info(options.bundle)
+    scan, labels, values = found["scan"], found["labels"], found["label_values"]
+    if isinstance(labels, dict) and isinstance(values, list):
+        labels = dict(zip(values, labels.values(), strict=False))
+    lines = [
+        f"{found['name']} {found['version']}: {found['task']}",
+        f"labels: {_names(labels)}",
+        f"channels: {_names(scan.get('channel_names')) if isinstance(scan, dict) else scan}",
+        f"spacing: {found['spacing']} mm; window: {found['roi_size']} voxels",
+        f"chain: {found['num_steps']} steps{_place(found)}; {found['members']} members",
+        f"networks: segmenter {found['segmenter']}, denoiser {found['denoiser']}",
+        f"trained weights: {found['model.pt']}; calibration: {found['calibration.json']}",
+        f"intended use: {found['intended_use']}",
+    ]
     if options.size:
         print(WARNING, file=sys.stderr)
-        cost = found["cost"] = bundle_cost(options.bundle.expanduser(), options.size)
+        cost = found["cost"] = bundle_cost(options.bundle, options.size)
         lines += [
             f"parameters: segmenter {cost['segmenter_parameters']:,}, denoiser {cost['denoiser_parameters']:,}",
             f"time steps: {', '.join(map(str, cost['time_steps']))}",
@@ -48,7 +58,15 @@ def bundle_info(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: if a file is missing or not a JSON object.
     """
-    metadata, config = (_read(folder / "configs" / name) for name in ("metadata.json", "inference.json"))
+    contents: list[dict[str, Any]] = []
+    for file in (folder / "configs" / "metadata.json", folder / "configs" / "inference.json"):
+        try:
+            contents.append(dict(json.loads(file.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{file}: found no JSON object ({error}), expected one; name the folder of a bundle"
+            ) from error
+    metadata, config = contents
     found = {key: metadata.get(key) for key in _TEXTS} | {key: config.get(key) for key in _KEYS}
     network = config.get("network_def")
     for key in ("segmenter", "denoiser"):
@@ -100,22 +118,6 @@ def bundle_cost(folder: Path, size: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _lines(found: Mapping[str, Any]) -> list[str]:
-    scan, labels, values = found["scan"], found["labels"], found["label_values"]
-    if isinstance(labels, dict) and isinstance(values, list):
-        labels = dict(zip(values, labels.values(), strict=False))
-    return [
-        f"{found['name']} {found['version']}: {found['task']}",
-        f"labels: {_names(labels)}",
-        f"channels: {_names(scan.get('channel_names')) if isinstance(scan, dict) else scan}",
-        f"spacing: {found['spacing']} mm; window: {found['roi_size']} voxels",
-        f"chain: {found['num_steps']} steps{_place(found)}; {found['members']} members",
-        f"networks: segmenter {found['segmenter']}, denoiser {found['denoiser']}",
-        f"trained weights: {found['model.pt']}; calibration: {found['calibration.json']}",
-        f"intended use: {found['intended_use']}",
-    ]
-
-
 def _place(found: Mapping[str, Any]) -> str:
     """Return where the steps of the chain are, as far as the configuration has it."""
     chains, start, end = found["chains"], found["start_step"], found["end_step"]
@@ -124,16 +126,6 @@ def _place(found: Mapping[str, Any]) -> str:
         return f" at time indices {', '.join(map(str, steps))}" if isinstance(steps, list) else ""
     places = {" from T' = ": start, " to index ": end}
     return "".join(f"{words}{value}" for words, value in places.items() if value is not None)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as JSON ({error}); name the folder of a bundle") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: found a {type(content).__name__}, expected an object; name the folder of a bundle")
-    return content
 
 
 def _names(value: Any) -> str:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from monai_pdddpm.utils.memory import total_memory
+import torch
 
-__all__ = ["GIB", "MemoryBudget", "memory_budget", "training_memory"]
+from monai_pdddpm.utils.memory import total_memory
 
 GIB = 2**30
 OVERHEAD = 1.5  # gradients, convolution workspaces and loss, relative to the tensors kept for the backward pass
@@ -25,13 +25,7 @@ class MemoryBudget:
 
 
 def memory_budget(gib: float | None = None) -> MemoryBudget:
-    """Return the given memory, or 90 % of the GPU's, or half of the computer's if there is no GPU.
-
-    Args:
-        gib: memory in GiB, or None.
-    """
-    import torch  # here, since the planner needs no torch
-
+    """Return the given memory in GiB, or 90 % of the GPU's, or half of the computer's if there is no GPU."""
     gpu = torch.cuda.is_available()
     if gib is not None:
         return MemoryBudget(gib * GIB, f"{gib:g} GiB (--memory)", gpu)

@@ -14,17 +14,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from monai_pdddpm.cli.memory import GIB, MemoryBudget, training_memory
+from monai_pdddpm.cli.segmenter_bundle import SegmenterBundle
 from monai_pdddpm.utils.errors import UserError
-
-if TYPE_CHECKING:
-    from monai_pdddpm.cli.segmenter_bundle import SegmenterBundle
-
-__all__ = ["Choice", "modality_of", "plan"]
 
 # number by which windows are divisible -> blocks of the segmenter down and up, channels of the denoiser per filter
 LEVELS = {8: ((1, 2, 2, 4), (1, 1, 1), (2, 4, 8)), 4: ((1, 2, 4), (1, 1), (2, 4))}
@@ -178,15 +174,10 @@ def _intensity(channels: Sequence[Mapping[str, Any]]) -> Choice:
     """Use one fixed scale for CT, recognized by the channel's name; normalize other scans one by one."""
     if len(channels) == 1 and modality_of(channels[0]["name"]) == "CT":
         low, high, mean, sd = (channels[0][key] for key in ("percentile_00_5", "percentile_99_5", "mean", "sd"))
-        sd = sd or 1.0
-        ends = {
-            "a_min": low,
-            "a_max": high,
-            "b_min": round((low - mean) / sd, 4),
-            "b_max": round((high - mean) / sd, 4),
-        }
-        transform = {"_target_": "ScaleIntensityRanged", "keys": "image", **ends, "clip": True}
-        text = f"clipped to {low:g} to {high:g}, then minus {mean:g}, divided by {sd:g}"
+        scaled = {name: round((end - mean) / (sd or 1.0), 4) for name, end in (("b_min", low), ("b_max", high))}
+        transform = {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": low, "a_max": high, **scaled}
+        transform["clip"] = True
+        text = f"clipped to {low:g} to {high:g}, then minus {mean:g}, divided by {sd or 1:g}"
         return Choice("intensity", [transform], text, "CT: percentiles 0.5 and 99.5, mean and SD of the foreground")
     per_channel = {"channel_wise": True} if len(channels) > 1 else {}
     normalize: dict[str, Any] = {"_target_": "NormalizeIntensityd", "keys": "image", **per_channel}

@@ -14,18 +14,11 @@ from monai_pdddpm.cli.datasets import DataSet
 from monai_pdddpm.cli.planner import Choice, modality_of
 from monai_pdddpm.cli.templates import templates
 
-__all__ = ["bundle_texts", "commands", "readme"]
-
 
 def bundle_texts(name: str, data: DataSet, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     """Return the texts on a data set that metadata and README share.
 
     Names from the data set never come first in a text of the metadata, so MONAI does not run them as code.
-
-    Args:
-        name: of the bundle.
-        data: the data set.
-        fingerprint: its statistics.
     """
     labels = {int(value): label["name"] for value, label in fingerprint["labels"].items()}
     channels = ", ".join(data.channels)
@@ -53,14 +46,7 @@ def bundle_texts(name: str, data: DataSet, fingerprint: Mapping[str, Any]) -> di
 
 
 def readme(texts: Mapping[str, Any], choices: Sequence[Choice], segmenter: str, stages: Sequence[str]) -> str:
-    """Return the bundle's ``docs/README.md``.
-
-    Args:
-        texts: see :func:`bundle_texts`.
-        choices: of the plan.
-        segmenter: description of the segmenter.
-        stages: stages of the training.
-    """
+    """Return the bundle's ``docs/README.md`` from `bundle_texts`, the plan and a description of the segmenter."""
     table = "\n".join(f"| {choice.name} | {choice.text} | {choice.reason} |" for choice in choices)
     more = {"segmenter": segmenter, "choices_table": table, "commands": "\n".join(commands(Path(), stages))}
     template = (templates() / "_new_task.md").read_text(encoding="utf-8")
@@ -69,9 +55,9 @@ def readme(texts: Mapping[str, Any], choices: Sequence[Choice], segmenter: str, 
 
 def commands(folder: Path, stages: Sequence[str]) -> list[str]:
     """Return the next commands for a bundle in a folder, given the stages of its training."""
-    runs = [("training", stage) for stage in stages] + [("calibrating", "calibrate"), ("evaluating", "evaluate")]
     lines = []
-    for run, stage in [*runs, ("inference", "inference")]:
+    for stage in (*stages, "calibrate", "evaluate", "inference"):
+        run = {"calibrate": "calibrating", "evaluate": "evaluating", "inference": "inference"}.get(stage, "training")
         files = shlex.quote(str(folder / "configs" / f"{stage}.json"))
         if stage in ("calibrate", "evaluate"):  # overlays on inference.json
             files = json.dumps([str(folder / "configs" / f"{name}.json") for name in ("inference", stage)])

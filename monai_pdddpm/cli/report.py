@@ -7,10 +7,8 @@ import argparse
 from monai_pdddpm.cli import Result
 from monai_pdddpm.visualize.report import write_report
 
-__all__ = ["run"]
-
 
 def run(options: argparse.Namespace) -> Result:
     """Run ``report``."""
-    written = write_report(options.output_dir.expanduser(), overwrite=options.overwrite)
+    written = write_report(options.output_dir, overwrite=options.overwrite)
     return Result({"report": str(written)}, [f"written: {written}"])

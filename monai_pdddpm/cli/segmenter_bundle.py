@@ -15,8 +15,6 @@ from torch import nn
 from monai_pdddpm.networks.weights import load_weights, read_weights
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["SegmenterBundle", "read_segmenter"]
-
 WARNING = "warning: --segmenter runs the code that the bundle's author wrote; use bundles from people you trust"
 _CUBES = (16, 32, 64, 96)
 # replaced by our loading, or without effect on what the network sees
@@ -97,14 +95,8 @@ def read_segmenter(bundle: Path, channels: int, classes: int) -> SegmenterBundle
             "one for each label; use a segmenter for these labels"
         )
     window = [window] * 3 if isinstance(window, int) else window
-    return SegmenterBundle(
-        name=bundle.resolve().name,
-        definition=definition,
-        network=network,
-        window=window,
-        divisor=divisor,
-        **preprocessing,
-    )
+    parts = {"definition": definition, "network": network, "window": window, "divisor": divisor}
+    return SegmenterBundle(name=bundle.resolve().name, **parts, **preprocessing)
 
 
 def _plain(parser: ConfigParser, key: str) -> Any:

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 
 from matplotlib.colors import to_rgb
 
-__all__ = ["PALETTE", "label_colors", "rgb"]
-
 # Okabe and Ito's colors, which color-blind readers can distinguish; the most visible ones on gray come first
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
 

@@ -11,8 +11,6 @@ import numpy as np
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
-__all__ = ["PLANES", "Plane", "crop_box", "cut", "index_in_file", "informative_slices", "orientation_of", "planes_of"]
-
 Array = NDArray[Any]
 Box = tuple[slice, slice, slice]
 
@@ -50,14 +48,8 @@ def orientation_of(affine: Array) -> Array:
 
     Returns:
         Whole numbers of shape (3, 2), as nibabel's ``apply_orientation`` takes them.
-
-    Raises:
-        ValueError: when two axes coincide, or one has no length.
     """
-    orientation = io_orientation(affine)
-    if np.isnan(orientation).any():
-        raise ValueError(f"affine: found {np.asarray(affine).tolist()}, expected three axes that differ")
-    return orientation.astype(int)
+    return io_orientation(affine).astype(int)
 
 
 def index_in_file(axis: int, index: int, shape: Sequence[int], orientation: Array) -> str:
@@ -111,9 +103,9 @@ def informative_slices(seg: Array, entropy: Array, highest: float) -> tuple[int,
     """
     weight = (seg != 0) + np.where(_relevant(seg, entropy, highest), entropy / highest, 0)
     totals = [_reduce_to(np.add, weight, axis) for axis in _AXES]
-    best = [np.flatnonzero(np.isclose(total, total.max())) for total in totals]
-    first, second, third = (int(equal[len(equal) // 2]) for equal in best)
-    return first, second, third
+    equal = [np.flatnonzero(np.isclose(total, total.max())) for total in totals]
+    x, y, z = (int(best[len(best) // 2]) for best in equal)
+    return x, y, z
 
 
 def crop_box(seg: Array, entropy: Array, spacing: Sequence[float], highest: float, slices: tuple[int, int, int]) -> Box:
@@ -141,15 +133,12 @@ def crop_box(seg: Array, entropy: Array, spacing: Sequence[float], highest: floa
     sides = [(last - first + 1) * step for (first, last), step in zip(ends, spacing, strict=True)]
     wanted = [side + 2 * max(MARGIN_MM, max(sides) / 2) for side in sides]
     wanted[:2] = [max(min(wanted[axis], seg.shape[axis] * spacing[axis]) for axis in (0, 1))] * 2
-    first, second, third = (_around(ends[a], wanted[a] / spacing[a], seg.shape[a]) for a in _AXES)
-    return first, second, third
-
-
-def _around(ends: Array, length: float, size: int) -> slice:
-    """Return a range of ``length`` voxels around the middle of ``ends``, moved inside the axis."""
-    count = min(size, math.ceil(length))
-    start = min(max(0, (int(ends.sum()) + 1 - count) // 2), size - count)
-    return slice(start, start + count)
+    box = []
+    for axis, size in enumerate(seg.shape):
+        count = min(size, math.ceil(wanted[axis] / spacing[axis]))
+        start = min(max(0, (int(ends[axis].sum()) + 1 - count) // 2), size - count)  # moved inside the axis
+        box.append(slice(start, start + count))
+    return box[0], box[1], box[2]
 
 
 def _relevant(seg: Array, entropy: Array, highest: float) -> Array:

@@ -33,8 +33,6 @@ from monai_pdddpm.visualize.cuts import (
     planes_of,
 )
 
-__all__ = ["overview_figure", "save_overview"]
-
 _WINDOW = (1.0, 99.0)  # percentiles of the scan that are black and white
 _OPAQUE = 0.3  # part of the highest entropy from which on the map hides the scan
 _GRAY = "#595959"  # below the color bar, as the scan is below the map
@@ -78,14 +76,13 @@ def save_overview(
         image: (X, Y, Z) scan, in any unit; gray from the 1st to the 99th percentile of the shown part, NaN black.
         seg: (X, Y, Z) label map, whole numbers, 0 for the background.
         entropy: (X, Y, Z) in nats; the colors go from 0 to ln K, the highest entropy of K classes.
-        labels: names by label value, ``{1: "lesion"}``; the background (0) may be left out.
+        labels: names by label value, ``{1: "lesion"}``, without the background.
         affine: (4, 4), voxel to mm in RAS; the arrays are turned to the nearest axes for display.
         members: (N, X, Y, Z) label maps of the ensemble; without them the column is left out.
         title: name of the case.
 
     Raises:
         UserError: when the file cannot be written.
-        ValueError: when the arrays' shapes differ, the affine is singular, or no label has a name.
     """
     figure = overview_figure(image, seg, entropy, labels, affine, members=members, title=title)
     with atomic_write(path) as part:
@@ -103,23 +100,16 @@ def overview_figure(
     title: str = "",
 ) -> Figure:
     """Return the figure of `save_overview`, which describes the arguments, with its own Agg canvas."""
-    names = {int(value): str(name) for value, name in labels.items() if int(value) != 0}
-    if not names:
-        raise ValueError(f"labels: found {dict(labels)}, expected a name for at least one label other than 0")
-    highest = math.log(len(names) + 1)
-    volumes = {"image": np.asarray(image), "seg": np.asarray(seg)}
-    volumes["entropy"] = np.nan_to_num(np.asarray(entropy, dtype=np.float32))
-    if members is not None and len(members):
-        volumes["members"] = np.moveaxis(np.asarray(members), 0, -1)
-    views, cropped = _views(volumes, np.asarray(affine, dtype=float), highest)
-    found = _values(volumes["seg"])
-    everywhere = found | _values(volumes.get("members", np.zeros(1)))
-    values = [*sorted(names), *sorted(everywhere - set(names))]
-    colors = label_colors(values)
+    highest = math.log(len(labels) + 1)
+    volumes = {"image": image, "seg": seg, "entropy": np.nan_to_num(entropy)}
+    if members is not None:
+        volumes["members"] = np.moveaxis(members, 0, -1)
+    views, cropped = _views(volumes, affine, highest)
+    found, colors = set(np.unique(seg)) - {0}, label_colors(labels)
     legend = [
-        Line2D([], [], color=colors[value], linewidth=2, label=names.get(value, f"label {value}") + none)
-        for value, none in ((value, "" if value in found else " (none)") for value in values)
-        if value in found or len(values) <= len(PALETTE)
+        Line2D([], [], color=colors[value], linewidth=2, label=name if value in found else f"{name} (none)")
+        for value, name in labels.items()
+        if value in found or len(labels) <= len(PALETTE)
     ]
     note = _MARKS * (len(views) > 1) + _CROPPED * cropped
     return _draw(views, colors, legend, highest, title, note, bool(found))
@@ -139,12 +129,6 @@ class _View:
 
 def _views(volumes: Mapping[str, Array], affine: Array, highest: float) -> tuple[list[_View], bool]:
     """Cut the volumes in each plane; also return whether they were cropped."""
-    shape = volumes["image"].shape
-    if len(shape) != 3 or not all(shape):
-        raise ValueError(f"image: found shape {shape}, expected (X, Y, Z), each at least 1")
-    for name, volume in volumes.items():
-        if volume.shape[:3] != shape or volume.ndim != 3 + (name == "members"):
-            raise ValueError(f"{name}: found spatial shape {volume.shape[:3]}, expected {shape} as of the image")
     orientation = orientation_of(affine)
     turned = {name: apply_orientation(volume, orientation) for name, volume in volumes.items()}
     shape, spacing = turned["image"].shape, voxel_sizes(affine)[np.argsort(orientation[:, 0])].tolist()
@@ -210,7 +194,11 @@ def _draw(
     for row, view in enumerate(views):
         for name in heads:
             axes = panels[f"{name} {row}"]
-            _field(axes, view, column / scale, rows[row] / scale)
+            # in mm from the upper left of the view, which is in the middle
+            (width_mm, height_mm), (x, y) = view.size, (column / scale / 2, rows[row] / scale / 2)
+            limits_mm = {"xlim": (width_mm / 2 - x, width_mm / 2 + x), "ylim": (height_mm / 2 + y, height_mm / 2 - y)}
+            axes.set(facecolor="black", xticks=[], yticks=[], **limits_mm)
+            axes.spines[:].set_visible(False)
             _show(axes, view.pictures["image"], view, colormaps["gray"], limits, "catrom")
         _captions(panels[f"image {row}"], view, column)
         _segmentation(panels[f"seg {row}"], view, colors, found, marks=len(views) > 1)
@@ -236,14 +224,6 @@ def _draw(
     return figure
 
 
-def _field(axes: Axes, view: _View, width: float, height: float) -> None:
-    """Make a black field of a size in mm with the view in its middle; its units are mm from the view's upper left."""
-    axes.set(facecolor="black", xticks=[], yticks=[], autoscale_on=False)
-    axes.spines[:].set_visible(False)
-    axes.set_xlim((view.size[0] - width) / 2, (view.size[0] + width) / 2)
-    axes.set_ylim((view.size[1] + height) / 2, (view.size[1] - height) / 2)
-
-
 def _captions(axes: Axes, view: _View, width: float) -> None:
     """Write the sides of the patient into a picture, and plane and slice beside it; ``width`` in inches."""
     for side, (x, y, ha, va) in zip(view.plane.sides, _PLACES, strict=True):
@@ -257,8 +237,7 @@ def _show(
     axes: Axes, picture: Array, view: _View, colors: Colormap, limits: tuple[float, float], interpolation: str
 ) -> AxesImage:
     """Show an array over the whole view; values that are not finite stay black."""
-    seen = axes.get_xlim(), axes.get_ylim()
-    shown = axes.imshow(
+    return axes.imshow(
         np.ma.masked_invalid(picture.astype(np.float32)),
         cmap=colors,
         vmin=limits[0],
@@ -267,8 +246,6 @@ def _show(
         interpolation=interpolation,
         aspect="auto",
     )
-    axes.set(xlim=seen[0], ylim=seen[1])
-    return shown
 
 
 def _segmentation(axes: Axes, view: _View, colors: Mapping[int, str], found: bool, marks: bool) -> None:
@@ -320,7 +297,3 @@ def _heat() -> Colormap:
     colors = colormaps["magma"](np.linspace(0, 1, 256))
     colors[:, 3] = np.clip(np.linspace(0, 1 / _OPAQUE, 256), 0, 1)
     return ListedColormap(colors)
-
-
-def _values(volume: Array) -> set[int]:
-    return {int(value) for value in np.unique(volume[volume != 0])}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_pdddpm.utils.atomic_write import atomic_write
+from monai_pdddpm.utils.atomic_write import write_text
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.provenance import FAILURES
 from monai_pdddpm.visualize.templates import render
@@ -35,14 +34,11 @@ def write_report(output_dir: Path, *, overwrite: bool = False) -> Path:
         Path of the page.
 
     Raises:
-        UserError: when the folder does not exist or holds no case, ``index.html`` is of another program, or the page
-            cannot be written.
+        UserError: when the folder holds no case, ``index.html`` is of another program, or the page cannot be written.
     """
     folder = Path(output_dir)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder, expected the output folder of an inference; check the path")
-    failures = dict(failure for path in sorted(folder.glob(f"{FAILURES}/*.json")) for failure in _failure(path))
-    reports = {path.parent.name: path for path in folder.glob("*/*_report.json") if _belongs(path)}
+    failures = dict(map(_failure, sorted(folder.glob(f"{FAILURES}/*.json"))))
+    reports = {path.parent.name: _json(path) for path in folder.glob("*/*_report.json") if _belongs(path)}
     if not failures and not reports:
         raise UserError(
             f"{folder}: found no case, expected folders with <case>_report.json; name the output folder of an inference"
@@ -51,10 +47,9 @@ def write_report(output_dir: Path, *, overwrite: bool = False) -> Path:
     before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
     if before is not None and f'content="{_GENERATOR}"' not in before and not overwrite:
         raise UserError(f"{path}: found a file of another program, expected none; move it away or allow overwriting")
-    page = _page(folder, {name: _read(report) for name, report in reports.items()}, failures)
+    page = _page(folder, reports, failures)
     if page != before:
-        with atomic_write(path) as part:
-            part.write_text(page, encoding="utf-8")
+        write_text(path, page)
     return path
 
 
@@ -62,32 +57,16 @@ def _belongs(path: Path) -> bool:
     return path.name == f"{path.parent.name}_report.json"
 
 
-def _failure(path: Path) -> Iterable[tuple[str, str]]:
-    content = _json(path)
-    case = content.get("case")
-    if isinstance(case, str) and case == Path(case).name:  # not a path to another folder
-        yield case, str(content.get("error", "unknown reason"))
+def _failure(path: Path) -> tuple[str, str]:
+    return path.stem, str(_json(path).get("error", "unknown reason"))
 
 
 def _json(path: Path) -> Report:
+    """Return a JSON object, or an empty one if the file was cut short."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _read(path: Path) -> Report | None:
-    """Return a report, or None when it is broken."""
-    report = _json(path)
-    parts = [report.get(key, {}) for key in ("result", "seconds", "settings", "inference", "versions")]
-    if not report or not all(isinstance(part, dict) for part in parts) or not isinstance(report.get("notes", []), list):
-        return None
-    for frame in _frames(report):
-        volumes = frame.get("volume_ml", {}) if isinstance(frame, dict) else None
-        if not isinstance(volumes, dict) or not all(isinstance(volume, dict) for volume in volumes.values()):
-            return None
-    return report
 
 
 def _frames(report: Report) -> Sequence[Report]:
@@ -96,15 +75,14 @@ def _frames(report: Report) -> Sequence[Report]:
     return result.get("frames", [result])
 
 
-def _page(folder: Path, reports: Mapping[str, Report | None], failures: Mapping[str, str]) -> str:
-    good = {name: report for name, report in reports.items() if report is not None}
-    frames = [frame for name in sorted(good) for frame in _frames(good[name])]
-    labels = list(dict.fromkeys(label for frame in frames for label in frame.get("volume_ml", {})))
+def _page(folder: Path, reports: Mapping[str, Report], failures: Mapping[str, str]) -> str:
+    good = {name: report for name, report in reports.items() if report}
     broken = {name: f"{name}_report.json cannot be read; run this case again" for name in reports if name not in good}
     failures = broken | dict(failures)
-    rows = [
-        _row(folder / name, good.get(name, {}), failures.get(name, ""), labels) for name in sorted({*good, *failures})
-    ]
+    frames = [frame for name in sorted(good) for frame in _frames(good[name])]
+    labels = list(dict.fromkeys(label for frame in frames for label in frame.get("volume_ml", {})))
+    names = sorted({*good, *failures})
+    rows = [_row(folder / name, good.get(name, {}), failures.get(name, ""), labels) for name in names]
     return render(
         "report.html.j2",
         generator=_GENERATOR,
@@ -122,23 +100,21 @@ def _summary(reports: Sequence[Report]) -> list[str]:
     """Return lines on time, settings and program of all finished cases."""
     if not reports:
         return []
-    seconds = [sum(_finite(report.get("seconds", {}).values())) for report in reports]
+    seconds = [sum(report["seconds"].values()) for report in reports]
     lines = [f"Median {statistics.median(seconds):.3g} s per case, {sum(seconds):.3g} s in total."]
     runs = {json.dumps([report.get("settings"), _made_with(report)], sort_keys=True) for report in reports}
     if len(runs) > 1:
         lines.append("The settings differ between cases; see their reports.")
     elif text := _made_with(reports[0]):
         lines.append(f"Each case: {text}.")
-    programs = sorted({str(report.get("versions", {}).get("monai_pdddpm", "unknown")) for report in reports})
+    programs = sorted({report["versions"]["monai_pdddpm"] for report in reports})
     return [*lines, f"monai_pdddpm {', '.join(programs)}."]
 
 
 def _made_with(report: Report) -> str:
     """Return what was run in plain words, such as ``8 members, 15 steps, seed 0``."""
     run = report.get("inference", {})
-    parts = {"members": "{} members", "time_steps": "{} steps", "seed": "seed {}"}
-    values = {key: len(run[key]) if isinstance(run[key], list) else run[key] for key in parts if key in run}
-    return ", ".join(parts[key].format(value) for key, value in values.items())
+    return f"{run['members']} members, {len(run['time_steps'])} steps, seed {run['seed']}" if run else ""
 
 
 def _row(folder: Path, report: Report, failure: str, labels: Sequence[str]) -> dict[str, Any]:
@@ -156,9 +132,9 @@ def _row(folder: Path, report: Report, failure: str, labels: Sequence[str]) -> d
         "files": files,
         "numbers": [
             *(_volume([frame.get("volume_ml", {}).get(label, {}) for frame in frames]) for label in labels),
-            _cell([one.get("value") for one in dice], min, interval=dice[0].get("interval_90") if dice else None),
+            _cell([one["value"] for one in dice], min, dice[0]["interval_90"] if dice else ()),
             _cell([frame.get("mean_entropy_inside_nats") for frame in frames], max),
-            _cell([sum(_finite(report["seconds"].values()))] if "seconds" in report else [], max, digits=1),
+            _cell([sum(report["seconds"].values())], max, digits=1) if "seconds" in report else None,
         ],
     }
 
@@ -166,29 +142,23 @@ def _row(folder: Path, report: Report, failure: str, labels: Sequence[str]) -> d
 def _volume(volumes: Sequence[Report]) -> dict[str, str] | None:
     members = [volumes[0].get("members_min"), volumes[0].get("members_max")]
     interval = volumes[0].get("interval_90") or members
-    return _cell([volume.get("segmentation") for volume in volumes], statistics.fmean, interval=interval)
+    return _cell([volume.get("segmentation") for volume in volumes], statistics.fmean, interval)
 
 
 def _cell(
-    values: Iterable[Any],
+    values: Sequence[float | None],
     key: Callable[[Sequence[float]], float],
-    interval: Iterable[Any] | None = None,
+    interval: Sequence[float | None] = (),
     digits: int = 3,
 ) -> dict[str, str] | None:
     """Return a cell of one value with its interval, or of the range of several; ``key`` gives the value to sort by."""
-    numbers = _finite(values)
+    numbers = [value for value in values if value is not None]
     if not numbers:
         return None
     low, high = f"{min(numbers):.{digits}f}", f"{max(numbers):.{digits}f}"
-    bounds = [f"{bound:.{digits}f}" for bound in _finite(interval or [])]
+    bounds = [f"{bound:.{digits}f}" for bound in interval if bound is not None]
     return {
         "text": low if low == high else f"{low} to {high}",
-        "interval": " to ".join(bounds) if len(numbers) == 1 and len(bounds) == 2 else "",
+        "interval": " to ".join(bounds) if len(numbers) == 1 else "",
         "key": f"{key(numbers):.6g}",
     }
-
-
-def _finite(values: Iterable[Any]) -> list[float]:
-    """Return the finite numbers among values."""
-    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    return [float(value) for value in numbers if math.isfinite(value)]

@@ -19,10 +19,6 @@ from monai_pdddpm.utils.atomic_write import atomic_write
 from monai_pdddpm.visualize.colors import label_colors, rgb
 from monai_pdddpm.visualize.templates import render
 
-__all__ = ["color_table", "scene", "snap_labels", "write_seg_nrrd"]
-
-Code = Sequence[str]
-
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -53,7 +49,7 @@ def write_seg_nrrd(
     label_map: NDArray[Any],
     affine: NDArray[Any],
     labels: Mapping[int, str],
-    codes: Mapping[int, Mapping[str, Code]],
+    codes: Mapping[int, Mapping[str, Sequence[str]]],
 ) -> None:
     """Write a label map as a Slicer segmentation; an older file is replaced only by a complete one.
 
@@ -112,19 +108,18 @@ def scene(
     Args:
         case: name of the case, with which its files begin.
         folder: absolute folder of the scene and of the case's files.
-        scan: path of a 3D scan; None, or a path on another Windows drive, leaves it out.
+        scan: path of a 3D scan, or None.
         labels: names by label value, without the background.
         maps: file names of maps in nats, each ``<case>_<map>.nii.gz``.
         segmentation: file name of a ``.seg.nrrd``; None shows ``<case>_seg.nii.gz`` with ``<case>_seg.ctbl``.
     """
-    files = [(1, case, _relative(scan, folder), False)]
-    files += [(number, name.removesuffix(".nii.gz"), name, True) for number, name in enumerate(maps, start=2)]
+    files = [] if scan is None else [(1, case, os.path.relpath(scan, folder))]
+    files += [(number, name.removesuffix(".nii.gz"), name) for number, name in enumerate(maps, start=2)]
     return render(
         "scene.mrml.j2",
         volumes=[
-            {"number": number, "name": _one_line(name), "file": _encoded(file), "is_map": is_map}
-            for number, name, file, is_map in files
-            if file is not None
+            {"number": number, "name": _one_line(name), "file": _encoded(file), "is_map": number > 1}
+            for number, name, file in files
         ],
         highest=round(math.log(len(labels) + 1), 6),
         seg=_one_line(f"{case}_seg"),
@@ -135,22 +130,12 @@ def scene(
     )
 
 
-def _relative(path: str | None, folder: Path) -> str | None:
-    try:
-        return None if path is None else os.path.relpath(path, folder)
-    except ValueError:  # on another Windows drive
-        return None
-
-
 def _encoded(path: str) -> str:
     """Return a path as MRML encodes it: these characters only, all others as they are."""
-    path = path.replace(os.sep, "/")
-    for sign in "% '><\"":
-        path = path.replace(sign, f"%{ord(sign):02X}")
-    return path
+    return path.replace(os.sep, "/").translate({ord(sign): f"%{ord(sign):02X}" for sign in "% '><\""})
 
 
-def _code(code: Code) -> str:
+def _code(code: Sequence[str]) -> str:
     """Return (value, scheme, meaning) in Slicer's terminology, without the characters that separate its parts."""
     value, scheme, meaning = (_one_line(part.translate(str.maketrans("^~|&", "    "))) for part in code)
     return f"{scheme}^{value}^{meaning}"

@@ -6,8 +6,6 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-__all__ = ["render"]
-
 _ENVIRONMENT = Environment(
     loader=PackageLoader("monai_pdddpm.visualize", "."),
     autoescape=True,
@@ -19,10 +17,5 @@ _ENVIRONMENT = Environment(
 
 
 def render(template: str, **values: Any) -> str:
-    """Return the text of a template.
-
-    Args:
-        template: file name in this package's folder, such as ``report.html.j2``.
-        values: the template's variables.
-    """
+    """Return the text of a template of this folder, such as ``report.html.j2``, with its variables."""
     return _ENVIRONMENT.get_template(template).render(**values)

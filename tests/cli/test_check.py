@@ -80,11 +80,8 @@ def test_quiet(decathlon, capsys):
 
 @pytest.mark.parametrize("words", [["check"], ["check", "/nowhere"], ["chekc", "x"], [], ["info", "/nowhere"]])
 def test_misuse(words, capsys):
-    try:
-        code = main(words)
-    except SystemExit as end:
-        code = end.code
-    assert code == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
     out, err = capsys.readouterr()
     assert not out
     assert "error: " in err

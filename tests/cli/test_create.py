@@ -31,6 +31,10 @@ def run(folder, name, kind="train", **more):
     workflow.finalize()
 
 
+def folder_of(created):
+    return Path(created.content["bundle"])
+
+
 def config(folder, name="inference"):
     return json.loads((folder / "configs" / f"{name}.json").read_text(encoding="utf-8"))
 
@@ -49,14 +53,14 @@ def made(decathlon, tmp_path):
 class TestBundle:
     def test_complete(self, made):
         created = made(values=(0, 2, 5))
-        folder = created.folder
+        folder = folder_of(created)
         there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
         assert {"LICENSE", "docs/README.md", "docs/data_license.txt", "docs/fingerprint.json"} <= there
         assert {f"configs/{name}.json" for name in ("train", "train_segmenter", "inference", "metadata")} <= there
         assert not any("{{" in (folder / file).read_text(encoding="utf-8") for file in there)
         assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # no partial folder
         page = (folder / "docs" / "README.md").read_text(encoding="utf-8")
-        assert all(choice.reason in page for choice in created.choices)
+        assert all(choice["reason"] in page for choice in created.content["choices"])
         headings = [line[2:] for line in page.splitlines() if line.startswith("# ")]
         assert headings[:3] == ["Model Overview", "Data", "Preprocessing"]
         assert headings[-2:] == ["References", "License"]
@@ -64,12 +68,12 @@ class TestBundle:
 
     def test_metadata_fits_the_schema(self, made):
         jsonschema = pytest.importorskip("jsonschema")
-        metadata = config(made(channels=("CT",)).folder, "metadata")
+        metadata = config(folder_of(made(channels=("CT",))), "metadata")
         jsonschema.validate(metadata, json.loads(SCHEMA.read_text(encoding="utf-8")))
         assert metadata["network_data_format"]["inputs"]["image"]["modality"] == "CT"
 
     def test_values(self, made, capsys):
-        folder = made(values=(0, 2, 5), spacing=(1, 1, 2)).folder
+        folder = folder_of(made(values=(0, 2, 5), spacing=(1, 1, 2)))
         found = config(folder)
         assert found["spacing"] == [1, 1, 2]
         assert found["roi_size"] == [24, 24, 16]  # 20 x 24 x 16 in multiples of 8
@@ -86,13 +90,13 @@ class TestBundle:
         root = nnunet()
         (root / "imagesTr" / "box_001_0001.nii.gz").unlink()
         created = create_bundle("n", read_dataset(root), tmp_path, progress=False)
-        assert config(created.folder)["scan"]["missing"] == "zero"
-        assert any("FLAIR in 1 of the cases" in str(choice) for choice in created.choices)
-        listed = json.loads((created.folder / "data" / "dataset.json").read_text(encoding="utf-8"))
+        assert config(folder_of(created))["missing_channels"] == "zero"
+        assert any("FLAIR in 1 of the cases" in line for line in created.lines)
+        listed = json.loads((folder_of(created) / "data" / "dataset.json").read_text(encoding="utf-8"))
         assert [len(listed[name]) for name in ("training", "validation", "test")] == [3, 1, 1]
         created = create_bundle("b", read_dataset(bids), tmp_path, progress=False)
-        assert config(created.folder)["labels"] == {"0": "background", "1": "box"}
-        assert config(created.folder)["dataset_dir"] == "$@bundle_root + '/data'"
+        assert config(folder_of(created))["labels"] == {"0": "background", "1": "box"}
+        assert config(folder_of(created))["dataset_dir"] == "$@bundle_root + '/data'"
 
 
 class TestCommand:
@@ -142,7 +146,7 @@ class TestMistakes:
 
 @pytest.mark.slow
 def test_both_stages_evaluation_and_inference(made):
-    folder = made(values=(0, 2, 5), test=["imagesTr/case 0 é.nii.gz"]).folder
+    folder = folder_of(made(values=(0, 2, 5), test=["imagesTr/case 0 é.nii.gz"]))
     run(folder, "train_segmenter", max_epochs=1, **FEW)
     run(folder, "train", max_epochs=1, **FEW)
     run(folder, "evaluate", "infer", members=1, num_steps=1)
@@ -208,7 +212,7 @@ class TestGivenSegmenter:
 
     def test_its_preprocessing_is_used(self, made, foreign):
         created = made(options={"segmenter": foreign()})
-        content = config(created.folder)
+        content = config(folder_of(created))
         assert content["segmenter_def"]["init_filters"] == 8
         assert content["spacing"] == [1.5, 1.5, 2.0]
         assert content["roi_size"] == [16, 16, 16]
@@ -218,19 +222,19 @@ class TestGivenSegmenter:
             **{"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 0, "a_max": 200},
             **{"b_min": 0.0, "b_max": 1.0, "clip": True},
         }
-        assert any("CropForegroundd" in note for note in created.notes)
-        assert not (created.folder / "configs" / "train_segmenter.json").exists()
-        assert not any("train_segmenter" in command for command in created.commands)
+        assert any("CropForegroundd" in note for note in created.content["notes"])
+        assert not (folder_of(created) / "configs" / "train_segmenter.json").exists()
+        assert not any("train_segmenter" in command for command in created.content["commands"])
 
     def test_without_orientation_and_spacing(self, made, foreign):
-        content = config(made(options={"segmenter": foreign(preprocessing={"transforms": []})}).folder)
+        content = config(folder_of(made(options={"segmenter": foreign(preprocessing={"transforms": []})})))
         kinds = [each["_target_"] for each in content["preprocessing"]["transforms"]]
         assert kinds[-2:] == ["Identityd", "Identityd"]
 
     @pytest.mark.slow
     def test_the_denoiser_is_trained_behind_it(self, made, foreign):
         bundle = foreign()
-        folder = made(options={"segmenter": bundle}, test=["imagesTr/case_3.nii.gz"]).folder
+        folder = folder_of(made(options={"segmenter": bundle}, test=["imagesTr/case_3.nii.gz"]))
         run(folder, "train", max_epochs=1, **FEW)
         given = torch.load(bundle / "models" / "model.pt", weights_only=True)
         pair = torch.load(folder / "models" / "model.pt", weights_only=True)

@@ -56,7 +56,7 @@ class TestDecathlon:
             ({"labels": {"0": "background"}}, "no label above 0"),
             ({"labels": {"1": "a", "2": "ignore"}}, "expected classes only"),
             ({"modality": {"1": "MRI"}}, "by number"),
-            ({"labels": None}, "names and values"),
+            ({"labels": None}, "names and numbers"),
             ({"training": [{"image": "../x.nii.gz", "label": "y.nii.gz"}]}, "leaves the folder"),
         ],
     )
@@ -155,7 +155,7 @@ class TestBids:
 def test_no_data_set(tmp_path):
     with pytest.raises(UserError, match=r"no dataset\.json and no folders sub-"):
         read_dataset(tmp_path)
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="No such file"):
         read_dataset(tmp_path / "dataset.json")
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(UserError, match="fix it"):

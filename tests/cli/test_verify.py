@@ -44,12 +44,11 @@ def edit(path, **changes):
 
 
 def test_unchanged_results(output):
-    found = verify(output)
-    assert (found.cases, found.files, found.findings, found.notes) == (2, 4, [], [])
+    assert verify(output).content == {"cases": 2, "files": 4, "findings": [], "notes": []}
 
 
 def test_moved_results_are_unchanged(output, tmp_path):
-    assert verify(output.rename(tmp_path / "moved")).findings == []
+    assert verify(output.rename(tmp_path / "moved")).problems == []
 
 
 def _truncate(output):
@@ -90,7 +89,7 @@ def _truncate(output):
 )
 def test_one_change_is_one_problem(output, change, finding):
     change(output)
-    assert verify(output).findings == [finding.format(parent=output.parent)]
+    assert verify(output).problems == [finding.format(parent=output.parent)]
 
 
 def test_a_changed_run_concerns_all_its_cases(output):
@@ -98,28 +97,26 @@ def test_a_changed_run_concerns_all_its_cases(output):
     name, runs[0]["weights"]["sha256"] = runs[0]["id"], "0" * 64
     edit(output / "run.json", runs=runs)
     unknown = [f"{case}: run.json does not list the run that made it" for case in "ab"]
-    assert verify(output).findings == [f"run.json: the entry of run {name} was changed", *unknown]
+    assert verify(output).problems == [f"run.json: the entry of run {name} was changed", *unknown]
     del runs[0]["weights"]
     edit(output / "run.json", runs=runs)
-    assert len(verify(output).findings) == 3
+    assert len(verify(output).problems) == 3
     (output / "run.json").write_text("")
-    assert verify(output).findings == ["run.json: cannot be read; the runs are not verified", *unknown]
+    assert verify(output).problems == ["run.json: cannot be read; the runs are not verified", *unknown]
 
 
 def test_missing_scans_and_other_files_are_notes(output):
     (output.parent / "a.nii.gz").unlink()
     (output / "b" / "my remarks.txt").write_text("good")
     found = verify(output)
-    assert found.findings == []
-    assert found.notes == [
+    assert found.problems == []
+    assert found.content["notes"] == [
         f"a: its scan {output.parent}/a.nii.gz does not exist and is not compared",
         "b: my remarks.txt was not written by the run",
     ]
 
 
 def test_no_results(tmp_path):
-    with pytest.raises(UserError, match="found no folder, expected one with results"):
-        verify(tmp_path / "none")
     with pytest.raises(UserError, match="found no case"):
         verify(tmp_path)
 
@@ -137,4 +134,5 @@ def test_on_the_command_line(output, capsys):
     assert json.loads(capsys.readouterr().out)["findings"] == lines[:1]
     assert main(["verify", str(output), "--quiet"]) == 1
     assert capsys.readouterr().out == "a: a_seg.nii.gz was changed\n"
-    assert main(["verify", str(output / "none")]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["verify", str(output / "none")])

@@ -14,7 +14,7 @@ from monai_pdddpm.visualize.colors import PALETTE
 
 SHAPE = (40, 50, 30)
 IDENTITY = np.eye(4)
-LABELS = {0: "background", 1: "anterior", 2: "posterior"}
+LABELS = {1: "anterior", 2: "posterior"}
 
 
 def volumes(shape=SHAPE):
@@ -144,12 +144,6 @@ def test_legend_of_many_labels_names_only_those_found():
     assert {text for text in written if "organ" in text} == {"organ 1", "organ 2"}
 
 
-def test_label_without_a_name_is_shown():
-    image, seg, entropy = volumes()
-
-    assert "label 7" in texts(draw(image, np.where(seg == 2, 7, seg), entropy))
-
-
 def test_empty_segmentation_shows_the_middle_slices():
     image, seg, entropy = volumes()
     written = texts(draw(image, seg * 0, entropy * 0, members=seg[None] * 0))
@@ -241,24 +235,6 @@ def test_large_scan_is_cropped_with_a_note():
     assert any("Cropped" in text for text in texts(figure))
     assert "k = 52" in texts(figure)  # as in the file, not as in the crop
     assert not any("Cropped" in text for text in texts(draw()))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"seg": np.zeros((3, 3, 3))}, "seg.*expected"),
-        ({"image": np.zeros((3, 3))}, r"image.*\(X, Y, Z\)"),
-        ({"members": np.zeros(SHAPE)}, "members"),
-        ({"affine": np.diag([1, 1, 0, 1])}, "three axes that differ"),
-        ({"labels": {0: "background"}}, "labels"),
-    ],
-)
-def test_arrays_that_do_not_fit_are_refused_by_name(change, message):
-    arguments = dict(zip(("image", "seg", "entropy"), volumes(), strict=True))
-    arguments |= {"labels": LABELS, "affine": IDENTITY} | change
-
-    with pytest.raises(ValueError, match=message):
-        overview_figure(**arguments)
 
 
 def test_file_is_written_completely(tmp_path):
