@@ -169,7 +169,13 @@ def data(tmp_path):
 
 @pytest.mark.slow
 def test_the_study_trains_measures_and_reports(tmp_path, data, monkeypatch):
-    tiny = {"roi_size": [16, 16, 16], "batch_size": 2, "num_workers": 0, "train::dataset::cache_rate": 0.0}
+    tiny = {
+        "roi_size": [16, 16, 16],
+        "precision": "float32",
+        "batch_size": 2,
+        "num_workers": 0,
+        "train::dataset::cache_rate": 0.0,
+    }
     for name in ("segmenter", "segmenter_cyclic", "segmenter_stochastic", "narrow"):
         changed = dict(VARIANTS[name]) | {"copies": 1, "rows": list(VARIANTS[name]["rows"])}
         changed["train"] = changed.get("train", {}) | tiny
