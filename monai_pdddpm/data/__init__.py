@@ -2,24 +2,21 @@
 
 from typing import Any
 
-from monai_pdddpm.utils.checks import check_file, check_output_dir, check_range
-from monai_pdddpm.utils.provenance import provenance_record, report_path
+from monai_pdddpm.utils.checks import check_output_dir
 from monai_pdddpm.utils.ranks import RankSampler, cases_of_rank, is_first_rank
 
 from .cache import CachedDataset
-from .case import Case, case_name, case_of
-from .checks import CheckImaged, CheckLabeld, check_voxels
+from .case import case_name
+from .checks import CheckImaged, CheckLabeld
 from .datalist import inference_cases, labelled_cases, training_cases
 from .dataset import CaseDataset, CaseFailure, case_collate
 from .folds import fold_cases
 from .loading import LoadScan, LoadScand
 from .pending_cases import pending_cases
 from .scan_spec import ScanSpec
-from .scans import plan_scan
 
 __all__ = [
     "CachedDataset",
-    "Case",
     "CaseDataset",
     "CaseFailure",
     "CheckImaged",
@@ -30,21 +27,14 @@ __all__ = [
     "ScanSpec",
     "case_collate",
     "case_name",
-    "case_of",
     "cases_of_rank",
-    "check_file",
     "check_output_dir",
-    "check_range",
-    "check_voxels",
     "ensure_phantom",
     "fold_cases",
     "inference_cases",
     "is_first_rank",
     "labelled_cases",
     "pending_cases",
-    "plan_scan",
-    "provenance_record",
-    "report_path",
     "training_cases",
     "write_phantom",
 ]

@@ -6,21 +6,22 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
+
+from torch.utils.data._utils.collate import default_collate_fn_map  # the map that torch documents for own types
 
 from monai_pdddpm.utils.errors import UserError, printable
-from monai_pdddpm.utils.meta_object import MetaObject
 from monai_pdddpm.utils.provenance import checksum
 
-__all__ = ["Case", "Image", "case_name", "case_of", "present_files"]
+__all__ = ["Case", "Image", "case_name", "case_of"]
 
 _LONGEST_NAME = 200  # bytes; file systems take 255, and names of outputs are longer
 _DETACHED = (".mhd", ".nhdr")  # headers whose voxels lie in another file
 
 
 @dataclass(frozen=True)
-class Case(MetaObject):
-    """One subject's scan.
+class Case:
+    """One subject's scan. It stays whole in ``MetaTensor.meta`` when batches are collated and split again.
 
     Attributes:
         name: name of its results: the file's name without its extension, as MONAI's ``SaveImage`` has it; the whole
@@ -32,6 +33,11 @@ class Case(MetaObject):
     name: str
     files: tuple[str | None, ...]
     notes: tuple[str, ...] = ()
+    ndim: ClassVar[int] = 0  # with `item`, marks a scalar for MONAI's `decollate_batch`
+
+    def item(self) -> Case:
+        """Return the case itself."""
+        return self
 
     @classmethod
     def of(cls, image: Image) -> Case:
@@ -55,7 +61,7 @@ class Case(MetaObject):
             raise UserError(
                 f"image: found {image!r}, expected a path, or a list with one for each channel; fix the data list"
             )
-        files = tuple(os.path.expanduser(entry) if entry else None for entry in map(_text, entries))
+        files = tuple(os.path.expanduser(entry) if entry else None for entry in entries)
         return cls(_name_of(_main_file(files)), files)
 
     @property
@@ -102,6 +108,12 @@ class Case(MetaObject):
         return {file: checksum(file) for file in self.all_files}
 
 
+def _collate(batch: Sequence[Case], *, collate_fn_map: Any = None) -> list[Case]:
+    return list(batch)
+
+
+default_collate_fn_map[Case] = _collate  # type: ignore[index]
+
 Image: TypeAlias = str | os.PathLike | Sequence[str | os.PathLike | None] | Case
 
 
@@ -119,15 +131,6 @@ def case_of(meta: Mapping[str, Any]) -> Case:
 def case_name(image: Image) -> str:
     """Return the name of a case, see `Case.of`."""
     return Case.of(image).name
-
-
-def present_files(image: Image) -> tuple[str | None, ...]:
-    """Return the files of a case that exist, see `Case.present_files`."""
-    return Case.of(image).present_files
-
-
-def _text(entry: str | os.PathLike | None) -> str | None:
-    return None if entry is None else os.fspath(entry)
 
 
 def _main_file(files: Sequence[str | None]) -> str:

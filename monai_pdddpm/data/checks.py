@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from monai_pdddpm.data.geometry import largest_shift
-from monai_pdddpm.data.scan_spec import ScanSpec, as_spec
+from monai_pdddpm.data.scan_spec import ScanSpec
 from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["CheckImaged", "CheckLabeld", "check_voxels", "round_labels"]
@@ -68,7 +69,7 @@ class CheckImaged(MapTransform):
         keys: entries to check, each of shape (channels or frames, spatial axes...).
         spec: the scans expected.
         allow_missing_keys: skip keys that are missing.
-        settings: fields of `ScanSpec`, in place of ``spec``.
+        settings: fields of `ScanSpec` in which the scans differ from ``spec``.
 
     Raises:
         UserError: when a setting is not allowed, or on a call, when a scan is not as expected; the message names its
@@ -79,7 +80,7 @@ class CheckImaged(MapTransform):
         self, keys: KeysCollection, spec: ScanSpec | None = None, allow_missing_keys: bool = False, **settings: Any
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.spec = as_spec(spec, settings)
+        self.spec = replace(spec or ScanSpec(), **settings)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data unchanged, or raise `UserError`."""

@@ -12,6 +12,7 @@ from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.dataset_json import LIST_KEYS, listed_cases, read_json
 from monai_pdddpm.data.dicom_files import find_series
 from monai_pdddpm.data.folds import hold_out
+from monai_pdddpm.utils.checks import check_choice
 from monai_pdddpm.utils.errors import UserError, printable
 
 __all__ = ["SCAN_EXTENSIONS", "inference_cases", "labelled_cases", "training_cases", "unused_files"]
@@ -42,7 +43,8 @@ def inference_cases(dataset_dir: str | os.PathLike, data_list_key: str = "test")
             list, for the run to report.
     """
     root = Path(dataset_dir).expanduser()
-    keys = _keys_from(data_list_key)
+    check_choice("data_list_key", data_list_key, LIST_KEYS)
+    keys = LIST_KEYS[LIST_KEYS.index(data_list_key) :]
     if not os.path.exists(root):  # unlike pathlib, os.path raises nothing in a folder without permission
         raise UserError(f"{root}: does not exist, expected a scan or a folder of scans; check dataset_dir")
     if not os.path.isdir(root):
@@ -88,10 +90,7 @@ def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[d
         UserError: when the folder, the list, a label or a file is missing, or a single case is to be split. A channel
             that is missing in a list of files is left to the loader.
     """
-    if data_list_key not in ("training", "validation"):
-        raise UserError(
-            f"data_list_key: found {data_list_key!r}, expected 'training' or 'validation'; fix the configuration"
-        )
+    check_choice("data_list_key", data_list_key, ("training", "validation"))
     root = Path(dataset_dir).expanduser()
     if not os.path.isdir(root):
         raise UserError(f"{root}: not a folder, expected one with labeled cases and a dataset.json; check dataset_dir")
@@ -160,14 +159,6 @@ def unused_files(folder: str | os.PathLike, cases: Sequence[dict[str, Any]]) -> 
         paths = [os.path.join(parent, name) for name in names if not name.startswith(".")]
         unused += [path for path in paths if path not in used]
     return sorted(os.path.relpath(path, root) for path in unused)
-
-
-def _keys_from(data_list_key: str) -> Sequence[str]:
-    if data_list_key not in LIST_KEYS:
-        raise UserError(
-            f"data_list_key: found {data_list_key!r}, expected one of {', '.join(LIST_KEYS)}; fix the configuration"
-        )
-    return LIST_KEYS[LIST_KEYS.index(data_list_key) :]
 
 
 def _is_scan(path: Path) -> bool:

@@ -43,13 +43,12 @@ class CaseDataset(Dataset):
     """
 
     def _transform(self, index: int) -> dict[str, Any]:
-        image = self.data[index]["image"]
+        case = Case.of(self.data[index]["image"])
         start = time.perf_counter()
         try:
-            Case.of(image).check_name()
+            case.check_name()
             item = dict(super()._transform(index))
         except Exception as error:
-            case = _named(image)
             logger.debug("%s could not be read", case.file, exc_info=error)
             reason = explain_failure(error, case.file)
             return {"failure": CaseFailure(case=printable(case.name), file=printable(case.file), error=reason)}
@@ -61,14 +60,6 @@ class CaseDataset(Dataset):
         return item
 
 
-def _named(image: Any) -> Case:
-    """Return the case, also of an entry that is none."""
-    try:
-        return Case.of(image)
-    except UserError:
-        return Case(str(image), (str(image),))
-
-
 def explain_failure(error: BaseException, path: str) -> str:
     """Return one line on the failure of a case.
 
@@ -76,11 +67,9 @@ def explain_failure(error: BaseException, path: str) -> str:
         error: the exception.
         path: the case's file.
     """
-    message = user_message(error)
-    if message is not None:
+    if message := user_message(error):
         return message
-    exhausted = resource_message(path, error)
-    if exhausted is not None:
+    if exhausted := resource_message(path, error):
         return printable(exhausted)
     while str(error).startswith("applying transform") and error.__cause__ is not None:
         error = error.__cause__  # MONAI wraps once for each level of Compose

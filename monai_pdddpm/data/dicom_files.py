@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = [
     "check_one_series",
     "find_series",
-    "has_series",
     "not_a_slice",
     "read_slice_header",
     "require_dicom",
@@ -46,11 +45,6 @@ def require_dicom(*packages: str) -> None:
         raise UserError(
             f"DICOM: found no usable highdicom and pydicom ({error}), expected both; pip install highdicom pydicom"
         ) from error
-
-
-def has_series(folder: str | os.PathLike) -> bool:
-    """Return whether a folder or one below it holds a DICOM file, recognized by its content."""
-    return any(_first_slice(Path(parent)) is not None for parent, *_ in os.walk(Path(folder)))
 
 
 def find_series(root: str | os.PathLike, own: bool = True) -> list[str]:
@@ -148,15 +142,12 @@ def slices_of(folder: Path) -> tuple[list[Path], list[Path]]:
     found = _folders_with_slices(folder)
     own = [uid for inner, uid in found if inner == folder]
     folders = [inner for inner, uid in found if not own or uid == own[0]]
-    files = [file for inner in folders for file in _entries(inner) if _is_relevant(file)]
+    entries = [file for inner in folders for file in _entries(inner)]
+    files = [f for f in entries if not f.name.startswith(".") and f.name not in _IGNORED and not f.is_dir()]
     slices = [file for file in files if _is_whole(file)]
     if not slices:
         raise UserError(f"{folder}: a folder without DICOM files, expected a scan or a DICOM series; check dataset_dir")
     return slices, [file for file in files if file not in slices]
-
-
-def _is_relevant(file: Path) -> bool:
-    return not file.name.startswith(".") and file.name not in _IGNORED and not file.is_dir()
 
 
 def _is_whole(file: Path) -> bool:

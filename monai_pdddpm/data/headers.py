@@ -75,7 +75,12 @@ def read_header(path: str | os.PathLike) -> ScanHeader:
     """
     path = Path(path)
     if os.path.isdir(path):
-        series = _read_series(path)
+        try:
+            series = read_series(path)
+        except UserError:
+            raise
+        except Exception as error:  # pydicom raises many kinds for values that are none
+            raise UserError(unreadable(path, error)) from error
         header = ScanHeader(series.shape, (), series.affine, series.notes, series)
     else:
         check_file(path, "scan", "check dataset_dir")
@@ -112,15 +117,6 @@ def unreadable(path: str | os.PathLike, error: BaseException) -> str:
     )
 
 
-def _read_series(path: Path) -> Series:
-    try:
-        return read_series(path)
-    except UserError:
-        raise
-    except Exception as error:  # pydicom raises many kinds for values that are none
-        raise UserError(unreadable(path, error)) from error
-
-
 def _read_nifti(path: Path) -> ScanHeader:
     try:
         image = nib.load(path)
@@ -129,7 +125,9 @@ def _read_nifti(path: Path) -> ScanHeader:
     # CIFTI files have a class of their own by their name, else their intent code
     if not isinstance(image, nib.Nifti1Image) or int(image.header["intent_code"]) in _CIFTI_INTENTS:
         raise UserError(f"{path}: found a CIFTI file, expected a NIfTI image; take the volume it came from")
-    raw = _raw_header(path, image.header)
+    with nib.openers.ImageOpener(str(path)) as file:  # again, without the fixes that nibabel makes on loading
+        content = file.read(image.header.sizeof_hdr)
+    raw = type(image.header)(content, endianness=image.header.endianness, check=False)
     if raw["magic"] == b"n+1" and raw["vox_offset"] < raw.sizeof_hdr:  # nibabel would read the header as voxels
         raise UserError(f"{path}: found vox_offset {raw['vox_offset']:g}, expected at least 352; export it again")
     kind = image.get_data_dtype()
@@ -179,12 +177,6 @@ def _check_forms(path: Path, image: nib.Nifti1Image, raw: nib.Nifti1Header) -> l
             "example with nibabel or fslorient"
         )
     return notes
-
-
-def _raw_header(path: Path, header: nib.Nifti1Header) -> nib.Nifti1Header:
-    """Read a header again, without the fixes that nibabel makes on loading."""
-    with nib.openers.ImageOpener(str(path)) as file:
-        return type(header)(file.read(header.sizeof_hdr), endianness=header.endianness, check=False)
 
 
 def _read_by_itk(path: Path) -> ScanHeader:

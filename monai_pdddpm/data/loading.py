@@ -5,8 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import math
-import warnings
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,15 @@ from monai.transforms import EnsureChannelFirst, LoadImage, LoadImaged, SpatialR
 from monai_pdddpm.data.case import Image, case_of
 from monai_pdddpm.data.dicom import SeriesReader
 from monai_pdddpm.data.headers import NIFTI_EXTENSIONS, ScanHeader, unreadable
-from monai_pdddpm.data.scan_spec import ScanSpec, as_spec
+from monai_pdddpm.data.scan_spec import ScanSpec
 from monai_pdddpm.data.scans import plan_scan
 from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["LoadScan", "LoadScand"]
 
 logger = logging.getLogger(__name__)
+
+_READER = "ITKReader"  # MONAI registers all readers by default, some with a warning; each call gives its own
 
 
 class LoadScan(Transform):
@@ -44,16 +45,16 @@ class LoadScan(Transform):
 
     Args:
         spec: the scans expected.
-        settings: fields of `ScanSpec`, in place of ``spec``.
+        settings: fields of `ScanSpec` in which the scans differ from ``spec``.
 
     Raises:
         UserError: when a setting is not allowed.
     """
 
     def __init__(self, spec: ScanSpec | None = None, **settings: Any) -> None:
-        self.spec = as_spec(spec, settings)
+        self.spec = replace(spec or ScanSpec(), **settings)
         self.image_only = True  # MONAI Label sets it to False to get the metadata beside the image
-        self._load = _quietly(LoadImage)
+        self._load = LoadImage(reader=_READER)
 
     def __call__(self, filename: Image, reader: ImageReader | None = None) -> Any:
         """Load a scan.
@@ -119,7 +120,7 @@ class LoadScand(LoadImaged):
         keys: entries, each a path or a list of paths.
         spec: the scans expected.
         allow_missing_keys: skip keys that are missing.
-        settings: fields of `ScanSpec`, in place of ``spec``.
+        settings: fields of `ScanSpec` in which the scans differ from ``spec``.
 
     Raises:
         UserError: when a setting is not allowed, and on a call as `LoadScan`.
@@ -128,7 +129,7 @@ class LoadScand(LoadImaged):
     def __init__(
         self, keys: KeysCollection, spec: ScanSpec | None = None, allow_missing_keys: bool = False, **settings: Any
     ) -> None:
-        _quietly(lambda: LoadImaged.__init__(self, keys, allow_missing_keys=allow_missing_keys))
+        super().__init__(keys, reader=_READER, allow_missing_keys=allow_missing_keys)
         self._loader: Any = LoadScan(spec, **settings)
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
@@ -180,10 +181,3 @@ class _NiftiReader(NibabelReader):
 
     def _get_affine(self, img: Any) -> np.ndarray:
         return np.array(img.affine, dtype=np.float64)
-
-
-def _quietly(make: Callable[[], Any]) -> Any:
-    """Return ``make()`` without MONAI's warning that DICOM is not decoded on a GPU."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
-        return make()

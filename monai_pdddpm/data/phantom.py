@@ -22,20 +22,10 @@ from tqdm import tqdm
 from monai_pdddpm.data.datalist import SCAN_EXTENSIONS
 
 from .phantom_distribution import (
-    ANNOTATION_MM,
-    BEAT,
-    BIAS_MM,
-    BIAS_SD,
-    BODY_WIDTHS_MM,
-    CLASS_MEANS,
-    CORE_WIDTHS_MM,
     DEFAULT_SIZE,
     DEFAULT_SPACING,
-    DEFORMATION,
-    DEFORMATION_MM,
     FRAME_SECONDS,
     LABELS,
-    NOISE_SD,
     make_phantom_scan,
     make_phantom_series,
     phantom_affine,
@@ -62,7 +52,7 @@ def write_phantom(
     case has the same file name in each folder: the image (float32), the label (uint8, the first annotation),
     ``annotationsTr|Ts`` (4D uint8, last axis annotation) and ``probabilityTr|Ts`` (4D float32, last axis class).
     ``series`` and ``series_labels`` hold 4D files, time last; one annotator labels all frames of a series with the same
-    deviation. ``dataset.json`` lists the cases and the parameters of the generator.
+    deviation. ``dataset.json`` lists the cases and the arguments of the generator.
 
     Args:
         dataset_dir: folder to create; it gets this name only when it is complete.
@@ -151,10 +141,7 @@ def _save(path: Path, array: NDArray[Any], spacing: Sequence[float], seconds: fl
 
 
 def _write_list(root: Path, lists: dict[str, list[dict[str, str]]], settings: dict[str, Any]) -> None:
-    """Write ``dataset.json``: the cases, and every parameter of the generator."""
-    image = {"class_means": CLASS_MEANS, "noise_sd": NOISE_SD, "bias_sd": BIAS_SD, "bias_mm": BIAS_MM}
-    shape = {"deformation": DEFORMATION, "deformation_mm": DEFORMATION_MM, "beat": BEAT}
-    borders = {"body_widths_mm": BODY_WIDTHS_MM, "core_widths_mm": CORE_WIDTHS_MM, "annotation_mm": ANNOTATION_MM}
+    """Write ``dataset.json``: the cases, and the arguments of the generator."""
     contents = {
         "name": "Phantom",
         "description": "Synthetic nested structures with blurred borders and known class probabilities",
@@ -164,7 +151,7 @@ def _write_list(root: Path, lists: dict[str, list[dict[str, str]]], settings: di
         "labels": {str(k): name for k, name in enumerate(LABELS)},
         **{f"num{key.capitalize()}": len(entries) for key, entries in lists.items()},
         **lists,
-        "generator": settings | image | shape | borders,
+        "generator": settings,
     }
     (root / "dataset.json").write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from monai_pdddpm.utils.checks import check_choice, check_range
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["FOURTH_DIMENSIONS", "MISSING_CHANNELS", "ScanSpec", "as_spec"]
+__all__ = ["FOURTH_DIMENSIONS", "MISSING_CHANNELS", "ScanSpec"]
 
 FOURTH_DIMENSIONS = ("channel", "time")
 MISSING_CHANNELS = ("error", "zero")
@@ -58,24 +57,3 @@ class ScanSpec:
         """Return the name of a channel for messages, such as ``channel 0 (FLAIR)``."""
         name = (self.channel_names or {}).get(str(index))
         return f"channel {index}" if name is None else f"channel {index} ({name})"
-
-
-def as_spec(spec: ScanSpec | None, settings: Mapping[str, Any]) -> ScanSpec:
-    """Return the specification of a transform, given as an object or as its fields.
-
-    Args:
-        spec: the object, or None.
-        settings: fields of `ScanSpec`.
-
-    Raises:
-        UserError: when both are given, or a field is unknown or not allowed.
-    """
-    if spec is not None:
-        if settings:
-            raise UserError(f"spec: found it beside {', '.join(settings)}, expected one of both; remove the others")
-        return spec
-    if unknown := [name for name in settings if name not in ScanSpec.__dataclass_fields__]:
-        raise UserError(
-            f"{unknown[0]}: found an unknown key, expected {', '.join(ScanSpec.__dataclass_fields__)}; fix the name"
-        )
-    return ScanSpec(**settings)

@@ -17,7 +17,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from monai_pdddpm import __version__
 from monai_pdddpm.data.case import case_of
 from monai_pdddpm.data.dicom import Series, read_series
-from monai_pdddpm.data.dicom_files import has_series, require_dicom
+from monai_pdddpm.data.dicom_files import require_dicom
 from monai_pdddpm.transforms.case_summary import foreground_labels
 from monai_pdddpm.utils.atomic_write import atomic_write
 from monai_pdddpm.utils.errors import UserError
@@ -184,7 +184,7 @@ class SaveDicomSegd(MapTransform):
 
     def _save(self, seg: Any, key: Hashable) -> None:
         case = case_of(seg.meta if isinstance(seg, MetaTensor) else {})
-        if not has_series(case.file):
+        if not os.path.isdir(case.file):  # a folder holds a series
             logger.warning("%s: no DICOM SEG written, the case was not read from a DICOM series", case.file)
             return
         series = read_series(case.file)

@@ -100,7 +100,7 @@ class TestNnunet:
         assert "no-label" in kinds(found)
         for wrong in ("a.nii.gz", {}, {"images": "a.nii.gz"}, {"images": files, "label": 3}):
             change(root, dataset={"one": wrong})
-            with pytest.raises(UserError, match="dataset: one: found .*, expected a list of files under images"):
+            with pytest.raises(UserError, match=r"dataset: one: found .*, expected a list of files under images"):
                 read_dataset(root)
 
     def test_regions_are_refused(self, nnunet):

@@ -7,7 +7,7 @@ import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.data.utils import create_file_basename
 
-from monai_pdddpm.data.case import Case, case_name, case_of, present_files
+from monai_pdddpm.data.case import Case, case_name, case_of
 from monai_pdddpm.utils.errors import UserError
 
 
@@ -50,7 +50,7 @@ def test_list_has_the_name_of_the_first_file_that_is_there(tmp_path, image, name
 def test_present_files_and_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a.nii").touch()
-    assert present_files(["~/a.nii", None, "", "gone.nii"]) == (str(tmp_path / "a.nii"), None, None, None)
+    assert Case.of(["~/a.nii", None, "", "gone.nii"]).present_files == (str(tmp_path / "a.nii"), None, None, None)
 
 
 @pytest.mark.parametrize("image", [3, None, [3], {"0": "a.nii"}])

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from monai_pdddpm.data.dataset import case_collate
 from monai_pdddpm.data.dicom import read_series
-from monai_pdddpm.data.dicom_files import find_series, has_series
+from monai_pdddpm.data.dicom_files import find_series
 from monai_pdddpm.data.loading import LoadScan, LoadScand
 from monai_pdddpm.transforms.save_maps import SaveMapsd
 from monai_pdddpm.transforms.spacing import Spacingd
@@ -92,9 +92,9 @@ class TestSeries:
 
     def test_table_of_contents_is_no_slice(self, tmp_path):
         (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
-        assert not has_series(tmp_path)
+        assert find_series(tmp_path) == []
         (tmp_path / "IM1").write_bytes(bytes(128) + b"DICM")
-        assert has_series(tmp_path)
+        assert find_series(tmp_path) == [str(tmp_path)]
 
 
 class TestRefused:

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from monai_pdddpm.data import pending_cases, report_path
+from monai_pdddpm.data import pending_cases
 from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.provenance import report_path
 
 SETTINGS = {"members": 8, "seed": 0, "steps": [899, 0], "presegmentation_weight": 0.25}
 CASES = [{"image": f"/data/{name}.nii.gz"} for name in ("a", "b", "c")]

@@ -32,9 +32,6 @@ def test_values_that_are_not_allowed(options, message):
             make(**options)
 
 
-def test_transform_takes_an_object_or_fields():
+def test_transform_takes_an_object_and_fields():
     assert LoadScan(ScanSpec(channels=4)).spec == LoadScan(channels=4).spec
-    with pytest.raises(UserError, match="spec: found it beside channels"):
-        LoadScan(ScanSpec(), channels=4)
-    with pytest.raises(UserError, match="chanels: found an unknown key, expected channels, "):
-        LoadScan(chanels=4)
+    assert LoadScan(ScanSpec(missing="zero"), channels=4).spec == ScanSpec(channels=4, missing="zero")

@@ -7,10 +7,10 @@ import pytest
 import torch
 from monai.engines.utils import IterationEvents
 
-from monai_pdddpm.data import report_path
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.handlers import RunFiles
 from monai_pdddpm.utils.atomic_write import write_json
+from monai_pdddpm.utils.provenance import report_path
 from monai_pdddpm.utils.errors import UserError
 
 
