@@ -53,7 +53,7 @@ def measure(mean: torch.Tensor, drawn: torch.Tensor, label: torch.Tensor, voxel_
     z = [volume_z(v, t) for v, t in zip(volumes, true, strict=True)]
     return found | {
         "disagreement": disagreement_ratio(labels, label, len(mean)),
-        "ged": generalized_energy_distance(labels, label[None], len(mean), unbiased=True),
+        "ged": generalized_energy_distance(labels, label[None], len(mean)),
         "volume_z": float(np.mean(z)) if np.isfinite(z).all() else math.nan,
         "crps_ml": float(np.mean([crps(v, t) for v, t in zip(volumes, true, strict=True)])),
     }

@@ -92,7 +92,7 @@ def compare(members: Array, annotations: Array, phantom: Phantom) -> dict[str, f
     frequency = np.stack([(members == k).mean(0) for k in classes])
     found = {
         "ged": generalized_energy_distance(
-            torch.as_tensor(members), torch.as_tensor(annotations[: len(members)]), len(CLASSES), unbiased=True
+            torch.as_tensor(members), torch.as_tensor(annotations[: len(members)]), len(CLASSES)
         ),
         "frequency_ece": calibration_error(frequency[:, region], phantom.probability[1:, region]),
     }

@@ -33,7 +33,7 @@ from monai_pdddpm.data import labelled_cases  # noqa: E402
 from monai_pdddpm.data.phantom_distribution import CLASS_MEANS, NOISE_SD, Phantom, make_phantom_scan  # noqa: E402
 from monai_pdddpm.inferers.stopwatch import Stopwatch  # noqa: E402
 from monai_pdddpm.inferers.windows import WindowPlan  # noqa: E402
-from monai_pdddpm.metrics import calibration_metrics, near_structure  # noqa: E402
+from monai_pdddpm.metrics.calibration import masked_voxels, near_structure, voxel_metrics  # noqa: E402
 from monai_pdddpm.networks import PDDDPM  # noqa: E402
 from monai_pdddpm.transforms.case_summary import agreement  # noqa: E402
 from monai_pdddpm.utils.errors import UserError, friendly_errors  # noqa: E402
@@ -245,7 +245,7 @@ def case(args: argparse.Namespace, overrides: Mapping[str, Any]) -> list[dict[st
         for item in items:
             parts, info = run(args.bundle, network, item["image"], {**overrides, **settings})
             mean, label = parts["pred"], item["label"]
-            measured = calibration_metrics(mean, label, near_structure(label))
+            measured = voxel_metrics(*masked_voxels(mean, label, near_structure(label)))
             found[item["case"]] = {
                 "dice": agreement(mean.argmax(0)[None], label, range(1, len(mean))),
                 **{name: measured[name] for name in ("ece", "nll")},

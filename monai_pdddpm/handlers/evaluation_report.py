@@ -36,8 +36,6 @@ class EvaluationReport:
         candidate: name of the method that is compared.
         scans_per_subject: number of consecutively numbered scans of a subject, see
             :func:`monai_pdddpm.metrics.summary.subject_of`.
-        resamples: number of bootstrap resamples.
-        seed: seed of the resampling.
 
     Raises:
         UserError: at the end of the run, if no case was evaluated.
@@ -49,15 +47,11 @@ class EvaluationReport:
         baseline: str = "segmenter",
         candidate: str = "ensemble",
         scans_per_subject: int = 1,
-        resamples: int = 2000,
-        seed: int = 0,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.baseline = baseline
         self.candidate = candidate
         self.scans_per_subject = scans_per_subject
-        self.resamples = resamples
-        self.seed = seed
         self._metrics: dict[str, tuple[str, Mapping[str, Any]]] = {}  # file -> case, metrics
 
     def attach(self, engine: Engine) -> None:
@@ -97,7 +91,7 @@ class EvaluationReport:
         rows += more
         # the rows first: they are there even if the summary fails
         write_text(self.output_dir / "evaluation_cases.csv", as_csv(rows))
-        summary = summarize(rows, self.baseline, self.candidate, self.scans_per_subject, self.resamples, self.seed)
+        summary = summarize(rows, self.baseline, self.candidate, self.scans_per_subject)
         write_json(self.output_dir / "evaluation_summary.json", summary | {"pooled": without_nan(pooled)})
         for method, kinds in pooled.items():
             for kind, values in kinds.items():

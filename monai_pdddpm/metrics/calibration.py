@@ -9,7 +9,7 @@ from monai.utils import convert_to_tensor
 from scipy.ndimage import maximum_filter
 from torchmetrics.functional.classification import binary_auroc
 
-from monai_pdddpm.metrics.uncertainty import predictive_entropy
+from monai_pdddpm.utils.probabilities import predictive_entropy
 
 NEAR_VOXELS = 3
 PROBABILITY_FLOOR = 1e-6
@@ -29,12 +29,7 @@ def near_structure(truth: torch.Tensor, voxels: int = NEAR_VOXELS) -> torch.Tens
 
     Returns:
         Boolean mask of the same shape and device; empty if the truth is.
-
-    Raises:
-        ValueError: if `voxels` is negative.
     """
-    if voxels < 0:
-        raise ValueError(f"voxels: found {voxels}, expected 0 or more")
     truth = convert_to_tensor(truth, track_meta=False)
     # A maximum over a cube of 2 n + 1 voxels equals n dilations and is separable.
     dilated = maximum_filter((truth > 0).cpu().numpy(), size=2 * voxels + 1, mode="constant", cval=0)
@@ -133,48 +128,15 @@ def masked_voxels(
         mask: boolean tensor of the same shape.
 
     Raises:
-        ValueError: if shapes do not match, a class has no channel, or values in the mask are no probabilities.
+        ValueError: if values in the mask are no probabilities.
     """
     probability, truth, mask = (convert_to_tensor(tensor, track_meta=False) for tensor in (probability, truth, mask))
-    if probability.shape[1:] != truth.shape or mask.shape != truth.shape or len(probability) < 2:
-        raise ValueError(
-            f"probability, truth, mask: found shapes {tuple(probability.shape)}, {tuple(truth.shape)} and "
-            f"{tuple(mask.shape)}, expected at least two classes first, then one grid"
-        )
-    mask = mask.to(probability.device, torch.bool)
-    rows = probability[:, mask].T.cpu().double()
-    classes = truth.to(probability.device)[mask].cpu().long()
-    if len(classes) and (int(classes.min()) < 0 or int(classes.max()) >= len(probability)):
-        raise ValueError(
-            f"truth: found classes from {int(classes.min())} to {int(classes.max())}, expected 0 to "
-            f"{len(probability) - 1}"
-        )
+    rows = probability[:, mask.to(probability.device)].T.cpu().double()
     # NaN fails this condition too.
     valid = (rows >= -SUM_TOLERANCE).all(1) & ((rows.sum(1) - 1).abs() <= SUM_TOLERANCE)
     if not bool(valid.all()):
         raise ValueError(
             f"probability: found {int((~valid).sum())} of {len(valid)} voxels with values from {float(rows.min()):.3g} "
-            f"to {float(rows.max()):.3g} and sums from {float(rows.sum(1).min()):.3g} to "
-            f"{float(rows.sum(1).max()):.3g}, expected values in [0, 1] that sum to one; apply a softmax"
+            f"to {float(rows.max()):.3g}, expected values in [0, 1] that sum to one; apply a softmax"
         )
-    return rows.clamp(0, 1), classes
-
-
-def calibration_metrics(
-    probability: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor, bins: int = 15
-) -> dict[str, float]:
-    """Compute calibration and error detection within a mask; see `masked_voxels` and `voxel_metrics`.
-
-    Args:
-        probability: (K, X, Y, Z) or (K, X, Y), K >= 2 with the background first, values in [0, 1] that sum to one.
-        truth: integer tensor (X, Y, Z) or (X, Y), classes from 0 to K - 1.
-        mask: boolean tensor of the same shape, such as `near_structure(truth)`.
-        bins: number of confidence bins of the calibration error.
-
-    Returns:
-        `ece`, `brier`, `nll` and `error_auroc`; all NaN for an empty mask.
-
-    Raises:
-        ValueError: see `masked_voxels`.
-    """
-    return voxel_metrics(*masked_voxels(probability, truth, mask), bins)
+    return rows.clamp(0, 1), truth[mask.to(truth.device)].cpu().long()

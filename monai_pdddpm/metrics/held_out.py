@@ -39,14 +39,11 @@ def held_out_calibration(voxels: Mapping[str, Voxels], subjects: Mapping[str, st
 
     Args:
         voxels: probabilities (N, K) and true classes (N,) near the structure, by case.
-        subjects: subject of each case.
+        subjects: subject of each case, two or more different ones.
 
     Returns:
         By case, the `voxel_metrics` of the calibrated probabilities with their `temperature`; and the metrics over the
         voxels of all cases together, `raw` and `calibrated`.
-
-    Raises:
-        ValueError: if there is only one subject.
     """
     curves = [nll_curve(*pair) for pair in voxels.values()]
     temperatures = held_out_temperatures(curves, [subjects[case] for case in voxels])

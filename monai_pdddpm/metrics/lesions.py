@@ -6,24 +6,10 @@ import math
 
 import numpy as np
 import torch
+from monai.utils import convert_to_tensor
 from scipy import ndimage
 
-from monai_pdddpm.metrics.segmentation import Labels, class_names, plain_pair
-from monai_pdddpm.utils.errors import UserError
-
-
-def check_min_voxels(min_voxels: int) -> int:
-    """Return the smallest size of a lesion in voxels.
-
-    Raises:
-        UserError: if it is no whole number from 1 up.
-    """
-    if isinstance(min_voxels, bool) or not isinstance(min_voxels, int) or min_voxels < 1:
-        raise UserError(
-            f"min_lesion_voxels: found {min_voxels!r}, expected a whole number of voxels from 1 up; change the "
-            "configuration"
-        )
-    return min_voxels
+from monai_pdddpm.metrics.segmentation import Labels, class_names
 
 
 def numbered_lesions(mask: np.ndarray, min_voxels: int = 1) -> tuple[np.ndarray, int]:
@@ -42,15 +28,6 @@ def numbered_lesions(mask: np.ndarray, min_voxels: int = 1) -> tuple[np.ndarray,
     return np.where(kept, np.cumsum(kept), 0)[components], int(kept.sum())
 
 
-def f1_score(recall: float, precision: float) -> float:
-    """Return the harmonic mean of recall and precision: NaN if both are NaN, 0 if one is NaN or 0."""
-    if math.isnan(recall) and math.isnan(precision):
-        return math.nan
-    if not recall or not precision or math.isnan(recall + precision):
-        return 0.0
-    return 2 * recall * precision / (recall + precision)
-
-
 def mask_lesion_metrics(predicted: torch.Tensor, truth: torch.Tensor, min_voxels: int = 1) -> dict[str, float]:
     """Compute the lesion-wise metrics of one class; see `lesion_metrics`."""
     answer, reference = (mask.cpu().numpy() for mask in (predicted, truth))
@@ -60,11 +37,14 @@ def mask_lesion_metrics(predicted: torch.Tensor, truth: torch.Tensor, min_voxels
     n_detected, n_correct = len(np.unique(true_lesions[both])), len(np.unique(predicted_lesions[both]))
     recall = n_detected / n_true if n_true else math.nan
     precision = n_correct / n_predicted if n_predicted else math.nan
+    f1 = math.nan
+    if n_true or n_predicted:
+        f1 = 2 * recall * precision / (recall + precision) if n_detected else 0.0
     voxels, true_voxels = int(answer.sum()), int(reference.sum())
     return {
         "lesion_recall": recall,
         "lesion_precision": precision,
-        "lesion_f1": f1_score(recall, precision),
+        "lesion_f1": f1,
         "true_lesions": n_true,
         "predicted_lesions": n_predicted,
         "missed_lesions": n_true - n_detected,
@@ -100,15 +80,10 @@ def lesion_metrics(
     Returns:
         The metrics by the name of the class.
 
-    Raises:
-        ValueError: if shapes or axes do not match.
-        UserError: if `min_voxels` is no whole number from 1 up.
-
     Reference: recall, F1 and volume difference of Kuijf et al. 2019, WMH segmentation challenge (arXiv:1904.00682),
         whose code returns 1 where this one returns NaN.
     """
-    check_min_voxels(min_voxels)
-    label_map, truth = plain_pair(label_map, truth)
+    label_map, truth = (convert_to_tensor(tensor, track_meta=False) for tensor in (label_map, truth))
     return {
         name: mask_lesion_metrics(label_map == index, truth == index, min_voxels)
         for index, name in class_names(labels).items()

@@ -53,16 +53,6 @@ def best_temperature(curve: NDArray[Any]) -> float:
     return float(TEMPERATURES[i] * (TEMPERATURES[1] / TEMPERATURES[0]) ** shift)
 
 
-def fit_temperature(probability: torch.Tensor, truth: torch.Tensor) -> float:
-    """Return the temperature, 0.25 to 4, with the lowest negative log-likelihood.
-
-    Args:
-        probability: (N, K).
-        truth: (N,), true class of each row.
-    """
-    return best_temperature(nll_curve(probability, truth))
-
-
 def held_out_temperatures(curves: Sequence[NDArray[Any]], subjects: Sequence[str]) -> list[float]:
     """Fit a temperature for each case on the cases of all other subjects.
 
@@ -72,12 +62,7 @@ def held_out_temperatures(curves: Sequence[NDArray[Any]], subjects: Sequence[str
 
     Returns:
         One temperature for each case.
-
-    Raises:
-        ValueError: if there is only one subject.
     """
-    if len(set(subjects)) < 2:
-        raise ValueError(f"subjects: found {len(set(subjects))}, expected 2 or more to leave one out")
     by_subject = {
         name: np.sum([c for c, other in zip(curves, subjects, strict=True) if other != name], axis=0)
         for name in dict.fromkeys(subjects)
@@ -239,12 +224,8 @@ def fit_calibration(cases: Sequence[CalibrationCase]) -> Calibration:
     )
 
 
-def cross_validated(cases: Sequence[CalibrationCase], subjects: Sequence[str] | None = None) -> dict[str, Any]:
-    """Judge each case by a calibration that is fitted on the cases of all other subjects.
-
-    Args:
-        cases: validation cases.
-        subjects: subject of each case; by default each case is a subject.
+def cross_validated(cases: Sequence[CalibrationCase]) -> dict[str, Any]:
+    """Judge each case by a calibration that is fitted on all other cases.
 
     Returns:
         `nll_before` and `nll_after` (nats), `interval_coverage` {label: share of cases}, `interval_width` {label: mean
@@ -253,21 +234,18 @@ def cross_validated(cases: Sequence[CalibrationCase], subjects: Sequence[str] | 
         without variation), `dice_mean_error`, `unlike` (share of cases outside a usual range).
 
     Raises:
-        ValueError: if fewer than 5 cases remain without a subject.
+        ValueError: if there are fewer than 6 cases.
     """
-    subjects = [case.name for case in cases] if subjects is None else subjects
-    losses: list[tuple[float, float]] = []
+    losses: list[list[float]] = []
     predicted, unlike = [], 0
     kinds = ("interval", "relative_interval")
     covered: dict[str, dict[str, list[bool]]] = {kind: {label: [] for label in cases[0].true_ml} for kind in kinds}
     width: dict[str, dict[str, list[float]]] = {kind: {label: [] for label in cases[0].true_ml} for kind in kinds}
-    for case, subject in zip(cases, subjects, strict=True):
-        others = [c for c, other in zip(cases, subjects, strict=True) if other != subject]
+    for case in cases:
+        others = [other for other in cases if other is not case]
         fitted = fit_calibration(others)
-        truth = case.truth.long()
         both = (case.probability, tempered(case.probability, fitted.temperature, 1))
-        before, after = (negative_log_likelihood(p.double(), truth) for p in both)
-        losses.append((before, after))
+        losses.append([negative_log_likelihood(p.double(), case.truth.long()) for p in both])
         for label, true_ml in case.true_ml.items():
             center = case.volumes[label].expected_ml
             centers = [c.volumes[label].expected_ml for c in others]

@@ -13,37 +13,6 @@ from monai.utils import convert_to_tensor
 CHUNK = 2**16
 
 
-def checked_label_maps(num_classes: int, **sets: torch.Tensor) -> list[torch.Tensor]:
-    """Check sets of label maps and flatten them.
-
-    Args:
-        num_classes: number K of classes, the background included.
-        sets: label maps (N, ...) by name, whole numbers from 0 to K - 1 of any dtype.
-
-    Returns:
-        Each set as (N, voxels), on the device of the first.
-
-    Raises:
-        ValueError: if K is below 2, a set is empty, grids differ, or a value is no class.
-    """
-    if num_classes < 2:
-        raise ValueError(f"num_classes: found {num_classes}, expected 2 or more")
-    maps = {name: convert_to_tensor(label_maps, track_meta=False) for name, label_maps in sets.items()}
-    first = next(iter(maps.values()))
-    for name, label_maps in maps.items():
-        shape = tuple(label_maps.shape)
-        if len(shape) < 2 or 0 in shape or shape[1:] != tuple(first.shape[1:]):
-            raise ValueError(f"{name}: found shape {shape}, expected (maps, *{tuple(first.shape[1:])})")
-        low, high = float(label_maps.min()), float(label_maps.max())
-        whole = not label_maps.is_floating_point() or torch.equal(label_maps, label_maps.round())
-        # NaN fails this condition too.
-        if not (whole and low >= 0 and high < num_classes):
-            raise ValueError(
-                f"{name}: found labels from {low:g} to {high:g}, expected whole numbers from 0 to {num_classes - 1}"
-            )
-    return [label_maps.flatten(1).to(first.device) for label_maps in maps.values()]
-
-
 def pairwise_iou(a: torch.Tensor, b: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Compute the IoU of each map of one set with each map of another, averaged over the foreground classes.
 
@@ -56,11 +25,8 @@ def pairwise_iou(a: torch.Tensor, b: torch.Tensor, num_classes: int) -> torch.Te
 
     Returns:
         (N, M), float64 on the CPU, from 0 to 1.
-
-    Raises:
-        ValueError: see `checked_label_maps`.
     """
-    a, b = checked_label_maps(num_classes, a=a, b=b)
+    a, b = (convert_to_tensor(maps, track_meta=False).flatten(1) for maps in (a, b))
     somewhere = (a.amax(0) > 0) | (b.amax(0) > 0)
     a, b = a[:, somewhere], b[:, somewhere]
     iou = torch.zeros(len(a), len(b), dtype=torch.float64)
@@ -82,48 +48,28 @@ def mean_distance(maps: torch.Tensor, num_classes: int) -> float:
 
     Returns:
         The mean over the N (N - 1) pairs: 0 if all maps are equal, 1 if no two share a foreground voxel.
-
-    Raises:
-        ValueError: if N is below 2; see also `checked_label_maps`.
     """
-    if len(maps) < 2:
-        raise ValueError(f"maps: found {len(maps)}, expected 2 or more")
     return float((1 - pairwise_iou(maps, maps, num_classes)).sum() / (len(maps) * (len(maps) - 1)))
 
 
-def generalized_energy_distance(
-    samples: torch.Tensor, annotations: torch.Tensor, num_classes: int, unbiased: bool = False
-) -> float:
-    """Compute the squared generalized energy distance, 2 E[d(S, Y)] - E[d(S, S')] - E[d(Y, Y')].
+def generalized_energy_distance(samples: torch.Tensor, annotations: torch.Tensor, num_classes: int) -> float:
+    """Compute the squared generalized energy distance, 2 E[d(S, Y)] - E[d(S, S')] - E[d(Y, Y')], without bias.
 
-    The distance d is 1 - IoU, averaged over the foreground classes. By default the expectations include the pairs of a
-    map with itself, as in the code of CCDM; a small set then looks less diverse than the distribution it comes from.
-    `unbiased` excludes these pairs. With one annotation E[d(Y, Y')] is 0 in both forms.
+    The distance d is 1 - IoU, averaged over the foreground classes. The expectations exclude the pairs of a map with
+    itself, with which a small set would look less diverse than the distribution it comes from.
 
     Args:
-        samples: label maps (N, ...), whole numbers from 0 to `num_classes` - 1.
-        annotations: label maps (M, ...) on the same grid.
+        samples: label maps (N, ...), N >= 2, whole numbers from 0 to `num_classes` - 1.
+        annotations: label maps (M, ...) on the same grid; with one annotation E[d(Y, Y')] is 0.
         num_classes: number of classes, the background included.
-        unbiased: exclude the pairs of a map with itself; needs two samples.
 
     Returns:
-        The distance, from 0 to 2; the unbiased one can be below 0.
+        The distance, at most 2; 0 on average for two sets of one distribution, so it can be below 0.
 
-    Raises:
-        ValueError: if `unbiased` is requested of one sample; see also `checked_label_maps`.
-
-    Reference: Kohl et al. 2018 (arXiv:1806.05034); all pairs as in Zbinden et al. 2023 (arXiv:2303.08888).
+    Reference: Kohl et al. 2018 (arXiv:1806.05034).
     """
-    if unbiased and len(samples) < 2:
-        raise ValueError("samples: found 1, expected 2 or more for the unbiased distance")
     between = 2 * float((1 - pairwise_iou(samples, annotations, num_classes)).mean())
-    within = 0.0
-    for maps in (samples, annotations):
-        if len(maps) > 1:
-            share = 1.0 if unbiased else (len(maps) - 1) / len(maps)
-            within += share * mean_distance(maps, num_classes)
-    # IoU is a positive definite kernel: over all pairs only rounding gives a value below 0.
-    return between - within if unbiased else max(between - within, 0.0)
+    return between - sum(mean_distance(maps, num_classes) for maps in (samples, annotations) if len(maps) > 1)
 
 
 def disagreement_ratio(samples: torch.Tensor, annotation: torch.Tensor, num_classes: int) -> float:
@@ -139,9 +85,6 @@ def disagreement_ratio(samples: torch.Tensor, annotation: torch.Tensor, num_clas
 
     Returns:
         The ratio, 0 or more; NaN if every member equals the annotation.
-
-    Raises:
-        ValueError: see `mean_distance` and `checked_label_maps`.
     """
     error = float((1 - pairwise_iou(samples, annotation[None], num_classes)).mean())
     return mean_distance(samples, num_classes) / error if error else math.nan

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
+from monai.transforms.utils import generate_spatial_bounding_box
 from monai.utils import convert_to_tensor
 
 NSD_TOLERANCE_MM = 1.0
@@ -15,69 +16,24 @@ NSD_SLACK_MM = 1e-4
 # Names that reports use beside the labels.
 RESERVED_NAMES = ("mean", "near structure", "near structure, calibrated")
 
-Labels = Mapping[int, str] | Mapping[str, str] | Sequence[str]
+Labels = Mapping[int, str] | Mapping[str, str]
 
 
 def class_names(labels: Labels) -> dict[int, str]:
-    """Return the name of each foreground class by its channel index.
+    """Return the names of the foreground classes by channel index, in rising order.
 
     Args:
-        labels: names by channel index, such as {1: "Anterior", 2: "Posterior"} (text keys as in JSON are allowed, index
-            0, the background, is ignored), or a list of the names of the channels 1, 2, ...
-
-    Returns:
-        The names by channel index, in rising order.
+        labels: names by channel index, the background (0) included or not; JSON's text keys are allowed.
 
     Raises:
-        ValueError: if there is no foreground class, an index is below 1, or a name is duplicate or reserved.
+        ValueError: if there is no foreground class, an index is below 0, or a name is duplicate or reserved.
     """
-    if isinstance(labels, Mapping):
-        try:
-            names = {int(index): str(name) for index, name in labels.items()}
-        except ValueError:
-            raise ValueError(f"labels: found {labels}, expected channel indices as keys, as in {{1: 'a'}}") from None
-        names.pop(0, None)
-    else:
-        names = {index: str(name) for index, name in enumerate(labels, start=1)}
-    if not names or min(names) < 1:
+    names = {int(index): str(name) for index, name in labels.items() if int(index) != 0}
+    if not names or min(names) < 0:
         raise ValueError(f"labels: found {labels}, expected at least one class with a channel index from 1 on")
     if len(set(names.values())) != len(names) or set(names.values()) & set(RESERVED_NAMES):
         raise ValueError(f"labels: found {labels}, expected unique names, none of {RESERVED_NAMES}")
     return dict(sorted(names.items()))
-
-
-def plain_pair(label_map: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return two label maps without metadata, on the device of the first.
-
-    Args:
-        label_map: (X, Y, Z) or (X, Y).
-        truth: same shape.
-
-    Raises:
-        ValueError: if the shapes differ or do not have 2 or 3 axes.
-    """
-    label_map, truth = (convert_to_tensor(tensor, track_meta=False) for tensor in (label_map, truth))
-    if label_map.shape != truth.shape or label_map.ndim not in (2, 3):
-        raise ValueError(
-            f"label map, truth: found shapes {tuple(label_map.shape)} and {tuple(truth.shape)}, expected one shape of "
-            "2 or 3 axes"
-        )
-    return label_map, truth.to(label_map.device)
-
-
-def union_box(first: torch.Tensor, second: torch.Tensor) -> tuple[slice, ...]:
-    """Return the smallest box around both masks, plus one voxel that distances do not reach beyond.
-
-    Args:
-        first: boolean mask with at least one voxel.
-        second: boolean mask of the same shape.
-    """
-    union, box = first | second, []
-    for axis in range(union.ndim):
-        others = tuple(other for other in range(union.ndim) if other != axis)
-        hit = torch.nonzero(union.any(dim=others)).flatten()
-        box.append(slice(max(int(hit[0]) - 1, 0), int(hit[-1]) + 2))
-    return tuple(box)
 
 
 def mask_metrics(predicted: torch.Tensor, truth: torch.Tensor, spacing: Sequence[float]) -> dict[str, float]:
@@ -86,9 +42,14 @@ def mask_metrics(predicted: torch.Tensor, truth: torch.Tensor, spacing: Sequence
     predicted_voxels, true_voxels = int(predicted.sum()), int(truth.sum())
     if predicted_voxels and true_voxels:
         # All surfaces lie within the box, and the border of an image counts as a surface: the results are the same.
-        box = union_box(predicted, truth)
+        box = [
+            slice(*ends)
+            for ends in zip(
+                *generate_spatial_bounding_box((predicted | truth)[None], margin=1, allow_smaller=True), strict=True
+            )
+        ]
         # MONAI computes surfaces on the CPU: results do not depend on the device.
-        one, other = (mask[box][None, None].cpu().float() for mask in (predicted, truth))
+        one, other = (mask[tuple(box)][None, None].cpu().float() for mask in (predicted, truth))
         threshold = NSD_TOLERANCE_MM + NSD_SLACK_MM
         dice = float(compute_dice(one, other))
         hd95 = float(compute_hausdorff_distance(one, other, include_background=True, percentile=95, spacing=spacing))
@@ -108,10 +69,7 @@ def mask_metrics(predicted: torch.Tensor, truth: torch.Tensor, spacing: Sequence
 
 
 def segmentation_metrics(
-    label_map: torch.Tensor,
-    truth: torch.Tensor,
-    labels: Labels,
-    spacing: Sequence[float],
+    label_map: torch.Tensor, truth: torch.Tensor, labels: Labels, spacing: Sequence[float]
 ) -> dict[str, dict[str, float]]:
     """Compare a label map with the truth, class by class.
 
@@ -135,17 +93,9 @@ def segmentation_metrics(
     Returns:
         The metrics by the name of the class.
 
-    Raises:
-        ValueError: if shapes, axes or spacing do not match.
-
     Reference: surface Dice of Nikolov et al. 2018 (arXiv:1809.04430), counted in voxels as MONAI does.
     """
-    label_map, truth = plain_pair(label_map, truth)
-    spacing = tuple(float(size) for size in spacing)
-    if len(spacing) != label_map.ndim or not all(math.isfinite(size) and size > 0 for size in spacing):
-        raise ValueError(
-            f"spacing: found {spacing}, expected a positive number of mm for each of {label_map.ndim} axes"
-        )
+    label_map, truth = (convert_to_tensor(tensor, track_meta=False) for tensor in (label_map, truth))
     return {
         name: mask_metrics(label_map == index, truth == index, spacing) for index, name in class_names(labels).items()
     }

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
 CONFIDENCE_LEVEL = 0.95
+RESAMPLES, SEED = 2000, 0  # of the bootstrap
 # Signed volume errors of several labels would cancel: only these metrics are averaged over the labels.
 MEAN_METRICS = ("dice", "hd95_mm", "nsd_1mm")
 KEYS = ("case", "method", "label")
@@ -59,16 +60,12 @@ def case_rows(case: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[
     return rows
 
 
-def statistic(
-    values: Sequence[float], subjects: Sequence[str] | None = None, resamples: int = 2000, seed: int = 0
-) -> Statistic:
+def statistic(values: Sequence[float], subjects: Sequence[str] | None = None) -> Statistic:
     """Compute the mean of the finite values and its 95 % percentile bootstrap interval.
 
     Args:
         values: one value for each case.
         subjects: subject of each case; subjects are resampled, with all their cases. By default each case is one.
-        resamples: number of bootstrap resamples.
-        seed: seed of the resampling.
 
     Returns:
         `mean`, `low`, `high` (None without a finite value; equal for a single subject or a constant value), `n` (number
@@ -92,30 +89,21 @@ def statistic(
     interval = bootstrap(
         (np.bincount(group, weights=finite), np.bincount(group)),
         ratio,
-        n_resamples=resamples,
+        n_resamples=RESAMPLES,
         confidence_level=CONFIDENCE_LEVEL,
         method="percentile",
         paired=True,
         vectorized=True,
-        random_state=np.random.default_rng(seed),
+        random_state=np.random.default_rng(SEED),
     ).confidence_interval
     return {"mean": mean, "low": float(interval.low), "high": float(interval.high), **counts}
 
 
 def by_case(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Sort rows into {method: {label: {metric: {case: value}}}}, in the order in which they come.
-
-    Raises:
-        ValueError: if a case has two rows for the same method and label.
-    """
+    """Sort rows into {method: {label: {metric: {case: value}}}}, in the order in which they come."""
     table: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    seen = set()
     for row in rows:
-        key = tuple(str(row[name]) for name in KEYS)
-        if key in seen:
-            raise ValueError(f"case {key[0]!r}: found two rows for {key[1]!r}, {key[2]!r}, expected unique case names")
-        seen.add(key)
-        case, method, label = key
+        case, method, label = (str(row[name]) for name in KEYS)
         metrics = table.setdefault(method, {}).setdefault(label, {})
         for metric, value in row.items():
             if metric not in KEYS:
@@ -134,8 +122,6 @@ def summarize(
     baseline: str = "segmenter",
     candidate: str = "ensemble",
     scans_per_subject: int = 1,
-    resamples: int = 2000,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Compute means over cases with 95 % bootstrap intervals, and the paired difference candidate - baseline.
 
@@ -147,15 +133,13 @@ def summarize(
         baseline: name of the first method.
         candidate: name of the second method.
         scans_per_subject: see `subject_of`; subjects are resampled.
-        resamples: number of bootstrap resamples.
-        seed: seed of the resampling.
 
     Returns:
         A dict for JSON: the settings, the numbers of `cases` and `subjects`, `methods` {method: {label: {metric:
         `statistic` with `undefined`}}} and `paired_difference` {label: {metric: `statistic`}}.
 
     Raises:
-        ValueError: if a method has no rows, or a case has two rows for a method and label.
+        ValueError: if a method has no rows.
     """
     table = by_case(rows)
     for method in (baseline, candidate):
@@ -164,7 +148,7 @@ def summarize(
 
     def described(values: Mapping[str, float]) -> Statistic:
         subjects = [subject_of(case, scans_per_subject) for case in values]
-        return statistic(list(values.values()), subjects, resamples, seed)
+        return statistic(list(values.values()), subjects)
 
     difference: dict[str, dict[str, Statistic]] = {}
     methods: dict[str, Any] = {}
@@ -188,8 +172,8 @@ def summarize(
         "candidate": candidate,
         "interval": "percentile bootstrap over subjects",
         "confidence_level": CONFIDENCE_LEVEL,
-        "resamples": resamples,
-        "seed": seed,
+        "resamples": RESAMPLES,
+        "seed": SEED,
         "cases": len(cases),
         "subjects": len({subject_of(case, scans_per_subject) for case in cases}),
         "methods": methods,

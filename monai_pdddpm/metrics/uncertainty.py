@@ -1,12 +1,10 @@
-"""Entropy and mutual information of class probabilities, and the most probable class."""
+"""Mutual information of class probabilities."""
 
 from __future__ import annotations
 
 import torch
 
-from monai_pdddpm.utils.probabilities import likeliest_class, predictive_entropy
-
-__all__ = ["likeliest_class", "mutual_information", "predictive_entropy"]
+from monai_pdddpm.utils.probabilities import predictive_entropy
 
 
 def mutual_information(probability_mean: torch.Tensor, mean_member_entropy: torch.Tensor, dim: int = 0) -> torch.Tensor:
@@ -21,14 +19,5 @@ def mutual_information(probability_mean: torch.Tensor, mean_member_entropy: torc
 
     Returns:
         Mutual information in nats, from 0 to ln K; negative rounding errors become 0.
-
-    Raises:
-        ValueError: if the shapes do not match.
     """
-    entropy = predictive_entropy(probability_mean, dim)
-    if entropy.shape != mean_member_entropy.shape:
-        raise ValueError(
-            f"mean_member_entropy: found shape {tuple(mean_member_entropy.shape)}, expected {tuple(entropy.shape)}, "
-            f"that of probability_mean without axis {dim}; check the class axis dim"
-        )
-    return (entropy - mean_member_entropy).clamp(min=0)
+    return (predictive_entropy(probability_mean, dim) - mean_member_entropy).clamp(min=0)

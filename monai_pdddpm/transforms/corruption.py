@@ -7,8 +7,8 @@ import math
 import torch
 from torch.nn import functional as F
 
-from monai_pdddpm.metrics.uncertainty import likeliest_class
 from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.probabilities import likeliest_class
 
 
 class PresegmentationCorruption:

@@ -11,8 +11,8 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 
-from monai_pdddpm.metrics.uncertainty import likeliest_class
 from monai_pdddpm.networks.weights import load_weights, read_weights
+from monai_pdddpm.utils.probabilities import likeliest_class
 
 
 class CrossFittedPresegmentationd(MapTransform):

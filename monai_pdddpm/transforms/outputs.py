@@ -14,7 +14,8 @@ from monai.transforms import Compose, Invertd, MapTransform
 from monai_pdddpm.inferers.output import EnsembleOutput
 from monai_pdddpm.inferers.run_info import EnsembleRunInfo
 from monai_pdddpm.metrics.recalibration import tempered
-from monai_pdddpm.metrics.uncertainty import likeliest_class, mutual_information, predictive_entropy
+from monai_pdddpm.metrics.uncertainty import mutual_information
+from monai_pdddpm.utils.probabilities import likeliest_class, predictive_entropy
 from monai_pdddpm.utils.scratch import scratch_tensor
 
 _INVERTED_TOGETHER = 32 * 2**20  # bytes of members per inversion: each call of Invertd costs some ms

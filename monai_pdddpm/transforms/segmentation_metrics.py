@@ -16,9 +16,10 @@ from monai.utils import convert_to_tensor
 from monai_pdddpm.data.geometry import largest_shift
 from monai_pdddpm.metrics.calibration import masked_voxels, near_structure, voxel_metrics
 from monai_pdddpm.metrics.held_out import sample_voxels
-from monai_pdddpm.metrics.lesions import check_min_voxels, lesion_metrics
+from monai_pdddpm.metrics.lesions import lesion_metrics
 from monai_pdddpm.metrics.segmentation import Labels, class_names, segmentation_metrics
-from monai_pdddpm.metrics.uncertainty import likeliest_class
+from monai_pdddpm.utils.checks import check_range
+from monai_pdddpm.utils.probabilities import likeliest_class
 
 
 def file_name(*tensors: Any) -> str:
@@ -75,7 +76,8 @@ class SegmentationMetricsd(MapTransform):
         self.near_voxels = near_voxels
         self.bins = bins
         self.lesions = lesions
-        self.min_lesion_voxels = check_min_voxels(min_lesion_voxels)
+        check_range("min_lesion_voxels", min_lesion_voxels, 1)
+        self.min_lesion_voxels = min_lesion_voxels
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Evaluate one case."""

@@ -78,7 +78,7 @@ def test_lesions_are_written_and_compared_as_the_others(tmp_path, capsys):
         answers["preseg"][:, 0, 0, 0] = found
         data = {key: MetaTensor(torch.cat([1 - mask, mask])) for key, mask in answers.items()}
         label = MetaTensor(truth, meta={"filename_or_obj": name})
-        return SegmentationMetricsd(labels=["lesion"], lesions=True)({**data, "label": label, "image": label})
+        return SegmentationMetricsd(labels={1: "lesion"}, lesions=True)({**data, "label": label, "image": label})
 
     run(EvaluationReport(tmp_path), [[case("a.nii", found=1)], [case("b.nii", found=0)]])
     rows = {(row["case"], row["method"]): row for row in cases(tmp_path) if row["label"] == "lesion"}
@@ -167,7 +167,7 @@ def test_within_an_evaluator_of_monai(tmp_path):
         device=torch.device("cpu"),
         val_data_loader=DataLoader(Dataset([case("a"), case("b"), case("c")]), batch_size=2),
         network=Threshold(),
-        postprocessing=lambda data: SegmentationMetricsd(labels=["lesion"])(
+        postprocessing=lambda data: SegmentationMetricsd(labels={1: "lesion"})(
             CopyItemsd(["pred", "pred"], names=["preseg", "prob"])(Activationsd("pred", softmax=True)(data))
         ),
         val_handlers=[report],

@@ -1,12 +1,11 @@
 """The selective risk, against hand calculations and all orders of tied cases."""
 
 import itertools
-import math
 
 import pytest
 import torch
 
-from monai_pdddpm.metrics.ranking import area_under_risk_coverage, risk_coverage
+from monai_pdddpm.metrics.ranking import area_under_risk_coverage
 
 
 def loop_aurc(risk):
@@ -35,7 +34,6 @@ def test_selective_risk_by_hand():
     # By decreasing confidence the risks are 0.1, 0.4, 0.2, 0.6.
     risk, confidence = [0.2, 0.1, 0.6, 0.4], [0.5, 0.9, 0.1, 0.8]
     selective = [0.1, (0.1 + 0.4) / 2, (0.1 + 0.4 + 0.2) / 3, (0.1 + 0.4 + 0.2 + 0.6) / 4]
-    assert risk_coverage(risk, confidence).tolist() == pytest.approx(selective)
     assert area_under_risk_coverage(risk, confidence) == pytest.approx(sum(selective) / 4)
 
 
@@ -69,17 +67,3 @@ def test_the_order_of_the_input_does_not_matter():
         assert area_under_risk_coverage(risk[order], confidence[order]) == found
     # Only the order of the confidence counts.
     assert area_under_risk_coverage(risk, 10 * confidence.exp() - 3) == found
-
-
-@pytest.mark.parametrize(
-    ("risk", "confidence", "message"),
-    [
-        ([0.1, 0.2], [0.1], r"found shapes \(2,\) and \(1,\)"),
-        ([], [], r"found shapes \(0,\) and \(0,\)"),
-        ([0.1, math.nan], [0.1, 0.2], "not finite"),
-        ([0.1, 0.2], [math.inf, -math.inf], "not finite"),
-    ],
-)
-def test_unsuitable_values_raise(risk, confidence, message):
-    with pytest.raises(ValueError, match=message):
-        area_under_risk_coverage(risk, confidence)

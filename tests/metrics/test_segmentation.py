@@ -6,7 +6,7 @@ import torch
 from monai.data import MetaTensor
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 
-from monai_pdddpm.metrics.segmentation import class_names, segmentation_metrics, union_box
+from monai_pdddpm.metrics.segmentation import class_names, segmentation_metrics
 
 LESION = {1: "lesion"}
 
@@ -49,7 +49,7 @@ def test_the_95th_percentile_ignores_one_far_voxel_but_nsd_and_volume_count_it()
 
 def test_a_voxel_of_nearly_1_mm_counts_as_1_mm():
     truth = cube((4, 4, 4), (8, 8, 8))
-    found = segmentation_metrics(truth.roll(1, dims=0), truth, LESION, (1.0000001, 1, 1))["lesion"]
+    found = segmentation_metrics(truth.roll(1, dims=0), truth, LESION, (1.0000001, 1.0, 1.0))["lesion"]
     assert found["nsd_1mm"] == 1
 
 
@@ -105,37 +105,15 @@ def test_labels_are_compared_separately_and_results_are_floats():
 
 def test_two_dimensions():
     truth = cube((2, 2), (6, 6), shape=(12, 12))
-    found = segmentation_metrics(truth.roll(1, dims=1), truth, LESION, (1, 0.5))["lesion"]
+    found = segmentation_metrics(truth.roll(1, dims=1), truth, LESION, (1.0, 0.5))["lesion"]
     assert (found["dice"], found["hd95_mm"], found["nsd_1mm"]) == (0.75, 0.5, 1)
 
 
-@pytest.mark.parametrize(
-    ("shape", "spacing", "message"),
-    [
-        ((12, 12, 11), (1, 1, 1), "one shape"),
-        ((12, 12, 12), (1, 1), "spacing"),
-        ((12, 12, 12), (1, 0, 1), "spacing"),
-        ((12, 12, 12), (1, math.nan, 1), "spacing"),
-    ],
-)
-def test_mismatches_raise(shape, spacing, message):
-    truth = torch.zeros(12, 12, 12, dtype=torch.long)
-    with pytest.raises(ValueError, match=message):
-        segmentation_metrics(torch.zeros(shape, dtype=torch.long), truth, LESION, spacing)
-
-
 def test_class_names():
-    assert class_names(["a", "b"]) == {1: "a", 2: "b"}
     assert class_names({"2": "b", "0": "background", "1": "a"}) == {1: "a", 2: "b"}
 
 
-@pytest.mark.parametrize("labels", [[], {0: "background"}, {-1: "a"}, {"a": 1}, ["a", "a"], ["mean"]])
+@pytest.mark.parametrize("labels", [{}, {0: "background"}, {-1: "a"}, {1: "a", 2: "a"}, {1: "mean"}])
 def test_bad_class_names_raise(labels):
     with pytest.raises(ValueError, match="labels: found"):
         class_names(labels)
-
-
-def test_union_box_stays_within_the_image():
-    first, second = torch.zeros(6, 6, dtype=torch.bool), torch.zeros(6, 6, dtype=torch.bool)
-    first[0, 3], second[2, 2] = True, True
-    assert union_box(first, second) == (slice(0, 4), slice(1, 5))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_pdddpm.metrics.calibration import calibration_metrics, near_structure
+from monai_pdddpm.metrics.calibration import masked_voxels, near_structure, voxel_metrics
 from monai_pdddpm.transforms.segmentation_metrics import SegmentationMetricsd
 from monai_pdddpm.utils.errors import UserError
 
@@ -29,7 +29,7 @@ def probability_of(label_map, sureness=0.8, affine=AFFINE):
 def data():
     label = truth_of()
     plain = label.as_tensor()[0]
-    return {"label": label, "preseg": probability_of(plain.roll(1, dims=0)), "pred": probability_of(plain)}
+    return {"label": label, "preseg": probability_of(plain.roll(1, dims=0)), "prob": probability_of(plain)}
 
 
 def test_both_methods_by_hand(data):
@@ -62,7 +62,7 @@ def test_the_reach_is_passed_on(data):
         found = SegmentationMetricsd("preseg", labels=LABELS, methods=["segmenter"], near_voxels=voxels)(data)[
             "metrics"
         ]
-        expected = calibration_metrics(data["preseg"], truth, near_structure(truth, voxels))
+        expected = voxel_metrics(*masked_voxels(data["preseg"], truth, near_structure(truth, voxels)))
         assert found["segmenter"]["near structure"] == expected
 
 
@@ -71,7 +71,7 @@ def test_lesions_are_compared_when_asked_for(data):
     spotted = data["label"].as_tensor()[0].clone()
     spotted[11, 11, 11] = 1
     data["preseg"] = probability_of(spotted)
-    data["pred"] = probability_of(torch.where(spotted == 2, 0, spotted))
+    data["prob"] = probability_of(torch.where(spotted == 2, 0, spotted))
     metrics = SegmentationMetricsd(labels=LABELS, lesions=True)(data)["metrics"]
     front, back = metrics["segmenter"]["labels"]["front"], metrics["ensemble"]["labels"]["back"]
     assert set(plain["segmenter"]["labels"]["front"]) < set(front)
@@ -89,19 +89,19 @@ def test_a_least_size_is_checked_at_construction():
 
 
 def test_plain_probabilities_take_the_size_of_a_voxel_from_the_truth(data):
-    data["pred"] = data["pred"].as_tensor()
-    metrics = SegmentationMetricsd("pred", labels=LABELS, methods=["ensemble"])(data)["metrics"]
+    data["prob"] = data["prob"].as_tensor()
+    metrics = SegmentationMetricsd("prob", labels=LABELS, methods=["ensemble"])(data)["metrics"]
     assert metrics["ensemble"]["labels"]["back"]["true_volume_ml"] == pytest.approx(0.384)
     data["label"] = data["label"].as_tensor()
     with pytest.raises(ValueError, match="voxel size"):
-        SegmentationMetricsd("pred", labels=LABELS, methods=["ensemble"])(data)
+        SegmentationMetricsd("prob", labels=LABELS, methods=["ensemble"])(data)
 
 
 def test_an_oblique_affine_has_the_same_spacing(data):
     turn = torch.eye(4)
     turn[:2, :2] = torch.tensor([[math.cos(0.3), -math.sin(0.3)], [math.sin(0.3), math.cos(0.3)]])
     straight = SegmentationMetricsd(labels=LABELS)(data)["metrics"]
-    for key in ("label", "preseg", "pred"):
+    for key in ("label", "preseg", "prob"):
         data[key] = MetaTensor(data[key].as_tensor(), affine=turn @ AFFINE)
     oblique = SegmentationMetricsd(labels=LABELS)(data)["metrics"]
     for name in LABELS.values():
@@ -132,9 +132,9 @@ def test_an_unknown_value_names_file_found_and_remedy(data):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pred": torch.full((3, 12, 12, 11), 1 / 3)}, r"case7.*'pred'.*\(3, 12, 12, 11\).*\(K, 12, 12, 12\).*invert"),
-        ({"pred": torch.full((2, 12, 12, 12), 1 / 2)}, "case7.*'pred'.*2 channels.*softmax"),
-        ({"pred": torch.full((3, 12, 12, 12), 5.0)}, "case7.*'pred'.*apply a softmax"),
+        ({"prob": torch.full((3, 12, 12, 11), 1 / 3)}, r"case7.*'prob'.*\(3, 12, 12, 11\).*\(K, 12, 12, 12\).*invert"),
+        ({"prob": torch.full((2, 12, 12, 12), 1 / 2)}, "case7.*'prob'.*2 channels.*softmax"),
+        ({"prob": torch.full((3, 12, 12, 12), 5.0)}, "case7.*'prob'.*apply a softmax"),
         ({"label": torch.zeros(3, 12, 12, 12)}, r"'label' has shape \(3, 12, 12, 12\).*EnsureChannelFirstd"),
         ({"label": torch.zeros(12, 12, 12)}, "EnsureChannelFirstd"),
     ],

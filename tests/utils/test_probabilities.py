@@ -5,7 +5,7 @@ import timeit
 import pytest
 import torch
 
-from monai_pdddpm.metrics.uncertainty import likeliest_class
+from monai_pdddpm.utils.probabilities import likeliest_class
 
 
 def test_by_hand():
