@@ -27,6 +27,8 @@ from monai_pdddpm.transforms.case_summary import agreement, foreground_labels, p
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
 
+_VOXELS = 20000  # of a case in the fit of the temperature, drawn at random
+_NEAR = 3  # voxels around the structure
 FEWEST_CASES = 6  # each is left out once, and a fit needs five
 
 
@@ -40,30 +42,16 @@ class CalibrationFit:
         path: JSON file to write.
         labels: channel index -> name, the background included.
         inferer: its settings are stored beside the calibration.
-        voxels: largest number of voxels per case in the fit of the temperature, drawn at random.
-        seed: seed of that draw.
-        near_voxels: width of the region near the structure, in voxels.
 
     Raises:
         UserError: at the end of the run, if there are too few cases.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        labels: Mapping[str, str],
-        inferer: PDDDPMInferer,
-        voxels: int = 20000,
-        seed: int = 0,
-        near_voxels: int = 3,
-    ) -> None:
+    def __init__(self, path: str | os.PathLike, labels: Mapping[str, str], inferer: PDDDPMInferer) -> None:
         self.path = Path(path)
         self.labels = foreground_labels(labels)
         settings = inferer.config.as_report()
         self.settings = {key: settings[key] for key in FITTED_WITH}
-        self.voxels = voxels
-        self.seed = seed
-        self.near_voxels = near_voxels
         self.cases: list[CalibrationCase] = []
 
     def attach(self, engine: Engine) -> None:
@@ -76,10 +64,10 @@ class CalibrationFit:
         """Store what the fit needs of each case in the engine's output."""
         for item in engine.state.output:  # type: ignore[union-attr]
             truth = torch.as_tensor(np.asarray(item["label"]))[0].long()
-            near = near_structure(truth, self.near_voxels)
+            near = near_structure(truth, _NEAR)
             rows, classes = item["prob"].as_tensor()[:, near].T.cpu(), truth[near].cpu()
-            generator = torch.Generator().manual_seed(self.seed + len(self.cases))
-            some = torch.randperm(len(rows), generator=generator)[: self.voxels]
+            generator = torch.Generator().manual_seed(len(self.cases))
+            some = torch.randperm(len(rows), generator=generator)[:_VOXELS]
             ml = voxel_volume_ml(item["seg"].affine)
             seg = torch.as_tensor(np.asarray(item["seg"]))[0]
             self.cases.append(

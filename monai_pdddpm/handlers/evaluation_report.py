@@ -32,8 +32,6 @@ class EvaluationReport:
 
     Args:
         output_dir: folder of the two files.
-        baseline: name of the method to compare with.
-        candidate: name of the method that is compared.
         scans_per_subject: number of consecutively numbered scans of a subject, see
             :func:`monai_pdddpm.metrics.summary.subject_of`.
 
@@ -41,16 +39,8 @@ class EvaluationReport:
         UserError: at the end of the run, if no case was evaluated.
     """
 
-    def __init__(
-        self,
-        output_dir: str | os.PathLike[str],
-        baseline: str = "segmenter",
-        candidate: str = "ensemble",
-        scans_per_subject: int = 1,
-    ) -> None:
+    def __init__(self, output_dir: str | os.PathLike[str], scans_per_subject: int = 1) -> None:
         self.output_dir = Path(output_dir)
-        self.baseline = baseline
-        self.candidate = candidate
         self.scans_per_subject = scans_per_subject
         self._metrics: dict[str, tuple[str, Mapping[str, Any]]] = {}  # file -> case, metrics
 
@@ -91,7 +81,7 @@ class EvaluationReport:
         rows += more
         # the rows first: they are there even if the summary fails
         write_text(self.output_dir / "evaluation_cases.csv", as_csv(rows))
-        summary = summarize(rows, self.baseline, self.candidate, self.scans_per_subject)
+        summary = summarize(rows, scans_per_subject=self.scans_per_subject)
         write_json(self.output_dir / "evaluation_summary.json", summary | {"pooled": without_nan(pooled)})
         for method, kinds in pooled.items():
             for kind, values in kinds.items():

@@ -45,31 +45,19 @@ class CaseSummaryd(MapTransform):
     its client, and the report keeps it.
 
     Args:
-        keys: the key of the label map, (1, X, Y, Z), or (1, X, Y, Z, T) with frames.
+        keys: the key of the label map, (1, X, Y, Z), or (1, X, Y, Z, T) with frames. The data may also hold the label
+            maps ``members``, (members, X, Y, Z[, T]), the map ``entropy``, (1, X, Y, Z[, T]), and the answer's
+            probabilities ``prob``, (K, X, Y, Z[, T]), with the calibration's temperature.
         labels: channel index -> name, the background (0) included.
-        members_key: of the members' label maps, (members, X, Y, Z[, T]).
-        entropy_key: of the entropy map, (1, X, Y, Z[, T]).
-        probability_key: of the answer's probabilities, (K, X, Y, Z[, T]), with the calibration's temperature.
         calibration: of the bundle.
 
     Raises:
         UserError: when a key of ``labels`` is not a number.
     """
 
-    def __init__(
-        self,
-        keys: Any = "seg",
-        labels: Mapping[str, str] | None = None,
-        members_key: str = "members",
-        entropy_key: str = "entropy",
-        probability_key: str = "prob",
-        calibration: Calibration | None = None,
-    ) -> None:
+    def __init__(self, keys: Any, labels: Mapping[str, str], calibration: Calibration | None = None) -> None:
         super().__init__(keys)
-        self.labels = foreground_labels(labels or {})
-        self.members_key = members_key
-        self.entropy_key = entropy_key
-        self.probability_key = probability_key
+        self.labels = foreground_labels(labels)
         self.calibration = calibration or Calibration()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -78,7 +66,7 @@ class CaseSummaryd(MapTransform):
         frames = frames_of(d)
         for key in self.key_iterator(d):
             seg = d[key]
-            maps = [seg, *(d.get(other) for other in (self.members_key, self.entropy_key, self.probability_key))]
+            maps = [seg, *(d.get(other) for other in ("members", "entropy", "prob"))]
             affine = seg.affine if isinstance(seg, MetaTensor) else torch.eye(4)
             if frames == 1:
                 d["result"] = self._summary(*maps, affine=affine)

@@ -142,7 +142,6 @@ class SaveDicomSegd(MapTransform):
         labels: label value -> name, with or without the background (0).
         dicom_codes: meaning of the labels, see `segment_codes`.
         write: false turns the transform off; no package is needed then.
-        allow_missing_keys: skip data without the key.
 
     Raises:
         UserError: at construction, when a package is missing, or labels or codes do not fit; on a call, when series and
@@ -157,9 +156,8 @@ class SaveDicomSegd(MapTransform):
         labels: Mapping[str, str],
         dicom_codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
         write: bool = True,
-        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
+        super().__init__(keys)
         self.output_dir = Path(output_dir)
         self.write = write
         if not write:

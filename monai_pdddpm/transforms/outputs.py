@@ -38,7 +38,7 @@ class SplitOutputd(MapTransform):
         UserError: on a call, if the number of channels does not fit the number of classes.
     """
 
-    def __init__(self, keys: KeysCollection = "pred", num_classes: int = 2) -> None:
+    def __init__(self, keys: KeysCollection, num_classes: int) -> None:
         super().__init__(keys)
         self.num_classes = num_classes
 
@@ -70,37 +70,29 @@ class InvertMembersd(MapTransform):
     Args:
         keys: the key of the members' probabilities, (T x members x K, X, Y[, Z]) with T frames.
         num_classes: K.
-        transform: the preprocessing.
-        orig_keys: the key of the scan that it was applied to.
+        transform: the preprocessing of the scan ``image``.
 
     The result is (members, X, Y[, Z]), or (members, X, Y[, Z], T) for a time series: uint8, or int16 above 256 classes.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection = "members",
-        num_classes: int = 2,
-        transform: Any = None,
-        orig_keys: str = "image",
-    ) -> None:
+    def __init__(self, keys: KeysCollection, num_classes: int, transform: Any) -> None:
         super().__init__(keys, allow_missing_keys=True)
         self.num_classes = num_classes
-        self.orig_keys = orig_keys
-        self.invert = Invertd("members", transform, orig_keys, nearest_interp=False, to_tensor=True)
+        self.invert = Invertd("members", transform, "image", nearest_interp=False, to_tensor=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with the members as label maps."""
         d = dict(data)
         frames = frames_of(d)
         for key in self.key_iterator(d):
-            scan, meta = d[self.orig_keys], dict(d[key].meta)
+            scan, meta = d["image"], dict(d[key].meta)
             members = d[key].as_tensor().unflatten(0, (frames, -1, self.num_classes))
             maps: torch.Tensor | None = None
             inverted: Any = None
             together = self._together(members, scan)
             for first, some in zip(range(0, members.shape[1], together), members.split(together, dim=1), strict=True):
                 probabilities = MetaTensor(some.flatten(0, 2), meta=dict(meta))
-                inverted = self.invert({self.orig_keys: scan, "members": probabilities})["members"]
+                inverted = self.invert({"image": scan, "members": probabilities})["members"]
                 channels = inverted.as_tensor().unflatten(0, some.shape[:3])
                 labels = frames_last(likeliest_class(channels, dim=2).flatten(0, 1), frames)
                 if maps is None:
@@ -124,25 +116,24 @@ class Uncertaintyd(MapTransform):
     minus ``member_entropy``: of the members alone, without temperature.
 
     It belongs after the inverse transforms, because the entropy of interpolated probabilities is not the interpolated
-    entropy. The maps of a time series get their frames as the last axis, (C, X, Y, Z, T).
+    entropy. The label map of ``preseg`` becomes ``preseg_seg``. The maps of a time series get their frames as the last
+    axis, (C, X, Y, Z, T).
 
     Args:
         keys: the key of the answer's probabilities, (T x K, X, Y[, Z]) with T frames.
-        preseg_key: the key of the pre-segmentation's probabilities; its label map becomes ``preseg_seg``.
         temperature: of the answer, see :func:`monai_pdddpm.metrics.recalibration.tempered`.
     """
 
-    def __init__(self, keys: KeysCollection = "pred", preseg_key: str = "preseg", temperature: float = 1.0) -> None:
+    def __init__(self, keys: KeysCollection = "pred", temperature: float = 1.0) -> None:
         super().__init__(keys)
         self.temperature = temperature
-        self.preseg_key = preseg_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with the maps added."""
         d = dict(data)
         frames = frames_of(d)
         for key in self.key_iterator(d):
-            for name in (key, "member_mean", "member_entropy", "variance", self.preseg_key):
+            for name in (key, "member_mean", "member_entropy", "variance", "preseg"):
                 if name in d:
                     d[name] = frames_last(d[name], frames)
             # interpolation leaves sums slightly off 1, and 0 outside of the network's grid
@@ -152,9 +143,9 @@ class Uncertaintyd(MapTransform):
             p = d[key] = tempered(normalized(d[key], dim=0), self.temperature, dim=0)
             d["seg"] = _label_map(p)
             d["entropy"] = predictive_entropy(p, dim=0)[None]
-            if self.preseg_key in d:
-                d[self.preseg_key] = normalized(d[self.preseg_key], dim=0)
-                d["preseg_seg"] = _label_map(d[self.preseg_key])
+            if "preseg" in d:
+                d["preseg"] = normalized(d["preseg"], dim=0)
+                d["preseg_seg"] = _label_map(d["preseg"])
         return d
 
 
@@ -194,26 +185,18 @@ class EnsembleMapsd(MapTransform):
     Args:
         keys: the key of the output.
         num_classes: K.
-        transform: the preprocessing.
+        transform: the preprocessing of the scan ``image``.
         temperature: see :class:`Uncertaintyd`.
-        orig_keys: the key of the scan that was preprocessed.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection = "pred",
-        num_classes: int = 2,
-        transform: Any = None,
-        temperature: float = 1.0,
-        orig_keys: str = "image",
-    ) -> None:
+    def __init__(self, keys: KeysCollection, num_classes: int, transform: Any, temperature: float = 1.0) -> None:
         super().__init__(keys)
         maps = (*self.keys, "member_mean", "member_entropy", "variance", "preseg")
         self.steps = Compose(
             [
                 SplitOutputd(keys, num_classes),
-                Invertd(maps, transform, orig_keys, nearest_interp=False, to_tensor=True, allow_missing_keys=True),
-                InvertMembersd("members", num_classes, transform, orig_keys),
+                Invertd(maps, transform, "image", nearest_interp=False, to_tensor=True, allow_missing_keys=True),
+                InvertMembersd("members", num_classes, transform),
                 Uncertaintyd(keys, temperature=temperature),
             ]
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
@@ -18,8 +18,10 @@ from monai_pdddpm.metrics.calibration import masked_voxels, near_structure, voxe
 from monai_pdddpm.metrics.held_out import sample_voxels
 from monai_pdddpm.metrics.lesions import lesion_metrics
 from monai_pdddpm.metrics.segmentation import Labels, class_names, segmentation_metrics
-from monai_pdddpm.utils.checks import check_range
 from monai_pdddpm.utils.probabilities import likeliest_class
+
+_METHODS: Mapping[Hashable, Hashable] = {"preseg": "segmenter", "prob": "ensemble"}
+_NEAR = 3  # voxels
 
 
 def file_name(*tensors: Any) -> str:
@@ -33,84 +35,46 @@ class SegmentationMetricsd(MapTransform):
 
     They are {method: {"labels": {name: `segmentation_metrics`}, "near structure": `voxel_metrics`, "voxels":
     `sample_voxels`}}: the label map is the argmax of the probabilities, the calibration is taken over the true
-    foreground dilated by `near_voxels` voxels. With `lesions` each label has its `lesion_metrics` too.
-    `EvaluationReport` fits a calibration to the voxels, out of sample. The probabilities must lie on the truth's grid
-    and must not be calibrated.
+    foreground dilated by three voxels. With `lesions` each label has its `lesion_metrics` too. The methods of
+    ``preseg`` and ``prob`` are `segmenter` and `ensemble`; other keys name their method. `EvaluationReport` fits a
+    calibration to the voxels, out of sample. The probabilities must lie on the truth's grid and must not be calibrated.
 
     Args:
-        keys: entries with probabilities (K, X, Y, Z) or (K, X, Y), background first.
-        label_key: entry with the truth (1, X, Y, Z) or (1, X, Y), whole numbers: 0 and the indices of `labels`.
+        keys: entries with probabilities (K, X, Y, Z) or (K, X, Y), background first. The truth ``label``, (1, X, Y, Z)
+            or (1, X, Y), holds 0 and the indices of `labels`.
         labels: names of the foreground classes by channel index, see `class_names`.
-        methods: name of the method of each key.
-        near_voxels: width of the region of the calibration, see `near_structure`.
-        bins: number of confidence bins, see `voxel_metrics`.
         lesions: add the metrics of lesions.
-        min_lesion_voxels: smallest size of a lesion, see `lesion_metrics`.
-        allow_missing_keys: omit a method whose key is missing.
 
     Raises:
-        UserError: at construction, if `min_lesion_voxels` is no whole number from 1 up.
-        ValueError: at construction, if the numbers of keys and methods differ or a method occurs twice; on a call, if
-            truth and probabilities do not match or their grid has no size in mm.
+        ValueError: on a call, if truth and probabilities do not match or their grid has no size in mm.
     """
 
     def __init__(
         self,
         keys: KeysCollection = ("preseg", "prob"),
-        label_key: str = "label",
         *,
         labels: Labels,
-        methods: Sequence[str] = ("segmenter", "ensemble"),
-        near_voxels: int = 3,
-        bins: int = 15,
         lesions: bool = False,
-        min_lesion_voxels: int = 1,
-        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        if len(self.keys) != len(methods) or len(set(methods)) != len(methods):
-            raise ValueError(f"methods: found {methods} for the keys {self.keys}, expected a unique name for each key")
-        self.label_key = label_key
+        super().__init__(keys)
         self.labels = class_names(labels)
-        self.methods = tuple(methods)
-        self.near_voxels = near_voxels
-        self.bins = bins
         self.lesions = lesions
-        check_range("min_lesion_voxels", min_lesion_voxels, 1)
-        self.min_lesion_voxels = min_lesion_voxels
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Evaluate one case."""
         found = dict(data)
-        label = found[self.label_key]
+        label = found["label"]
         name = file_name(label, *(found.get(key) for key in self.keys))
-        truth = self._classes(label, name)
-        near = near_structure(truth, self.near_voxels)
-        metrics = {}
-        for key, method in self.key_iterator(found, self.methods):
+        truth = convert_to_tensor(label, track_meta=False)[0].long()
+        near = near_structure(truth, _NEAR)
+        metrics: dict[Hashable, Any] = {}
+        for key in self.key_iterator(found):
             try:
-                metrics[method] = self._evaluate(found[key], label, truth, near)
+                metrics[_METHODS.get(key, key)] = self._evaluate(found[key], label, truth, near)
             except ValueError as error:
                 raise ValueError(f"{name}: cannot evaluate {key!r}: {error}") from error
         found["metrics"] = metrics
         return found
-
-    def _classes(self, label: torch.Tensor, name: str) -> torch.Tensor:
-        """Return the truth as integers (X, Y, Z), after checking its classes."""
-        values = convert_to_tensor(label, track_meta=False)
-        if values.ndim not in (3, 4) or len(values) != 1:
-            raise ValueError(
-                f"{name}: {self.label_key!r} has shape {tuple(values.shape)}, expected one channel, (1, X, Y, Z) or "
-                "(1, X, Y): use EnsureChannelFirstd, and AsDiscreted with argmax on a one-hot truth"
-            )
-        known = [0, *self.labels]
-        strange = [value for value in torch.unique(values).tolist() if value not in known]
-        if strange:
-            raise ValueError(
-                f"{name}: {self.label_key!r} has the values {strange[:10]}, expected {known}: name them in "
-                "labels, map them with MapLabelValued, or resample the truth with mode nearest"
-            )
-        return values[0].long()
 
     def _evaluate(
         self, probability: torch.Tensor, label: torch.Tensor, truth: torch.Tensor, near: torch.Tensor
@@ -142,11 +106,11 @@ class SegmentationMetricsd(MapTransform):
         label_map = likeliest_class(plain, dim=0)
         labels = segmentation_metrics(label_map, truth, self.labels, spacing)
         if self.lesions:
-            more = lesion_metrics(label_map, truth, self.labels, self.min_lesion_voxels)
+            more = lesion_metrics(label_map, truth, self.labels)
             labels = {name: found | more[name] for name, found in labels.items()}
         rows, classes = masked_voxels(plain, truth, near)
         return {
             "labels": labels,
-            "near structure": voxel_metrics(rows, classes, self.bins),
+            "near structure": voxel_metrics(rows, classes),
             "voxels": sample_voxels(rows, classes),
         }

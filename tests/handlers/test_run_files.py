@@ -10,8 +10,8 @@ from monai.engines.utils import IterationEvents
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.handlers import RunFiles
 from monai_pdddpm.utils.atomic_write import write_json
-from monai_pdddpm.utils.provenance import report_path
 from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.provenance import report_path
 
 
 class Reporting:
@@ -26,7 +26,8 @@ class Reporting:
     def __call__(self, engine):
         for item in engine.state.output:
             case = item["image"].meta["filename_or_obj"].removesuffix(".nii.gz")
-            write_json(report_path(self.folder, case), {"case": case, "result": {}})
+            report = {"case": case, "result": {}, "seconds": {"chain": 1.0}, "versions": {"monai_pdddpm": "0"}}
+            write_json(report_path(self.folder, case), report)
 
 
 def run(folder, good, bad=(), **options):

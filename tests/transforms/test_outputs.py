@@ -160,11 +160,6 @@ class TestUncertainty:
         assert item["preseg_seg"].shape == (1, 2, 1, 1)
         assert torch.equal(item["preseg"], p.flip(1))
 
-    def test_other_keys_are_left_alone(self):
-        p = torch.ones(K, 1, 1, 1) / K
-        item = Uncertaintyd("pred", preseg_key="s")({"pred": p, "members": 1, "preseg": 2, "x": 3})
-        assert (item["members"], item["preseg"], item["x"]) == (1, 2, 3)
-
     def test_metadata_stay(self):
         affine = torch.diag(torch.tensor([1.0, 2, 3, 1], dtype=torch.float64))
         p = MetaTensor(torch.rand(K, *SIZE), affine=affine, meta={"filename_or_obj": "a"})
