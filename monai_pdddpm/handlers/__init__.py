@@ -5,6 +5,7 @@ from .case_files import CaseFiles
 from .checkpoint import EpochSeed, ModelSaver, TrainingCheckpoint
 from .distributed_members import DistributedMembersHandler
 from .evaluation_report import EvaluationReport
+from .finite_gradients import FiniteGradients
 from .progress import Attached, CaseProgress, Progress, ReraiseExceptions, TrackedLoss
 from .run_files import RunFiles
 
@@ -16,6 +17,7 @@ __all__ = [
     "DistributedMembersHandler",
     "EpochSeed",
     "EvaluationReport",
+    "FiniteGradients",
     "ModelSaver",
     "Progress",
     "ReraiseExceptions",
