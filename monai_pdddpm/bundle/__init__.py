@@ -6,8 +6,7 @@ from monai_pdddpm.utils.allocator import keep_freed_memory
 from .calibration_file import load_calibration, save_calibration
 from .distributed import GlobalLoss, distributed_network, join_ranks, leave_ranks, rank_device
 from .export import export_ensemble
-from .locate import find_bundle_root, pick_device
-from .start import has_full_batch, start_run
+from .start import find_bundle_root, has_full_batch, pick_device, start_run
 
 __all__ = [
     "GlobalLoss",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from monai_pdddpm.inferers import EnsembleConfig
@@ -32,32 +32,20 @@ def load_calibration(path: str | os.PathLike, use: bool = True, config: Ensemble
     check_switch("calibrated", use)
     if not use or not Path(path).is_file():
         return Calibration()
-    remedy = "fit it again with calibrate.json, or skip it with --calibrated False"
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        known = {field.name for field in dataclasses.fields(Calibration)}
-        if not isinstance(content, dict) or set(content) - known:
-            raise ValueError(f"expected an object with {', '.join(sorted(known))}")
-        line = content.get("dice_line")
-        if line is not None:
+        if line := content.get("dice_line"):
             slope, intercept, half_width = line
-            line = (float(slope), float(intercept), float(half_width))
-        calibration = Calibration(
-            temperature=float(content.get("temperature", 1.0)),
-            interval_factor={str(k): float(v) for k, v in content.get("interval_factor", {}).items()},
-            dice_line=line,
-            ranges={str(k): (float(low), float(high)) for k, (low, high) in content.get("ranges", {}).items()},
-            fitted=dict(content.get("fitted", {})),
-        )
+            content["dice_line"] = (float(slope), float(intercept), float(half_width))
+        for key, kind in (("interval_factor", float), ("ranges", _pair)):
+            content[key] = {label: kind(value) for label, value in content.get(key, {}).items()}
+        calibration = Calibration(**content)
         if not 0.01 <= calibration.temperature <= 100:
             raise ValueError(f"temperature is {calibration.temperature}, 0.01 to 100 is expected")
-        if not isinstance(calibration.fitted.get("settings", {}), dict):
-            raise ValueError("an object of settings is expected in fitted")
-        numbers = [*calibration.interval_factor.values(), *(calibration.dice_line or ())]
-        if not all(map(math.isfinite, (*numbers, *(bound for pair in calibration.ranges.values() for bound in pair)))):
-            raise ValueError("finite numbers are expected")
-    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path}: not a calibration ({error}); {remedy}") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: not a calibration ({error}); fit it again with calibrate.json, or skip it with --calibrated False"
+        ) from error
     fitted_with = calibration.fitted.get("settings", {})
     now = config.as_report() if config is not None else {}
     differing = [key for key in FITTED_WITH if key in now and key in fitted_with and fitted_with[key] != now[key]]
@@ -66,6 +54,11 @@ def load_calibration(path: str | os.PathLike, use: bool = True, config: Ensemble
         print(f"{path}: fitted with {found}; volume intervals and predicted Dice are left out")
         return dataclasses.replace(calibration, interval_factor={}, dice_line=None)
     return calibration
+
+
+def _pair(value: Sequence[float]) -> tuple[float, float]:
+    low, high = value
+    return float(low), float(high)
 
 
 def save_calibration(calibration: Calibration, path: str | os.PathLike) -> None:

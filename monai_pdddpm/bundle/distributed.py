@@ -26,8 +26,7 @@ def rank_device(processes_per_device: int = 1) -> torch.device:
     """Return the CUDA device of this process on its machine, or the CPU if there is none.
 
     Args:
-        processes_per_device: number of processes that share a device, so that one reads and writes while another
-            computes.
+        processes_per_device: processes that share a device, so that one reads and writes while another computes.
 
     Raises:
         UserError: if the machine has too few GPUs for its processes, or the number is not 1 or more.
@@ -50,9 +49,6 @@ def join_ranks(device: torch.device | str) -> None:
     """Join the processes of torchrun; a second call changes nothing.
 
     CPU tensors and objects use gloo. CUDA tensors use NCCL if each process has its own GPU, else gloo.
-
-    Args:
-        device: device of this process.
 
     Raises:
         UserError: if the process was not started by torchrun.

@@ -15,6 +15,7 @@ import torch
 from monai.data import save_net_with_metadata
 
 from monai_pdddpm import __version__
+from monai_pdddpm.data.dataset_json import read_json
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.inferers.noise import start_noise
 from monai_pdddpm.networks import ADAPTIVE_SOLVERS, PDDDPM, ODEUNet
@@ -25,15 +26,7 @@ from monai_pdddpm.utils.errors import UserError
 FILES = {"torchscript": "ensemble.ts", "onnx": "ensemble.onnx"}
 LARGEST_DIFFERENCE = 1e-3
 # settings that have no meaning within one window
-_OF_VOLUMES = (
-    "overlap",
-    "blend_mode",
-    "windows",
-    "uncertainty_threshold",
-    "dilation",
-    "precision",
-    "roi_size",
-)
+_OF_VOLUMES = ("overlap", "blend_mode", "windows", "uncertainty_threshold", "dilation", "precision", "roi_size")
 
 
 def export_ensemble(
@@ -70,20 +63,23 @@ def export_ensemble(
     folder = Path(output_dir)
     _check_formats(formats, folder, overwrite)
     ensemble = fixed_ensemble(network, inferer, temperature)
-    image = torch.randn(
-        1, network.denoiser.image_channels, *inferer.config.roi_size, generator=torch.Generator().manual_seed(0)
-    )
-    expected = inferred_maps(network, inferer, image, temperature)
+    shape = (1, network.denoiser.image_channels, *inferer.config.roi_size)
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    data: dict[Any, Any] = {"pred": inferer(image, network)[0]}
+    data = Uncertaintyd("pred", temperature=temperature)(SplitOutputd("pred", num_classes=network.num_classes)(data))
+    expected = [data["pred" if name == "prob" else name][None] for name in OUTPUTS]
     contents = _contents(Path(bundle_root), ensemble, inferer)
     folder.mkdir(parents=True, exist_ok=True)
     # a temporary folder instead of a temporary name, because TorchScript stores the file's name
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as unfinished:
         files = [Path(unfinished) / FILES[name] for name in formats]
         for name, file in zip(formats, files, strict=True):
-            _WRITERS[name](ensemble, image, file, contents)
-            found = _RUNNERS[name](file, image)
-            if found is not None:
-                _compare(file.name, found, expected)
+            write, run = (_write_onnx, _run_onnx) if name == "onnx" else (_write_torchscript, _run_torchscript)
+            write(ensemble, image, file, contents)
+            largest = max(float((a - b).abs().max()) for a, b in zip(run(file, image), expected, strict=True))
+            if not largest <= LARGEST_DIFFERENCE:
+                raise RuntimeError(f"{file.name}: its output differs from the inferer's by {largest:.2g}; not written")
+            print(f"{file.name}: differs from the inferer's output by at most {largest:.1e}")
         written = [file.replace(folder / file.name) for file in files]
     print(*written, sep="\n")
     return written
@@ -116,20 +112,10 @@ def fixed_ensemble(network: PDDDPM, inferer: PDDDPMInferer, temperature: float =
     ).eval()
 
 
-def inferred_maps(
-    network: PDDDPM, inferer: PDDDPMInferer, image: torch.Tensor, temperature: float = 1.0
-) -> list[torch.Tensor]:
-    """Return the maps ``OUTPUTS`` of the inferer, each (1, ...), for one window, (1, C, X, Y[, Z])."""
-    data: dict[Any, Any] = {"pred": inferer(image, network)[0]}
-    data = SplitOutputd("pred", num_classes=network.num_classes)(data)
-    data = Uncertaintyd("pred", temperature=temperature)(data)
-    return [data["pred" if name == "prob" else name][None] for name in OUTPUTS]
-
-
 def _check_formats(formats: Sequence[str], folder: Path, overwrite: bool) -> None:
     if not formats or isinstance(formats, str) or not set(formats) <= set(FILES):
         raise UserError(f"formats: found {formats!r}, expected a list of {' and '.join(FILES)}; fix --formats")
-    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if "onnx" in formats and missing:
         raise UserError(
             f"formats: found onnx without {' and '.join(missing)}; pip install {' '.join(missing)}, or give "
@@ -142,7 +128,7 @@ def _check_formats(formats: Sequence[str], folder: Path, overwrite: bool) -> Non
 
 def _contents(bundle_root: Path, ensemble: FixedEnsemble, inferer: PDDDPMInferer) -> dict[str, Any]:
     """Return the JSON values that are stored beside the network, by name."""
-    inside = {name: _read(bundle_root / "configs" / name) for name in ("metadata.json", "inference.json")}
+    inside = {name: read_json(bundle_root / "configs" / name) for name in ("metadata.json", "inference.json")}
     formats = inside["metadata.json"]["network_data_format"]
     maps, of_window = formats.get("post_processed_outputs", {}), {"spatial_shape": ensemble.window}
     inputs = {name: entry | of_window for name, entry in formats["inputs"].items()}
@@ -151,21 +137,9 @@ def _contents(bundle_root: Path, ensemble: FixedEnsemble, inferer: PDDDPMInferer
     return inside | {
         "metadata.json": inside["metadata.json"] | {"network_data_format": {"inputs": inputs, "outputs": outputs}},
         "ensemble.json": settings
-        | {
-            "window": ensemble.window,
-            "temperature": ensemble.temperature,
-            "precision": "float32",
-            "monai_pdddpm": __version__,
-            "torch": torch.__version__,
-        },
+        | {"window": ensemble.window, "temperature": ensemble.temperature, "precision": "float32"}
+        | {"monai_pdddpm": __version__, "torch": torch.__version__},
     }
-
-
-def _read(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({error}), expected JSON; fix --bundle_root") from error
 
 
 def _write_torchscript(ensemble: FixedEnsemble, image: torch.Tensor, file: Path, contents: dict[str, Any]) -> None:
@@ -194,22 +168,8 @@ def _run_torchscript(file: Path, image: torch.Tensor) -> list[torch.Tensor]:
         return list(torch.jit.load(file)(image))
 
 
-def _run_onnx(file: Path, image: torch.Tensor) -> list[torch.Tensor] | None:
-    if importlib.util.find_spec("onnxruntime") is None:
-        print(f"{file.name}: not compared with the inferer, because onnxruntime is not installed")
-        return None
+def _run_onnx(file: Path, image: torch.Tensor) -> list[torch.Tensor]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return [torch.from_numpy(output) for output in session.run(list(OUTPUTS), {"image": image.numpy()})]
-
-
-def _compare(name: str, found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> None:
-    largest = max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
-    if not largest <= LARGEST_DIFFERENCE:
-        raise RuntimeError(f"{name}: its output differs from the inferer's by {largest:.2g}; nothing was written")
-    print(f"{name}: differs from the inferer's output by at most {largest:.1e}")
-
-
-_WRITERS = {"torchscript": _write_torchscript, "onnx": _write_onnx}
-_RUNNERS = {"torchscript": _run_torchscript, "onnx": _run_onnx}

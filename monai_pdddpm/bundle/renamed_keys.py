@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Iterable
 
 from monai.bundle import ReferenceResolver
@@ -46,18 +47,14 @@ RENAMED = {
 def check_keys(keys: Iterable[str]) -> None:
     """Refuse keys of version 0.1.
 
-    Args:
-        keys: ids of a configuration.
-
     Raises:
         UserError: at the first key that has another name now.
     """
     for key in keys:
         if key in RENAMED:
             new = RENAMED[key]
-            remedy = f"write --{new}" if new else "leave it out"
-            expected = f"'{new}', its new name" if new else "no such key, since it was removed"
-            raise UserError(f"{key}: found a key of version 0.1, expected {expected}; {remedy}")
+            remedy = f"expected '{new}', its new name; write --{new}" if new else "which was removed; leave it out"
+            raise UserError(f"{key}: found a key of version 0.1, {remedy}")
 
 
 def refuse_renamed_keys() -> None:
@@ -65,14 +62,9 @@ def refuse_renamed_keys() -> None:
 
     MONAI passes no configuration to an expression, and accepts unknown keys silently. The configuration is therefore
     read from the resolver that evaluates the expression.
-
-    Raises:
-        UserError: see :func:`check_keys`.
     """
-    frame = inspect.currentframe()
-    while frame is not None:
+    for frame, _ in traceback.walk_stack(inspect.currentframe()):
         resolver = frame.f_locals.get("self")
         if isinstance(resolver, ReferenceResolver):
             return check_keys(resolver.items)
-        frame = frame.f_back
     return None

@@ -25,27 +25,16 @@ _PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 
 def render_bundle(configs: Path, name: str) -> dict[str, Any]:
-    """Render all configurations of one bundle of ``configs/tasks``.
-
-    Args:
-        configs: folder of the templates.
-        name: the bundle's name, the stem of its file in ``configs/tasks``.
-
-    Returns:
-        file name -> content, a JSON value.
-
-    Raises:
-        UserError: when a template asks for a key that the task lacks, or an override meets no configuration.
-    """
+    """Render the configurations of the bundle of ``configs/tasks/<name>.json``; see `render_task`."""
     return render_task(configs, json.loads((configs / "tasks" / f"{name}.json").read_text(encoding="utf-8")), name)
 
 
 def render_task(configs: Path, task: dict[str, Any], name: str) -> dict[str, Any]:
-    """Render all configurations of a task, wherever it comes from.
+    """Render all configurations of a task.
 
     Args:
         configs: folder of the templates.
-        task: what a file of ``configs/tasks`` holds.
+        task: content of a file of ``configs/tasks``.
         name: the bundle's name.
 
     Returns:
@@ -71,14 +60,7 @@ def render_task(configs: Path, task: dict[str, Any], name: str) -> dict[str, Any
 
 
 def render_all(root: Path) -> list[Path]:
-    """Render every task of ``root/configs/tasks`` into ``root/bundles``.
-
-    Args:
-        root: folder that holds ``configs`` and ``bundles``.
-
-    Returns:
-        the files written.
-    """
+    """Render every task of ``root/configs/tasks`` into ``root/bundles``; return the files written."""
     configs, written = root / "configs", []
     for task in sorted((configs / "tasks").glob("*.json")):
         folder = root / "bundles" / task.stem / "configs"
@@ -92,7 +74,7 @@ def render_all(root: Path) -> list[Path]:
 
 
 def as_text(content: Any) -> str:
-    """Return the JSON text that is committed for ``content``: plain lists and small objects on one line."""
+    """Return JSON text with plain lists and small objects on one line."""
     return _dump(content, 0) + "\n"
 
 
@@ -100,17 +82,15 @@ def _dump(content: Any, indent: int) -> str:
     one_line = json.dumps(content, ensure_ascii=False)
     if not isinstance(content, (dict, list)) or not content:
         return one_line
-    plain = isinstance(content, list) and not any(isinstance(item, (dict, list)) for item in content)
-    if isinstance(content, dict):
-        plain = len(content) <= 3 and not any(isinstance(value, (dict, list)) for value in content.values())
+    keys, values = (content.keys(), content.values()) if isinstance(content, dict) else ([], content)
+    plain = len(keys) <= 3 and not any(isinstance(value, (dict, list)) for value in values)
     if plain and indent + len(one_line) < 110:
         return one_line
-    pad = " " * indent
+    entries = [_dump(value, indent + 4) for value in values]
     if isinstance(content, dict):
-        entries = [f"{json.dumps(k)}: {_dump(v, indent + 4)}" for k, v in content.items()]
-        return "{\n" + ",\n".join(f"{pad}    {entry}" for entry in entries) + f"\n{pad}}}"
-    items = [_dump(item, indent + 4) for item in content]
-    return "[\n" + ",\n".join(f"{pad}    {item}" for item in items) + f"\n{pad}]"
+        entries = [f"{json.dumps(key)}: {entry}" for key, entry in zip(keys, entries, strict=True)]
+    pad, (first, last) = " " * indent, "{}" if isinstance(content, dict) else "[]"
+    return f"{first}\n" + ",\n".join(f"{pad}    {entry}" for entry in entries) + f"\n{pad}{last}"
 
 
 def fill(content: Any, task: dict[str, Any], where: str) -> Any:
@@ -120,9 +100,6 @@ def fill(content: Any, task: dict[str, Any], where: str) -> Any:
         content: JSON value.
         task: key -> JSON value.
         where: name of the template, for the error.
-
-    Returns:
-        a new JSON value.
 
     Raises:
         UserError: when the task has no such key.
@@ -152,10 +129,9 @@ def fill(content: Any, task: dict[str, Any], where: str) -> Any:
 
 def _read(template: Path) -> dict[str, Any]:
     content = json.loads(template.read_text(encoding="utf-8"))
-    base = content.pop("extends", None)
-    if base is None:
+    if "extends" not in content:
         return content
-    merged = _read(template.parent / base)
+    merged = _read(template.parent / content.pop("extends"))
     for key, value in content.items():
         _set(merged, key, value)
     return merged

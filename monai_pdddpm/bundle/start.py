@@ -1,8 +1,11 @@
-"""First steps of every command of a bundle."""
+"""First steps of every command of a bundle: its folder, its device, and checks."""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sized
+from pathlib import Path
 
 import torch
 
@@ -10,14 +13,35 @@ from monai_pdddpm.bundle.renamed_keys import refuse_renamed_keys
 from monai_pdddpm.networks.weights import check_device
 from monai_pdddpm.utils.allocator import keep_freed_memory
 
-__all__ = ["has_full_batch", "start_run"]
+
+def find_bundle_root(name: str) -> str:
+    """Return the folder of a running bundle.
+
+    MONAI puts the folder of a bundle on Python's search path when it runs the bundle. The first folder of the path
+    whose ``configs/metadata.json`` has the bundle's name is returned. Outside of a run, it is the working directory, as
+    in the bundles of MONAI's model zoo.
+
+    Args:
+        name: name of the bundle in its metadata.
+    """
+    # the first entry belongs to the program that was started, often the working directory
+    for folder in map(Path, (*sys.path[1:], *sys.path[:1])):
+        try:
+            metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(metadata, dict) and metadata.get("name") == name:
+            return str(folder.resolve())
+    return "."
+
+
+def pick_device() -> torch.device:
+    """Return the first CUDA device if there is one, else the CPU."""
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
 def start_run(device: torch.device | str) -> None:
     """Check keys and device, and let the process keep freed memory.
-
-    Args:
-        device: device of the run.
 
     Raises:
         UserError: if a key of version 0.1 was given, or the device cannot be used.

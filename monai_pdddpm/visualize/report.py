@@ -100,14 +100,14 @@ def _summary(reports: Sequence[Report]) -> list[str]:
     """Return lines on time, settings and program of all finished cases."""
     if not reports:
         return []
-    seconds = [sum(report["seconds"].values()) for report in reports]
+    seconds = [sum(report.get("seconds", {}).values()) for report in reports]
     lines = [f"Median {statistics.median(seconds):.3g} s per case, {sum(seconds):.3g} s in total."]
     runs = {json.dumps([report.get("settings"), _made_with(report)], sort_keys=True) for report in reports}
     if len(runs) > 1:
         lines.append("The settings differ between cases; see their reports.")
     elif text := _made_with(reports[0]):
         lines.append(f"Each case: {text}.")
-    programs = sorted({report["versions"]["monai_pdddpm"] for report in reports})
+    programs = sorted({report.get("versions", {}).get("monai_pdddpm", "unknown") for report in reports})
     return [*lines, f"monai_pdddpm {', '.join(programs)}."]
 
 

@@ -193,7 +193,7 @@ def test_files_that_are_there_stay(network, root):
 
 
 def test_a_file_that_says_something_else_never_appears(network, root, monkeypatch):
-    monkeypatch.setitem(export._RUNNERS, "torchscript", lambda file, image: [torch.full((1,), 2.0)] * 4)
+    monkeypatch.setattr(export, "_run_torchscript", lambda file, image: [torch.full((1,), 2.0)] * 4)
     with pytest.raises(RuntimeError, match="differs from the inferer's"):
         export_ensemble(network, inferer(), root, root / "out", formats=["torchscript"])
     assert list((root / "out").iterdir()) == []
