@@ -20,7 +20,8 @@ def load_network(network: nn.Module, model_file: str | os.PathLike, device: torc
 
     Args:
         network: network that the bundle defines.
-        model_file: a bare state dict, or ``{"model": state_dict}`` as version 0.1 wrote it; read with ``weights_only=True``.
+        model_file: a bare state dict, or ``{"model": state_dict}`` as version 0.1 wrote it, read with
+            ``weights_only=True``.
         device: target device.
 
     Raises:

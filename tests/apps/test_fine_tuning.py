@@ -55,10 +55,10 @@ def bundle(tmp_path):
     for file in ("train.json", "train_segmenter.json"):
         config = json.loads((copy / "configs" / file).read_text(encoding="utf-8"))
         (copy / "configs" / file).write_text(json.dumps(config | {"roi_size": [24, 24, 24]}))
-    weights = torch.load(copy / "models" / "model.pt", weights_only=True)["model"]
+    weights = torch.load(copy / "models" / "model.pt", weights_only=True)
     for key in ("denoiser.head.4.weight", "denoiser.head.4.bias"):
         weights[key] = torch.zeros_like(weights[key])
-    torch.save({"model": weights}, copy / "models" / "model.pt")
+    torch.save(weights, copy / "models" / "model.pt")
     (copy / "models" / "calibration.json").write_text("{}")
     return copy
 
@@ -97,8 +97,8 @@ def test_the_better_model_is_in_use(bundle, data):
 @pytest.mark.slow
 def test_segmenter_alone_leaves_the_denoiser_as_it_is(bundle, data):
     outcome = fine_tune(bundle, cases(data)[:2], cases(data)[2:], stage="segmenter", max_epochs=1)
-    old = torch.load(Path(outcome["kept_in"]) / "model_before.pt", weights_only=True)["model"]
-    new = torch.load(bundle / "models" / "model.pt", weights_only=True)["model"]
+    old = torch.load(Path(outcome["kept_in"]) / "model_before.pt", weights_only=True)
+    new = torch.load(bundle / "models" / "model.pt", weights_only=True)
     changed = {key.split(".")[0] for key in old if not torch.equal(old[key], new[key])}
     assert changed == {"segmenter"}
 

@@ -30,8 +30,9 @@ def test_members_and_steps_are_options_of_the_viewer(app):
     parser = ConfigParser()
     parser.read_config(put_bundle(app, BUNDLE) / "configs" / "inference.json")
     assert parser["displayable_configs"] == {key: own[key] for key in ("members", "num_steps")}
+    parser.update({"device": "cpu"})
     parser["displayable_configs"].update({"members": 3})
-    assert parser.get_parsed_content("settings")["members"] == 3
+    assert parser.get_parsed_content("inferer").config.members == 3
 
 
 def test_nothing_is_replaced_silently(app, capsys):

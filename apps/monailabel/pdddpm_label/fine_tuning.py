@@ -228,7 +228,7 @@ def _train(
     (work / part / "checkpoint.pt").unlink(missing_ok=True)  # nothing resumes from it
     if part == "segmenter":
         trained = {f"{_SEGMENTER}{key}": value for key, value in read_weights(made).items()}
-        save_file({"model": {**read_weights(start), **trained}}, made)
+        save_file({**read_weights(start), **trained}, made)
     return made
 
 
