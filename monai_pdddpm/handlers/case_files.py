@@ -24,7 +24,7 @@ from monai_pdddpm.transforms.outputs import frames_of
 from monai_pdddpm.utils.atomic_write import remove_partial_files, write_json
 from monai_pdddpm.utils.provenance import checksum, made_by, report_path, versions
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
-from monai_pdddpm.visualize.overview import save_overview
+from monai_pdddpm.visualize.overview import overview_figure, save_overview
 
 try:
     import resource
@@ -133,16 +133,16 @@ class CaseFiles:
         if frames > 1:  # show the frame with the most uncertainty
             channel = int(np.argmax([maps["entropy"][..., f].sum() for f in range(frames)]))
             maps = {key: volume[..., channel] for key, volume in maps.items()}
-        save_overview(
-            path,
-            image=np.asarray(scan)[channel],
-            seg=maps["seg"][0].astype(np.uint8),
-            entropy=maps["entropy"][0],
-            labels=self.labels,
-            affine=affine,
-            title=case if frames == 1 else f"{case}, frame {channel} (0 to {frames - 1})",
+        figure = overview_figure(
+            np.asarray(scan)[channel],
+            maps["seg"][0].astype(np.uint8),
+            maps["entropy"][0],
+            self.labels,
+            affine,
             members=maps["members"].astype(np.uint8) if "members" in maps else None,
+            title=case if frames == 1 else f"{case}, frame {channel} (0 to {frames - 1})",
         )
+        save_overview(path, figure)
 
     def _announce(self, engine: CaseEvaluator) -> None:
         written = [case for part in gathered(self._written) for case in part]

@@ -118,10 +118,7 @@ def paired_difference(first: Mapping[str, float], second: Mapping[str, float]) -
 
 
 def summarize(
-    rows: Sequence[Row],
-    baseline: str = "segmenter",
-    candidate: str = "ensemble",
-    scans_per_subject: int = 1,
+    rows: Sequence[Row], baseline: str = "segmenter", candidate: str = "ensemble", scans_per_subject: int = 1
 ) -> dict[str, Any]:
     """Compute means over cases with 95 % bootstrap intervals, and the paired difference candidate - baseline.
 
@@ -150,20 +147,20 @@ def summarize(
         subjects = [subject_of(case, scans_per_subject) for case in values]
         return statistic(list(values.values()), subjects)
 
-    difference: dict[str, dict[str, Statistic]] = {}
+    gaps = {
+        label: {
+            metric: paired_difference(table[baseline][label][metric], values)
+            for metric, values in metrics.items()
+            if metric in table[baseline].get(label, {})
+        }
+        for label, metrics in table[candidate].items()
+    }
     methods: dict[str, Any] = {}
-    for label, metrics in table[candidate].items():
-        for metric, values in metrics.items():
-            if metric in table[baseline].get(label, {}):
-                pairs = paired_difference(table[baseline][label][metric], values)
-                difference.setdefault(label, {})[metric] = described(pairs)
     for method, labels in table.items():
         for label, metrics in labels.items():
             for metric, values in metrics.items():
-                common = dict(values)
-                if method in (baseline, candidate) and metric in difference.get(label, {}):
-                    pairs = paired_difference(table[baseline][label][metric], table[candidate][label][metric])
-                    common = {case: values[case] if math.isfinite(gap) else math.nan for case, gap in pairs.items()}
+                gap = gaps.get(label, {}).get(metric, {}) if method in (baseline, candidate) else {}
+                common = {case: values[case] if math.isfinite(gap[case]) else math.nan for case in gap} or values
                 found = described(common) | {"undefined": sum(not math.isfinite(value) for value in values.values())}
                 methods.setdefault(method, {}).setdefault(label, {})[metric] = found
     cases = {str(row["case"]) for row in rows}
@@ -177,7 +174,11 @@ def summarize(
         "cases": len(cases),
         "subjects": len({subject_of(case, scans_per_subject) for case in cases}),
         "methods": methods,
-        "paired_difference": difference,
+        "paired_difference": {
+            label: {metric: described(gap) for metric, gap in metrics.items()}
+            for label, metrics in gaps.items()
+            if metrics
+        },
     }
 
 

@@ -53,38 +53,12 @@ _MARKS = "Marks at the edges: the other two planes. "
 _CROPPED = "Cropped to the findings."
 
 
-def save_overview(
-    path: str | os.PathLike[str],
-    image: Array,
-    seg: Array,
-    entropy: Array,
-    labels: Mapping[int, str],
-    affine: Array,
-    *,
-    members: Array | None = None,
-    title: str = "",
-) -> None:
-    """Write a picture of a case as PNG: scan, segmentation, members and entropy in three planes.
-
-    The planes are those of `informative_slices`, the shown part of the volume is that of `crop_box`. Axial and coronal
-    pictures follow the radiological convention (the patient's right at the left); sagittal ones have anterior at the
-    left. All pictures have the same scale. pyplot is not used, so any thread may draw. An older file is replaced only
-    by a complete one.
-
-    Args:
-        path: name that ends in ``.png``.
-        image: (X, Y, Z) scan, in any unit; gray from the 1st to the 99th percentile of the shown part, NaN black.
-        seg: (X, Y, Z) label map, whole numbers, 0 for the background.
-        entropy: (X, Y, Z) in nats; the colors go from 0 to ln K, the highest entropy of K classes.
-        labels: names by label value, ``{1: "lesion"}``, without the background.
-        affine: (4, 4), voxel to mm in RAS; the arrays are turned to the nearest axes for display.
-        members: (N, X, Y, Z) label maps of the ensemble; without them the column is left out.
-        title: name of the case.
+def save_overview(path: str | os.PathLike[str], figure: Figure) -> None:
+    """Write the figure of a case as PNG; an older file is replaced only by a complete one.
 
     Raises:
         UserError: when the file cannot be written.
     """
-    figure = overview_figure(image, seg, entropy, labels, affine, members=members, title=title)
     with atomic_write(path) as part:
         figure.savefig(part, format="png", dpi=_DPI)
 
@@ -99,7 +73,21 @@ def overview_figure(
     members: Array | None = None,
     title: str = "",
 ) -> Figure:
-    """Return the figure of `save_overview`, which describes the arguments, with its own Agg canvas."""
+    """Draw a picture of a case: scan, segmentation, members and entropy in three planes.
+
+    The planes are those of `informative_slices`, the shown part of the volume is that of `crop_box`. Axial and coronal
+    pictures follow the radiological convention (the patient's right at the left); sagittal ones have anterior at the
+    left. All pictures have the same scale. pyplot is not used, so any thread may draw.
+
+    Args:
+        image: (X, Y, Z) scan, in any unit; gray from the 1st to the 99th percentile of the shown part, NaN black.
+        seg: (X, Y, Z) label map, whole numbers, 0 for the background.
+        entropy: (X, Y, Z) in nats; the colors go from 0 to ln K, the highest entropy of K classes.
+        labels: names by label value, ``{1: "lesion"}``, without the background.
+        affine: (4, 4), voxel to mm in RAS; the arrays are turned to the nearest axes for display.
+        members: (N, X, Y, Z) label maps of the ensemble; without them the column is left out.
+        title: name of the case.
+    """
     highest = math.log(len(labels) + 1)
     volumes = {"image": image, "seg": seg, "entropy": np.nan_to_num(entropy)}
     if members is not None:

@@ -240,7 +240,7 @@ def test_large_scan_is_cropped_with_a_note():
 def test_file_is_written_completely(tmp_path):
     path = tmp_path / "scan_overview.png"
     path.write_bytes(b"old")
-    save_overview(path, *volumes(), LABELS, IDENTITY, title="scan")
+    save_overview(path, draw(title="scan"))
 
     assert [file.name for file in tmp_path.iterdir()] == ["scan_overview.png"]
     assert plt.imread(path).shape[2] == 4
@@ -256,7 +256,7 @@ def test_failed_writing_keeps_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Figure, "savefig", broken)
     with pytest.raises(UserError, match="No space left on device"):
-        save_overview(path, *volumes(), LABELS, IDENTITY)
+        save_overview(path, draw())
 
     assert [file.name for file in tmp_path.iterdir()] == ["scan_overview.png"]
     assert path.read_bytes() == b"old"
@@ -265,7 +265,7 @@ def test_failed_writing_keeps_the_old_file(tmp_path, monkeypatch):
 def test_threads_draw_the_same_picture_without_pyplot(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda path: save_overview(path, *volumes(), LABELS, IDENTITY), paths))
+        list(pool.map(lambda path: save_overview(path, draw()), paths))
 
     assert len({path.read_bytes() for path in paths}) == 1
     assert plt.get_fignums() == []
