@@ -15,11 +15,12 @@ import torch
 from monai.bundle import create_workflow
 
 import monai_pdddpm
+from monai_pdddpm.transforms.save_maps import MAP_FILES
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")
 MOST_BYTES = 25 * 10**6  # the limit of the model zoo for files in git
-# the model zoo's order, with a word on limits
+# the model zoo's order, and the limitations
 SECTIONS = [
     "Model Overview",
     "Data",
@@ -87,8 +88,8 @@ def test_metadata_fit_the_pipeline(metadata, copied, read_inference):
     image = metadata["network_data_format"]["inputs"]["image"]
     pred = metadata["network_data_format"]["outputs"]["pred"]
     assert image["spatial_shape"] == pred["spatial_shape"] == parser.get_parsed_content("roi_size")
-    assert image["num_channels"] == parser.get_parsed_content("channels")
-    assert pred["num_channels"] == parser.get_parsed_content("num_classes") == len(pred["channel_def"])
+    assert image["num_channels"] == parser["scan"]["channels"]
+    assert pred["num_channels"] == len(parser["labels"]) == len(pred["channel_def"])
     assert pred["channel_def"] == parser.get_parsed_content("labels")
     assert pred["channel_def"]["0"] == "background"
 
@@ -96,8 +97,8 @@ def test_metadata_fit_the_pipeline(metadata, copied, read_inference):
 def test_metadata_name_every_map_that_is_written(metadata, copied, read_inference):
     parser = read_inference(copied)
     maps = metadata["network_data_format"]["post_processed_outputs"]
-    steps = parser["postprocessing"]["transforms"]
-    written = [step["output_postfix"] for step in steps if step["_target_"] == "SaveImaged"]
+    (saved,) = (step for step in parser["postprocessing"]["transforms"] if step["_target_"].endswith(".SaveMapsd"))
+    written = [MAP_FILES[key].postfix for key in saved.get("keys", MAP_FILES)]
     assert sorted(maps) == sorted(name.replace("-", "_") for name in written)
     labels = parser["labels"]
     classes = len(labels)
@@ -108,7 +109,7 @@ def test_metadata_name_every_map_that_is_written(metadata, copied, read_inferenc
         "members": parser["members"],
     }
     assert maps["prob"]["channel_def"] == labels
-    axes = ["X", "Y", "Z", "T"] if parser["fourth_dimension"] == "time" else ["X", "Y", "Z"]
+    axes = ["X", "Y", "Z", "T"] if parser["scan"]["fourth_dimension"] == "time" else ["X", "Y", "Z"]
     assert all(entry["spatial_shape"] == axes for entry in maps.values())
     highest = {"seg": classes - 1, "members": classes - 1, "preseg": classes - 1, "prob": 1, "variance": 0.25}
     highest |= dict.fromkeys(("entropy", "mutual_information"), pytest.approx(np.log(classes), abs=1e-4))
@@ -121,11 +122,11 @@ def test_metadata_name_every_map_that_is_written(metadata, copied, read_inferenc
 def test_metadata_repeat_the_measured_numbers(metadata, bundle_name):
     readme = (ROOT / "bundles" / bundle_name / "docs" / "README.md").read_text(encoding="utf-8")
     performance = readme.partition("# Performance")[2].partition("# MONAI Bundle Commands")[0]
-    told = metadata["eval_metrics"]
-    assert {"cases", "data", "segmenter", "ensemble"} == set(told)
-    assert list(told["segmenter"]) == list(told["ensemble"])
-    for metric in told["ensemble"]:
-        pair = [f"{told[who][metric]:g}" for who in ("segmenter", "ensemble")]
+    stated = metadata["eval_metrics"]
+    assert {"cases", "data", "segmenter", "ensemble"} == set(stated)
+    assert list(stated["segmenter"]) == list(stated["ensemble"])
+    for metric in stated["ensemble"]:
+        pair = [f"{stated[who][metric]:g}" for who in ("segmenter", "ensemble")]
         lines = [re.findall(r"[\d.]*\d", line) for line in performance.splitlines() if line.startswith("|")]
         # both numbers in one row of the table, the segmenter's first
         assert any(_in_order(pair, [f"{float(n):g}" for n in line]) for line in lines), metric
@@ -241,12 +242,12 @@ def test_exported_ensemble_gives_what_inference_gives(command, copied, metadata,
     assert sorted(path.name for path in out.iterdir()) == ["ensemble.onnx", "ensemble.ts"]
 
     parser = read_inference(copied, **settings, windows="all", precision="float32", write_members=False)
-    channels, classes = parser["channels"], len(parser["labels"])
+    channels, classes = parser["scan"]["channels"], len(parser["labels"])
     image = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(2))
     output = parser.get_parsed_content("inferer")(image, load(parser, copied))[0]
     data = {"pred": output}
-    for index in (0, 3):  # SplitOutputd, Uncertaintyd; an array has no preprocessing to invert
-        data = parser.get_parsed_content(f"postprocessing::transforms::{index}")(data)
+    split, _, _, uncertainty = parser.get_parsed_content("postprocessing::transforms::0").steps.transforms
+    data = uncertainty(split(data))  # an array has no preprocessing to invert
     names = ["prob", "entropy", "mutual_information", "variance"]
     expected = [data["pred" if name == "prob" else name] for name in names]
 
@@ -262,10 +263,10 @@ def test_exported_ensemble_gives_what_inference_gives(command, copied, metadata,
     inside = session.get_modelmeta().custom_metadata_map
     assert json.loads(inside["ensemble.json"]) == json.loads(extra["ensemble.json"])
     for text in (inside["metadata.json"], extra["metadata.json"]):
-        told = json.loads(text)
-        jsonschema.validate(told, json.loads(SCHEMA.read_text(encoding="utf-8")))
-        assert told["version"] == metadata["version"]
-        outputs = told["network_data_format"]["outputs"]
+        stored = json.loads(text)
+        jsonschema.validate(stored, json.loads(SCHEMA.read_text(encoding="utf-8")))
+        assert stored["version"] == metadata["version"]
+        outputs = stored["network_data_format"]["outputs"]
         found = {name: (list(a.shape[1:]), str(a.dtype)) for name, a in zip(names, in_runtime, strict=True)}
         assert found == {n: ([o["num_channels"], *o["spatial_shape"]], o["dtype"]) for n, o in outputs.items()}
 
