@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from monai_pdddpm.data import ensure_phantom
+
 ROOT = Path(__file__).parents[2]
 CASE = "phantom_060"
 
@@ -17,7 +19,7 @@ def main() -> None:
     """Run inference on one phantom scan and keep its overview."""
     with tempfile.TemporaryDirectory() as temporary:
         data, output = Path(temporary) / "data", Path(temporary) / "output"
-        run("monai_pdddpm.data.phantom", str(data))
+        ensure_phantom(data)
         config = ROOT / "bundles" / "phantom_segmentation" / "configs" / "inference.json"
         scan = data / "imagesTs" / f"{CASE}.nii.gz"
         options = ["--config_file", str(config), "--dataset_dir", str(scan), "--output_dir", str(output)]

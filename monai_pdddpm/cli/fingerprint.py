@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -104,8 +103,6 @@ def read_case(case: LabeledCase, dataset: DataSet, seed: int = 0) -> tuple[CaseS
 
 @cache
 def _loader(channels: tuple[str, ...] | None) -> LoadScan:
-    # MONAI logs for every reader that DICOM is not decoded on a GPU
-    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
     if channels is None:
         return LoadScan(channels=None)
     names = {str(i): channel for i, channel in enumerate(channels)}

@@ -1,7 +1,5 @@
 """Lists of cases, reading of scans, and writing of results."""
 
-from typing import Any
-
 from monai_pdddpm.utils.checks import check_output_dir
 from monai_pdddpm.utils.ranks import RankSampler, cases_of_rank, is_first_rank
 
@@ -13,6 +11,7 @@ from .dataset import CaseDataset, CaseFailure, case_collate
 from .folds import fold_cases
 from .loading import LoadScan, LoadScand
 from .pending_cases import pending_cases
+from .phantom import ensure_phantom, write_phantom
 from .scan_spec import ScanSpec
 
 __all__ = [
@@ -38,12 +37,3 @@ __all__ = [
     "training_cases",
     "write_phantom",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    # imported late, so that `python -m monai_pdddpm.data.phantom` finds its module not yet loaded
-    if name in ("ensure_phantom", "write_phantom"):
-        from . import phantom
-
-        return getattr(phantom, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ from monai_pdddpm.data.geometry import largest_shift
 from monai_pdddpm.data.scan_spec import ScanSpec
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["CheckImaged", "CheckLabeld", "check_voxels", "round_labels"]
+__all__ = ["CheckImaged", "CheckLabeld", "check_voxels"]
 
 T = TypeVar("T", bound=torch.Tensor)
 
@@ -46,8 +46,6 @@ def check_voxels(array: np.ndarray | torch.Tensor, path: str | os.PathLike) -> N
     low, high = voxels.min(), voxels.max()  # NaN propagates to both
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int(np.count_nonzero(~np.isfinite(voxels)))
-        if bad == voxels.size:
-            raise UserError(f"{path}: none of its voxels is finite, expected intensities; export it again")
         raise UserError(
             f"{path}: {bad} of {voxels.size} voxels are not finite (NaN or infinite), expected finite intensities; "
             "replace them, for example with nibabel and numpy.nan_to_num"
@@ -129,7 +127,7 @@ class CheckLabeld(MapTransform):
         image = d[self.image_key]
         for key in self.key_iterator(d):
             path = _path_of(d[key], key)
-            label: Any = round_labels(d[key], path)
+            label: Any = _round_labels(d[key], path)
             d[key] = label
             shape, expected = tuple(label.shape[1:]), tuple(image.shape[1:])
             if shape != expected:
@@ -163,16 +161,8 @@ class CheckLabeld(MapTransform):
         return [np.format_float_positional(value, trim="-") for value in values]
 
 
-def round_labels(label: T, path: str | os.PathLike) -> T:
-    """Round label values that are within 1e-3 of an integer, and log a warning when any was not an integer.
-
-    Args:
-        label: label map, of any shape.
-        path: its file, for the warning.
-
-    Returns:
-        The label map; unchanged when all values are integers, or when any is farther from one.
-    """
+def _round_labels(label: T, path: str | os.PathLike) -> T:
+    """Round label values that are within 1e-3 of an integer, with a warning; others stay for the check of values."""
     if not label.is_floating_point():
         return label
     rounded: Any = label.round()

@@ -10,7 +10,7 @@ from typing import Any
 
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["LIST_KEYS", "is_inside", "listed_cases", "read_json"]
+__all__ = ["LIST_KEYS", "listed_cases", "read_json"]
 
 LIST_KEYS = ("test", "validation", "training")
 
@@ -73,13 +73,6 @@ def listed_cases(path: Path, content: dict[str, Any], key: str) -> list[dict[str
     return cases
 
 
-def is_inside(value: str) -> bool:
-    """Return whether a path is relative and stays inside its folder, read as a POSIX and as a Windows path."""
-    parts = (*PurePosixPath(value).parts, *PureWindowsPath(value).parts)
-    absolute = PurePosixPath(value).is_absolute() or PureWindowsPath(value).anchor
-    return not absolute and ".." not in parts and not any(part.startswith("~") for part in parts[:1])
-
-
 def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
     if len(set(keys)) < len(keys):  # json keeps the last one without a word
@@ -98,7 +91,10 @@ def _root_of(path: Path, content: dict[str, Any]) -> str:
 def _checked(path: Path, entry: str, key: str, value: object) -> str:
     if not isinstance(value, str) or not value or "\0" in value:
         raise UserError(f"{path}: {key} of {entry} is {value!r}, expected one path inside the folder; fix it")
-    if not is_inside(value):
+    # relative, and inside its folder, read as a POSIX and as a Windows path
+    posix, windows = PurePosixPath(value), PureWindowsPath(value)
+    parts = (*posix.parts, *windows.parts)
+    if posix.is_absolute() or windows.anchor or ".." in parts or "".join(parts[:1]).startswith("~"):
         raise UserError(
             f"{path}: {key} of {entry} leaves the folder ({value!r}), expected a path relative to {path.parent}; "
             "move or link the file there"

@@ -16,7 +16,6 @@ from nibabel.affines import voxel_sizes
 from monai_pdddpm.data.dicom import Series, read_series
 from monai_pdddpm.data.geometry import check_affine, is_sheared, largest_shift, qform_of
 from monai_pdddpm.data.text_header import check_text_header
-from monai_pdddpm.utils.checks import check_file
 from monai_pdddpm.utils.errors import UserError, printable
 from monai_pdddpm.utils.memory import total_memory
 from monai_pdddpm.utils.resource_errors import resource_message
@@ -83,7 +82,13 @@ def read_header(path: str | os.PathLike) -> ScanHeader:
             raise UserError(unreadable(path, error)) from error
         header = ScanHeader(series.shape, (), series.affine, series.notes, series)
     else:
-        check_file(path, "scan", "check dataset_dir")
+        if not os.path.isfile(path) or not os.access(path, os.R_OK):  # unlike pathlib, os.path never raises
+            found = (
+                "cannot be read (not a regular file, or permission denied)"
+                if os.path.exists(path)
+                else "does not exist"
+            )
+            raise UserError(f"{path}: {found}, expected a scan file; check dataset_dir")
         if path.stat().st_size == 0:
             raise UserError(f"{path}: empty file, expected a scan; export or copy it again")
         header = _read_nifti(path) if path.name.lower().endswith(NIFTI_EXTENSIONS) else _read_by_itk(path)

@@ -1,4 +1,4 @@
-"""Write a data set of phantoms: ``python -m monai_pdddpm.data.phantom DIR``.
+"""Write a data set of phantoms.
 
 The layout is that of the Medical Segmentation Decathlon. :mod:`monai_pdddpm.data.phantom_distribution` describes the
 scans.
@@ -6,7 +6,6 @@ scans.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
@@ -177,26 +176,3 @@ def ensure_phantom(dataset_dir: str | os.PathLike[str], **settings: Any) -> str:
             if not target.is_dir():
                 raise
     return str(target)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Write the phantom from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m monai_pdddpm.data.phantom",
-        description="Write synthetic scans with known class probabilities, in the Decathlon's layout.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("dataset_dir", metavar="DIR", help="folder to create")
-    for name, value in {"train": 48, "validation": 12, "test": 6, "series": 1, "annotations": 8, "seed": 0}.items():
-        parser.add_argument(f"--{name}", type=int, default=value, help="as in write_phantom")
-    parser.add_argument("--size", type=int, nargs=3, default=DEFAULT_SIZE, help="voxels along X, Y, Z")
-    parser.add_argument("--spacing", type=float, nargs=3, default=DEFAULT_SPACING, help="voxel size in mm")
-    settings = vars(parser.parse_args(argv))
-    try:
-        print(write_phantom(**settings))
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-
-
-if __name__ == "__main__":
-    main()

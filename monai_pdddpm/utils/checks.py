@@ -14,7 +14,7 @@ import numpy as np
 
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["check_choice", "check_file", "check_output_dir", "check_range", "check_switch"]
+__all__ = ["check_choice", "check_output_dir", "check_range", "check_switch"]
 
 
 def check_range(name: str, value: object, low: int, high: int | None = None) -> None:
@@ -42,10 +42,6 @@ def check_range(name: str, value: object, low: int, high: int | None = None) -> 
 def check_switch(name: str, value: object) -> None:
     """Check that a setting is True or False.
 
-    Args:
-        name: key of the configuration.
-        value: its value.
-
     Raises:
         UserError: when it is neither.
     """
@@ -56,39 +52,12 @@ def check_switch(name: str, value: object) -> None:
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Check that a setting is one of a few words.
 
-    Args:
-        name: key of the configuration.
-        value: its value.
-        choices: the values allowed.
-
     Raises:
         UserError: when it is not.
     """
     if not isinstance(value, str) or value not in choices:
         expected = " or ".join(repr(choice) for choice in choices)
         raise UserError(f"{name}: found {value!r}, expected {expected}; set {name} to one")
-
-
-def check_file(path: str | os.PathLike, what: str, remedy: str) -> None:
-    """Check that a file exists and can be read.
-
-    Args:
-        path: the file.
-        what: its kind, for the message, such as ``checkpoint``.
-        remedy: what the user can do, for the message.
-
-    Raises:
-        UserError: when it cannot be read.
-    """
-    if os.path.isfile(path):  # unlike pathlib, os.path raises nothing in a folder without permission
-        if os.access(path, os.R_OK):
-            return
-        found = "cannot be read (permission denied)"
-    elif os.path.isdir(path):
-        found = "is a folder"
-    else:
-        found = "is not a regular file" if os.path.exists(path) else "does not exist"
-    raise UserError(f"{path}: {found}, expected a {what} file; {remedy}")
 
 
 def check_output_dir(path: str | os.PathLike) -> None:

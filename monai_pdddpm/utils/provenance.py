@@ -41,9 +41,7 @@ def checksum(path: str | Path) -> str | None:
     path = Path(path)
     try:
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file())
-            parts = [f"{file.relative_to(path).as_posix()} {checksum(file)}" for file in files]
-            return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+            return _folder_checksum(path, "*")
         found = hashlib.sha256()
         with path.open("rb") as file:
             while block := file.read(2**20):
@@ -56,9 +54,12 @@ def checksum(path: str | Path) -> str | None:
 @cache
 def code_checksum() -> str:
     """Return the SHA-256 of this package's Python files, equal for installations with the same code."""
-    root = Path(monai_pdddpm.__file__).parent
-    files = sorted(root.rglob("*.py"))
-    parts = [f"{file.relative_to(root).as_posix()} {checksum(file)}" for file in files]
+    return _folder_checksum(Path(monai_pdddpm.__file__).parent, "*.py")
+
+
+def _folder_checksum(folder: Path, pattern: str) -> str:
+    files = sorted(file for file in folder.rglob(pattern) if file.is_file())
+    parts = [f"{file.relative_to(folder).as_posix()} {checksum(file)}" for file in files]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from monai_pdddpm.data import phantom as module
-from monai_pdddpm.data.phantom import ensure_phantom, main, write_phantom
+from monai_pdddpm.data.phantom import ensure_phantom, write_phantom
 from monai_pdddpm.data.phantom_distribution import phantom_affine
 
 TINY = {"size": (12, 14, 10), "spacing": (3.0, 3.0, 3.5)}
@@ -148,23 +148,3 @@ def test_ensure_phantom_yields_to_a_faster_process(tmp_path, monkeypatch):
     monkeypatch.setattr(module.nib, "save", overtaken)
     assert ensure_phantom(tmp_path / "data", **FEW) == str(tmp_path / "data")
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "dataset.json"]
-
-
-def test_command_line(tmp_path, capsys):
-    few = [
-        "--train=1",
-        "--validation=0",
-        "--test=0",
-        "--series=0",
-        "--annotations=1",
-        "--seed=4",
-        "--size",
-        "8",
-        "8",
-        "8",
-    ]
-    main([str(tmp_path / "data"), *few])
-    assert json.loads((tmp_path / "data" / "dataset.json").read_text())["generator"]["seed"] == 4
-    with pytest.raises(SystemExit):
-        main([str(tmp_path / "data"), *few])
-    assert "exists already" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from monai_pdddpm.utils.checks import check_choice, check_file, check_output_dir, check_range
+from monai_pdddpm.utils.checks import check_choice, check_output_dir, check_range
 from monai_pdddpm.utils.errors import UserError
 
 
@@ -29,15 +29,6 @@ class TestOutputDir:
         with pytest.raises(UserError, match="No space left"):
             check_output_dir(tmp_path / "a" / "b")
         assert list(tmp_path.iterdir()) == []
-
-
-def test_file(tmp_path):
-    (tmp_path / "model.pt").touch()
-    check_file(tmp_path / "model.pt", "checkpoint", "train first")
-    with pytest.raises(UserError, match=r"no\.pt: does not exist, expected a checkpoint file; train first"):
-        check_file(tmp_path / "no.pt", "checkpoint", "train first")
-    with pytest.raises(UserError, match="is a folder"):
-        check_file(tmp_path, "checkpoint", "train first")
 
 
 @pytest.mark.parametrize("value", [1, 10, np.int64(5)])
