@@ -46,6 +46,8 @@ def check_voxels(array: np.ndarray | torch.Tensor, path: str | os.PathLike) -> N
     low, high = voxels.min(), voxels.max()  # NaN propagates to both
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int(np.count_nonzero(~np.isfinite(voxels)))
+        if bad == voxels.size:
+            raise UserError(f"{path}: none of its voxels is finite, expected intensities; export it again")
         raise UserError(
             f"{path}: {bad} of {voxels.size} voxels are not finite (NaN or infinite), expected finite intensities; "
             "replace them, for example with nibabel and numpy.nan_to_num"

@@ -55,7 +55,7 @@ def test_nothing_is_at_work_after_a_case_that_cannot_be_read():
     assert threads == {threading.current_thread()}
     assert read[0] == "0"
     assert not {"2", "3"} & set(read)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 class Draw(Randomizable, Transform):

@@ -39,7 +39,7 @@ class TestVoxels:
     @pytest.mark.parametrize(
         ("array", "message"),
         [
-            (np.full((3, 3), np.nan), "9 of 9 voxels are not finite"),
+            (np.full((3, 3), np.nan), "none of its voxels is finite"),
             (np.full((3, 3), 7, np.uint8), "every voxel is 7"),
             (np.zeros((3, 3), np.float32), "every voxel is 0"),
             (np.zeros((3, 0)), "found no voxels"),
@@ -64,7 +64,7 @@ class TestCheckImaged:
             (VOXELS, {"channels": 2}, "1 channels and 3 spatial axes, expected 2 and 3"),
             (VOXELS, {"spatial_dims": 2}, "expected 1 and 2"),
             (VOXELS[..., 0], {"channels": None}, "expected any number of and 3"),
-            (np.full((4, 4, 4), np.nan), {}, "64 of 64 voxels are not finite"),
+            (np.full((4, 4, 4), np.nan), {}, "none of its voxels"),
         ],
     )
     def test_refusal_names_the_file(self, tmp_path, array, options, message):
