@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import logging
 import math
-from collections.abc import Hashable, Mapping
+import warnings
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,6 @@ from monai_pdddpm.utils.errors import UserError
 __all__ = ["LoadScan", "LoadScand"]
 
 logger = logging.getLogger(__name__)
-
-_READER = "ITKReader"  # MONAI registers all readers by default, some with a warning; each call gives its own
 
 
 class LoadScan(Transform):
@@ -54,7 +53,7 @@ class LoadScan(Transform):
     def __init__(self, spec: ScanSpec | None = None, **settings: Any) -> None:
         self.spec = replace(spec or ScanSpec(), **settings)
         self.image_only = True  # MONAI Label sets it to False to get the metadata beside the image
-        self._load = LoadImage(reader=_READER)
+        self._load = _quietly(LoadImage)
 
     def __call__(self, filename: Image, reader: ImageReader | None = None) -> Any:
         """Load a scan.
@@ -129,7 +128,7 @@ class LoadScand(LoadImaged):
     def __init__(
         self, keys: KeysCollection, spec: ScanSpec | None = None, allow_missing_keys: bool = False, **settings: Any
     ) -> None:
-        super().__init__(keys, reader=_READER, allow_missing_keys=allow_missing_keys)
+        _quietly(lambda: LoadImaged.__init__(self, keys, allow_missing_keys=allow_missing_keys))
         self._loader: Any = LoadScan(spec, **settings)
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
@@ -181,3 +180,11 @@ class _NiftiReader(NibabelReader):
 
     def _get_affine(self, img: Any) -> np.ndarray:
         return np.array(img.affine, dtype=np.float64)
+
+
+def _quietly(make: Callable[[], Any]) -> Any:
+    """Return ``make()`` without MONAI's warnings that DICOM is not decoded on a GPU."""
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+        return make()
