@@ -68,7 +68,6 @@ class CheckImaged(MapTransform):
     Args:
         keys: entries to check, each of shape (channels or frames, spatial axes...).
         spec: the scans expected.
-        allow_missing_keys: skip keys that are missing.
         settings: fields of `ScanSpec` in which the scans differ from ``spec``.
 
     Raises:
@@ -76,10 +75,8 @@ class CheckImaged(MapTransform):
             file.
     """
 
-    def __init__(
-        self, keys: KeysCollection, spec: ScanSpec | None = None, allow_missing_keys: bool = False, **settings: Any
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
+    def __init__(self, keys: KeysCollection, spec: ScanSpec | None = None, **settings: Any) -> None:
+        super().__init__(keys)
         self.spec = replace(spec or ScanSpec(), **settings)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -101,32 +98,27 @@ class CheckImaged(MapTransform):
 
 
 class CheckLabeld(MapTransform):
-    """Check label maps after they were loaded: they lie on the grid of their scan and hold known label values.
+    """Check label maps after they were loaded: they lie on the grid of the scan ``image`` and hold known label values.
 
     Values within 1e-3 of an integer, as float32 resampling leaves them, are rounded, and a warning is logged.
 
     Args:
         keys: entries to check, each of shape (annotations, spatial axes...).
         values: label values allowed, integers from 0.
-        image_key: the scan.
-        allow_missing_keys: skip keys that are missing.
 
     Raises:
         UserError: on a call, when a label map is not as expected; the message names its file.
     """
 
-    def __init__(
-        self, keys: KeysCollection, values: Sequence[int], image_key: str = "image", allow_missing_keys: bool = False
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.image_key = image_key
+    def __init__(self, keys: KeysCollection, values: Sequence[int]) -> None:
+        super().__init__(keys)
         self.known = torch.zeros(max(values) + 1, dtype=torch.bool)
         self.known[list(values)] = True
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with rounded labels, or raise `UserError`."""
         d = dict(data)
-        image = d[self.image_key]
+        image = d["image"]
         for key in self.key_iterator(d):
             path = _path_of(d[key], key)
             label: Any = _round_labels(d[key], path)

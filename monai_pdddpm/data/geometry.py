@@ -44,15 +44,10 @@ def check_affine(path: str | os.PathLike, affine: np.ndarray) -> None:
         )
 
 
-def is_sheared(affine: np.ndarray, tolerance: float = 0.01) -> bool:
-    """Return whether the axes of a grid are not at right angles.
-
-    Args:
-        affine: (4, 4), voxel to mm.
-        tolerance: largest cosine of the angle between two axes that count as orthogonal.
-    """
+def is_sheared(affine: np.ndarray) -> bool:
+    """Return whether the axes of a grid, (4, 4) voxel to mm, are not at right angles, up to a cosine of 0.01."""
     axes = affine[:3, :3] / voxel_sizes(affine)
-    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > tolerance)
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > 0.01)
 
 
 def largest_shift(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
