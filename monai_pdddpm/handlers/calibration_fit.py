@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,19 @@ from monai_pdddpm.data.case import case_of
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.metrics.calibration import near_structure
 from monai_pdddpm.metrics.recalibration import (
+    LEAST_CASES,
     LEAST_RANK_CORRELATION,
     CalibrationCase,
     cross_validated,
     fit_calibration,
 )
+from monai_pdddpm.metrics.summary import subject_of
 from monai_pdddpm.transforms.case_summary import agreement, foreground_labels, probable_volume, voxel_volume_ml
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
 
 _VOXELS = 20000  # of a case in the fit of the temperature, drawn at random
 _NEAR = 3  # voxels around the structure
-FEWEST_CASES = 6  # each is left out once, and a fit needs five
 
 
 class CalibrationFit:
@@ -42,13 +44,18 @@ class CalibrationFit:
         path: JSON file to write.
         labels: channel index -> name, the background included.
         inferer: its settings are stored beside the calibration.
+        scans_per_subject: number of consecutively numbered scans of a subject, see
+            :func:`monai_pdddpm.metrics.summary.subject_of`; cross-validation leaves out whole subjects.
 
     Raises:
         UserError: at the end of the run, if there are too few cases.
     """
 
-    def __init__(self, path: str | os.PathLike, labels: Mapping[str, str], inferer: PDDDPMInferer) -> None:
+    def __init__(
+        self, path: str | os.PathLike, labels: Mapping[str, str], inferer: PDDDPMInferer, scans_per_subject: int = 1
+    ) -> None:
         self.path = Path(path)
+        self.scans_per_subject = scans_per_subject
         self.labels = foreground_labels(labels)
         settings = inferer.config.as_report()
         self.settings = {key: settings[key] for key in FITTED_WITH}
@@ -72,7 +79,7 @@ class CalibrationFit:
             seg = torch.as_tensor(np.asarray(item["seg"]))[0]
             self.cases.append(
                 CalibrationCase(
-                    name=case_of(item["image"].meta).name,
+                    subject=subject_of(case_of(item["image"].meta).name, self.scans_per_subject),
                     probability=rows[some],
                     truth=classes[some],
                     true_ml={name: float((truth == index).sum()) * ml for index, name in self.labels.items()},
@@ -88,9 +95,10 @@ class CalibrationFit:
     def write(self, engine: Engine) -> None:
         """Fit, cross-validate, write and print."""
         cases = [case for part in gathered(self.cases) for case in part]
-        if len(cases) < FEWEST_CASES:
+        needed = LEAST_CASES + max(Counter(case.subject for case in cases).values(), default=1)
+        if len(cases) < needed:
             raise UserError(
-                f"calibration: found {len(cases)} cases with a label, expected at least {FEWEST_CASES}; check "
+                f"calibration: found {len(cases)} cases with a label, expected at least {needed}; check "
                 "dataset_dir and the list of validation cases in its dataset.json"
             )
         if not is_first_rank():

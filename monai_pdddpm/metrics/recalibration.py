@@ -129,7 +129,7 @@ class CalibrationCase:
     """Data of one validation case that a calibration is fitted on.
 
     Attributes:
-        name: name of the case.
+        subject: subject of the case; cases of one subject are left out together.
         probability: (N, K) of voxels near the structure, or of a sample of them.
         truth: (N,), true classes.
         true_ml: true volume in mL by label.
@@ -138,7 +138,7 @@ class CalibrationCase:
         dice: Dice of the answer, averaged over the labels.
     """
 
-    name: str
+    subject: str
     probability: torch.Tensor
     truth: torch.Tensor
     true_ml: Mapping[str, float]
@@ -225,7 +225,7 @@ def fit_calibration(cases: Sequence[CalibrationCase]) -> Calibration:
 
 
 def cross_validated(cases: Sequence[CalibrationCase]) -> dict[str, Any]:
-    """Judge each case by a calibration that is fitted on all other cases.
+    """Judge each case by a calibration that is fitted on the cases of all other subjects.
 
     Returns:
         `nll_before` and `nll_after` (nats), `interval_coverage` {label: share of cases}, `interval_width` {label: mean
@@ -234,7 +234,7 @@ def cross_validated(cases: Sequence[CalibrationCase]) -> dict[str, Any]:
         without variation), `dice_mean_error`, `unlike` (share of cases outside a usual range).
 
     Raises:
-        ValueError: if there are fewer than 6 cases.
+        ValueError: if there are fewer than 5 cases of other subjects.
     """
     losses: list[list[float]] = []
     predicted, unlike = [], 0
@@ -242,7 +242,7 @@ def cross_validated(cases: Sequence[CalibrationCase]) -> dict[str, Any]:
     covered: dict[str, dict[str, list[bool]]] = {kind: {label: [] for label in cases[0].true_ml} for kind in kinds}
     width: dict[str, dict[str, list[float]]] = {kind: {label: [] for label in cases[0].true_ml} for kind in kinds}
     for case in cases:
-        others = [other for other in cases if other is not case]
+        others = [other for other in cases if other.subject != case.subject]
         fitted = fit_calibration(others)
         both = (case.probability, tempered(case.probability, fitted.temperature, 1))
         losses.append([negative_log_likelihood(p.double(), case.truth.long()) for p in both])

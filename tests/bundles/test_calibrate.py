@@ -49,7 +49,7 @@ def test_file_and_figures(calibrated):
     bundle, done = calibrated
     content = json.loads((bundle / "models" / "calibration.json").read_text())
     assert content["fitted"]["cases"] == 6
-    assert content["fitted"]["settings"]["members"] == 3
+    assert len(content["fitted"]["settings"]["time_steps"]) == 1
     assert set(content["interval_factor"]) == {"body", "core"}
     assert 0.25 <= content["temperature"] <= 4
     for figure in ("nll_before", "interval_coverage", "dice_rank_correlation"):
@@ -79,20 +79,24 @@ def test_inference_applies_it(command, calibrated, data, tmp_path):
     assert load(hot, "entropy").mean() > load(plain, "entropy").mean()
 
 
-def test_other_settings_are_told_and_evaluation_uses_it_too(command, calibrated, data, tmp_path):
+def test_other_steps_leave_the_intervals_out(command, calibrated, data, tmp_path):
     bundle, _ = calibrated
-    done, _, _ = infer(command, bundle, data, tmp_path / "two", members=2)
-    assert "fitted with members 3, now 2" in done.out
-    options = {
-        "config_file": [bundle / f"configs/{name}.json" for name in ("inference", "evaluate")],
-        "dataset_dir": data,
-        **SHORT,
-    }
-    nll = {}
-    for name, extra in {"with": {}, "without": {"calibrated": False}}.items():
-        done = command("run", "evaluating", **options, output_dir=tmp_path / name, **extra)
+    fitted_with = json.loads((bundle / "models" / "calibration.json").read_text())["fitted"]["settings"]["time_steps"]
+    done, _, report = infer(command, bundle, data, tmp_path / "two", num_steps=2)
+    assert f"fitted with time_steps {fitted_with}, now [899, 700]; volume intervals and predicted" in done.out
+    assert "interval_90" not in report["result"]["volume_ml"]["body"]
+
+
+def test_evaluation_does_not_apply_it(command, calibrated, data, tmp_path):
+    bundle, _ = calibrated
+    content = json.loads((bundle / "models" / "calibration.json").read_text())
+    hot = tmp_path / "hot.json"
+    hot.write_text(json.dumps(content | {"temperature": 2.0}))
+    found = []
+    for name, file in (("hot", hot), ("none", tmp_path / "missing.json")):
+        options = {"dataset_dir": data, "output_dir": tmp_path / name, "calibration_file": file, **SHORT}
+        files = [bundle / f"configs/{config}.json" for config in ("inference", "evaluate")]
+        done = command("run", "evaluating", config_file=files, **options)
         assert done.code == 0, done
-        summary = json.loads((tmp_path / name / "evaluation_summary.json").read_text())
-        nll[name] = summary["methods"]["ensemble"]["near structure"]["nll"]["mean"]
-    # the temperature was fitted on these very cases; it may be 1
-    assert nll["with"] <= nll["without"] + 1e-5
+        found.append(json.loads((tmp_path / name / "evaluation_summary.json").read_text())["methods"])
+    assert found[0] == found[1]

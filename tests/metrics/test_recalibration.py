@@ -109,7 +109,7 @@ def cases(n=30, seed=0, temperature=2.0):
         volume, expected, uncertain = rng.uniform(2, 4), rng.uniform(0.8, 0.95), rng.uniform(0.05, 0.2)
         made.append(
             CalibrationCase(
-                name=f"case{number}",
+                subject=f"subject {number}",
                 probability=tempered(right, 1 / temperature, dim=1),
                 truth=truth,
                 true_ml={"tumour": float(volume + 2 * uncertain * rng.standard_normal())},
@@ -148,6 +148,14 @@ def test_cross_validation():
     assert judged["dice_mean_error"] == pytest.approx(0.008, abs=0.004)
     assert judged["unlike"] == 0
     assert 0 < judged["interval_width"]["tumour"] < 1
+
+
+def test_cross_validation_leaves_out_whole_subjects():
+    # each case twice: left out alone, it would be judged by its copy
+    some = [case for case in cases(8) for _ in range(2)]
+    figures, of_one = cross_validated(some), cross_validated(cases(8))
+    for name in ("nll_before", "nll_after"):
+        assert figures[name] == pytest.approx(of_one[name])
 
 
 def test_one_case_unlike_the_others_is_called_so():
