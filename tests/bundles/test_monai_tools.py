@@ -159,14 +159,20 @@ def test_verify_metadata(command, copied, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("file", "kind"),
-    [("train", "train"), ("train_segmenter", "train"), ("inference", "infer"), ("evaluate", "infer")],
+    ("files", "kind"),
+    [
+        (["train"], "train"),
+        (["train_segmenter"], "train"),
+        (["inference"], "infer"),
+        (["inference", "evaluate"], "infer"),
+        (["inference", "calibrate"], "infer"),
+    ],
 )
-def test_properties(copied, metadata, data_for, tmp_path, monkeypatch, file, kind):
+def test_properties(copied, metadata, data_for, tmp_path, monkeypatch, files, kind):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # put back what initialize changes
     channels = metadata["network_data_format"]["inputs"]["image"]["num_channels"]
     workflow = create_workflow(
-        config_file=str(copied / "configs" / f"{file}.json"),
+        config_file=[str(copied / "configs" / f"{file}.json") for file in files],
         meta_file=str(copied / "configs" / "metadata.json"),
         workflow_type=kind,
         bundle_root=str(copied),
