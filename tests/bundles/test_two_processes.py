@@ -152,9 +152,13 @@ def test_evaluation_prints_the_same_table(command, two_commands, bundle, phantom
     for spread in ("cases", "members"):
         folder = tmp_path / spread
         first, second = two_commands(
-            "run", "evaluating", config_file=both(bundle, "evaluate", "evaluate"), output_dir=folder, **options,
+            "run",
+            "evaluating",
+            config_file=[bundle / f"configs/{name}.json" for name in ("inference", "evaluate", "multi_gpu_evaluate")],
+            output_dir=folder,
+            **options,
             spread=spread,
-        )  # fmt: skip
+        )
         assert (first.code, second.code) == (0, 0), (first, second)
         tables = [[line for line in done.out.splitlines() if line.startswith("|")] for done in (one, first, second)]
         assert tables[1] == tables[0] != []
