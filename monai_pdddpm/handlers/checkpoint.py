@@ -18,7 +18,7 @@ from monai.engines import Evaluator, Trainer
 
 from monai_pdddpm.data.cache import CachedDataset
 from monai_pdddpm.utils.checks import check_choice, check_switch
-from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.errors import UserError, error_links
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
 from monai_pdddpm.utils.resource_errors import is_out_of_memory
 
@@ -34,8 +34,9 @@ def save_file(content: Mapping[str, Any], path: str | os.PathLike) -> None:
     path = Path(path)
     try:
         DiskSaver(path.parent, atomic=True, require_empty=False)(content, path.name)
-    except (OSError, RuntimeError) as error:  # torch raises the latter when a disk is full
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    except (OSError, RuntimeError) as error:  # torch can raise the latter from the former
+        refused = next((link for link in error_links(error) if isinstance(link, OSError)), error)
+        reason = getattr(refused, "strerror", None) or str(refused).splitlines()[0]
         raise UserError(
             f"{path}: cannot be written ({reason}); free space on the disk, or set output_dir to a folder that you may "
             "write to"
