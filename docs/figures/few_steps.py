@@ -111,6 +111,31 @@ def amplitude_table(abar: torch.Tensor) -> list[str]:
     return lines
 
 
+def gaussian_spread(abar: torch.Tensor, time_steps: Sequence[int], voxels: int, amplitude: float = 0.25) -> float:
+    """Return the members' standard deviation, relative to the true one, along a direction with a Gaussian clean state.
+
+    Its standard deviation is amplitude sqrt(voxels), and the perfect denoiser predicts the posterior mean
+    sqrt(abar) S^2 y / (abar S^2 + 1 - abar), so every step of DDIM is linear in the start noise.
+    """
+    deviation = amplitude * voxels**0.5
+    state, x_0 = (1 - abar[time_steps[0]]).sqrt(), torch.zeros(())
+    for t, t_prev in zip(time_steps, [*time_steps[1:], None], strict=True):
+        x_0 = abar[t].sqrt() * deviation**2 / (abar[t] * deviation**2 + 1 - abar[t]) * state
+        if t_prev is not None:
+            state = ODE(state, x_0, abar[t], abar[t_prev])
+    return float(x_0 / deviation)
+
+
+def spread_table(abar: torch.Tensor) -> list[str]:
+    """Return the rows of the spread by list of time steps and voxels."""
+    lists = [[899, 700], [949, 791, 400], [999, 950, 827, 642, 400], list(range(999, -1, -1))]
+    names = [", ".join(map(str, steps)) if len(steps) < 1000 else "all 1000" for steps in lists]
+    return [
+        _row(name, *(f"{gaussian_spread(abar, steps, n):.2f}" for n in (10, 100, 1000, 10000)))
+        for name, steps in zip(names, lists, strict=True)
+    ]
+
+
 def draw(abar: torch.Tensor) -> Figure:
     """Draw the picture of the page."""
     figure = Figure(figsize=(7.2, 6.4), layout="constrained", facecolor="white")
@@ -165,7 +190,7 @@ def draw(abar: torch.Tensor) -> Figure:
 def main() -> None:
     """Print the numbers of the page and draw its picture."""
     abar = cumulative_schedule().double()
-    for table in (evidence_table, start_table, early_table, amplitude_table):
+    for table in (evidence_table, start_table, early_table, amplitude_table, spread_table):
         print(*table(abar), "", sep="\n")
     print(f"T' that equals 300 in {{0, 1}}, for s = {AMPLITUDES}: {equal_starts(abar)}")
     print(f"n SNR = 1 for n = 1, 50, 5000 at index {[decision_index(abar, n) for n in (1, 50, 5000)]}")

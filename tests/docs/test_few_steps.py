@@ -99,9 +99,18 @@ def test_page_shows_what_the_script_prints(script, abar):
     page = (DOCS / "explanation" / "few-steps.md").read_text(encoding="utf-8")
     for table in (script.evidence_table, script.early_table, script.amplitude_table):
         assert "\n".join(table(abar)[2:]) in page
+    assert "\n".join(script.spread_table(abar)) in page
     for row in script.start_table(abar)[2:]:  # the SDE's numbers vary slightly by chance
         assert "|".join(row.split("|")[:7]) in page
     assert script.equal_starts(abar) == [509, 300, 156]
     assert "T' = 300 for them equals T' = 509 for {-1, 1} and T' = 156 for s = 0.25" in page
     assert [script.decision_index(abar, n) for n in (1, 50, 5000)] == [495, 909, 990]
     assert "index 495 for one voxel, at 909 for 50, and at 990" in page
+
+
+def test_spread_of_known_chains(script, abar):
+    # the posterior mean of one call is the same for all members but for the noise that it takes for evidence
+    deviation = 0.25 * 100**0.5
+    one = abar[900].sqrt() * deviation / (abar[900] * deviation**2 + 1 - abar[900]) * (1 - abar[900]).sqrt()
+    assert script.gaussian_spread(abar, [900], 100) == pytest.approx(float(one))
+    assert script.gaussian_spread(abar, list(range(999, -1, -1)), 100) == pytest.approx(1, abs=0.01)
