@@ -33,7 +33,7 @@ def test_every_key_has_a_meaning(hooks):
 
 def test_page_of_keys_shows_the_values_of_each_bundle(hooks):
     row = next(line for line in hooks.keys_page().splitlines() if line.startswith("| `num_steps` |"))
-    assert [cell.strip() for cell in row.split("|")[3:6]] == ["`5`", "`5`", "`5`"]
+    assert [cell.strip() for cell in row.split("|")[3:6]] == ["`3`", "`5`", "`5`"]
 
 
 def test_parts_of_the_pipeline_are_no_keys(hooks, tmp_path):
