@@ -30,17 +30,21 @@ def frames():
 
 
 @pytest.fixture(scope="module")
-def series(frames, fresh_command, bundle, tmp_path_factory):
-    """The folder of a series' results, and of each frame's alone."""
+def results(frames, command, bundle, tmp_path_factory):
+    """The folder with the results of a series, of its first frame as a series, and of each frame alone.
+
+    All have the same case name, because the noise depends on it.
+    """
     folder = tmp_path_factory.mktemp("series")
-    save(folder / "scans" / "beating.nii.gz", np.stack(frames, -1), seconds=40.0)
-    save(folder / "scans" / "one_frame.nii.gz", frames[0][..., None], seconds=40.0)
+    save(folder / "scans" / "series" / "beating.nii.gz", np.stack(frames, -1), seconds=40.0)
+    save(folder / "scans" / "one_frame" / "beating.nii.gz", frames[0][..., None], seconds=40.0)
     for number, frame in enumerate(frames):
-        save(folder / "scans" / f"frame{number}.nii.gz", frame)
-    options = {"members": MEMBERS, "num_steps": 2, "dataset_dir": folder / "scans", "output_dir": folder / "out"}
-    done = fresh_command("run", "inference", config_file=bundle / "configs" / "inference.json", **options)
-    assert done.code == 0, done
-    return folder / "out"
+        save(folder / "scans" / f"frame{number}" / "beating.nii.gz", frame)
+    for scans in (folder / "scans").iterdir():
+        options = {"members": MEMBERS, "num_steps": 2, "dataset_dir": scans, "output_dir": folder / scans.name}
+        done = command("run", "inference", config_file=bundle / "configs" / "inference.json", **options)
+        assert done.code == 0, done
+    return folder
 
 
 def read(folder, case, name):
@@ -60,47 +64,49 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_series_is_its_frames_one_by_one(series, name):
-    _, together = read(series, "beating", name)
+def test_series_is_its_frames_one_by_one(results, name):
+    _, together = read(results / "series", "beating", name)
     assert together.shape == (*SIZE, FRAMES, *SHAPES[name])
     for number in range(FRAMES):
-        _, alone = read(series, f"frame{number}", name)
+        _, alone = read(results / f"frame{number}", "beating", name)
         assert np.array_equal(together[:, :, :, number], alone), number
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_time_axis_is_kept(series, name):
-    image, _ = read(series, "beating", name)
+def test_time_axis_is_kept(results, name):
+    image, _ = read(results / "series", "beating", name)
     assert image.header["pixdim"][4] == 40.0
     assert image.header["toffset"] == 7.5
     assert image.header.get_xyzt_units() == ("mm", "msec")
 
 
-def test_one_frame_is_a_scan(series):
-    _, one = read(series, "one_frame", "prob")
-    _, scan = read(series, "frame0", "prob")
+def test_one_frame_is_a_scan(results):
+    _, one = read(results / "one_frame", "beating", "prob")
+    _, scan = read(results / "frame0", "beating", "prob")
     assert np.array_equal(one, scan)
 
 
-def test_itk_reads_the_frames_where_they_are(series):
-    image = sitk.ReadImage(str(series / "beating" / "beating_seg.nii.gz"))
+def test_itk_reads_the_frames_where_they_are(results):
+    image = sitk.ReadImage(str(results / "series" / "beating" / "beating_seg.nii.gz"))
     assert image.GetDimension() == 4
     assert image.GetSize() == (*SIZE, FRAMES)
     assert image.GetNumberOfComponentsPerPixel() == 1
-    one = sitk.ReadImage(str(series / "frame1" / "frame1_seg.nii.gz"))
-    assert image.GetSpacing()[3] == pytest.approx(0.04)  # ITK tells seconds
+    one = sitk.ReadImage(str(results / "frame1" / "beating" / "beating_seg.nii.gz"))
+    assert image.GetSpacing()[3] == pytest.approx(0.04)  # in seconds
     assert image.GetOrigin()[:3] == pytest.approx(one.GetOrigin())
     found = sitk.GetArrayFromImage(image)[1]
     assert np.array_equal(found, sitk.GetArrayFromImage(one))
 
 
-def test_report_has_each_frame_s_numbers(series):
-    report = json.loads((series / "beating" / "beating_report.json").read_text(encoding="utf-8"))
+def test_report_has_each_frame_s_numbers(results):
+    def read_report(run):
+        return json.loads((results / run / "beating" / "beating_report.json").read_text(encoding="utf-8"))
+
+    report = read_report("series")
     assert report["inference"]["frames"] == FRAMES
     assert report["inference"]["windows_run"] + report["inference"]["windows_skipped"] == FRAMES
     for number, result in enumerate(report["result"]["frames"]):
-        alone = json.loads((series / f"frame{number}" / f"frame{number}_report.json").read_text(encoding="utf-8"))
-        assert result == alone["result"]
+        assert result == read_report(f"frame{number}")["result"]
 
 
 class TestChannels:
