@@ -114,7 +114,9 @@ def read_header(path: str | os.PathLike) -> ScanHeader:
 def unreadable(path: str | os.PathLike, error: BaseException) -> str:
     """Return one line on a file that could not be read: what the machine ran out of, or the library's message."""
     # ITK's messages begin with a place in its own code and the address of an object
-    text = re.sub(r"^.*ITK ERROR: (\w+\(\w+\): )?", "", " ".join(str(error).split())) or type(error).__name__
+    text = (
+        re.sub(r"^.*(ITK ERROR|itk::ERROR): (\w+\(\w+\): )?", "", " ".join(str(error).split())) or type(error).__name__
+    )
     text = text if len(text) <= 200 else f"{text[:200]}..."
     return resource_message(path, error) or printable(
         f"{path}: cannot be read as an image ({type(error).__name__}: {text}), expected an intact scan; export or copy "

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from monai.transforms import LoadImage
 
+from monai_pdddpm.data import headers
 from monai_pdddpm.data.headers import read_header
 from monai_pdddpm.utils.errors import UserError
 
@@ -201,3 +202,11 @@ class TestOtherFormats:
         image.Allocate(True)
         itk.imwrite(image, str(tmp_path / "a.nrrd"))
         refused(tmp_path / "a.nrrd", "voxels of type rgb")
+
+
+def test_itk_s_source_files_and_addresses_are_left_out():
+    error = RuntimeError(
+        "/build/itkNrrd.cxx:410:\nitk::ERROR: NrrdImageIO(0x5569f25b): Error reading a.nrrd"
+    )
+    found = headers.unreadable("a.nrrd", error)
+    assert found.startswith("a.nrrd: cannot be read as an image (RuntimeError: Error reading a.nrrd), expected")
