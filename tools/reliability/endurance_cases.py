@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -37,8 +38,8 @@ def make_scans(folder: Path, count: int, size: Sequence[int] = SIZE) -> None:
 def start(scans: Path, output: Path, temporary: Path, **more: object) -> subprocess.Popen:
     """Start the command of the bundle."""
     temporary.mkdir(exist_ok=True)
-    words = [sys.executable, "-m", "monai.bundle", "run", "inference", "--config_file", str(CONFIG)]
-    options = {"dataset_dir": scans, "output_dir": output, **FEW, **more}
+    words = [sys.executable, "-m", "monai.bundle", "run", "inference"]
+    options = {"config_file": CONFIG, "dataset_dir": scans, "output_dir": output, **FEW, **more}
     words += [word for key, value in options.items() for word in (f"--{key}", str(value))]
     environment = {**os.environ, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with (output.parent / f"{output.name}.log").open("w") as log:
@@ -68,12 +69,11 @@ def watch(
 
 
 def differing(output: Path, again: Path, count: int) -> list[str]:
-    """Return the cases whose files differ from those of a run in reverse order."""
+    """Return the cases whose files differ between two runs."""
     found = []
-    for number in range(count):
-        case, other = name(number), name(count - 1 - number)
+    for case in map(name, range(count)):
         files = sorted((output / case).glob("*.nii.gz"))
-        twins = [again / other / file.name.replace(case, other) for file in files]
+        twins = [again / case / file.name for file in files]
         same = len(files) > 5 and all(a.read_bytes() == b.read_bytes() for a, b in zip(files, twins, strict=True))
         found += [] if same else [case]
     return found
@@ -94,15 +94,14 @@ def endure(count: int, folder: Path, every: int = 10) -> tuple[str, list[str]]:
         wrong.append(f"left in the output folder: {unfinished[:5]}")
     if left := [path for path in temporary.rglob("*") if path.is_file()]:
         wrong.append(f"left in the folder for temporary files: {left[:5]}")
-    reverse, again = folder / "reverse", folder / "again"
-    reverse.mkdir()
-    for number in range(count):
-        os.link(scans / f"{name(number)}.nii.gz", reverse / f"{name(count - 1 - number)}.nii.gz")
-    start(reverse, again, temporary, write_scene=False).wait()
+    reverse, again = folder / "reverse.json", folder / "again"
+    data = [{"image": str(scans / f"{name(number)}.nii.gz")} for number in reversed(range(count))]
+    reverse.write_text(json.dumps({"data": data}), encoding="utf-8")
+    start(scans, again, temporary, config_file=[str(CONFIG), str(reverse)], write_scene=False).wait()
     changed = differing(output, again, count)
     if changed:
         wrong.append(f"other results in a second run: {changed}")
     grown = growth(done, samples)
     text = f"{count} cases in {seconds:.0f} s with 1 worker; {count - len(changed)} results equal those of a second "
-    text += "run without workers, under other names, in reverse order.\n\n"
+    text += "run without workers, in reverse order.\n\n"
     return text + table("cases", done, samples, grown), wrong + beyond(grown)
