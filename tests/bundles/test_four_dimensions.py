@@ -124,11 +124,13 @@ class TestChannels:
         ]
 
     @pytest.fixture(scope="class")
-    def output(self, modalities, copy_bundle, fresh_command, tmp_path_factory):
+    def output(self, modalities, copy_bundle, command, tmp_path_factory):
         folder = tmp_path_factory.mktemp("channels")
         bundle = copy_bundle("ms_lesion_mri_segmentation")
         data = folder / "data"
         save(data / "four.nii.gz", np.stack(modalities, -1))
+        # of the same name as the list, because the noise depends on it
+        save(folder / "stacked" / "list_flair.nii.gz", np.stack(modalities, -1))
         for name, volume in zip(self.NAMES, modalities, strict=True):
             save(data / f"list_{name}.nii.gz", volume)
         save(data / "without_t1.nii.gz", modalities[1])  # named after the first file that is there
@@ -144,11 +146,14 @@ class TestChannels:
         options = {
             "members": 2,
             "num_steps": 1,
-            "dataset_dir": data,
             "config_file": bundle / "configs" / "inference.json",
         }
-        strict = fresh_command("run", "inference", output_dir=folder / "out", **options)
-        lenient = fresh_command("run", "inference", output_dir=folder / "zero", missing_channels="zero", **options)
+        stacked = {"dataset_dir": folder / "stacked", "output_dir": folder / "out_stacked"}
+        done = command("run", "inference", **stacked, **options)
+        assert done.code == 0, done
+        options["dataset_dir"] = data
+        strict = command("run", "inference", output_dir=folder / "out", **options)
+        lenient = command("run", "inference", output_dir=folder / "zero", missing_channels="zero", **options)
         return folder, strict, lenient
 
     def report(self, folder, case):
@@ -157,7 +162,7 @@ class TestChannels:
     def test_a_list_of_files_is_the_4d_image(self, output):
         folder, *_ = output
         for name in ("seg", "prob", "members"):
-            _, four = read(folder / "out", "four", name)
+            _, four = read(folder / "out_stacked", "list_flair", name)
             _, listed = read(folder / "out", "list_flair", name)
             assert np.array_equal(four, listed), name
 
@@ -169,7 +174,7 @@ class TestChannels:
         done = sorted(path.parent.name for path in (folder / "out").glob("*/*_report.json"))
         assert done == ["four", "list_flair", "mixed_flair"]
 
-    def test_zeros_in_its_place_are_told(self, output):
+    def test_zeros_in_its_place_are_reported(self, output):
         folder, _, lenient = output
         assert lenient.code == 0, lenient
         (note,) = self.report(folder / "zero", "without_t1")["notes"]
@@ -177,7 +182,7 @@ class TestChannels:
         assert "zeros" in note
         assert self.report(folder / "zero", "four")["notes"] == []
 
-    def test_another_grid_is_resampled_and_told(self, output):
+    def test_another_grid_is_resampled_and_reported(self, output):
         folder, *_ = output
         notes = self.report(folder / "out", "mixed_flair")["notes"]
         assert any("coarse_t2" in note or "T2" in note for note in notes), notes

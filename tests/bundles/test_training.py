@@ -110,7 +110,7 @@ def test_finished_training_is_not_repeated(command, untrained, phantom, segmente
 
 
 @pytest.mark.parametrize("stage", ["train_segmenter", "train"])
-def test_killed_training_goes_on_to_the_very_same_weights(
+def test_killed_training_resumes_to_the_very_same_weights(
     command, started_command, untrained, phantom, segmenter, denoiser, tmp_path, stage
 ):
     unbroken = {"train_segmenter": segmenter, "train": denoiser}[stage]
@@ -128,7 +128,7 @@ def test_killed_training_goes_on_to_the_very_same_weights(
 
     done = command("run", "training", **options)
     assert done.code == 0, done
-    assert f"checkpoint.pt: going on after epoch {reached}" in done.out + done.err
+    assert f"checkpoint.pt: resuming after epoch {reached}" in done.out + done.err
     assert same(weights(tmp_path / "checkpoint.pt"), weights(unbroken / "checkpoint.pt"))
     model = segmenter / "segmenter.pt" if stage == "train_segmenter" else untrained / "models" / "model.pt"
     assert same(dict(weights(tmp_path / "model.pt")), dict(weights(model)))

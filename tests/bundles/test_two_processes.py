@@ -126,16 +126,16 @@ def test_training_is_that_of_one_process_with_the_double_batch(command, two_comm
         assert apart.max() < 4 * 1e-3  # steps of the learning rate
 
 
-def test_training_goes_on(two_commands, copy_bundle, phantom, tmp_path):
+def test_training_resumes(two_commands, copy_bundle, phantom, tmp_path):
     bundle = copy_bundle(weights=False)
     options = {"config_file": both(bundle, "train_segmenter", "train"), "dataset_dir": phantom, **SHORT}
-    for epochs, said in ((1, "until 1 epochs"), (2, "going on after epoch 1")):
+    for epochs, line in ((1, "until 1 epochs"), (2, "resuming after epoch 1")):
         first, second = two_commands(
             "run", "training", **options | {"max_epochs": epochs}, batch_size=1, output_dir=tmp_path
         )
         assert (first.code, second.code) == (0, 0), (first, second)
-        assert said in first.out + first.err
-        assert said not in second.out + second.err
+        assert line in first.out + first.err
+        assert line not in second.out + second.err
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["progress"]["epoch"] == 2
 
 
