@@ -148,7 +148,7 @@ def _write_torchscript(ensemble: FixedEnsemble, image: torch.Tensor, file: Path,
     except Exception as error:  # torch raises many kinds for unsupported code
         raise UserError(
             f"formats: found torchscript, which cannot express this network ({str(error).strip().splitlines()[0]}); "
-            "give --formats \"['onnx']\", or a network_def without attention"
+            "give --formats \"['onnx']\""
         ) from error
     others = {name: json.dumps(value).encode() for name, value in contents.items() if name != "metadata.json"}
     save_net_with_metadata(scripted, str(file), False, False, contents["metadata.json"], others)

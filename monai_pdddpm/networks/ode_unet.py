@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from monai.networks.blocks import SpatialAttentionBlock
 from monai.networks.blocks.segresnet_block import ResBlock
 from monai.networks.layers.factories import Conv
 from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
@@ -75,7 +74,6 @@ class ODEUNet(nn.Module):
         stem_channels: channels at full resolution; a multiple of ``groups``.
         stride: step from full resolution to the first level, 1 or 2.
         embedding_channels: width of the time embedding, even.
-        attention: spatial attention with a residual at the lowest level; TorchScript cannot express it.
         groups: groups of the norms.
         solver: ``"euler"``, ``"midpoint"``, ``"rk4"`` or an adaptive solver of torchdiffeq (``"dopri5"``, ...).
         solver_steps: equal steps of a fixed-step solver in each block.
@@ -96,7 +94,6 @@ class ODEUNet(nn.Module):
         stem_channels: int = 16,
         stride: int = 2,
         embedding_channels: int = 128,
-        attention: bool = False,
         groups: int = 8,
         solver: str = "midpoint",
         solver_steps: int = 1,
@@ -133,9 +130,6 @@ class ODEUNet(nn.Module):
         self.down_blocks = nn.ModuleList([block(width) for width in channels[:-1]])
         self.downs = nn.ModuleList([conv(a, b, kernel_size=3, stride=2, padding=1) for a, b in pairwise(channels)])
         self.bottom = block(channels[-1])
-        self.attention = (
-            SpatialAttentionBlock(spatial_dims, channels[-1], norm_num_groups=groups) if attention else nn.Identity()
-        )
         self.ups = nn.ModuleList([conv(b, a, kernel_size=1) for a, b in reversed(list(pairwise(channels)))])
         self.up_blocks = nn.ModuleList([block(width) for width in reversed(channels[:-1])])
         self.to_head = conv(channels[0], stem_channels, kernel_size=1)
@@ -189,7 +183,7 @@ class ODEUNet(nn.Module):
             z = block(z, e, solver, steps)
             skips.append(z)
             z = down(z).to(x_t.dtype) + features[i + 2]
-        z = self.attention(self.bottom(z, e, solver, steps))
+        z = self.bottom(z, e, solver, steps)
         for i, (up, block) in enumerate(zip(self.ups, self.up_blocks)):  # noqa: B905
             z = F.interpolate(up(z).to(x_t.dtype), scale_factor=2.0, mode=self.up_mode)
             z = block(z + skips[len(skips) - 1 - i], e, solver, steps)

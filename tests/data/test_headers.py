@@ -205,8 +205,6 @@ class TestOtherFormats:
 
 
 def test_itk_s_source_files_and_addresses_are_left_out():
-    error = RuntimeError(
-        "/build/itkNrrd.cxx:410:\nitk::ERROR: NrrdImageIO(0x5569f25b): Error reading a.nrrd"
-    )
+    error = RuntimeError("/build/itkNrrd.cxx:410:\nitk::ERROR: NrrdImageIO(0x5569f25b): Error reading a.nrrd")
     found = headers.unreadable("a.nrrd", error)
     assert found.startswith("a.nrrd: cannot be read as an image (RuntimeError: Error reading a.nrrd), expected")

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from monai.networks.blocks import SpatialAttentionBlock
 from torch import nn
 
 from monai_pdddpm.networks import ADAPTIVE_SOLVERS, FIXED_STEP_SOLVERS, ODEUNet
@@ -238,32 +237,6 @@ def test_the_presegmentation_enters_as_channels_and_is_required():
     assert torch.equal(plain(x_t, t, image, presegmentation), plain(x_t, t, image))
 
 
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_attention_is_at_the_lowest_level_only_and_has_a_residual(spatial_dims):
-    net = network(spatial_dims=spatial_dims, attention=True)
-    x_t, t, image = inputs(spatial_dims=spatial_dims)
-    blocks = [module for module in net.modules() if isinstance(module, SpatialAttentionBlock)]
-    assert len(blocks) == 1
-    seen = []
-    blocks[0].register_forward_hook(lambda _, args, output: seen.append((args[0], output)))
-    found = net(x_t, t, image)
-    before, after = seen.pop()
-    assert before.shape == (2, 16, *[2] * spatial_dims)
-    assert difference(before, after) > 0.01
-    # A change at one end of the lowest level is seen at the other.
-    moved = before.clone().detach()
-    moved[(0, slice(None), *[0] * spatial_dims)] += torch.randn(16) * 10
-    far = [-1] * spatial_dims
-    assert difference((blocks[0](moved) - moved)[(0, slice(None), *far)], (after - before)[(0, slice(None), *far)]) > 0
-    # With its last layer at zero the block is the identity, and the network the one without attention.
-    nn.init.zeros_(blocks[0].attn.out_proj.weight)
-    nn.init.zeros_(blocks[0].attn.out_proj.bias)
-    without = net(x_t, t, image)
-    assert difference(without, found) > 1e-4
-    net.attention = nn.Identity()
-    assert_same(without, net(x_t, t, image))
-
-
 @pytest.mark.parametrize("options", [{}, {"stride": 1, "solver": "rk4", "presegmentation_channels": CLASSES}])
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_torchscript_gives_the_same(spatial_dims, options):
@@ -290,10 +263,9 @@ def test_torchscript_takes_checkpointing_too():
         assert_same(torch.jit.script(net)(x_t, t, image), net(x_t, t, image))
 
 
-@pytest.mark.parametrize("attention", [False, True])
 @pytest.mark.parametrize("gradient", GRADIENTS)
-def test_bfloat16_is_close_and_keeps_the_states_in_float32(gradient, attention):
-    net = network(gradient=gradient, solver="rk4", attention=attention, channels=(8, 8, 16))
+def test_bfloat16_is_close_and_keeps_the_states_in_float32(gradient):
+    net = network(gradient=gradient, solver="rk4", channels=(8, 8, 16))
     x_t, t, image = inputs()
     states = []
     for module in net.modules():
