@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 
 from monai_pdddpm.bundle.renamed_keys import refuse_renamed_keys
+from monai_pdddpm.inferers.autocast import autocast
 from monai_pdddpm.networks.weights import check_device
 from monai_pdddpm.utils.allocator import keep_freed_memory
+from monai_pdddpm.utils.checks import check_range
 
 
 def find_bundle_root(name: str) -> str:
@@ -40,17 +42,23 @@ def pick_device() -> torch.device:
     return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
-def start_run(device: torch.device | str) -> None:
-    """Check keys and device, and let the process keep freed memory.
+def start_run(device: torch.device | str, precision: str = "float32") -> None:
+    """Check keys, device and precision, and let the process keep freed memory.
 
     Raises:
-        UserError: if a key of version 0.1 was given, or the device cannot be used.
+        UserError: if a key of version 0.1 was given, the device cannot be used, or it does not have the precision.
     """
     refuse_renamed_keys()
     check_device(device)
+    autocast(torch.device(device), precision)
     keep_freed_memory()
 
 
 def has_full_batch(cases: Sized, batch_size: int) -> bool:
-    """Return whether an epoch has more cases than a batch, so that its incomplete last batch may be dropped."""
+    """Return whether an epoch has more cases than a batch, so that its incomplete last batch may be dropped.
+
+    Raises:
+        UserError: if the batch size is not a whole number of at least 1.
+    """
+    check_range("batch_size", batch_size, 1)
     return len(cases) > batch_size

@@ -1,4 +1,4 @@
-"""The folder of a running bundle, and its device."""
+"""The folder of a running bundle, its device, and the checks before it runs."""
 
 import json
 import sys
@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 
-from monai_pdddpm.bundle import find_bundle_root, pick_device
+from monai_pdddpm.bundle import find_bundle_root, has_full_batch, pick_device, start_run
+from monai_pdddpm.utils.errors import UserError
 
 
 @pytest.fixture
@@ -45,3 +46,14 @@ def test_damaged_metadata_are_passed_over(bundle, monkeypatch, text):
 def test_device(monkeypatch, available, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
     assert pick_device() == torch.device(expected)
+
+
+def test_precision_that_the_device_does_not_have():
+    with pytest.raises(UserError, match="float16"):
+        start_run("cpu", "float16")
+
+
+def test_last_batch_is_dropped_only_if_there_is_a_full_one():
+    assert [has_full_batch(range(n), 4) for n in (3, 4, 5)] == [False, False, True]
+    with pytest.raises(UserError, match=r"batch_size: found 2\.5, expected a whole number of at least 1"):
+        has_full_batch(range(3), 2.5)

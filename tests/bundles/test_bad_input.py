@@ -236,7 +236,7 @@ def wrong(phantom, tmp_path_factory):
         ("device", "gpu", "device: found 'gpu'"),
         ("precision", "float8", "precision: found 'float8'"),
         ("precision", "float16", "float16"),
-        ("training_process", "magic", "training_process: 'magic'"),
+        ("training_process", "magic", "training_process: found 'magic'"),
         ("inferer#overlap", 1, "overlap: found 1, expected a number from 0 to below 1"),
         ("presegmentation_weight", -0.5, "presegmentation_weight: found -0.5"),
         ("overwrite", "yes", "overwrite: found 'yes', expected True or False"),

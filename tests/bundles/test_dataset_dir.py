@@ -59,8 +59,9 @@ def test_decathlon_folder_from_the_root_of_the_repository(command, copy_bundle, 
 def test_phantom_is_made_where_no_data_are_named(command, copy_bundle, tmp_path):
     bundle = copy_bundle(into=tmp_path / "bundles")
     config = "bundles/phantom_segmentation/configs/inference.json"
+    listed = f"['@run::0', {LISTED[1:]}"
     for _ in range(2):
-        done = command("run", cwd=tmp_path, config_file=config, run=LISTED)
+        done = command("run", "listed", cwd=tmp_path, config_file=config, listed=listed)
         assert done.code == 0, done
         scans = [bundle / "data" / "imagesTs" / f"phantom_{number:03d}.nii.gz" for number in range(60, 66)]
         assert done.out.splitlines()[-7:] == [*map(str, scans), f"{bundle}/models/model.pt {bundle}/output"]

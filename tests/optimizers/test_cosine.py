@@ -69,3 +69,11 @@ def test_pytorchs_would_rise_again():
 def test_no_epochs(epochs):
     with pytest.raises(UserError, match=rf"max_epochs: found {epochs}, expected a whole number of at least 1"):
         CosineDecay(optimizer(), epochs)
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, math.nan])
+def test_learning_rate_is_above_zero(rate):
+    adam = optimizer()
+    adam.param_groups[1]["lr"] = rate
+    with pytest.raises(UserError, match="learning_rate: found"):
+        CosineDecay(adam, 3)
