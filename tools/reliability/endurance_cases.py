@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,7 +82,8 @@ def differing(output: Path, again: Path, count: int) -> list[str]:
 
 def endure(count: int, folder: Path, every: int = 10) -> tuple[str, list[str]]:
     """Segment ``count`` cases; return the figures in Markdown and the faults."""
-    scans, output, temporary = folder / "scans", folder / "output", folder / "temporary"
+    scans, output = folder / "scans", folder / "output"
+    temporary = Path(tempfile.mkdtemp())  # a short path: a socket of the workers lies in it, whose path has a limit
     make_scans(scans, count)
     begin = time.monotonic()
     process = start(scans, output, temporary, **{"dataloader::num_workers": 1})
