@@ -344,7 +344,7 @@ def test_training(slicer, bundles, truths, tmp_path):
 
     slicer("save_label", image_id(scan), str(label), params=names)
     model = bundles / PHANTOM / "models" / "model.pt"
-    weights = torch.load(model, weights_only=True)["model"]
+    weights = torch.load(model, weights_only=True)
     for key in ("denoiser.head.4.weight", "denoiser.head.4.bias"):
         weights[key] = torch.zeros_like(weights[key])
     torch.save({"model": weights}, model)
