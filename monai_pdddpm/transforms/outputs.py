@@ -27,8 +27,7 @@ class SplitOutputd(MapTransform):
     ``pred`` keeps the answer's probabilities. ``member_mean``, ``member_entropy``, ``variance``, ``preseg`` and, if
     there are any, ``members`` get their channels with the same metadata, so that they can be inverted. The frames of a
     time series follow one another along the channels. The inferer's
-    :class:`monai_pdddpm.inferers.run_info.EnsembleRunInfo` moves to ``data["ensemble_run"]``. A pre-segmentation of
-    NaN, from a network that offers none, is left out.
+    :class:`monai_pdddpm.inferers.run_info.EnsembleRunInfo` moves to ``data["ensemble_run"]``.
 
     Args:
         keys: the key of the output.
@@ -55,8 +54,7 @@ class SplitOutputd(MapTransform):
             members = output.shape[0] // frames_of(d) // self.num_classes - 4
             parts = EnsembleOutput(self.num_classes, max(members, 0)).split(output)
             for name, part in parts.items():
-                if name != "preseg" or not torch.isnan(part).all():
-                    d[key if name == "pred" else name] = part if meta is None else MetaTensor(part, meta=dict(meta))
+                d[key if name == "pred" else name] = part if meta is None else MetaTensor(part, meta=dict(meta))
         return d
 
 

@@ -56,13 +56,6 @@ class TestSplit:
         assert channels(item["variance"]) == [5]
         assert "members" not in item
 
-    def test_pre_segmentation_that_is_not_a_number_is_left_out(self):
-        x = output()
-        x[9:12] = torch.nan
-        item = SplitOutputd("pred", K)({"pred": x})
-        assert "preseg" not in item
-        assert "members" in item
-
     def test_metadata_go_to_every_map_and_the_run_to_its_own_key(self):
         affine = torch.diag(torch.tensor([1.0, 2, 3, 1], dtype=torch.float64))
         x = MetaTensor(output(), affine=affine, meta={"filename_or_obj": "a.nii", "ensemble_run": run_info()})
