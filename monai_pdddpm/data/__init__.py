@@ -9,7 +9,7 @@ from .checks import CheckImaged, CheckLabeld
 from .datalist import inference_cases, labelled_cases, training_cases
 from .dataset import CaseDataset, CaseFailure, case_collate
 from .folds import fold_cases
-from .loading import LoadScan, LoadScand
+from .loading import LoadImageScand, LoadScan
 from .pending_cases import pending_cases
 from .phantom import ensure_phantom, write_phantom
 from .scan_spec import ScanSpec
@@ -20,8 +20,8 @@ __all__ = [
     "CaseFailure",
     "CheckImaged",
     "CheckLabeld",
+    "LoadImageScand",
     "LoadScan",
-    "LoadScand",
     "RankSampler",
     "ScanSpec",
     "case_collate",

@@ -121,7 +121,7 @@ def case_of(meta: Mapping[str, Any]) -> Case:
     """Return the case that a tensor was read from.
 
     Args:
-        meta: metadata of the tensor: `LoadScand` writes the case under ``case``; other loaders write
+        meta: metadata of the tensor: `LoadImageScand` writes the case under ``case``; other loaders write
             ``filename_or_obj``.
     """
     case = meta.get("case")

@@ -63,7 +63,7 @@ def check_voxels(array: np.ndarray | torch.Tensor, path: str | os.PathLike) -> N
 
 
 class CheckImaged(MapTransform):
-    """Check loaded scans, right after `LoadScand`: axes, number of channels and voxel values.
+    """Check loaded scans, right after `LoadImageScand`: axes, number of channels and voxel values.
 
     Args:
         keys: entries to check, each of shape (channels or frames, spatial axes...).

@@ -25,7 +25,7 @@ from monai_pdddpm.data.scan_spec import ScanSpec
 from monai_pdddpm.data.scans import plan_scan
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["LoadScan", "LoadScand"]
+__all__ = ["LoadImageScand", "LoadScan"]
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class LoadScan(Transform):
         return EnsureChannelFirst()(image), () if isinstance(reader, ITKReader) else reader.notes
 
 
-class LoadScand(LoadImaged):
+class LoadImageScand(LoadImaged):
     """`LoadScan` for entries of a dictionary, in place of MONAI's ``LoadImaged`` and ``EnsureChannelFirstd``.
 
     It is a ``LoadImaged``, which MONAI Label and MONAI Deploy look for.

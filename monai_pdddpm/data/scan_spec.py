@@ -16,7 +16,7 @@ MISSING_CHANNELS = ("error", "zero")
 
 @dataclass(frozen=True, kw_only=True)
 class ScanSpec:
-    """Requirements of a scan, shared by `LoadScand` and `CheckImaged`.
+    """Requirements of a scan, shared by `LoadImageScand` and `CheckImaged`.
 
     Attributes:
         channels: number of channels; 1 also fits scans without a channel axis; None takes any number.

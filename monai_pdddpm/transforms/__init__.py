@@ -7,7 +7,7 @@ from .dicom_seg import SaveDicomSegd
 from .fresh_phantom import RandPhantomd
 from .label_values import LabelValuesd
 from .outputs import EnsembleMapsd, InvertMembersd, SplitOutputd, Uncertaintyd
-from .save_maps import SaveMapsd
+from .save_maps import SaveImageMapsd
 from .segmentation_metrics import SegmentationMetricsd
 from .spacing import Spacingd
 
@@ -20,7 +20,7 @@ __all__ = [
     "PresegmentationCorruption",
     "RandPhantomd",
     "SaveDicomSegd",
-    "SaveMapsd",
+    "SaveImageMapsd",
     "SegmentationMetricsd",
     "Spacingd",
     "SplitOutputd",

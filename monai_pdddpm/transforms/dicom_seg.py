@@ -137,7 +137,7 @@ class SaveDicomSegd(MapTransform):
 
     Args:
         keys: the key of the label map, a MetaTensor (1, X, Y, Z) on the grid of its source, with an affine in mm (RAS)
-            and metadata as of `LoadScand`.
+            and metadata as of `LoadImageScand`.
         output_dir: folder that gets one folder for each case.
         labels: label value -> name, with or without the background (0).
         dicom_codes: meaning of the labels, see `segment_codes`.

@@ -14,7 +14,7 @@ from monai_pdddpm.data.writer import find_grid, write_nifti
 from monai_pdddpm.transforms.label_values import named_values, to_values
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["MAP_FILES", "MapFile", "SaveMapsd"]
+__all__ = ["MAP_FILES", "MapFile", "SaveImageMapsd"]
 
 
 class MapFile(NamedTuple):
@@ -36,10 +36,10 @@ MAP_FILES = {
 _LABEL_MAPS = ("seg", "members", "preseg_seg")
 
 
-class SaveMapsd(SaveImaged):
+class SaveImageMapsd(SaveImaged):
     """Save the maps of a case as ``<output_dir>/<case>/<case>_<postfix>.nii.gz`` on the grid of its scan.
 
-    It is a ``SaveImaged``, because MONAI Label removes such transforms from a server's pipeline.
+    It is a ``SaveImaged`` and has its name, because MONAI Label removes such classes, and MONAI Deploy such names.
 
     Args:
         output_dir: folder of the results.
@@ -60,7 +60,9 @@ class SaveMapsd(SaveImaged):
     ) -> None:
         super().__init__(keys, output_dir=Path(output_dir), allow_missing_keys=True)
         if unknown := [key for key in self.keys if key not in MAP_FILES]:
-            raise UserError(f"keys: found {unknown[0]!r}, expected some of {', '.join(MAP_FILES)}; fix the SaveMapsd")
+            raise UserError(
+                f"keys: found {unknown[0]!r}, expected some of {', '.join(MAP_FILES)}; fix the SaveImageMapsd"
+            )
         self.output_dir = Path(output_dir)
         self.labels = named_values(labels, label_values)
         self.label_values = label_values

@@ -97,7 +97,7 @@ def test_metadata_fit_the_pipeline(metadata, copied, read_inference):
 def test_metadata_name_every_map_that_is_written(metadata, copied, read_inference):
     parser = read_inference(copied)
     maps = metadata["network_data_format"]["post_processed_outputs"]
-    (saved,) = (step for step in parser["postprocessing"]["transforms"] if step["_target_"].endswith(".SaveMapsd"))
+    (saved,) = (step for step in parser["postprocessing"]["transforms"] if step["_target_"].endswith(".SaveImageMapsd"))
     written = [MAP_FILES[key].postfix for key in saved.get("keys", MAP_FILES)]
     assert sorted(maps) == sorted(name.replace("-", "_") for name in written)
     labels = parser["labels"]

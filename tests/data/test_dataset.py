@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, Subset
 
 from monai_pdddpm.data.checks import CheckImaged
 from monai_pdddpm.data.dataset import CaseDataset, case_collate
-from monai_pdddpm.data.loading import LoadScand
+from monai_pdddpm.data.loading import LoadImageScand
 from monai_pdddpm.utils.errors import UserError
 
 VOXELS = np.random.default_rng(0).integers(0, 1000, (6, 7, 5)).astype(np.int16)
-READ = [LoadScand("image", channels=None)]
+READ = [LoadImageScand("image", channels=None)]
 
 
 def scale(image, power):
@@ -77,7 +77,7 @@ def test_series_and_its_frames(tmp_path):
     series = np.random.default_rng(0).random((6, 7, 5, 4), np.float32)
     nib.save(nib.Nifti1Image(series, np.eye(4)), tmp_path / "a.nii")
     options = {"spatial_dims": 3, "channels": 1, "fourth_dimension": "time"}
-    item = CaseDataset([{"image": str(tmp_path / "a.nii")}], LoadScand("image", **options))[0]
+    item = CaseDataset([{"image": str(tmp_path / "a.nii")}], LoadImageScand("image", **options))[0]
     assert np.array_equal(item["image"].numpy(), np.moveaxis(series, -1, 0))
 
 
@@ -85,7 +85,7 @@ def test_series_and_its_frames(tmp_path):
 def test_channel_that_is_missing(scan, tmp_path, missing):
     options = {"spatial_dims": 3, "channels": 2, "missing": missing, "channel_names": {"0": "FLAIR", "1": "T1"}}
     cases = [{"image": [str(tmp_path / "gone.nii"), str(scan)]}]
-    item = CaseDataset(cases, LoadScand("image", **options))[0]
+    item = CaseDataset(cases, LoadImageScand("image", **options))[0]
     if missing == "zero":
         assert np.array_equal(item["image"].numpy(), np.stack([0 * VOXELS, VOXELS]))
     else:

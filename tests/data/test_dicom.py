@@ -11,8 +11,8 @@ from scipy.spatial.transform import Rotation
 from monai_pdddpm.data.dataset import case_collate
 from monai_pdddpm.data.dicom import read_series
 from monai_pdddpm.data.dicom_files import find_series
-from monai_pdddpm.data.loading import LoadScan, LoadScand
-from monai_pdddpm.transforms.save_maps import SaveMapsd
+from monai_pdddpm.data.loading import LoadImageScand, LoadScan
+from monai_pdddpm.transforms.save_maps import SaveImageMapsd
 from monai_pdddpm.transforms.spacing import Spacingd
 from monai_pdddpm.utils.errors import UserError
 
@@ -174,7 +174,7 @@ def test_result_lies_where_the_headers_say(tmp_path, write_series, affine, name)
     write_series(tmp_path / name, (1000 * np.exp(-distance / 6)).astype(np.int16), affine)
     read = Compose(
         [
-            LoadScand("image"),
+            LoadImageScand("image"),
             Orientationd("image", "RAS", labels=None),
             Spacingd("image", pixdim=(1.0, 1.0, 1.0), mode="bilinear"),
         ]
@@ -182,7 +182,7 @@ def test_result_lies_where_the_headers_say(tmp_path, write_series, affine, name)
     (item,) = decollate_batch(case_collate([read({"image": str(tmp_path / name)})]))
     item["pred"] = item["image"]
     item = Invertd("pred", read, orig_keys="image", nearest_interp=False, to_tensor=True)(item)
-    SaveMapsd(tmp_path / "out", {"0": "background"}, keys=["prob"])({"image": item["image"], "prob": item["pred"]})
+    SaveImageMapsd(tmp_path / "out", {"0": "background"}, keys=["prob"])({"image": item["image"], "prob": item["pred"]})
     written = nib.load(tmp_path / "out" / name / f"{name}_prob.nii.gz")
     array = written.get_fdata()
     assert array.shape == SHAPE

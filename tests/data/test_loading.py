@@ -17,8 +17,8 @@ from scipy.spatial.transform import Rotation
 from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.checks import CheckImaged
 from monai_pdddpm.data.dataset import case_collate
-from monai_pdddpm.data.loading import LoadScan, LoadScand
-from monai_pdddpm.transforms.save_maps import SaveMapsd
+from monai_pdddpm.data.loading import LoadImageScand, LoadScan
+from monai_pdddpm.transforms.save_maps import SaveImageMapsd
 from monai_pdddpm.transforms.spacing import Spacingd
 from monai_pdddpm.utils.errors import UserError, user_message
 
@@ -58,7 +58,7 @@ def preprocessing(pixdim=(1.0, 1.0, 1.0), **options):
     """Steps of inference.json up to the intensities."""
     return Compose(
         [
-            LoadScand("image", **options),
+            LoadImageScand("image", **options),
             CheckImaged("image", channels=None),
             Orientationd("image", "RAS", labels=None),
             Spacingd("image", pixdim=pixdim, mode="bilinear"),
@@ -89,7 +89,7 @@ class TestAsMonai:
     @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
     def test_nifti(self, tmp_path, shape, options, name):
         path = save(tmp_path / name, np.random.default_rng(1).random(shape, np.float32), grid("LPI", (1, 1.5, 2), 20))
-        found, expected = LoadScand("image", **options)({"image": path})["image"], MONAI({"image": path})["image"]
+        found, expected = LoadImageScand("image", **options)({"image": path})["image"], MONAI({"image": path})["image"]
         assert isinstance(found, MetaTensor)
         assert found.dtype == torch.float32
         assert torch.equal(found.as_tensor(), expected.as_tensor())
@@ -120,7 +120,7 @@ class TestAsMonai:
         assert np.array_equal(image.affine, grid())
 
     def test_metadata_beside_the_image_for_monai_label(self, tmp_path):
-        load = LoadScand("image")
+        load = LoadImageScand("image")
         assert isinstance(load, LoadImaged)
         load._loader.image_only = False  # what MONAI Label does with each LoadImaged
         item = load({"image": save(tmp_path / "a.nii"), "image_path": "a.nii"})
@@ -128,7 +128,7 @@ class TestAsMonai:
         assert item["image_meta_dict"]["filename_or_obj"] == str(tmp_path / "a.nii")
 
     def test_metadata_survive_a_batch(self, tmp_path):
-        item = LoadScand("image", channels=2, missing="zero")({"image": [save(tmp_path / "ä.nii"), None]})
+        item = LoadImageScand("image", channels=2, missing="zero")({"image": [save(tmp_path / "ä.nii"), None]})
         (back,) = decollate_batch(case_collate([item]))
         assert notes(back["image"]) == notes(item["image"]) != []
         assert back["image"].meta["case"].files == (str(tmp_path / "ä.nii"), None)
@@ -163,7 +163,7 @@ class TestOddNifti:
         image.header.set_qform(grid("RAS", degrees=-5), codes[1])
         nib.save(image, tmp_path / "a.nii")
         with caplog.at_level(logging.WARNING, "monai_pdddpm"):
-            found = LoadScand("image")({"image": tmp_path / "a.nii"})["image"]
+            found = LoadImageScand("image")({"image": tmp_path / "a.nii"})["image"]
         assert np.allclose(found.affine, grid("LAS", degrees=20), atol=1e-5)
         assert notes(found) == ["its sform and qform place it differently: the sform was used"]
         assert warnings(caplog) == [f"{tmp_path / 'a.nii'}: {notes(found)[0]}"]
@@ -252,7 +252,7 @@ class TestList:
     def test_missing_channel_is_zero(self, tmp_path, caplog):
         files = ["", save(tmp_path / "t1.nii", affine=grid("LAS")), str(tmp_path / "gone.nii")]
         with caplog.at_level(logging.WARNING, "monai_pdddpm"):
-            image = LoadScand("image", channels=3, missing="zero", channel_names={"0": "FLAIR"})({"image": files})[
+            image = LoadImageScand("image", channels=3, missing="zero", channel_names={"0": "FLAIR"})({"image": files})[
                 "image"
             ]
         assert image.shape == (3, *SHAPE)
@@ -293,7 +293,7 @@ class TestList:
     def test_written_as_the_first_file(self, tmp_path):
         files = [save(tmp_path / f"{name}.nii.gz", affine=grid("LPS", degrees=9)) for name in ("flair", "t1")]
         item, pred = there_and_back(files, channels=2)
-        SaveMapsd(tmp_path, {"0": "background"}, keys=["prob"])({"image": item["image"], "prob": pred})
+        SaveImageMapsd(tmp_path, {"0": "background"}, keys=["prob"])({"image": item["image"], "prob": pred})
         written = nib.load(tmp_path / "flair" / "flair_prob.nii.gz")
         assert written.shape == (*SHAPE, 2)
         assert np.array_equal(written.affine, nib.load(files[0]).affine)

@@ -21,7 +21,7 @@ from monai_pdddpm.handlers.case_files import device_name, peak_memory_mib
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.metrics.recalibration import Calibration
 from monai_pdddpm.networks import PDDDPM
-from monai_pdddpm.transforms import CaseSummaryd, EnsembleMapsd, SaveMapsd
+from monai_pdddpm.transforms import CaseSummaryd, EnsembleMapsd, SaveImageMapsd
 from monai_pdddpm.utils.atomic_write import write_json
 from monai_pdddpm.utils.errors import UserError
 
@@ -72,7 +72,7 @@ def run(cases, out, settings=SETTINGS, overview=False, save=True, before=None, i
     read = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), CopyItemsd("image", names="scan"), orient])
     steps = [EnsembleMapsd("pred", 2, read), CaseSummaryd("seg", LABELS, calibration=calibration)]
     if save:
-        steps.append(SaveMapsd(out, LABELS, keys=["seg"]))
+        steps.append(SaveImageMapsd(out, LABELS, keys=["seg"]))
     engine = CaseEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(CaseDataset(cases, read), batch_size=1, collate_fn=case_collate),

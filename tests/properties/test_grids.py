@@ -19,7 +19,7 @@ from monai.data import MetaTensor, decollate_batch
 from monai.transforms import Compose, Invertd, Orientationd
 from scipy.spatial.transform import Rotation
 
-from monai_pdddpm.data import LoadScand
+from monai_pdddpm.data import LoadImageScand
 from monai_pdddpm.data.dataset import case_collate
 from monai_pdddpm.data.geometry import check_affine, coverage, is_sheared, largest_shift
 from monai_pdddpm.data.writer import find_grid, write_nifti
@@ -110,7 +110,7 @@ class TestTheWayThroughABundle:
             write(path, grid, codes)
             there = Compose(
                 [
-                    LoadScand("image", channels=3),
+                    LoadImageScand("image", channels=3),
                     Orientationd("image", "RAS", labels=None),
                     Spacingd("image", pixdim=spacing),
                 ]

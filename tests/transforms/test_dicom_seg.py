@@ -17,7 +17,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from monai_pdddpm import __version__
-from monai_pdddpm.data.loading import LoadScan, LoadScand
+from monai_pdddpm.data.loading import LoadImageScand, LoadScan
 from monai_pdddpm.transforms.dicom_seg import SaveDicomSegd, segment_codes
 from monai_pdddpm.utils.errors import UserError
 
@@ -257,7 +257,9 @@ def test_as_the_package_loads_it(tmp_path):
 
 def test_behind_the_inverse_of_the_preprocessing(tmp_path):
     write_series(tmp_path / "ct")
-    preprocessing = Compose([LoadScand("image"), Orientationd("image", "RAS", labels=None), Spacingd("image", 1.0)])
+    preprocessing = Compose(
+        [LoadImageScand("image"), Orientationd("image", "RAS", labels=None), Spacingd("image", 1.0)]
+    )
     data = preprocessing({"image": str(tmp_path / "ct")})
     assert data["image"].shape != (1, COLUMNS, ROWS, SLICES)
     bright = (data["image"] - 100 * 5).sigmoid()  # planes from 6 on, which have 100 times their number

@@ -37,7 +37,7 @@ from good_scan import AFFINE, VOXELS, save, series
 from kinds import Kind
 from monai.transforms import Compose
 
-from monai_pdddpm.data import CaseDataset, CheckImaged, LoadScand, case_name, inference_cases
+from monai_pdddpm.data import CaseDataset, CheckImaged, LoadImageScand, case_name, inference_cases
 from monai_pdddpm.utils.errors import user_message
 
 KINDS = [*kinds_nifti.KINDS, *kinds_formats.KINDS, *kinds_folders.KINDS]
@@ -77,7 +77,7 @@ class Outcome:
 
 @functools.cache
 def _reading(**options: Any) -> Compose:
-    return Compose([LoadScand("image", **options), CheckImaged("image", **options)])
+    return Compose([LoadImageScand("image", **options), CheckImaged("image", **options)])
 
 
 def look_at_scans(kind: Kind, folder: Path) -> tuple[str, str]:

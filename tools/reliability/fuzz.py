@@ -45,7 +45,7 @@ with ATHERIS.instrument_imports(include=COVERED) if ATHERIS else contextlib.null
     import nibabel as nib
     from good_scan import AFFINE, VOXELS, itk_image, nifti, series
 
-    from monai_pdddpm.data import CaseDataset, CheckImaged, LoadScand, inference_cases, labelled_cases
+    from monai_pdddpm.data import CaseDataset, CheckImaged, LoadImageScand, inference_cases, labelled_cases
     from monai_pdddpm.data.case import Case
     from monai_pdddpm.utils.errors import UserError, user_message
 
@@ -134,7 +134,7 @@ def put_series(folder: Path) -> None:
 
 def look_at_scan(path: Path) -> None:
     """Check and read a scan as inference does; compare NIfTI voxels with nibabel's."""
-    reading = Compose([LoadScand("image"), CheckImaged("image")])
+    reading = Compose([LoadImageScand("image"), CheckImaged("image")])
     item = CaseDataset([{"image": str(path)}], reading)[0]
     if "failure" in item:
         raise UserError(item["failure"]["error"])

@@ -25,7 +25,7 @@ class Kind:
         make: writes the input into a folder that contains a valid scan, "good.nii.gz".
         outcome: expected outcome, a key of `bad_input.OUTCOMES`.
         expected: returns the voxels and the affine to be read, if they differ from the valid scan.
-        options: options of `LoadScand` and `CheckImaged`, if the network takes more than one channel.
+        options: options of `LoadImageScand` and `CheckImaged`, if the network takes more than one channel.
         dataset: path below the folder that is given as dataset_dir.
         beside: a valid scan lies in the folder and must be read; "series" for a DICOM series.
         as_nobody: read it without the rights of root.

@@ -16,7 +16,7 @@ from monailabel.tasks.infer.bundle import BundleInferTask
 
 from monai_pdddpm.bundle import load_network
 from monai_pdddpm.data.headers import read_header
-from monai_pdddpm.transforms import SaveMapsd
+from monai_pdddpm.transforms import SaveImageMapsd
 from monai_pdddpm.utils.checks import check_choice
 from monai_pdddpm.utils.errors import UserError
 from pdddpm_label.bundles import bundle_labels
@@ -88,7 +88,7 @@ class Segmentation(BundleInferTask):
         """Save the uncertainty maps where maps are wanted, and nothing else; MONAI Label would save nothing."""
         kept = [transform for transform in transforms or [] if self.maps or not isinstance(transform, SaveImaged)]
         for transform in kept:
-            if isinstance(transform, SaveMapsd):
+            if isinstance(transform, SaveImageMapsd):
                 transform.keys = MAPS
         return kept
 
