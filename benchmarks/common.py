@@ -14,7 +14,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
@@ -29,8 +28,6 @@ from monai_pdddpm.inferers.stopwatch import Stopwatch
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.networks.weights import load_network
 from monai_pdddpm.utils.errors import UserError
-
-mpl.use("agg")
 
 ROOT = Path(__file__).resolve().parents[1]
 PHANTOM, HIPPOCAMPUS = (ROOT / "bundles" / f"{name}_segmentation" for name in ("phantom", "hippocampus_mri"))
@@ -172,7 +169,10 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 def stamp() -> dict[str, Any]:
     """Return the time and the repository's commit, None outside of a repository."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:  # no git
+        return {"at": time.strftime("%Y-%m-%d %H:%M"), "commit": None}
     return {"at": time.strftime("%Y-%m-%d %H:%M"), "commit": done.stdout.strip() or None}
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import itk
 import numpy as np
 from monai.data import ImageReader
 
@@ -161,6 +160,8 @@ def _pixels(file: str) -> tuple[np.ndarray, np.ndarray]:
     if decoder is not None and decoder.is_available:
         stored = header.pixel_array
         return np.asarray(apply_modality_lut(stored, header)), _is_padding(header, stored)
+    import itk
+
     # ITK's GDCM decodes compressed slices that need another package in pydicom, and rescales them
     values = itk.array_from_image(itk.imread(file, itk.F)).reshape(header.Rows, header.Columns)
     slope, intercept = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))

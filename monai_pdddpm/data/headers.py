@@ -8,7 +8,6 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import itk
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
@@ -187,6 +186,8 @@ def _check_forms(path: Path, image: nib.Nifti1Image, raw: nib.Nifti1Header) -> l
 
 
 def _read_by_itk(path: Path) -> ScanHeader:
+    import itk  # its import takes half a second, and NIfTI files do without
+
     check_text_header(path)
     try:
         reader = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)

@@ -1,6 +1,7 @@
 """Contenders are built and counted correctly, and the speed scripts write their tables."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from monai.data import MetaTensor
 from monai.networks.schedulers import DDPMScheduler
 from torch import nn
 
-from benchmarks import common
+from benchmarks import common, gpu
 from benchmarks.speed import contenders, growth, rivals
 from benchmarks.speed.entries import CONTENDERS, Task, flops
 from monai_pdddpm.data import write_phantom
@@ -160,3 +161,45 @@ def test_the_script_of_growth_runs(tmp_path, monkeypatch):
     assert set(found["slopes"]["members"]) == {"behind", "before", "ratio"}
     assert (tmp_path / "results_growth_cpu.md").read_text().startswith("### Members")
     assert (tmp_path / "results_growth_cpu.png").stat().st_size > 5000
+
+
+def test_a_drawn_answer_is_unsure_at_the_surface_only():
+    size = gpu.Size((24, 24, 24), common.PHANTOM, balls=1, radius=7)
+    image = gpu.balls_image(2, size, torch.device("cpu"))
+    probability = gpu.DrawnAnswer(nn.Conv3d(2, 3, 1))(image).softmax(1)[0].detach()
+    inside = int((probability.argmax(0) == 1).sum())
+    assert abs(inside / (4 / 3 * math.pi * 7**3) - 1) < 0.05
+    assert probability[2].max() < 1e-6
+    unsure = probability.amax(0) < 0.95
+    assert not unsure[12, 12, 12]
+    assert not unsure[0, 0, 0]
+    assert unsure[12, 12, 18:20].all()
+
+
+def test_what_does_not_fit_in_the_seconds_is_named_and_a_failure_stops_nothing():
+    bench = gpu.Bench(torch.device("cpu"), gpu.DRY, seconds=5)
+    assert bench.has(1, "short")
+    assert not bench.has(10, "long")
+    assert bench.attempt("broken", lambda: 1 / 0) is None
+    assert (bench.skipped, bench.failed) == (["long"], {"broken": "ZeroDivisionError: division by zero"})
+
+
+@pytest.mark.slow
+def test_the_dry_run_of_the_gpu_benchmark_measures_every_part(tmp_path):
+    gpu.main(["--small", "--device", "cpu", "--output_dir", str(tmp_path)])
+    found = json.loads((tmp_path / "results_gpu.json").read_text())
+    assert found["failed"] == {}
+    assert found["skipped"] == []
+    assert {name for name, rows in found["parts"].items() if not rows} == {"compiled calls", "compiled training"}
+    assert found["parts"]["correctness"][0]["pred largest difference"] == 0
+    table = (tmp_path / "results_gpu.md").read_text()
+    (tmp_path / "results_gpu.md").unlink()
+    gpu.main(["--render", str(tmp_path / "results_gpu.json")])
+    assert (tmp_path / "results_gpu.md").read_text() == table
+
+
+def test_the_table_of_the_card_is_that_of_its_numbers():
+    numbers = common.ROOT / "benchmarks" / "speed" / "results_gpu.json"
+    if not numbers.is_file():
+        pytest.skip("not measured yet")
+    assert numbers.with_suffix(".md").read_text() == gpu.render(json.loads(numbers.read_text())) + "\n"
