@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.common import Item
-from benchmarks.trust.rivals import Draw
+from benchmarks.trust.contenders import Draw
 from monai_pdddpm.metrics import crps, disagreement_ratio, generalized_energy_distance, near_structure, volume_z
 from monai_pdddpm.metrics.calibration import masked_voxels, voxel_metrics
 from monai_pdddpm.metrics.held_out import Voxels, held_out_calibration, sample_voxels

@@ -20,8 +20,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from benchmarks import common  # noqa: E402
+from benchmarks.trust.contenders import ensemble  # noqa: E402
 from benchmarks.trust.measures import SCANS_PER_SUBJECT, measure_all  # noqa: E402
-from benchmarks.trust.rivals import ensemble  # noqa: E402
 from monai_pdddpm.data import labelled_cases  # noqa: E402
 from monai_pdddpm.metrics.summary import statistic, subject_of  # noqa: E402
 from monai_pdddpm.utils.errors import friendly_errors  # noqa: E402

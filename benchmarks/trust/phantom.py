@@ -38,6 +38,7 @@ from benchmarks import common  # noqa: E402
 from monai_pdddpm.data.phantom_distribution import Phantom, make_phantom_scan  # noqa: E402
 from monai_pdddpm.metrics import crps, generalized_energy_distance  # noqa: E402
 from monai_pdddpm.metrics.summary import statistic  # noqa: E402
+from monai_pdddpm.networks.weights import load_weights, read_weights  # noqa: E402
 from monai_pdddpm.utils.errors import UserError, friendly_errors  # noqa: E402
 
 FIRST_SEED = 9000  # far from the seeds of the bundle's own scans
@@ -119,6 +120,7 @@ def measure(
     members: int,
     model_file: Path | None = None,
     bundle: Path = common.PHANTOM,
+    denoiser_file: Path | None = None,
 ) -> dict[str, list[dict[str, float]]]:
     """Compare all rows with the annotations of fresh scans.
 
@@ -128,6 +130,7 @@ def measure(
         members: number of members and of annotations, 2 or more.
         model_file: weights, by default the bundle's.
         bundle: folder of the bundle.
+        denoiser_file: weights of the denoiser alone; the segmenter stays the bundle's.
 
     Returns:
         By row, what `compare` found for each scan.
@@ -146,22 +149,30 @@ def measure(
         )
     for number, changes in enumerate(settings):
         parser = common.read_bundle(bundle, {**changes, "members": members, "write_members": True})
-        network, inferer = common.load_pair(parser, model_file), common.make_inferer(parser)
+        inferer = common.make_inferer(parser)
+        if denoiser_file is None:
+            network = common.load_pair(parser, model_file)
+        else:
+            network = parser.get_parsed_content("network_def").to(parser["device"]).eval()
+            network.segmenter = common.load_pair(common.read_bundle(bundle, device=parser["device"])).segmenter
+            load_weights(network.denoiser, read_weights(denoiser_file), denoiser_file)
         name = json.dumps(changes) if changes else "as shipped"
         for phantom, theirs in tqdm(list(zip(phantoms, annotations, strict=True)), desc=name, disable=None):
             image = torch.as_tensor((phantom.image - phantom.image.mean()) / phantom.image.std())[None, None]
             begin = time.perf_counter()
-            parts, _ = common.run_inferer(inferer, network, image)
+            parts, _ = common.run_inferer(inferer, network, image.to(parser["device"]))
             seconds = time.perf_counter() - begin
-            drawn = parts["members"].argmax(1).numpy()
+            drawn = parts["members"].argmax(1).cpu().numpy()
             found = compare(drawn, theirs, phantom) | {"seconds": seconds}
             region = near_border(phantom)
-            found["mean_ece"] = calibration_error(parts["pred"].numpy()[1:, region], phantom.probability[1:, region])
+            found["mean_ece"] = calibration_error(
+                parts["pred"].cpu().numpy()[1:, region], phantom.probability[1:, region]
+            )
             rows.setdefault(name, []).append(found)
             if not number:
-                voxels = independent_voxels(parts["pred"].numpy(), members, np.random.default_rng(0))
+                voxels = independent_voxels(parts["pred"].cpu().numpy(), members, np.random.default_rng(0))
                 rows.setdefault(OF_THE_MEAN, []).append(compare(voxels, theirs, phantom))
-                answer = parts["preseg"].argmax(0).numpy()
+                answer = parts["preseg"].argmax(0).cpu().numpy()
                 rows.setdefault(SEGMENTER, []).append(compare(np.stack([answer] * members), theirs, phantom))
     return rows
 

@@ -3,8 +3,8 @@
     python benchmarks/trust/robustness.py --dataset_dir <hippocampus>
 
 Adds noise, blur, a bias field or a lower resolution to validation scans in three degrees, for the bundle's segmenter
-and ensemble and for the study's final contenders that are trained. AURC is the mean risk 1 - Dice over all coverages if
-cases are accepted by decreasing expected Dice, over all scans of a kind.
+and ensemble and for the main contenders of the study if they are trained. AURC is the mean risk 1 - Dice over all
+coverages if cases are accepted by decreasing expected Dice, over all scans of a kind.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from benchmarks import common  # noqa: E402
-from benchmarks.trust import measures, report, rivals, study  # noqa: E402
+from benchmarks.trust import measures, report, study, training  # noqa: E402
+from benchmarks.trust.contenders import Draw, contender, ensemble, passes  # noqa: E402
 from monai_pdddpm.data import labelled_cases  # noqa: E402
 from monai_pdddpm.metrics import area_under_risk_coverage  # noqa: E402
 from monai_pdddpm.utils.errors import friendly_errors  # noqa: E402
@@ -45,6 +46,12 @@ DEGREES: dict[str, tuple[float, ...]] = {
     "low resolution": (0.7, 0.5, 0.35),
 }
 METRICS = ("dice", "ece", "nll")
+STUDIED = (
+    "segmenter",
+    "segmenter, trained as long as both networks",
+    "deep ensemble of 5",
+    "PD-DDPM, the bundle's chain (3 calls)",
+)
 
 
 def degrade(image: torch.Tensor, kind: str, degree: float, seed: int) -> torch.Tensor:
@@ -71,19 +78,20 @@ def degrade(image: torch.Tensor, kind: str, degree: float, seed: int) -> torch.T
     return torch.as_tensor(np.asarray(NormalizeIntensity()(changed))).float()
 
 
-def contenders(args: argparse.Namespace) -> dict[str, rivals.Draw]:
-    """Return the functions that draw: the bundle's, and the study's final ones that are trained."""
-    parser = common.read_bundle(args.bundle, device=args.device)
+def draws(args: argparse.Namespace) -> dict[str, Draw]:
+    """Return the functions that draw: those of the shipped bundle, and rows of the study that are trained."""
+    parser = common.read_bundle(common.HIPPOCAMPUS, device=args.device)
     pair = common.load_pair(parser)
-    found = {"segmenter": rivals.passes(parser, [pair]), "ensemble": rivals.ensemble(parser, pair)}
-    variants = study.read_variants()
-    for name, row in study.rows_of(variants):
-        if row.get("final") and study.is_trained(name, row, args.work):
-            found[f"study: {row['name']}"] = study.contender(row, name, variants[name], args)
+    found = {"shipped segmenter": passes(parser, [pair]), "shipped ensemble": ensemble(parser, pair)}
+    content = study.read_study()
+    for row in content["rows"]:
+        files = [training.weights_file(name, args.work) for name in row["networks"]]
+        if row["name"] in STUDIED and all(file.is_file() for file in files):
+            found[f"study: {row['name']}"] = contender(row, content, args)
     return found
 
 
-def measure(draw: rivals.Draw, items: Sequence[common.Item]) -> dict[str, Any]:
+def measure(draw: Draw, items: Sequence[common.Item]) -> dict[str, Any]:
     """Return {kind: means of each degree, the clean scan first, and AURC} of a contender."""
 
     def cases(changed: Sequence[common.Item]) -> dict[str, dict[str, float]]:
@@ -150,16 +158,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     friendly_errors(force=True)
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--dataset_dir", type=Path, required=True)
-    options.add_argument("--bundle", type=Path, default=common.HIPPOCAMPUS)
     options.add_argument("--device", default=common.default_device())
     options.add_argument("--work", type=Path, default=common.ROOT / "runs" / "trust", help="folder of the study")
     options.add_argument("--every", type=int, default=3, help="take every n-th validation case")
     options.add_argument("--output_dir", type=Path, default=HERE, help="folder of table and figure")
     args = options.parse_args(argv)
     cases = labelled_cases(args.dataset_dir, "validation")[:: args.every]
-    items = common.load_items(common.read_bundle(args.bundle, device=args.device), cases)
-    found = {name: measure(draw, items) for name, draw in tqdm(contenders(args).items(), disable=None)}
-    content = {"cases": len(items), "degrees": DEGREES, "results": found}
+    items = common.load_items(common.read_bundle(common.HIPPOCAMPUS, device=args.device), cases)
+    found = {name: measure(draw, items) for name, draw in tqdm(draws(args).items(), disable=None)}
+    content = {
+        "cases": len(items),
+        "machine": common.machine(args.device),
+        **common.stamp(),
+        "degrees": DEGREES,
+        "results": found,
+    }
     common.write_results(args.output_dir, "results_robustness", content, as_markdown(found))
     draw_figure(found, args.output_dir / "results_robustness.png")
 

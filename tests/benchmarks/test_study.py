@@ -1,58 +1,93 @@
-"""Every variant of the study fits the bundle; contenders and measures are right on known inputs."""
+"""The study fits the bundle; contenders and measures are right on known inputs."""
 
 import json
 import math
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
 import torch
-from monai.bundle import ConfigParser
 
 from benchmarks import common
-from benchmarks.trust import measures, report, rivals, robustness, study
+from benchmarks.trust import contenders, measures, report, robustness, study, training
 from monai_pdddpm.data import write_phantom
-from monai_pdddpm.schedulers import DDIMRule
+from monai_pdddpm.schedulers import AncestralRule
 from monai_pdddpm.utils.errors import UserError
 
-VARIANTS = study.read_variants()
+STUDY = study.read_study()
+ROWS = {row["name"]: row for row in STUDY["rows"]}
 
 
-def test_order_names_every_file_once_and_rows_have_unique_names():
-    files = {path.stem for path in (study.HERE / "variants").glob("*.json")} - {"base", "order"}
-    assert set(VARIANTS) == files
-    assert len(VARIANTS) <= 12
-    rows = [row["name"] for _, row in study.rows_of(VARIANTS)]
-    assert len(rows) == len(set(rows))
-    assert report.BASELINE in rows
-    with pytest.raises(UserError, match="found magic"):
-        study.read_variants(["magic"])
+def options(tmp_path, **changes):
+    kept = {"dataset_dir": tmp_path, "device": "cpu", "scale": 1.0, "stages": study.STAGES, "work": tmp_path}
+    return SimpleNamespace(**{**kept, **changes})
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_settings_exist_and_networks_can_be_built(name):
-    variant = VARIANTS[name]
-    parser = ConfigParser()
-    parser.read_config([common.HIPPOCAMPUS / "configs" / file for file in variant["stage"]])
-    for key, value in study.settings_of(variant, "common", "train").items():
+def test_every_row_and_sweep_uses_networks_of_the_study(tmp_path):
+    copies = training.copies_of(STUDY)
+    assert {copies[name] for name in copies} == set(STUDY["networks"])
+    assert len(ROWS) == len(STUDY["rows"])
+    assert report.BASELINE in ROWS
+    tasks = study.tasks_of(STUDY, options(tmp_path))
+    assert all(other in tasks for needed in tasks.values() for other in needed)
+    folds = [("train", f"fold_segmenter_{fold}") for fold in range(5)]
+    assert tasks["train", "denoiser_0"] == folds
+    assert tasks["measure", "5 checkpoints of one cyclic run"] == [("train", "segmenter_cyclic_0")] * 5
+    assert tasks["sweep", "hippocampus residual 664"] == [("train", "residual_0"), ("train", "segmenter_0")]
+    assert ("sweep", "hippocampus residual 700") not in tasks
+    assert not any(kind == "train" for kind, _ in study.tasks_of(STUDY, options(tmp_path, stages=["measure"])))
+
+
+@pytest.mark.parametrize("name", STUDY["networks"])
+def test_settings_exist_and_networks_can_be_built(name, tmp_path):
+    network = STUDY["networks"][name]
+    plain = training.read_training(
+        {key: value for key, value in network.items() if key != "settings"}, options(tmp_path)
+    )
+    for key in network.get("settings", {}):
         parent = key.rpartition("::")[0]
-        assert not parent or parent in parser, key
         # An unknown key would be ignored; a class checks its own arguments.
-        assert key in parser or parser[parent].get("_target_"), key
-        parser[key] = value
-    parser.update({"bundle_root": str(common.HIPPOCAMPUS), "device": "cpu"})
+        assert key in plain or plain[parent].get("_target_"), key
+    parser = training.read_training(network, options(tmp_path))
     parser.get_parsed_content("network_def")
     parser.get_parsed_content("loss")
 
 
-@pytest.mark.parametrize(("name", "row"), [(n, r) for n, r in study.rows_of(VARIANTS) if "contender" not in r])
-def test_settings_of_every_row_make_an_inferer(name, row):
-    settings = study.settings_of(VARIANTS[name], "common", "infer") | row.get("infer", {})
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.get("settings")])
+def test_settings_of_every_row_make_an_inferer(name):
+    settings = ROWS[name]["settings"]
     config = common.make_inferer(common.read_bundle(common.HIPPOCAMPUS, settings)).config
-    assert config.time_steps[0] == settings["start_step"] - 1
-    assert len(config.time_steps) == settings["num_steps"]
-    assert config.members == settings["members"]
-    if "rule::eta" in settings:
-        assert config.rule == DDIMRule(settings["rule::eta"])
+    if "start_step" in settings:
+        assert config.time_steps[0] == settings["start_step"] - 1
+    if "num_steps" in settings:
+        assert len(config.time_steps) == settings["num_steps"]
+    if "rule" in settings:
+        assert config.rule == AncestralRule("fixed_large")
+
+
+def test_a_failed_training_leaves_out_what_needs_it(monkeypatch, capsys):
+    class AtOnce:
+        """A pool that works at once; training `b` fails."""
+
+        def __init__(self, *args, **kwargs): ...
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *args): ...
+        def submit(self, run, task, args):
+            future = Future()
+            if task[1] == "b":
+                future.set_exception(ValueError("no luck"))
+            else:
+                future.set_result(None)
+            return future
+
+    monkeypatch.setattr(study, "ProcessPoolExecutor", AtOnce)
+    a, b = ("train", "a"), ("train", "b")
+    tasks = {a: [], b: [], ("measure", "x"): [a], ("measure", "y"): [a, b]}
+    study.run_all(tasks, SimpleNamespace(parallel=2, seconds=math.inf))
+    lines = [line.partition(" s: ")[2] or line for line in capsys.readouterr().out.splitlines()]
+    assert sorted(lines) == ["measure x: done", "measure y: left out", "train a: done", "train b: no luck"]
 
 
 def test_measures_by_hand():
@@ -94,7 +129,7 @@ def rivals_sharpened(probability):
 def test_a_field_has_the_probabilities_of_each_voxel():
     probability = torch.tensor([[0.2, 1.0], [0.5, 0.0], [0.3, 0.0]])
     field = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(0))
-    labels = torch.stack([rivals.field_labels(probability, one) for one in field])
+    labels = torch.stack([contenders.field_labels(probability, one) for one in field])
     frequency = torch.stack([(labels == k).float().mean(0) for k in range(3)])
     torch.testing.assert_close(frequency, probability, atol=0.01, rtol=0)
 
@@ -102,7 +137,7 @@ def test_a_field_has_the_probabilities_of_each_voxel():
 def test_low_rank_logits_have_the_mean_and_covariance():
     # K = 1, two voxels, rank 1: covariance factor (1, 2), variances 0.25 and 1.
     parameters = torch.tensor([[[3.0, -1.0], [math.log(0.25), 0.0], [1.0, 2.0]]])
-    drawn = rivals.sample_logits(parameters, 1, 40_000, torch.Generator().manual_seed(0))[:, 0, 0]
+    drawn = contenders.sample_logits(parameters, 1, 40_000, torch.Generator().manual_seed(0))[:, 0, 0]
     torch.testing.assert_close(drawn.mean(0), torch.tensor([3.0, -1.0]), atol=0.05, rtol=0)
     expected = torch.tensor([[1.25, 2.0], [2.0, 5.0]])
     torch.testing.assert_close(torch.cov(drawn.T), expected, atol=0.1, rtol=0)
@@ -111,7 +146,7 @@ def test_low_rank_logits_have_the_mean_and_covariance():
 def test_stochastic_loss_without_variance_is_the_cross_entropy():
     logits, label = torch.randn(2, 3, 4, 4, 4), torch.randint(3, (2, 1, 4, 4, 4))
     certain = torch.cat([logits, torch.full_like(logits, -100), torch.zeros_like(logits)], dim=1)
-    found = rivals.StochasticLoss(3, samples=4)(certain, label)
+    found = contenders.StochasticLoss(3, samples=4)(certain, label)
     assert found.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, label[:, 0]).item(), rel=1e-5)
 
 
@@ -120,8 +155,8 @@ def test_flips_are_reverted():
     network = parser.get_parsed_content("network_def").eval()
     network.segmenter = torch.nn.Conv3d(1, 3, 1)  # commutes with flips
     image = torch.randn(1, 1, *parser["roi_size"])
-    mean, drawn = rivals.passes(parser, [network], [(), (0,), (1, 2)])(image)
-    alone, _ = rivals.passes(parser, [network])(image)
+    mean, drawn = contenders.passes(parser, [network], [(), (0,), (1, 2)])(image)
+    alone, _ = contenders.passes(parser, [network])(image)
     assert len(drawn) == 3
     torch.testing.assert_close(mean, alone, atol=1e-2, rtol=0)  # bfloat16
 
@@ -130,20 +165,21 @@ def test_report(tmp_path, capsys):
     def row(dice, ece):
         cases = {f"scan_{i}": {"dice": d, "ece": ece, "calibrated_ece": ece / 2} for i, d in enumerate(dice)}
         pooled = {"raw": {"ece": ece}, "calibrated": {"ece": ece / 4}}
-        cost = {"minutes_of_training": 3.2, "seconds_per_case": 0.25, "at": "now", "commit": "abc"}
+        cost = {"minutes_of_training": 3.2, "batches_of_training": 9, "seconds_per_case": 0.25}
+        cost |= {"at": "now", "commit": "abc"}
         return {**cost, "cases": cases, "pooled": pooled}
 
     files = {name: tmp_path / f"{name}.json" for name in ("segmenter", "better", "missing")}
     with pytest.raises(UserError, match="no measurement of the segmenter"):
-        report.write(files, "results_fold", tmp_path)
+        report.write(files, "results_study", tmp_path)
     common.write_json(files["segmenter"], row([0.8, 0.9], 0.04))
     common.write_json(files["better"], row([0.82, 0.92], 0.01))
-    report.write(files, "results_fold", tmp_path)
-    _, better = json.loads((tmp_path / "results_fold.json").read_text())["rows"]
+    report.write(files, "results_study", tmp_path)
+    _, better = json.loads((tmp_path / "results_study.json").read_text())["rows"]
     assert better["dice"]["mean"] == pytest.approx(0.87)
     assert better["calibrated_ece_difference"]["mean"] == pytest.approx(-0.015)
     assert "| better | 2 | 0.8700 [+0.0200, +0.0200] |" in capsys.readouterr().out
-    assert (tmp_path / "results_fold.png").stat().st_size > 5000
+    assert (tmp_path / "results_study.png").stat().st_size > 5000
 
 
 @pytest.mark.parametrize("kind", robustness.DEGREES)
@@ -168,45 +204,57 @@ def data(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_study_trains_measures_and_reports(tmp_path, data, monkeypatch):
-    tiny = {
-        "roi_size": [16, 16, 16],
-        "precision": "float32",
-        "batch_size": 2,
-        "num_workers": 0,
-        "train::dataset::cache_rate": 0.0,
+def test_the_study_trains_measures_and_reports(tmp_path, data):
+    short = {"batches": 1, "batch_size": 1}
+    content = {
+        **STUDY,
+        "budgets": {
+            "segmenter": short,
+            "denoiser": short,
+            "fold": short,
+            "cycles": {**short, "batches": 2, "cycles": 2},
+        },
+        "networks": {n: STUDY["networks"][n] for n in ("fold_segmenter", "segmenter_cyclic", "denoiser")}
+        | {"segmenter": {}},
+        "rows": [
+            ROWS["segmenter"],
+            {**ROWS["5 checkpoints of one cyclic run"], "networks": ["segmenter_cyclic_0:1", "segmenter_cyclic_0:2"]},
+            {**ROWS["PD-DDPM, 1 call"], "settings": {"num_steps": 1, "members": 2}},
+        ],
+        "sweep": {**STUDY["sweep"], "calls": [1], "starts": [], "every": 2, "hippocampus": {"denoiser": [300, 300]}}
+        | {"phantom": {}},
     }
-    for name in ("segmenter", "segmenter_cyclic", "segmenter_stochastic", "narrow"):
-        changed = dict(VARIANTS[name]) | {"copies": 1, "rows": list(VARIANTS[name]["rows"])}
-        changed["train"] = changed.get("train", {}) | tiny
-        changed["common"] = changed.get("common", {}) | {"roi_size": [16, 16, 16]}
-        changed["rows"] = [row for row in changed["rows"] if "copies" not in row][:5]
-        monkeypatch.setitem(VARIANTS, name, changed)
-    monkeypatch.setattr(study, "read_variants", lambda names=(): {n: VARIANTS[n] for n in names or ["segmenter"]})
-    command = ["--dataset_dir", str(data), "--bundle", str(common.PHANTOM), "--epochs", "1", "--device", "cpu"]
-    command += ["--on", "validation", "--work", str(tmp_path / "work"), "--output_dir", str(tmp_path)]
-    study.main([*command, "--only", "segmenter", "segmenter_cyclic", "segmenter_stochastic", "narrow"])
-    rows = json.loads((tmp_path / "results_validation.json").read_text())["rows"]
-    assert rows[0]["name"] == "segmenter"
-    measured = {path.stem for path in (tmp_path / "work" / "rows" / "validation").glob("*.json")}
-    assert {
-        "checkpoints of one cyclic run",
-        "stochastic segmentation network, rank 10",
-        "the denoiser called once",
-    } <= measured
-    args = SimpleNamespace(bundle=common.PHANTOM, work=tmp_path / "work", device="cpu")
-    assert study.is_done(args.work / "narrow_0")
-    state = json.loads((args.work / "narrow_0" / "training.json").read_text())
-    study.train("narrow_0", VARIANTS["narrow"], 0, 0, args)  # is not repeated
-    assert json.loads((args.work / "narrow_0" / "training.json").read_text()) == state
+    common.write_json(tmp_path / "study.json", content)
+    command = [
+        "--dataset_dir",
+        str(data),
+        "--study",
+        str(tmp_path / "study.json"),
+        "--device",
+        "cpu",
+        "--parallel",
+        "2",
+    ]
+    command += ["--work", str(tmp_path / "work"), "--output_dir", str(tmp_path)]
+    study.main(command)
+    rows = json.loads((tmp_path / "results_study.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == [row["name"] for row in content["rows"]]
+    assert rows[2]["batches_of_training"] == 2
+    assert rows[2]["seconds_per_case"] > 0
+    job = json.loads((tmp_path / "results_sweep.json").read_text())["jobs"][0]
+    assert job["job"] == "hippocampus denoiser 300"
+    weights = tmp_path / "work" / "denoiser_0" / "model_1.pt"
+    before = weights.stat().st_mtime_ns
+    study.main([*command, "--stages", "train"])
+    assert weights.stat().st_mtime_ns == before  # finished work is not repeated
 
 
 @pytest.mark.slow
 def test_robustness_runs(tmp_path, data, monkeypatch):
     monkeypatch.setattr(robustness, "DEGREES", {"blur": (0.6,), "bias field": (0.3,)})
-    command = ["--dataset_dir", str(data), "--bundle", str(common.PHANTOM), "--every", "2", "--device", "cpu"]
+    command = ["--dataset_dir", str(data), "--every", "2", "--device", "cpu"]
     robustness.main([*command, "--work", str(tmp_path), "--output_dir", str(tmp_path)])
     found = json.loads((tmp_path / "results_robustness.json").read_text())["results"]
-    assert set(found) == {"segmenter", "ensemble"}
-    assert 0 <= found["ensemble"]["blur"]["best_aurc"] <= found["ensemble"]["blur"]["aurc"]
+    assert set(found) == {"shipped segmenter", "shipped ensemble"}
+    assert 0 <= found["shipped ensemble"]["blur"]["best_aurc"] <= found["shipped ensemble"]["blur"]["aurc"]
     assert (tmp_path / "results_robustness.png").stat().st_size > 5000

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import copy
-import math
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,154 +13,42 @@ from monai.losses import DiceCELoss
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from augmentation import augment
-from phantoms import draw_annotations, draw_phantoms
+from batches import FOLDS, Batches, prepare
+from fit import Budget, train_denoiser, train_segmenter
 
 from monai_pdddpm.inferers import DenoisingInferer
 from monai_pdddpm.losses import DenoisingLoss
 from monai_pdddpm.networks import PDDDPM
 
 BUNDLES = {"phantom": "phantom_segmentation", "hippocampus": "hippocampus_mri_segmentation"}
-PADDED = (48, 64, 48)
-FOLDS = 5
+WINDOWS = {"phantom": (48, 56, 40), "hippocampus": (40, 56, 40)}
+
+
+def read_config(task: str, file: str) -> ConfigParser:
+    """Read a configuration of a bundle."""
+    parser = ConfigParser()
+    parser.read_config(Path(__file__).parents[2] / "bundles" / BUNDLES[task] / "configs" / file)
+    return parser
 
 
 def bundle_network(task: str) -> PDDDPM:
     """Return the pair of a bundle with random weights."""
-    parser = ConfigParser()
-    parser.read_config(Path(__file__).parents[2] / "bundles" / BUNDLES[task] / "configs" / "inference.json")
-    return parser.get_parsed_content("network_def")
+    return read_config(task, "inference.json").get_parsed_content("network_def")
 
 
-def prepare(dataset_dir: Path, work: Path) -> None:
-    """Preprocess the hippocampus training cases as the bundle does, padded to one size, into ``work/cases.npz``."""
-    from monai.transforms import Compose, ResizeWithPadOrCropd
-
-    parser = ConfigParser()
-    parser.read_config(Path(__file__).parents[2] / "bundles" / BUNDLES["hippocampus"] / "configs" / "train.json")
-    parser["dataset_dir"] = str(dataset_dir)
-    transforms = parser.get_parsed_content("train::deterministic_transforms")
-    load = Compose([*transforms, ResizeWithPadOrCropd(["image", "label"], PADDED)])
-    cases = [load(case) for case in parser.get_parsed_content("train::data")]
-    numbers = [int("".join(filter(str.isdigit, Path(case["image"].meta["filename_or_obj"]).name))) for case in cases]
-    np.savez_compressed(
-        work / "cases.npz",
-        image=torch.stack([case["image"].as_tensor() for case in cases]).half().numpy(),
-        label=torch.stack([case["label"].as_tensor() for case in cases]).byte().numpy(),
-        fold=np.array([(number + 1) // 2 % FOLDS for number in numbers]),  # files 2k-1 and 2k show one subject
-    )
+def segmenter_loss() -> nn.Module:
+    """Return Dice and cross-entropy."""
+    return DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
 
 
-class Batches:
-    """Random training batches: fresh phantoms, or augmented hippocampus cases.
-
-    Args:
-        task: ``"phantom"`` or ``"hippocampus"``.
-        work: folder with ``cases.npz`` and, for the denoiser, ``out_of_fold.npz``.
-        device: where batches are made.
-        size: window of the bundle.
-        excluded_fold: fold whose cases are left out; -1 keeps all.
-    """
-
-    def __init__(self, task: str, work: Path, device: torch.device, size: tuple[int, ...], excluded_fold: int = -1):
-        self.task, self.device, self.size = task, device, size
-        if task == "hippocampus":
-            cases = np.load(work / "cases.npz")
-            self.image = torch.as_tensor(cases["image"], dtype=torch.float32, device=device)
-            self.maps = [torch.as_tensor(cases["label"], device=device)]
-            if (work / "out_of_fold.npz").exists():
-                self.maps.append(torch.as_tensor(np.load(work / "out_of_fold.npz")["label"], device=device))
-            self.chosen = torch.as_tensor(np.flatnonzero(cases["fold"] != excluded_fold), device=device)
-
-    def draw(self, count: int, strength: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return images (B, 1, ...) and label maps (B, 1, ...): truth and, for hippocampi, out-of-fold maps."""
-        if self.task == "phantom":
-            image, scaled = draw_phantoms(count, self.device)
-            return image, [draw_annotations(scaled)]
-        index = self.chosen[torch.randint(len(self.chosen), (count,), device=self.device)]
-        return augment(self.image[index], [m[index] for m in self.maps], self.size, strength)
-
-
-class Schedule:
-    """Learning rate over a training of fixed time: a short warm-up, then half a cosine."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, seconds: float, batches: int) -> None:
-        self.optimizer, self.seconds, self.batches = optimizer, seconds, batches
-        self.peak = optimizer.param_groups[0]["lr"]
-
-    def __iter__(self) -> Iterator[float]:
-        """Yield the elapsed fraction before each batch, until time or batches are used up."""
-        start, done = time.monotonic(), 0
-        while (elapsed := (time.monotonic() - start) / self.seconds) < 1 and done < self.batches:
-            rate = self.peak * min(1, 0.05 + 40 * elapsed) * (1 + math.cos(math.pi * elapsed)) / 2
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            yield elapsed
-            done += 1
-        print(f"{done} batches in {time.monotonic() - start:.0f} s", flush=True)
-
-
-class Average:
-    """Exponential moving average of a network's parameters."""
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.network, self.decay, self.updates = copy.deepcopy(network).requires_grad_(False), decay, 0
-
-    def update(self, network: nn.Module) -> None:
-        """Move towards the network's parameters; fast during the first batches."""
-        self.updates += 1
-        weight = 1 - min(self.decay, self.updates / (self.updates + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), weight)
-
-
-def train_segmenter(network: nn.Module, batches: Batches, args: argparse.Namespace) -> nn.Module:
-    """Train a segmenter with Dice and cross-entropy; return its moving average."""
-    average, loss_function = (
-        Average(network, 0.998),
-        DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True),
-    )
-    optimizer = torch.optim.AdamW(network.parameters(), lr=args.learning_rate, weight_decay=1e-4)
-    network.train()
-    for elapsed in Schedule(optimizer, args.seconds, args.batches):
-        image, maps = batches.draw(args.batch_size, 1.0 if elapsed < 0.85 else 0.3)
-        with torch.autocast(batches.device.type, torch.bfloat16):
-            logits = network(image)
-        _step(loss_function(logits.float(), maps[0]), network, optimizer)
-        average.update(network)
-    return average.network.eval()
-
-
-def train_denoiser(pair: PDDDPM, batches: Batches, args: argparse.Namespace) -> nn.Module:
-    """Train a denoiser with the package's training call and cross-entropy; return its moving average."""
-    call = DenoisingInferer(time_steps=range(999, -1, -1), dense_fraction=0.5, solver_steps=[1] * 16 + [2] * 3 + [4])
-    average, loss_function = Average(pair.denoiser, 0.999), DenoisingLoss("x0", lambda_dice=0.0)
-    optimizer = torch.optim.AdamW(pair.denoiser.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
-    pair.train()
-    for elapsed in Schedule(optimizer, args.seconds, args.batches):
-        image, maps = batches.draw(args.batch_size, 1.0 if elapsed < 0.85 else 0.4)
-        denoised = call(image, pair, maps[0], maps[1] if len(maps) > 1 else None)
-        _step(loss_function(denoised, maps[0]), pair.denoiser, optimizer)
-        average.update(pair.denoiser)
-    return average.network.eval()
-
-
-def _step(loss: torch.Tensor, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-    optimizer.step()
-
-
-def out_of_fold(args: argparse.Namespace, device: torch.device, size: tuple[int, ...]) -> None:
+def out_of_fold(args: argparse.Namespace, budget: Budget, device: torch.device) -> None:
     """Train a segmenter without each fold, and write its label maps of that fold to ``out_of_fold.npz``."""
-    cases = np.load(args.work / "cases.npz")
+    cases = dict(np.load(args.work / "cases.npz"))
     maps = np.zeros_like(cases["label"])
     for fold in range(FOLDS):
-        batches = Batches("hippocampus", args.work, device, size, excluded_fold=fold)
-        network = train_segmenter(
-            bundle_network("hippocampus").segmenter.requires_grad_(True).to(device), batches, args
-        )
+        batches = Batches(device, WINDOWS["hippocampus"], cases, held_out=fold)
+        segmenter = bundle_network("hippocampus").segmenter.requires_grad_(True).to(device)
+        network = train_segmenter(segmenter, segmenter_loss(), batches, budget, args.work / f"fold_{fold}.state")[-1]
         for case in np.flatnonzero(cases["fold"] == fold):
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
                 maps[case, 0] = network(batches.image[case][None]).argmax(1)[0].cpu().numpy()
@@ -199,22 +83,39 @@ def main(argv: list[str] | None = None) -> None:
     args = options.parse_args(argv)
     torch.manual_seed(args.seed)
     args.work.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if args.job == "prepare":
-        return prepare(args.dataset_dir, args.work)
-    pair = bundle_network(args.task).to(device)
-    size = (40, 56, 40) if args.task == "hippocampus" else (48, 56, 40)
+        parser = read_config("hippocampus", "train.json")
+        parser["dataset_dir"] = str(args.dataset_dir)
+        return prepare(parser, args.work / "cases.npz")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    budget = Budget(
+        batches=args.batches,
+        seconds=args.seconds,
+        batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        weight_decay=args.weight_decay,
+        average=0.999 if args.job == "denoiser" else 0.998,
+    )
     if args.job == "folds":
-        return out_of_fold(args, device, size)
+        return out_of_fold(args, budget, device)
+    pair = bundle_network(args.task).to(device)
     network = pair.segmenter.requires_grad_(True) if args.job == "segmenter" else pair.denoiser
     if args.init:
         load(network, args.init)
-    batches = Batches(args.task, args.work, device, size)
+    kept = {"hippocampus": "cases.npz", "phantom": ""}[args.task]
+    cases = dict(np.load(args.work / kept)) if kept else None
+    state = args.work / f"{args.task}_{args.job}.state"
     if args.job == "segmenter":
-        trained = train_segmenter(network, batches, args)
+        batches = Batches(device, WINDOWS[args.task], cases)
+        trained = train_segmenter(network, segmenter_loss(), batches, budget, state)[-1]
     else:
+        maps = np.load(args.work / "out_of_fold.npz")["label"] if kept else None
         load(pair.segmenter, args.work / f"{args.task}_segmenter.pt")
-        trained = train_denoiser(pair, batches, args)
+        call = DenoisingInferer(
+            time_steps=range(999, -1, -1), dense_fraction=0.5, solver_steps=[1] * 16 + [2] * 3 + [4]
+        )
+        batches = Batches(device, WINDOWS[args.task], cases, maps)
+        trained = train_denoiser(pair, call, DenoisingLoss("x0", lambda_dice=0.0), batches, budget, state)[-1]
     return save(trained, args.work / f"{args.task}_{args.job}.pt")
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +16,43 @@ from torch.nn import functional as F
 
 from benchmarks import common
 from benchmarks.speed.rivals import segmenter_answers
+from benchmarks.trust import training
 from monai_pdddpm.data.phantom_distribution import smooth_field
 from monai_pdddpm.networks import PDDDPM
-from monai_pdddpm.networks.weights import load_weights, read_weights
 
 Draw = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+MEMBERS = 8
+
+
+def contender(row: Mapping[str, Any], study: Mapping[str, Any], args: argparse.Namespace) -> Draw:
+    """Return the function that draws the members of a row of the study; without networks, the shipped bundle."""
+    kind, names = row.get("kind", "ensemble"), row["networks"]
+    torch.manual_seed(0)  # for dropout
+    if kind == "ensemble":
+        own = study["networks"][training.copies_of(study)[names[-1]]].get("settings", {}) if names else {}
+        own = {key: value for key, value in own.items() if not key.startswith("trained_steps")}
+        settings = {"members": MEMBERS} | own | row.get("settings", {})
+        parser = common.read_bundle(common.HIPPOCAMPUS, settings, args.device)
+        if not names:
+            return ensemble(parser, common.load_pair(parser))
+        pair = parser.get_parsed_content("network_def").to(args.device).eval()
+        pair.segmenter = training.load_segmenter(study, names[0], args)
+        training.load_denoiser(pair, names[1], args.work)
+        return ensemble(parser, pair.eval())
+    parser = common.read_bundle(common.HIPPOCAMPUS, device=args.device)
+    segmenters = [training.load_segmenter(study, name, args) for name in names]
+    if kind == "stochastic":
+        return stochastic(parser, segmenters[0], MEMBERS)
+    pairs = []
+    for segmenter in segmenters:
+        pair = common.load_pair(parser)
+        pair.segmenter = segmenter
+        pairs.append(pair.eval())
+    if kind == "field":
+        return random_field(parser, pairs[0], row["length_mm"], MEMBERS)
+    if kind == "dropout":
+        return passes(parser, [with_dropout(pairs[0])] * row["passes"])
+    return passes(parser, pairs, row.get("flips", [[]]))
 
 
 def ensemble(parser: ConfigParser, network: PDDDPM) -> Draw:
@@ -33,13 +65,6 @@ def ensemble(parser: ConfigParser, network: PDDDPM) -> Draw:
         return parts["pred"], parts["members"]
 
     return draw
-
-
-def with_segmenter(parser: ConfigParser, file: Path) -> PDDDPM:
-    """Build the bundle's pair with the segmenter of a file."""
-    network = copy.deepcopy(parser.get_parsed_content("network_def")).to(parser["device"]).eval()
-    load_weights(network.segmenter, read_weights(file), file)
-    return network
 
 
 def passes(parser: ConfigParser, networks: Sequence[PDDDPM], flips: Sequence[Sequence[int]] = ((),)) -> Draw:
@@ -80,7 +105,7 @@ def random_field(parser: ConfigParser, network: PDDDPM, length_mm: float, member
     answer = passes(parser, [network])
 
     def draw(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, _ = answer(image)
+        mean = answer(image)[0].cpu()
         rng, spacing = np.random.default_rng(0), parser["spacing"]
         fields = [torch.as_tensor(smooth_field(mean.shape[1:], spacing, length_mm, rng)) for _ in range(members)]
         labels = torch.stack([field_labels(mean, field) for field in fields])
@@ -89,14 +114,16 @@ def random_field(parser: ConfigParser, network: PDDDPM, length_mm: float, member
     return draw
 
 
-def sample_logits(parameters: torch.Tensor, num_classes: int, samples: int, generator: torch.Generator) -> torch.Tensor:
+def sample_logits(
+    parameters: torch.Tensor, num_classes: int, samples: int, generator: torch.Generator | None = None
+) -> torch.Tensor:
     """Draw logits from a low-rank Gaussian.
 
     Args:
         parameters: (B, K (R + 2), ...): mean, log of the diagonal variance, R columns of the covariance factor.
         num_classes: K.
         samples: number S of samples.
-        generator: source of randomness.
+        generator: source of randomness, on the device of `parameters`; by default torch's own.
 
     Returns:
         (S, B, K, ...).
@@ -105,9 +132,8 @@ def sample_logits(parameters: torch.Tensor, num_classes: int, samples: int, gene
     """
     mean, log_variance, *columns = parameters.float().split(num_classes, dim=1)
     factor = torch.stack(columns)  # (R, B, K, ...)
-    shape = (samples, len(columns), len(mean))
-    low = torch.randn(shape, generator=generator).to(mean.device)
-    white = torch.randn((samples, *mean.shape), generator=generator).to(mean.device)
+    low = torch.randn((samples, len(columns), len(mean)), generator=generator, device=mean.device)
+    white = torch.randn((samples, *mean.shape), generator=generator, device=mean.device)
     shared = torch.einsum("srb,rb...->sb...", low, factor)
     return mean + shared + (log_variance.clamp(max=5) / 2).exp() * white
 
@@ -125,11 +151,10 @@ class StochasticLoss(nn.Module):
     def __init__(self, num_classes: int, samples: int = 8) -> None:
         super().__init__()
         self.num_classes, self.samples = num_classes, samples
-        self.generator = torch.Generator().manual_seed(0)
 
     def forward(self, parameters: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Return the loss of parameters (B, K (R + 2), ...) and true label maps (B, 1, ...)."""
-        logits = sample_logits(parameters, self.num_classes, self.samples, self.generator)
+        logits = sample_logits(parameters, self.num_classes, self.samples)
         truth = label[:, 0].long().expand(self.samples, *label[:, 0].shape)
         nll = F.cross_entropy(logits.flatten(0, 1), truth.flatten(0, 1), reduction="none")
         by_sample = nll.unflatten(0, (self.samples, -1)).flatten(2).sum(2)
@@ -146,7 +171,7 @@ def stochastic(parser: ConfigParser, network: nn.Module, members: int) -> Draw:
     def draw(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
             parameters = inferer(image, network)
-        logits = sample_logits(parameters, classes, members, torch.Generator().manual_seed(0))
+        logits = sample_logits(parameters, classes, members, torch.Generator(image.device).manual_seed(0))
         drawn = logits[:, 0].softmax(1)
         return drawn.mean(0), drawn
 

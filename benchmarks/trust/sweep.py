@@ -1,0 +1,121 @@
+"""How many calls does each start need? Starts T' from 300 to 1000, 1 to 20 calls, three training processes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import common
+from benchmarks.trust import phantom, training
+from benchmarks.trust.contenders import contender
+from benchmarks.trust.measures import measure_all
+from benchmarks.trust.report import described, values_of
+from monai_pdddpm.data import labelled_cases
+
+MEASURED = {
+    "hippocampus": {
+        "calibrated_nll": "NLL, calibrated",
+        "disagreement": "disagreement ratio",
+        "volume_z": "z",
+    },
+    "phantom": {"ged": "GED", "volume_sd_body": "volume SD, body", "volume_sd_core": "volume SD, core"},
+}
+
+
+def jobs_of(study: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the jobs `<task> <network> <T'>`, each with the networks that it needs."""
+    jobs = {}
+    for task in MEASURED:
+        for network, (low, high) in study["sweep"][task].items():
+            starts = [start for start in study["sweep"]["starts"] if low <= start < high] + [high]
+            for start in starts:
+                jobs[f"{task} {network} {start}"] = [f"{network}_0"] + ["segmenter_0"] * (task == "hippocampus")
+    return jobs
+
+
+def result_file(job: str, args: argparse.Namespace) -> Path:
+    """Return the file of a job's measurements."""
+    return args.work / "sweep" / f"{job.replace(' ', '_')}.json"
+
+
+def measure(study: Mapping[str, Any], job: str, args: argparse.Namespace) -> None:
+    """Measure one start with all numbers of calls, unless it was measured."""
+    path, (task, network, start) = result_file(job, args), job.split()
+    if path.is_file():
+        return
+    settings = {
+        calls: {"start_step": int(start), "num_steps": calls, "presegmentation_weight": 0.0}
+        for calls in study["sweep"]["calls"]
+    }
+    found: dict[int, dict[str, Any]] = {}
+    if task == "hippocampus":
+        parser = common.read_bundle(common.HIPPOCAMPUS, device=args.device)
+        cases = labelled_cases(args.dataset_dir, "validation")[:: study["sweep"]["every"]]
+        items = common.load_items(parser, cases)
+        for calls, changes in settings.items():
+            row = {"networks": ["segmenter_0", f"{network}_0"], "settings": changes}
+            measured = measure_all(contender(row, study, args), items, f"{job}, {calls} calls")
+            found[calls] = {metric: described(values_of(measured, metric)) for metric in MEASURED[task]}
+    else:
+        changes = {**study["networks"][network].get("settings", {}), "device": args.device}
+        changes = {key: value for key, value in changes.items() if not key.startswith("trained_steps")}
+        rows = phantom.measure(
+            [changes | s for s in settings.values()],
+            study["sweep"]["scans"],
+            study["sweep"]["members"],
+            denoiser_file=training.weights_file(f"{network}_0", args.work),
+        )
+        named = {line["name"]: line for line in phantom.summary(rows)}
+        for calls, s in settings.items():
+            line = named[json.dumps(changes | s)]
+            found[calls] = {metric: line[metric] for metric in MEASURED[task]}
+    common.write_json(path, {"job": job, **common.stamp(), "calls": found})
+
+
+def write(study: Mapping[str, Any], args: argparse.Namespace) -> None:
+    """Write numbers and figure of all measured jobs."""
+    files = [result_file(job, args) for job in jobs_of(study)]
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    if not found:
+        return
+    content = {"machine": common.machine(args.device), "scale": args.scale, **study["sweep"], "jobs": found}
+    common.write_json(args.output_dir / "results_sweep.json", content)
+    draw(found, args.output_dir / "results_sweep.png")
+
+
+def draw(found: list[dict[str, Any]], path: Path) -> None:
+    """Draw each measure against the calls; one line for each training process and start."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(2, 3, figsize=(14, 9), layout="constrained")
+    styles = {"denoiser": "-", "no_channel": ":", "residual": "--"}
+    colors = plt.get_cmap("viridis")
+    for row, (task, metrics) in zip(axes, MEASURED.items(), strict=True):
+        for axis, (metric, title) in zip(row, metrics.items(), strict=True):
+            for job in found:
+                of_task, network, start = job["job"].split()
+                if of_task != task:
+                    continue
+                values = [job["calls"][calls][metric]["mean"] for calls in job["calls"]]
+                kind = network.removeprefix("phantom_")
+                axis.plot(
+                    [int(calls) for calls in job["calls"]],
+                    [np.nan if value is None else value for value in values],
+                    styles[kind],
+                    color="black" if kind == "no_channel" else colors((int(start) - 300) / 700),
+                    marker="o",
+                    markersize=3,
+                    label=f"{kind}, T'={start}",
+                )
+            axis.set_xscale("log")
+            axis.set_title(f"{task}: {title}")
+            axis.set_xlabel("calls of the denoiser")
+            axis.grid(alpha=0.3)
+        row[-1].legend(fontsize=6)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
