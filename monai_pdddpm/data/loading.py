@@ -40,7 +40,7 @@ class LoadScan(Transform):
 
     In a list, the first file that exists gives the grid and the metadata; files on another grid are resampled to it
     (bilinear, zeros outside). The metadata are MONAI's, and ``case``, the `Case` with its files and notes;
-    ``filename_or_obj`` is the path that names the case.
+    ``filename_or_obj`` is the path that names the case, and ``original_channel_dim`` is 0.
 
     Args:
         spec: the scans expected.
@@ -89,7 +89,8 @@ class LoadScan(Transform):
             zeros = torch.zeros_like(first.as_tensor())
             stacked = torch.cat([zeros if part is None else part for part in parts])
             first = MetaTensor(stacked, meta=first.meta)
-        first.meta |= {"filename_or_obj": case.file, "case": replace(case, notes=tuple(notes))}
+        case = replace(case, notes=tuple(notes))
+        first.meta |= {"filename_or_obj": case.file, "case": case, "original_channel_dim": 0}
         return first if self.image_only else (first, first.meta)
 
     def _read(self, file: str, header: ScanHeader) -> tuple[Any, tuple[str, ...]]:

@@ -43,6 +43,7 @@ NOT_RUN = {
     "tools/reliability/bad_input.py": "minutes; tests/reliability/test_bad_input.py covers it",
     "configs/export_args.json": "a minute; tests/bundles/test_monai_tools.py runs them for each bundle",
     "#SBATCH": "needs Slurm and GPUs; the first block of the page runs torchrun",
+    "MonaiBundleInferenceOperator": "needs Holoscan; tests/bundles/test_deploy.py runs the operator's code",
     "label-env/bin/pip": "two gigabytes; tests/apps installs the same lines into its own environment",
     "monailabel.main": "servers; tests/apps starts them with these lines and sends requests",
 }
