@@ -13,11 +13,17 @@ from typing import Any, NoReturn
 
 from monai_pdddpm import __version__
 from monai_pdddpm.utils.errors import TRACEBACK_VARIABLE, user_message
+from monai_pdddpm.utils.paths import with_home
+
+
+def path(text: str) -> Path:
+    """Return a path of the command line."""
+    return Path(with_home(text))
 
 
 def existing(text: str) -> Path:
     """Return a path of the command line that exists."""
-    path = Path(text).expanduser()
+    path = Path(with_home(text))
     if not path.exists():
         raise argparse.ArgumentTypeError(f"found no {path}, expected a file or folder; fix the path")
     return path
@@ -37,7 +43,7 @@ COMMANDS: dict[str, tuple[str, str, Sequence[tuple[str, dict[str, Any]]]]] = {
         (
             ("name", {"help": "of the bundle, such as liver_ct_segmentation"}),
             ("--dataset", _DATASET | {"required": True}),
-            ("--output_dir", {"type": Path, "default": Path("bundles"), "help": "folder for the bundle (bundles)"}),
+            ("--output_dir", {"type": path, "default": Path("bundles"), "help": "folder for the bundle (bundles)"}),
             ("--memory", {"type": float, "metavar": "GiB", "help": "for training (this computer's)"}),
             ("--segmenter", {"type": existing, "metavar": "BUNDLE", "help": "bundle with a trained segmenter"}),
             ("--spacing", {"type": float, "nargs": 3, "metavar": "MM", "help": "voxel size (chosen by rule)"}),

@@ -35,7 +35,7 @@ DIALECT = {
 }
 ALLOWED = {  # file -> old names that are refused or listed, keys and titles of others
     "CHANGELOG.md": {"doubt", "proposal"},
-    "monai_pdddpm/bundle/renamed_keys.py": {"doubt", "proposal"},
+    "monai_pdddpm/bundle/given_settings.py": {"doubt", "proposal"},
     "monai_pdddpm/inferers/config.py": {"doubt"},
     "monai_pdddpm/cli/formats.py": {"licence"},
 }

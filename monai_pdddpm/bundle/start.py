@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from monai_pdddpm.bundle.renamed_keys import refuse_renamed_keys
+from monai_pdddpm.bundle.given_settings import check_given_settings
 from monai_pdddpm.inferers.autocast import autocast
 from monai_pdddpm.networks.weights import check_device
 from monai_pdddpm.utils.allocator import keep_freed_memory
@@ -43,12 +43,12 @@ def pick_device() -> torch.device:
 
 
 def start_run(device: torch.device | str, precision: str = "float32") -> None:
-    """Check keys, device and precision, and let the process keep freed memory.
+    """Check the given settings, device and precision, and let the process keep freed memory.
 
     Raises:
-        UserError: if a key of version 0.1 was given, the device cannot be used, or it does not have the precision.
+        UserError: if a key is unknown or a path is none, the device cannot be used, or it does not have the precision.
     """
-    refuse_renamed_keys()
+    check_given_settings()
     check_device(device)
     autocast(torch.device(device), precision)
     keep_freed_memory()

@@ -74,7 +74,7 @@ def create_bundle(
         raise UserError(f"--spacing: found {list(spacing)}, expected three sizes from 0.001 to 100 mm; fix them")
     if memory is not None and not 0 < memory < math.inf:
         raise UserError(f"--memory: found {memory:g}, expected a number of GiB above 0; fix it")
-    folder = output_dir.expanduser().absolute() / name
+    folder = output_dir.absolute() / name
     if folder.exists():
         raise UserError(f"{folder}: found a folder, expected none; remove it, or choose another name")
     check_output_dir(folder.parent)

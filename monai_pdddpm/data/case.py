@@ -61,7 +61,7 @@ class Case:
             raise UserError(
                 f"image: found {image!r}, expected a path, or a list with one for each channel; fix the data list"
             )
-        files = tuple(os.path.expanduser(entry) if entry else None for entry in entries)
+        files = tuple(os.fspath(entry) if entry else None for entry in entries)
         return cls(_name_of(_main_file(files)), files)
 
     @property

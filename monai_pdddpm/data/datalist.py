@@ -42,7 +42,7 @@ def inference_cases(dataset_dir: str | os.PathLike, data_list_key: str = "test")
             the same output, or one folder holds several DICOM series. A file that is missing among others stays in the
             list, for the run to report.
     """
-    root = Path(dataset_dir).expanduser()
+    root = Path(dataset_dir)
     check_choice("data_list_key", data_list_key, LIST_KEYS)
     keys = LIST_KEYS[LIST_KEYS.index(data_list_key) :]
     if not os.path.exists(root):  # unlike pathlib, os.path raises nothing in a folder without permission
@@ -91,7 +91,7 @@ def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[d
             that is missing in a list of files is left to the loader.
     """
     check_choice("data_list_key", data_list_key, ("training", "validation"))
-    root = Path(dataset_dir).expanduser()
+    root = Path(dataset_dir)
     if not os.path.isdir(root):
         raise UserError(f"{root}: not a folder, expected one with labeled cases and a dataset.json; check dataset_dir")
 

@@ -166,7 +166,7 @@ def ensure_phantom(dataset_dir: str | os.PathLike[str], **settings: Any) -> str:
     Returns:
         The path as a string.
     """
-    target = Path(dataset_dir).expanduser()
+    target = Path(dataset_dir)
     if not os.path.lexists(target) and not target.name.lower().endswith(SCAN_EXTENSIONS):
         print(f"No dataset at {target}: writing the synthetic phantom there.", flush=True)
         try:

@@ -62,7 +62,7 @@ def in_fast_layout(network: nn.Module, device: torch.device | str) -> nn.Module:
 
 def load_segmenter(
     network: PDDDPM,
-    candidates: Sequence[str],
+    candidates: Sequence[str] | str,
     device: torch.device | str = "cpu",
     denoiser_file: str = "",
 ) -> PDDDPM:
@@ -70,7 +70,7 @@ def load_segmenter(
 
     Args:
         network: network that the bundle defines.
-        candidates: files of a segmenter or of a whole pair; the first that exists is read.
+        candidates: files of a segmenter or of a whole pair, or one file; the first that exists is read.
         device: target device.
         denoiser_file: file of a whole pair whose denoiser the training starts from; random weights if empty.
 
@@ -79,6 +79,7 @@ def load_segmenter(
             missing or belongs to another denoiser.
     """
     check_device(device)
+    candidates = [candidates] if isinstance(candidates, str) else candidates
     if denoiser_file:
         denoiser = cast(nn.Module, network.denoiser)
         load_weights(denoiser, _part(read_weights(denoiser_file), "denoiser."), denoiser_file)

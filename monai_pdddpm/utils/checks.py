@@ -69,7 +69,7 @@ def check_output_dir(path: str | os.PathLike) -> None:
     Raises:
         UserError: when the folder cannot be made or written to.
     """
-    folder = Path(path).expanduser()
+    folder = Path(path)
     new = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]
     trial = folder / f".{uuid.uuid4().hex}.part"
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -66,6 +67,12 @@ def user_message(error: BaseException) -> str | None:
     return None
 
 
+def is_command() -> bool:
+    """Return whether this process was started by ``python -m monai.bundle`` or ``python -m monai_pdddpm``."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec is not None and spec.name.removesuffix(".__main__") in _COMMANDS
+
+
 def friendly_errors(force: bool = False) -> None:
     """End a command with one line on stderr when the user made a mistake or stopped it.
 
@@ -79,9 +86,10 @@ def friendly_errors(force: bool = False) -> None:
     Args:
         force: change the process in any case, for a script's own ``main``.
     """
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    if not force and (spec is None or spec.name.removesuffix(".__main__") not in _COMMANDS):
+    if not force and not is_command():
         return
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the names of cases may have letters that a console does not
+        sys.stdout.reconfigure(errors="backslashreplace")
     if sys.excepthook is not _report:
         sys.excepthook = _report
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:

@@ -47,10 +47,10 @@ def test_list_has_the_name_of_the_first_file_that_is_there(tmp_path, image, name
     assert len(case.files) == len(image)
 
 
-def test_present_files_and_home(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
+def test_present_files(tmp_path):
     (tmp_path / "a.nii").touch()
-    assert Case.of(["~/a.nii", None, "", "gone.nii"]).present_files == (str(tmp_path / "a.nii"), None, None, None)
+    files = [str(tmp_path / "a.nii"), None, "", "gone.nii"]
+    assert Case.of(files).present_files == (str(tmp_path / "a.nii"), None, None, None)
 
 
 @pytest.mark.parametrize("image", [3, None, [3], {"0": "a.nii"}])

@@ -122,10 +122,10 @@ class TestFolders:
         touch(tmp_path, "a.nii/b.txt", "c.nii")
         assert names(inference_cases(tmp_path)) == ["c"]
 
-    def test_home_is_expanded(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("HOME", str(tmp_path))
-        touch(tmp_path, "scans/a.nii")
-        assert inference_cases("~/scans") == [{"image": str(tmp_path / "scans/a.nii")}]
+    def test_a_name_that_begins_with_a_tilde_is_a_name(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        touch(tmp_path, "~root/a.nii")
+        assert inference_cases("~root") == [{"image": "~root/a.nii"}]
 
     def test_images_ts_comes_before_images_tr(self, tmp_path):
         touch(tmp_path, "imagesTs/t.nii.gz", "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
