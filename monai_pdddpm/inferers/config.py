@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from monai_pdddpm.data.scan_spec import FOURTH_DIMENSIONS
+from monai_pdddpm.networks import ADAPTIVE_SOLVERS, FIXED_STEP_SOLVERS
 from monai_pdddpm.schedulers import AncestralRule, Chain, DDIMRule, check_steps, is_residual
-from monai_pdddpm.utils.checks import check_choice, check_range
+from monai_pdddpm.utils.checks import check_choice, check_number, check_range, check_switch
 from monai_pdddpm.utils.errors import UserError
 
 from .autocast import check_precision
@@ -104,44 +105,50 @@ class EnsembleConfig:
 
     def __post_init__(self) -> None:
         for name, low in (("members", 1), ("member_batch", 1), ("dilation", 0), ("memory", 0)):
-            check_range(name, getattr(self, name), low)
-        check_range("seed", self.seed, 0, 2**63 - 1)  # the largest seed of torch
+            self._set(name, check_range(name, getattr(self, name), low))
+        self._set("seed", check_range("seed", self.seed, 0, 2**63 - 1))  # the largest seed of torch
         for name in ("overlap", "presegmentation_weight", "uncertainty_threshold"):
-            _check_fraction(name, getattr(self, name))
+            self._set(name, check_number(name, getattr(self, name), 0, 1, below=True))
+        for name, low in (("large_scale_noise", 0), ("noise_length", 1)):
+            self._set(name, check_number(name, getattr(self, name), low))
         for name, words in (
             ("windows", WINDOWS),
             ("blend_mode", BLEND_MODES),
             ("fourth_dimension", FOURTH_DIMENSIONS),
+            ("solver", ("", *FIXED_STEP_SOLVERS, *ADAPTIVE_SOLVERS)),
         ):
             check_choice(name, getattr(self, name), words)
-        _check_number("large_scale_noise", self.large_scale_noise, 0)
-        _check_number("noise_length", self.noise_length, 1)
+        for name in ("return_members", "progress"):
+            check_switch(name, getattr(self, name))
         check_precision(self.precision)
         is_residual(self.training_process)
-        if not isinstance(self.roi_size, Sequence) or any(not isinstance(r, int) or r < 1 for r in self.roi_size):
-            raise UserError(
-                f"roi_size: found {self.roi_size!r}, expected a list of whole numbers above 0; fix --roi_size"
-            )
-        object.__setattr__(self, "roi_size", tuple(self.roi_size))
-        object.__setattr__(self, "time_steps", tuple(check_steps(self.time_steps, 2**31)))
-        object.__setattr__(self, "solver_steps", self._solver_steps())
+        if not isinstance(self.roi_size, Iterable):
+            raise UserError(f"roi_size: found {self.roi_size!r}, expected a list of whole numbers; fix --roi_size")
+        self._set("roi_size", tuple(check_range("roi_size", r, 1) for r in self.roi_size))
+        self._set("time_steps", tuple(check_steps(self.time_steps, 2**31)))
+        self._set("solver_steps", tuple(self._solver_steps()))
 
-    def _solver_steps(self) -> tuple[int, ...]:
+    def _solver_steps(self) -> list[int]:
         """Return the solver steps at each time step."""
-        given = self.solver_steps
-        listed = list(given) if isinstance(given, Sequence) else [given]
-        if len(listed) not in (1, len(self.time_steps)) or any(not isinstance(n, int) or n < 0 for n in listed):
+        given, count = self.solver_steps, len(self.time_steps)
+        steps = list(given) if isinstance(given, Iterable) else [given] * count
+        if len(steps) == 1:
+            steps *= count
+        if len(steps) != count:
             raise UserError(
-                f"solver_steps: found {given!r}, expected a whole number of at least 0, or one for each of the "
-                f"{len(self.time_steps)} time steps; fix --inferer#solver_steps"
+                f"solver_steps: found {given!r}, expected one number, or one for each of the {count} time steps; fix "
+                "--inferer#solver_steps"
             )
-        return tuple(listed * len(self.time_steps) if len(listed) == 1 else listed)
+        return [check_range("solver_steps", n, 0) for n in steps]
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the dataclass is frozen
 
     def chain(self) -> Chain:
         """Return the reverse chain of these settings."""
         return Chain(
             time_steps=list(self.time_steps),
-            solver_steps=list(self._solver_steps()),
+            solver_steps=self._solver_steps(),
             rule=self.rule.name,
             eta=float(self.rule.eta),
             residual=is_residual(self.training_process),
@@ -158,7 +165,7 @@ class EnsembleConfig:
             "rule": str(self.rule),
             "training_process": self.training_process,
             "solver": self.solver,
-            "solver_steps": list(self._solver_steps()),
+            "solver_steps": self._solver_steps(),
             "roi_size": list(self.roi_size),
             "overlap": self.overlap,
             "blend_mode": self.blend_mode,
@@ -170,13 +177,3 @@ class EnsembleConfig:
             "dilation": self.dilation,
             "precision": self.precision,
         }
-
-
-def _check_number(name: str, value: object, low: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < float("inf"):
-        raise UserError(f"{name}: found {value!r}, expected a number of at least {low}; fix --{name}")
-
-
-def _check_fraction(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-        raise UserError(f"{name}: found {value!r}, expected a number from 0 to below 1; fix --{name}")

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.schedulers import check_steps, is_residual, noisy_state, regression_target, start_state
+from monai_pdddpm.utils.checks import check_number, check_range
 from monai_pdddpm.utils.errors import UserError
 
 from .autocast import autocast, check_precision
@@ -60,24 +61,16 @@ class DenoisingInferer(Inferer):
         precision: str = "bfloat16",
     ) -> None:
         super().__init__()
-        if not solver_steps or any(not isinstance(n, int) or n < 0 for n in solver_steps):
-            raise UserError(
-                f"solver_steps: found {list(solver_steps)}, expected one or more whole numbers of at least 0; fix "
-                "the inferer in the configuration"
-            )
-        if not time_steps:
-            raise UserError("time_steps: found an empty list, expected at least one for training; raise start_step")
-        if not 0 <= truth_share <= 1:
-            raise UserError(f"truth_share: found {truth_share!r}, expected a number from 0 to 1; fix --truth_share")
-        if not 0 <= dense_fraction <= 1:
-            raise UserError(f"dense_fraction: found {dense_fraction!r}, expected a number from 0 to 1; fix the inferer")
-        self.dense_fraction = dense_fraction
+        for name, values in (("solver_steps", solver_steps), ("time_steps", time_steps)):
+            if not len(values):
+                raise UserError(f"{name}: found an empty list, expected at least one number for training; fix {name}")
+        self.dense_fraction = check_number("dense_fraction", dense_fraction, 0, 1)
         self.residual = is_residual(training_process)
         self.training_process = training_process
         self.time_steps = torch.as_tensor(list(time_steps))
-        self.truth_share = truth_share
+        self.truth_share = check_number("truth_share", truth_share, 0, 1)
         self.corruption = corruption
-        self.solver_steps = tuple(solver_steps)
+        self.solver_steps = tuple(check_range("solver_steps", n, 0) for n in solver_steps)
         self.precision = check_precision(precision)
 
     def __call__(  # type: ignore[override]

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from monai_pdddpm.utils.checks import check_choice
-from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.checks import check_choice, check_number
 
 
 def implied_noise(x_t: torch.Tensor, x_0: torch.Tensor, abar_t: torch.Tensor) -> torch.Tensor:
@@ -120,8 +119,7 @@ class DDIMRule:
     eta: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.eta, (int, float)) or not 0 <= self.eta <= 1:
-            raise UserError(f"eta: found {self.eta!r}, expected a number from 0 to 1; fix 'rule' in the configuration")
+        object.__setattr__(self, "eta", check_number("eta", self.eta, 0, 1))
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from numbers import Integral
 
 import numpy as np
 
@@ -42,8 +43,6 @@ def stored_steps(
         [299, 149, 0]
     """
     check_range("num_steps", num_steps, 1)
-    if start_step is not None:
-        check_range("start_step", start_step, 0)
     if end_step is not None:
         check_range("end_step", end_step, 0)
     if start_step is not None:
@@ -133,23 +132,19 @@ def check_steps(time_steps: Iterable[int], num_train_timesteps: int) -> list[int
     Raises:
         UserError: otherwise.
     """
-    time_steps = [int(t) for t in time_steps]
-    if any(a <= b for a, b in pairwise(time_steps)) or any(not 0 <= t < num_train_timesteps for t in time_steps):
+    steps = list(time_steps)
+    indices = [int(t) for t in steps if isinstance(t, Integral) and not isinstance(t, bool)]
+    descending = all(a > b for a, b in pairwise((num_train_timesteps, *indices, -1)))
+    if len(indices) != len(steps) or not descending:
         raise UserError(
-            f"time_steps: found {time_steps}, expected a strictly descending list of indices from "
+            f"time_steps: found {steps}, expected a strictly descending list of indices from "
             f"{num_train_timesteps - 1} to 0; fix 'time_steps' in the configuration"
         )
-    return time_steps
+    return indices
 
 
 def _check(start_step: int, num_steps: int, end_step: int) -> None:
-    if start_step < 0:
-        raise UserError(f"start_step: found {start_step}, expected 0 or more; fix --start_step")
-    if start_step and not 0 <= end_step < start_step:
-        raise UserError(
-            f"end_step: found {end_step}, expected 0 to start_step - 1 = {start_step - 1}; fix --time_steps#end_step"
-        )
-    most = start_step - end_step
-    if num_steps < 1 or (start_step and num_steps > most):
-        expected = f"1 to start_step - end_step = {most}" if start_step else "1 or more"
-        raise UserError(f"num_steps: found {num_steps}, expected {expected}; fix --num_steps")
+    check_range("start_step", start_step, 0)
+    if start_step:
+        check_range("end_step", end_step, 0, start_step - 1)
+    check_range("num_steps", num_steps, 1, start_step - end_step if start_step else None)

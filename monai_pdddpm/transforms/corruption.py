@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch.nn import functional as F
 
-from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.checks import check_number
 from monai_pdddpm.utils.probabilities import likeliest_class
 
 
@@ -31,18 +29,10 @@ class PresegmentationCorruption:
     """
 
     def __init__(self, probability: float = 0.9, shift: float = 2.0, amplitude: float = 0.35, scale: int = 6) -> None:
-        for name, value in (("probability", probability), ("shift", shift), ("amplitude", amplitude)):
-            if not 0 <= value <= (1 if name == "probability" else math.inf):
-                expected = "a number from 0 to 1" if name == "probability" else "a number of at least 0"
-                raise UserError(
-                    f"{name}: found {value!r}, expected {expected}; fix the corruption in the configuration"
-                )
-        if scale < 1:
-            raise UserError(f"scale: found {scale!r}, expected at least 1; fix the corruption in the configuration")
-        self.probability = probability
-        self.shift = shift
-        self.amplitude = amplitude
-        self.scale = scale
+        self.probability = check_number("probability", probability, 0, 1)
+        self.shift = check_number("shift", shift, 0)
+        self.amplitude = check_number("amplitude", amplitude, 0)
+        self.scale = check_number("scale", scale, 1)
 
     def __call__(self, presegmentation: torch.Tensor) -> torch.Tensor:
         """Return corrupted pre-segmentations.

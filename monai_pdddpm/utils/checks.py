@@ -4,39 +4,55 @@ from __future__ import annotations
 
 import contextlib
 import math
-import operator
+import numbers
 import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["check_choice", "check_output_dir", "check_range", "check_switch"]
+__all__ = ["check_choice", "check_number", "check_output_dir", "check_range", "check_switch"]
 
 
-def check_range(name: str, value: object, low: int, high: int | None = None) -> None:
-    """Check that a setting is an integer within a range.
+def check_range(name: str, value: object, low: int, high: int | None = None) -> int:
+    """Check that a setting is an integer within a range, and return it as Python's ``int``, which JSON can hold.
 
     Args:
         name: key of the configuration.
-        value: its value; booleans are refused.
+        value: its value, such as an ``int`` or numpy's ``int64``; booleans are refused.
         low: smallest value allowed.
         high: largest value allowed; None for no limit.
 
     Raises:
         UserError: when it is not.
     """
-    try:
-        limit = math.inf if high is None else high
-        fits = not isinstance(value, (bool, np.bool_)) and low <= operator.index(value) <= limit  # type: ignore[arg-type]
-    except TypeError:
-        fits = False
-    if not fits:
+    number = value if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
+    if number is None or not low <= number <= (math.inf if high is None else high):
         expected = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise UserError(f"{name}: found {value!r}, expected a whole number {expected}; set {name} to one")
+    return int(number)
+
+
+def check_number(name: str, value: object, low: float, high: float | None = None, below: bool = False) -> float:
+    """Check that a setting is a finite number within a range, and return it as Python's ``float`` or ``int``.
+
+    Args:
+        name: key of the configuration.
+        value: its value; booleans and NaN are refused.
+        low: smallest value allowed.
+        high: largest value allowed; None for no limit.
+        below: exclude ``high`` itself.
+
+    Raises:
+        UserError: when it is not.
+    """
+    number: Any = value if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    if not low <= number < math.inf or (high is not None and not (number < high if below else number <= high)):
+        to = f"of at least {low:g}" if high is None else f"from {low:g} to {'below ' if below else ''}{high:g}"
+        raise UserError(f"{name}: found {value!r}, expected a number {to}; set {name} to one")
+    return int(number) if isinstance(number, numbers.Integral) else float(number)
 
 
 def check_switch(name: str, value: object) -> None:

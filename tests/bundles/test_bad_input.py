@@ -229,7 +229,7 @@ def wrong(phantom, tmp_path_factory):
         ("start_step", -1, "start_step: found -1, expected a whole number of at least 0"),
         ("start_step", 1001, "time_steps: found [1000, "),
         ("start_step", "high", "start_step: found 'high'"),
-        ("end_step", 1000, "end_step: found 1000, expected 0 to start_step - 1 = 999"),
+        ("end_step", 1000, "end_step: found 1000, expected a whole number from 0 to 999"),
         ("end_share", 0.6, "end_share: found a key of version 0.1, expected 'end_step'"),
         ("seed", -1, "seed: found -1"),
         ("device", "cuda:7", "device: found 'cuda:7', expected a device of this computer, which has no CUDA device"),

@@ -189,13 +189,13 @@ def test_list_of_one_index_runs_to_0_with_more_steps():
         ((0,), "num_steps: found 0, expected a whole number of at least 1"),
         ((2.5,), "num_steps: found 2.5"),
         ((None,), "num_steps: found None"),
-        ((600,), "num_steps: found 600, expected 1 to"),
+        ((600,), "num_steps: found 600, expected a whole number from 1 to"),
         ((5, -1), "start_step: found -1"),
         ((5, "high"), "start_step: found 'high'"),
-        ((5, 300, 300), "end_step: found 300, expected 0 to start_step - 1 = 299"),
-        ((5, None, 1000), "end_step: found 1000, expected 0 to start_step - 1 = 999"),
+        ((5, 300, 300), "end_step: found 300, expected a whole number from 0 to 299"),
+        ((5, None, 1000), "end_step: found 1000, expected a whole number from 0 to 999"),
         ((5, None, 0.6), "end_step: found 0.6"),
-        ((5, 4), "num_steps: found 5, expected 1 to"),
+        ((5, 4), "num_steps: found 5, expected a whole number from 1 to 4"),
     ],
 )
 def test_wrong_ranges_are_named(arguments, message):

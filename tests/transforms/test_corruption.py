@@ -208,7 +208,7 @@ def test_small_and_flat_volumes():
         ({"probability": -0.1}, "probability: found -0.1"),
         ({"shift": -1}, "shift: found -1, expected a number of at least 0"),
         ({"amplitude": -1}, "amplitude: found -1"),
-        ({"scale": 0}, "scale: found 0, expected at least 1"),
+        ({"scale": 0}, "scale: found 0, expected a number of at least 1"),
     ],
 )
 def test_out_of_range_names_the_key(options, text):

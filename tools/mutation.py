@@ -1,0 +1,289 @@
+"""Change one expression of the package at a time, and count the changes that the fast tests notice.
+
+    python tools/mutation.py --sample 300                # a random sample over all modules
+    python tools/mutation.py metrics/samples.py --sample 0   # every mutant of one module
+
+Each mutant is a copy of the package with one change. The tests that run the changed line, as coverage.py found, run in
+a fork of a process that has imported the libraries, quickest first, until one fails. `mutation_equivalent.csv` lists
+mutants that cannot change any result, each with the reason; they do not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = {  # mutated folder or file -> folders of its tests
+    "schedulers": ("schedulers", "networks"),
+    "networks": ("networks", "inferers"),
+    "inferers": ("inferers",),
+    "metrics": ("metrics", "handlers", "transforms"),
+    "transforms": ("transforms", "data", "bundle"),
+    "cli/planner.py": ("cli",),
+}
+EQUIVALENT = ROOT / "tools" / "mutation_equivalent.csv"
+SECONDS = 180
+SWAPS: dict[type[ast.AST], type[ast.AST]] = {
+    **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Div},
+    **{ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr, ast.MatMult: ast.Mult},
+    **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq},
+    **{ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And},
+}
+NAMES = {"min": "max", "max": "min", "amin": "amax", "amax": "amin", "floor": "ceil", "ceil": "floor", "any": "all"}
+NAMES |= {"all": "any", "argmin": "argmax", "argmax": "argmin", "zeros_like": "ones_like", "ones_like": "zeros_like"}
+DROPPED = ("clamp", "clamp_", "float", "double", "sqrt", "abs", "log", "square", "softmax", "eval", "round", "flip")
+SKIPPED = (ast.Raise, ast.Assert, ast.Import, ast.ImportFrom, ast.Global, ast.JoinedStr)
+
+
+class Mutant(NamedTuple):
+    """One change: module, function, line, text before and after, and the place of the text in the file."""
+
+    module: str
+    function: str
+    line: int
+    before: str
+    after: str
+    start: int
+    end: int
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Return what identifies the mutant while lines move."""
+        return self.module, self.function, self.before, self.after
+
+
+def changes(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the changed copies of one node."""
+    if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in SWAPS:
+        yield _with(node, op=SWAPS[type(node.op)]())
+    elif isinstance(node, ast.Compare) and len(node.ops) <= 2:
+        for i, op in enumerate(node.ops):
+            yield _with(node, ops=[*node.ops[:i], SWAPS[type(op)](), *node.ops[i + 1 :]])
+    elif isinstance(node, ast.UnaryOp):
+        yield node.operand
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield ast.Constant(not node.value)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        value = node.value
+        yield ast.Constant(value + 1 if isinstance(value, int) else value * 2 or 1.0)
+    elif isinstance(node, ast.IfExp | ast.If | ast.While) and isinstance(
+        node.test, ast.Name | ast.Attribute | ast.Call
+    ):
+        yield _with(node.test, negated=True)
+    elif isinstance(node, ast.Call):
+        name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+        if name in NAMES:
+            new = ast.Name(NAMES[name]) if isinstance(node.func, ast.Name) else _with(node.func, attr=NAMES[name])
+            yield _with(node, func=new)
+        if name in DROPPED and isinstance(node.func, ast.Attribute):
+            yield node.func.value
+        for i, word in enumerate(node.keywords):
+            if word.arg not in (None, "dtype", "device", "strict", "name", "desc", "encoding"):
+                yield _with(node, keywords=node.keywords[:i] + node.keywords[i + 1 :])
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        yield ast.Pass()
+
+
+def _with(node: ast.AST, negated: bool = False, **fields: object) -> ast.AST:
+    if negated:
+        return ast.UnaryOp(ast.Not(), node)
+    return type(node)(**{name: getattr(node, name, None) for name in node._fields} | fields)
+
+
+def mutants(module: str) -> list[Mutant]:
+    """Return all mutants of a module, a path below the package."""
+    text = (ROOT / "monai_pdddpm" / module).read_text(encoding="utf-8")
+    offsets = [0]
+    for line in text.encode().splitlines(keepends=True):
+        offsets.append(offsets[-1] + len(line))
+    found: list[Mutant] = []
+
+    def visit(node: ast.AST, function: str) -> None:
+        call = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        if isinstance(node, SKIPPED) or call.startswith(("logger.", "warnings.", "check_", "UserError", "print")):
+            return
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            function = f"{function}.{node.name}" if function else node.name
+        for new in changes(node):
+            target = node.test if isinstance(node, ast.IfExp | ast.If | ast.While) else node
+            start = offsets[target.lineno - 1] + target.col_offset
+            end = offsets[target.end_lineno - 1] + target.end_col_offset
+            after = ast.unparse(ast.fix_missing_locations(new))
+            expression = isinstance(new, ast.expr) and not isinstance(new, ast.Constant)
+            after = f"({after})" if expression else after
+            found.append(Mutant(module, function, target.lineno, ast.unparse(target), after, start, end))
+        for name, value in ast.iter_fields(node):
+            if name in ("annotation", "returns", "decorator_list", "type_comment", "bases", "ctx"):
+                continue
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    visit(child, function)
+
+    visit(ast.parse(text), "")
+    return found
+
+
+def test_files(module: str) -> list[str]:
+    """Return the files with the fast tests of a module."""
+    folders = FOLDERS[module if module in FOLDERS else module.split("/")[0]]
+    return [str(file) for folder in folders for file in sorted((ROOT / "tests" / folder).glob("test_*.py"))]
+
+
+class Coverage:
+    """Note which tests run which lines of the copied package, and how long each takes; a plugin of pytest."""
+
+    def __init__(self, copy: Path) -> None:
+        import coverage
+
+        self.package = copy / "monai_pdddpm"
+        self.tracer = coverage.Coverage(source=[str(self.package)], data_file=None)
+        self.seconds: dict[str, float] = {}
+        self.failed = ""
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Attribute the lines that follow to a test."""
+        self.tracer.switch_context(nodeid)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Add the seconds of a test, its fixtures included."""
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
+        self.failed = self.failed or report.failed and report.nodeid
+
+    def by_line(self) -> dict[str, dict[int, list[str]]]:
+        """Return the tests of each line, the quickest first, by module."""
+        data = self.tracer.get_data()
+        return {
+            Path(file).relative_to(self.package).as_posix(): {
+                line: sorted((t for t in tests if t), key=lambda test: self.seconds.get(test, 0.0))
+                for line, tests in data.contexts_by_lineno(file).items()
+            }
+            for file in data.measured_files()
+        }
+
+
+def covered_lines(copy: Path, files: list[str]) -> dict[str, dict[int, list[str]]]:
+    """Run test files without a mutant, and return the tests of each line by module."""
+    result = copy / "coverage.json"
+    if os.fork() == 0:
+        plugin = Coverage(copy)
+        plugin.tracer.start()
+        _test(copy, files, plugin, lambda: result.write_text(json.dumps(plugin.failed or plugin.by_line())))
+    os.wait()
+    found = json.loads(result.read_text())
+    if isinstance(found, str):
+        sys.exit(f"{found}: fails without a change; run it with pytest first")
+    return {module: {int(line): tests for line, tests in lines.items()} for module, lines in found.items()}
+
+
+def survives(mutant: Mutant, copy: Path, covered: dict[str, dict[int, list[str]]]) -> bool:
+    """Return whether the fast tests that run the line pass with a mutant in the copy of the package."""
+    lines = covered.get(mutant.module, {})
+    tests = lines.get(mutant.line) or test_files(mutant.module)  # a line outside of functions runs on import
+    path = copy / "monai_pdddpm" / mutant.module
+    original = path.read_bytes()
+    path.write_bytes(original[: mutant.start] + mutant.after.encode() + original[mutant.end :])
+    child = os.fork()
+    if child == 0:
+        _test(copy, tests)
+    begun, status = time.monotonic(), None
+    while status is None:
+        done, code = os.waitpid(child, os.WNOHANG)
+        if done:
+            status = code
+        elif time.monotonic() - begun > SECONDS:  # an endless loop is noticed too
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            status = 1
+        time.sleep(0.02)
+    path.write_bytes(original)
+    return status == 0
+
+
+def _test(copy: Path, tests: list[str], plugin: object = None, then: Callable[[], object] = bool) -> None:
+    """Run tests in this process, which then ends: 0 if all pass."""
+    os.setpgid(0, 0)
+    code = 1
+    with contextlib.suppress(BaseException):
+        sys.path[:0] = [str(copy)]
+        os.environ["PYTHONPATH"] = str(copy)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        import pytest
+
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--rootdir={ROOT}"]
+        os.chdir(ROOT)
+        code = int(pytest.main([*options, *tests], plugins=[plugin] if plugin else []))
+        then()
+    os._exit(code)
+
+
+def main() -> None:
+    """Run the mutants, print each survivor and the table by folder."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("modules", nargs="*", help="folders or files below monai_pdddpm; all of FOLDERS by default")
+    parser.add_argument("--sample", type=int, default=300, help="number of mutants, 0 for all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--least", type=float, default=0.0, help="exit with 1 if a smaller share is killed")
+    options = parser.parse_args()
+    import hypothesis  # noqa: F401  (before the forks, which then need not read them)
+    import matplotlib.pyplot  # noqa: F401
+    import monai.bundle
+    import monai.engines
+    import monai.transforms  # noqa: F401
+    import pytest  # noqa: F401
+    import torch
+    import torchmetrics  # noqa: F401
+
+    torch.set_num_threads(1)
+    package = ROOT / "monai_pdddpm"
+    files = [
+        path for name in options.modules or FOLDERS for path in sorted(package.glob(f"{name}/*.py")) or [package / name]
+    ]
+    found = [m for path in files if path.name != "__init__.py" for m in mutants(path.relative_to(package).as_posix())]
+    rows = list(csv.reader(EQUIVALENT.open(encoding="utf-8"))) if EQUIVALENT.is_file() else []
+    equivalent = {tuple(row[:4]) for row in rows}
+    chosen = random.Random(options.seed).sample(found, min(options.sample or len(found), len(found)))
+    counts: dict[str, Counter[str]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for path in ROOT.glob("[!.]*"):
+            if path != package:
+                (copy / path.name).symlink_to(path)
+        shutil.copytree(package, copy / "monai_pdddpm", ignore=shutil.ignore_patterns("__pycache__"))
+        sys.dont_write_bytecode = True
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+        covered = covered_lines(copy, sorted({file for mutant in chosen for file in test_files(mutant.module)}))
+        for mutant in sorted(chosen):
+            outcome = "equivalent"
+            if mutant.key not in equivalent:
+                outcome = "survived" if survives(mutant, copy, covered) else "killed"
+            counts.setdefault(mutant.module.split("/")[0], Counter())[outcome] += 1
+            if outcome == "survived":
+                print(f"{mutant.module}:{mutant.line} {mutant.function}: {mutant.before} -> {mutant.after}", flush=True)
+    total = sum(counts.values(), Counter())
+    print("| folder | mutants | killed | equivalent | survived |\n|---|---|---|---|---|")
+    for name, count in {**counts, "all": total}.items():
+        print(f"| {name} | {sum(count.values())} | {count['killed']} | {count['equivalent']} | {count['survived']} |")
+    share = total["killed"] / max(total["killed"] + total["survived"], 1)
+    print(f"killed: {100 * share:.1f} % of {total['killed'] + total['survived']} mutants of {len(found)} possible ones")
+    sys.exit(share < options.least)
+
+
+if __name__ == "__main__":
+    main()
