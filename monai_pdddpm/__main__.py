@@ -37,6 +37,12 @@ _BIDS = (
 )
 # command -> (module with run(), help, arguments)
 COMMANDS: dict[str, tuple[str, str, Sequence[tuple[str, dict[str, Any]]]]] = {
+    "demo": (
+        "monai_pdddpm.cli.demo",
+        "generate a phantom and segment it",
+        (("--output_dir", {"type": Path, "default": Path("pdddpm_demo"), "help": "new folder (pdddpm_demo)"}),),
+    ),
+    "bundles": ("monai_pdddpm.cli.bundles", "list the bundles of this release", ()),
     "create-bundle": (
         "monai_pdddpm.cli.create",
         "make a bundle for a data set",

@@ -26,7 +26,7 @@ from monai_pdddpm.cli.memory import GIB, memory_budget
 from monai_pdddpm.cli.planner import plan
 from monai_pdddpm.cli.readme import bundle_texts, commands, readme
 from monai_pdddpm.cli.segmenter_bundle import SegmenterBundle, read_segmenter
-from monai_pdddpm.cli.templates import license_file, templates
+from monai_pdddpm.cli.shipped import bundles, templates
 from monai_pdddpm.utils.checks import check_output_dir
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.memory import total_memory
@@ -174,7 +174,7 @@ def _write(folder: Path, files: Mapping[str, str], foreign: SegmenterBundle | No
             (partial / name).write_text(text, encoding="utf-8")
         (partial / "models").mkdir()
         shutil.copyfile(templates() / "logging.conf", partial / "configs" / "logging.conf")
-        shutil.copyfile(license_file(), partial / "LICENSE")
+        shutil.copyfile(bundles() / "phantom_segmentation" / "LICENSE", partial / "LICENSE")
         if foreign:
             torch.save(foreign.network.state_dict(), partial / "models" / "segmenter.pt")
         partial.rename(folder)

@@ -12,7 +12,7 @@ from monai_pdddpm import __version__
 from monai_pdddpm.bundle.render import fill
 from monai_pdddpm.cli.datasets import DataSet
 from monai_pdddpm.cli.planner import Choice, modality_of
-from monai_pdddpm.cli.templates import templates
+from monai_pdddpm.cli.shipped import templates
 
 
 def bundle_texts(name: str, data: DataSet, fingerprint: Mapping[str, Any]) -> dict[str, Any]:

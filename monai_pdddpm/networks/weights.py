@@ -105,7 +105,10 @@ def read_weights(file: str | os.PathLike) -> Mapping[str, torch.Tensor]:
         UserError: if the file is missing, or contains anything but tensors and primitives.
     """
     if not Path(file).is_file():
-        raise UserError(f"model_file: {file} does not exist; train the bundle or put its model.pt there")
+        raise UserError(
+            f"model_file: found no {file}, expected weights; train the bundle, put its model.pt there, or give its folder "
+            "as --bundle_root"
+        )
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
         content = content.get("model", content)

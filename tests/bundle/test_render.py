@@ -138,10 +138,19 @@ class TestText:
             assert json.loads(as_text(content)) == content
 
     def test_short_lists_on_one_line(self):
-        content = {"a": [1, "x"], "b": {}, "c": [], "d": [{"e": [None]}, {"h": [60 * "x", 60 * "y"]}], "f": list(range(60)), "g": "ä"}
+        content = {
+            "a": [1, "x"],
+            "b": {},
+            "c": [],
+            "d": [{"e": [None]}, {"h": [60 * "x", 60 * "y"]}],
+            "f": list(range(60)),
+            "g": "ä",
+        }
         text = as_text(content)
         assert json.loads(text) == content
-        assert text.startswith('{\n    "a": [1, "x"],\n    "b": {},\n    "c": [],\n    "d": [\n        {"e": [null]},\n')
+        assert text.startswith(
+            '{\n    "a": [1, "x"],\n    "b": {},\n    "c": [],\n    "d": [\n        {"e": [null]},\n'
+        )
         assert '        {\n            "h": [\n' in text
         assert text.endswith('"g": "ä"\n}\n')
         assert max(map(len, text.splitlines())) < 120

@@ -213,7 +213,7 @@ def wrong(phantom, tmp_path_factory):
         ("dataset_dir", "{wrong}/dataset", "dataset.json: not valid JSON"),
         ("dataset_dir", "{wrong}/outside", "leaves the folder"),
         ("data_list_key", "tests", "data_list_key: found 'tests'"),
-        ("model_file", "{wrong}/none.pt", "none.pt does not exist"),
+        ("model_file", "{wrong}/none.pt", "none.pt, expected weights"),
         ("model_file", "{wrong}/other_network.pt", "weights of another network"),
         ("model_file", "{wrong}/payload.pt", "cannot be read as weights"),
         ("model_file", "{wrong}/plain_pickle.pt", "cannot be read as weights"),

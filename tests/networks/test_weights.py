@@ -51,7 +51,7 @@ class TestNetwork:
         assert not any("abar" in key for key in pair().state_dict())
 
     def test_missing_file(self, tmp_path):
-        with pytest.raises(UserError, match=rf"model_file: {tmp_path / 'none.pt'} does not exist; train the bundle"):
+        with pytest.raises(UserError, match=rf"model_file: found no {tmp_path / 'none.pt'}, expected weights; train"):
             load_network(pair(), tmp_path / "none.pt")
 
     def test_another_network_names_what_does_not_fit(self, tmp_path):
