@@ -25,8 +25,7 @@ def run(options: argparse.Namespace) -> Result:
     if folder.exists():
         raise UserError(f"--output_dir: found {folder}, expected no such folder; remove it, or choose another name")
     check_output_dir(folder.parent)
-    one = {"train": 0, "validation": 0, "test": 1, "series": 0}
-    data = write_phantom(folder / "data", **one, annotations=4, progress=not options.quiet)
+    data = write_phantom(folder / "data", train=0, validation=0, test=1, series=0, annotations=4, progress=False)
     with contextlib.redirect_stdout(sys.stderr):  # of a run's log; --json promises JSON on standard output
         workflow = ConfigWorkflow(
             str(bundle / "configs" / "inference.json"),

@@ -106,8 +106,8 @@ def read_weights(file: str | os.PathLike) -> Mapping[str, torch.Tensor]:
     """
     if not Path(file).is_file():
         raise UserError(
-            f"model_file: found no {file}, expected weights; train the bundle, put its model.pt there, or give its folder "
-            "as --bundle_root"
+            f"model_file: found no {file}, expected weights; train the bundle, put its model.pt there, or give its "
+            "folder as --bundle_root"
         )
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
