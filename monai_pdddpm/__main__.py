@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from monai_pdddpm import __version__
-from monai_pdddpm.utils.errors import TRACEBACK_VARIABLE, user_message
+from monai_pdddpm.utils.errors import TRACEBACK_VARIABLE, escape_letters, user_message
 from monai_pdddpm.utils.paths import with_home
 
 
@@ -109,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with code 2 if the command line is wrong.
     """
+    escape_letters()
     options = parser().parse_args(arguments)
     try:
         result = import_module(COMMANDS[options.command][0]).run(options)
@@ -121,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {message}", file=sys.stderr)
         return 1
     if options.json:
-        print(json.dumps(result.content, ensure_ascii=False, indent=4))
+        print(json.dumps(result.content, indent=4))  # ASCII: valid in each encoding
     else:
         for line in (*result.problems, *(() if options.quiet else result.lines)):
             print(line)

@@ -73,6 +73,12 @@ def is_command() -> bool:
     return spec is not None and spec.name.removesuffix(".__main__") in _COMMANDS
 
 
+def escape_letters() -> None:
+    """Let standard output escape the letters that its encoding lacks, as standard error does."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def friendly_errors(force: bool = False) -> None:
     """End a command with one line on stderr when the user made a mistake or stopped it.
 
@@ -88,8 +94,7 @@ def friendly_errors(force: bool = False) -> None:
     """
     if not force and not is_command():
         return
-    if isinstance(sys.stdout, io.TextIOWrapper):  # the names of cases may have letters that a console does not
-        sys.stdout.reconfigure(errors="backslashreplace")
+    escape_letters()
     if sys.excepthook is not _report:
         sys.excepthook = _report
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
