@@ -95,7 +95,7 @@ def run_point(
     keep_freed_memory()
     start_mib, on = common.status_mib("VmRSS") or common.peak_mib(), torch.device(device)
     # Returned members would grow with their number by definition.
-    changes = {"windows": "active" if curve == "volume" else "all", "write_members": False}
+    changes = {"windows": "active" if curve == "volume" else "all", "inferer::return_members": False}
     changes |= {"members": value} if curve == "members" else {"num_steps": value} if curve == "steps" else {}
     parser = common.read_bundle(Path(bundle), {**overrides, **changes}, device)
     network, inferer = common.load_pair(parser), common.make_inferer(parser)

@@ -57,7 +57,7 @@ def contender(row: Mapping[str, Any], study: Mapping[str, Any], args: argparse.N
 
 def ensemble(parser: ConfigParser, network: PDDDPM) -> Draw:
     """Draw the method's members."""
-    parser["write_members"] = True
+    parser["inferer::return_members"] = True
     inferer = common.make_inferer(parser)
 
     def draw(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = options.parse_args(argv)
     rows: dict[str, dict[str, Any]] = {}
     for changes in args.settings:
-        overrides = {**changes, "members": args.members, "write_members": True}
+        overrides = {**changes, "members": args.members, "inferer::return_members": True}
         parser = common.read_bundle(common.HIPPOCAMPUS, overrides)
         items = common.load_items(parser, labelled_cases(args.dataset_dir, "validation")[: args.cases])
         name = json.dumps(changes) if changes else "as shipped"

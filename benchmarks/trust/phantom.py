@@ -148,7 +148,7 @@ def measure(
             compare(independent_voxels(phantom.probability, members, rng), maps, phantom)
         )
     for number, changes in enumerate(settings):
-        parser = common.read_bundle(bundle, {**changes, "members": members, "write_members": True})
+        parser = common.read_bundle(bundle, {**changes, "members": members, "inferer::return_members": True})
         inferer = common.make_inferer(parser)
         if denoiser_file is None:
             network = common.load_pair(parser, model_file)

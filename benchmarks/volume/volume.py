@@ -116,7 +116,7 @@ def phantom_pair(volume: Volume | None = None) -> PDDDPM:
 
 def run(bundle: Path, network: nn.Module, image: torch.Tensor, overrides: Mapping[str, Any]) -> tuple[Any, dict]:
     """Return the parts of a bundle's output for an image, and its run with the total seconds."""
-    inferer = common.make_inferer(common.read_bundle(bundle, {"write_members": False, **overrides}))
+    inferer = common.make_inferer(common.read_bundle(bundle, {"inferer::return_members": False, **overrides}))
     watch = Stopwatch(image.device)
     with watch("total"):
         parts, info = common.run_inferer(inferer, network, image)
@@ -163,7 +163,7 @@ def memory_job(size: Sequence[int], members: int, steps: int, returned: bool, de
     image, network = volume.tensor(), phantom_pair(volume)
     start_mib = common.status_mib("VmRSS") or common.peak_mib()
     parts, info = run(
-        common.PHANTOM, network, image, {"members": members, "num_steps": steps, "write_members": returned}
+        common.PHANTOM, network, image, {"members": members, "num_steps": steps, "inferer::return_members": returned}
     )
     output = sum(part.numel() * part.element_size() for part in parts.values()) / 2**20
     figures = common.memory_of(start_mib, torch.device(device))

@@ -176,7 +176,7 @@ def main() -> None:
     titles = {"good": "Synthetic scan, as generated", "bad": "The same scan after blur and noise"}
     with tempfile.TemporaryDirectory() as folder:
         found = infer(scans, Path(folder) / "cases")
-        plain = {"calibrated": False, "write_scene": False}
+        plain = {"calibrated": False, "outputs": "default"}
         many = infer({"good": phantom.image}, Path(folder) / "many", members=MANY_MEMBERS, **plain)["good"]
         alone = infer({"good": phantom.image}, Path(folder) / "segmenter", start_step=0, members=1, **plain)["good"]
     good, bad = (table(found[case], annotation) for case in scans)

@@ -22,9 +22,12 @@ from monai_pdddpm.handlers.viewer_files import ViewerFiles
 from monai_pdddpm.transforms.case_summary import foreground_labels
 from monai_pdddpm.transforms.outputs import frames_of
 from monai_pdddpm.utils.atomic_write import remove_partial_files, write_json
+from monai_pdddpm.utils.chosen_outputs import chosen_outputs
+from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.provenance import checksum, made_by, report_path, versions
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
 from monai_pdddpm.visualize.overview import overview_figure, save_overview
+from monai_pdddpm.visualize.viewer import CaseView, niivue, write_viewer
 
 try:
     import resource
@@ -35,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class CaseFiles:
-    """Write the viewer files, ``<case>_overview.png`` and ``<case>_report.json`` of each case.
+    """Write viewer files, ``<case>_overview.png``, ``<case>_viewer.html`` and ``<case>_report.json`` of each case.
 
     The report is the last file and marks the case as finished. A report of an earlier run, and partial files of a
     killed one, are removed before the first file of their case is replaced.
@@ -46,12 +49,11 @@ class CaseFiles:
         record: record of the run, see :func:`monai_pdddpm.utils.provenance.provenance_record`.
         label_values: the value in label maps of class 0, 1, 2, ...; None keeps the class numbers.
         dicom_codes: DICOM codes of the labels, see :func:`monai_pdddpm.transforms.dicom_seg.segment_codes`.
-        scene: write color tables and a 3D Slicer scene.
-        seg_nrrd: write the label map as a Slicer segmentation.
-        overview: write the picture; needs the loaded scan in the batch under ``scan``.
+        outputs: files to write, see :func:`monai_pdddpm.utils.chosen_outputs.chosen_outputs`; ``overview`` and
+            ``viewer`` need the loaded scan in the batch under ``scan``.
 
     Raises:
-        UserError: if labels or codes do not fit.
+        UserError: if labels, codes or outputs do not fit.
     """
 
     def __init__(
@@ -62,15 +64,19 @@ class CaseFiles:
         *,
         label_values: Sequence[int] | None = None,
         dicom_codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
-        scene: bool = True,
-        seg_nrrd: bool = False,
-        overview: bool = True,
+        outputs: str | Sequence[str] = "default",
     ) -> None:
         self.output_dir = Path(output_dir)
         self.labels = foreground_labels(labels)
         self.record = record
-        self.viewer = ViewerFiles(labels, dicom_codes, scene, seg_nrrd, label_values)
-        self.overview = overview
+        self.viewer = ViewerFiles(labels, dicom_codes, outputs, label_values)
+        self.outputs = chosen_outputs(outputs)
+        if "viewer" in self.outputs:
+            try:
+                niivue()
+            except UserError as error:
+                logger.info("no viewer pages are written: %s", error)
+                self.outputs -= {"viewer"}
         self._written: list[str] = []
         self._inferred_at = 0.0
 
@@ -100,10 +106,21 @@ class CaseFiles:
             seconds = engine.state.seconds | run.pop("seconds", {})
             seconds["inverse and write"] = time.perf_counter() - self._inferred_at
             self.viewer.write(item, case, folder)
-            if self.overview:
+            if self.outputs & {"overview", "viewer"}:
+                view = case_view(item, batch["scan"], case, self.labels)
+            if "overview" in self.outputs:
                 begin = time.perf_counter()
-                self._draw(item, batch["scan"], case, folder / f"{case}_overview.png")
+                figure = overview_figure(
+                    *(view.image, view.seg, view.entropy, self.labels, view.affine),
+                    members=view.members,
+                    title=view.title,
+                )
+                save_overview(folder / f"{case}_overview.png", figure)
                 seconds["overview"] = time.perf_counter() - begin
+            if "viewer" in self.outputs:
+                begin = time.perf_counter()
+                write_viewer(folder / f"{case}_viewer.html", view, item.get("result", {}))
+                seconds["viewer"] = time.perf_counter() - begin
             report = {
                 "case": case,
                 "image": scan.files[0] if len(scan.files) == 1 else list(scan.files),
@@ -126,30 +143,43 @@ class CaseFiles:
             if unlike := report["result"].get("unlike_usual"):
                 logger.warning("%s: unlike the calibration cases (%s); check it closely", case, "; ".join(unlike))
 
-    def _draw(self, item: Mapping[str, Any], scan: torch.Tensor, case: str, path: Path) -> None:
-        affine = np.asarray(item["seg"].affine, dtype=float)
-        maps = {key: np.asarray(item[key]) for key in ("seg", "entropy", "members") if key in item}
-        channel, frames = 0, frames_of(item)
-        if frames > 1:  # show the frame with the most uncertainty
-            channel = int(np.argmax([maps["entropy"][..., f].sum() for f in range(frames)]))
-            maps = {key: volume[..., channel] for key, volume in maps.items()}
-        figure = overview_figure(
-            np.asarray(scan)[channel],
-            maps["seg"][0].astype(np.uint8),
-            maps["entropy"][0],
-            self.labels,
-            affine,
-            members=maps["members"].astype(np.uint8) if "members" in maps else None,
-            title=case if frames == 1 else f"{case}, frame {channel} (0 to {frames - 1})",
-        )
-        save_overview(path, figure)
-
     def _announce(self, engine: CaseEvaluator) -> None:
         written = [case for part in gathered(self._written) for case in part]
         if written and is_first_rank():
             first = self.output_dir / written[0]
             text = f"{len(written)} cases are in {self.output_dir}; look at {first}/{first.name}_overview.png first"
             print(text, flush=True)  # another process may end the run before this one ends
+
+
+def case_view(item: Mapping[str, Any], scan: torch.Tensor, case: str, labels: Mapping[int, str]) -> CaseView:
+    """Return what pictures of a case show: the first channel, or the frame with the most uncertainty.
+
+    Args:
+        item: the maps of the case; those of a time series have the frames as last axis.
+        scan: (C, X, Y, Z), or (T, X, Y, Z) for a time series.
+        case: name of the case.
+        labels: names by channel index, without the background.
+    """
+    channel, frames, title = 0, frames_of(item), case
+    keys = ("seg", "entropy", "members", "mutual_information", "variance", "preseg_seg")
+    maps = {key: np.asarray(item[key]) for key in keys if key in item}
+    if frames > 1:
+        channel = int(np.argmax([maps["entropy"][..., f].sum() for f in range(frames)]))
+        maps = {key: volume[..., channel] for key, volume in maps.items()}
+        title = f"{case}, frame {channel} (0 to {frames - 1})"
+    return CaseView(
+        title=title,
+        image=np.asarray(scan)[channel],
+        affine=np.asarray(item["seg"].affine, dtype=float),
+        labels=labels,
+        seg=maps["seg"][0].astype(np.uint8),
+        entropy=maps["entropy"][0],
+        members=maps["members"].astype(np.uint8) if "members" in maps else None,
+        preseg=maps["preseg_seg"][0].astype(np.uint8) if "preseg_seg" in maps else None,
+        mutual_information=maps["mutual_information"][0] if "mutual_information" in maps else None,
+        variance=maps.get("variance"),
+        notes=case_of(item["image"].meta).notes,
+    )
 
 
 def peak_memory_mib(device: torch.device) -> int | None:

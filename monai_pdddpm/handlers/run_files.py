@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from monai.engines.utils import IterationEvents
 from monai_pdddpm.data.case import case_of
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.utils.atomic_write import remove_partial_files, write_json
-from monai_pdddpm.utils.checks import check_switch
+from monai_pdddpm.utils.chosen_outputs import chosen_outputs
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.provenance import FAILURES, RUNS, read_runs
 from monai_pdddpm.utils.ranks import is_first_rank
@@ -36,17 +36,19 @@ class RunFiles:
     Args:
         output_dir: folder of the results, with one folder per case.
         record: record of the run, see :func:`monai_pdddpm.utils.provenance.provenance_record`.
-        page: write notes of failures and ``index.html``.
+        outputs: ``page`` writes notes of failures, ``index.html`` and ``cases.csv``; see
+            :func:`monai_pdddpm.utils.chosen_outputs.chosen_outputs`.
 
     Raises:
-        UserError: if ``page`` is not a switch.
+        UserError: if an output is unknown.
     """
 
-    def __init__(self, output_dir: str | os.PathLike[str], record: Mapping[str, Any], page: bool = True) -> None:
-        check_switch("write_report", page)
+    def __init__(
+        self, output_dir: str | os.PathLike[str], record: Mapping[str, Any], outputs: str | Sequence[str] = "default"
+    ) -> None:
         self.output_dir = Path(output_dir)
         self.record = dict(record)
-        self.page = page
+        self.page = "page" in chosen_outputs(outputs)
         self._noted = 0
 
     def attach(self, engine: CaseEvaluator) -> None:

@@ -15,7 +15,7 @@ from monai_pdddpm.transforms.case_summary import foreground_labels
 from monai_pdddpm.transforms.dicom_seg import segment_codes
 from monai_pdddpm.transforms.outputs import frames_of
 from monai_pdddpm.utils.atomic_write import write_text
-from monai_pdddpm.utils.checks import check_switch
+from monai_pdddpm.utils.chosen_outputs import chosen_outputs
 from monai_pdddpm.visualize.slicer import color_table, scene, snap_labels, write_seg_nrrd
 
 _MAPS = ("entropy", "mutual-information")
@@ -31,31 +31,27 @@ class ViewerFiles:
     Args:
         labels: names by channel index, including the background.
         dicom_codes: codes by channel index, see :func:`monai_pdddpm.transforms.dicom_seg.segment_codes`.
-        tables: write color table, label descriptions and scene.
-        seg_nrrd: write ``.seg.nrrd``.
+        outputs: ``scene`` writes color table, label descriptions and scene, ``seg-nrrd`` the segmentation; see
+            :func:`monai_pdddpm.utils.chosen_outputs.chosen_outputs`.
         values: value of each channel index in the label maps on disk; None for the indices themselves.
 
     Raises:
-        UserError: when a switch is not True or False, or ``labels`` or ``dicom_codes`` are invalid.
+        UserError: when ``outputs``, ``labels`` or ``dicom_codes`` are invalid.
     """
 
     def __init__(
         self,
         labels: Mapping[str, str],
         dicom_codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
-        tables: bool = True,
-        seg_nrrd: bool = False,
+        outputs: str | Sequence[str] = "default",
         values: Sequence[int] | None = None,
     ) -> None:
-        check_switch("write_scene", tables)
-        check_switch("write_seg_nrrd", seg_nrrd)
+        self.outputs = chosen_outputs(outputs)
         names = foreground_labels(labels)
         codes = segment_codes(names, dicom_codes)
         self.values = np.asarray(range(max(names, default=0) + 1) if values is None else values)
         self.labels = {int(self.values[index]): name for index, name in names.items()}
         self.codes = {int(self.values[index]): code for index, code in codes.items()}
-        self.tables = tables
-        self.seg_nrrd = seg_nrrd
 
     def write(self, item: Mapping[str, Any], case: str, folder: Path) -> None:
         """Write the files of one case after its maps.
@@ -65,8 +61,8 @@ class ViewerFiles:
             case: name of the case.
             folder: folder of the case.
         """
-        written = self._segmentations(item, case, folder) if self.seg_nrrd else []
-        if self.tables:
+        written = self._segmentations(item, case, folder) if "seg-nrrd" in self.outputs else []
+        if "scene" in self.outputs:
             write_text(folder / f"{case}_seg.ctbl", color_table(self.labels))
             write_text(folder / f"{case}_seg_itksnap.txt", snap_labels(self.labels))
             if frames_of(item) == 1:

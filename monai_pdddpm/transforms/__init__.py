@@ -6,6 +6,7 @@ from .cross_fitting import CrossFittedPresegmentationd
 from .dicom_seg import SaveDicomSegd
 from .fresh_phantom import RandPhantomd
 from .label_values import LabelValuesd
+from .largest_component import LargestComponentd
 from .outputs import EnsembleMapsd, InvertMembersd, SplitOutputd, Uncertaintyd
 from .save_maps import SaveImageMapsd
 from .segmentation_metrics import SegmentationMetricsd
@@ -17,6 +18,7 @@ __all__ = [
     "EnsembleMapsd",
     "InvertMembersd",
     "LabelValuesd",
+    "LargestComponentd",
     "PresegmentationCorruption",
     "RandPhantomd",
     "SaveDicomSegd",

@@ -20,6 +20,7 @@ from monai_pdddpm.data.dicom import Series, read_series
 from monai_pdddpm.data.dicom_files import require_dicom
 from monai_pdddpm.transforms.case_summary import foreground_labels
 from monai_pdddpm.utils.atomic_write import atomic_write
+from monai_pdddpm.utils.chosen_outputs import chosen_outputs
 from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["DEFAULT_CODES", "SaveDicomSegd", "segment_codes", "series_frames"]
@@ -132,7 +133,7 @@ class SaveDicomSegd(MapTransform):
 
     It needs highdicom and pydicom: ``pip install highdicom pydicom``. In JSON::
 
-        {"_target_": "monai_pdddpm.transforms.SaveDicomSegd", "write": "@write_dicom_seg", "keys": "seg",
+        {"_target_": "monai_pdddpm.transforms.SaveDicomSegd", "outputs": "@outputs", "keys": "seg",
          "output_dir": "@output_dir", "labels": "@labels", "dicom_codes": "@dicom_codes"}
 
     Args:
@@ -141,7 +142,8 @@ class SaveDicomSegd(MapTransform):
         output_dir: folder that gets one folder for each case.
         labels: label value -> name, with or without the background (0).
         dicom_codes: meaning of the labels, see `segment_codes`.
-        write: false turns the transform off; no package is needed then.
+        outputs: without ``dicom-seg``, the transform does nothing and needs no package; see
+            :func:`monai_pdddpm.utils.chosen_outputs.chosen_outputs`.
 
     Raises:
         UserError: at construction, when a package is missing, or labels or codes do not fit; on a call, when series and
@@ -155,12 +157,12 @@ class SaveDicomSegd(MapTransform):
         output_dir: str | os.PathLike,
         labels: Mapping[str, str],
         dicom_codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
-        write: bool = True,
+        outputs: str | Sequence[str] = "dicom-seg",
     ) -> None:
         super().__init__(keys)
         self.output_dir = Path(output_dir)
-        self.write = write
-        if not write:
+        self.write = "dicom-seg" in chosen_outputs(outputs)
+        if not self.write:
             return
         require_dicom("highdicom")
         self.labels = dict(sorted(foreground_labels(labels).items()))
@@ -200,7 +202,7 @@ class SaveDicomSegd(MapTransform):
         if values.ndim != 4 or len(values) != 1:
             raise UserError(
                 f"{source}: {key!r} has shape {values.shape}, expected (1, X, Y, Z) for a DICOM SEG; leave out "
-                "--write_dicom_seg"
+                "dicom-seg of --outputs"
             )
         segments = np.zeros(values.shape[1:], dtype=np.min_scalar_type(len(self.labels)))
         for number, index in enumerate(self.labels, start=1):
@@ -259,5 +261,5 @@ class SaveDicomSegd(MapTransform):
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # of headers that lack something
             raise UserError(
                 f"{source}: highdicom cannot make a SEG of this series ({error}); fix its headers, or leave out "
-                "--write_dicom_seg"
+                "dicom-seg of --outputs"
             ) from error

@@ -12,7 +12,7 @@ from monai.transforms import SaveImaged
 from monai_pdddpm.data.case import case_of
 from monai_pdddpm.data.writer import find_grid, write_nifti
 from monai_pdddpm.transforms.label_values import named_values, to_values
-from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.chosen_outputs import chosen_outputs
 
 __all__ = ["MAP_FILES", "MapFile", "SaveImageMapsd"]
 
@@ -45,10 +45,11 @@ class SaveImageMapsd(SaveImaged):
         output_dir: folder of the results.
         labels: channel index -> name, the background included; stored in each header.
         label_values: the value in label maps of class 0, 1, 2, ...; None keeps the class numbers.
-        keys: maps to save, keys of `MAP_FILES`; a map that a case does not have is skipped.
+        outputs: maps to save, see :func:`monai_pdddpm.utils.chosen_outputs.chosen_outputs`; a map that a case does not
+            have is skipped.
 
     Raises:
-        UserError: if a key is unknown; on a call, if a map does not lie on a grid or the disk refuses a file.
+        UserError: if a name is unknown; on a call, if a map does not lie on a grid or the disk refuses a file.
     """
 
     def __init__(
@@ -56,13 +57,11 @@ class SaveImageMapsd(SaveImaged):
         output_dir: str | os.PathLike[str],
         labels: Mapping[str, str],
         label_values: Sequence[int] | None = None,
-        keys: Sequence[str] = tuple(MAP_FILES),
+        outputs: str | Sequence[str] = "default",
     ) -> None:
+        chosen = chosen_outputs(outputs)
+        keys = [key for key, file in MAP_FILES.items() if file.postfix in chosen]
         super().__init__(keys, output_dir=Path(output_dir), allow_missing_keys=True)
-        if unknown := [key for key in self.keys if key not in MAP_FILES]:
-            raise UserError(
-                f"keys: found {unknown[0]!r}, expected some of {', '.join(MAP_FILES)}; fix the SaveImageMapsd"
-            )
         self.output_dir = Path(output_dir)
         self.labels = named_values(labels, label_values)
         self.label_values = label_values

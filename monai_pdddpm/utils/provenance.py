@@ -82,6 +82,7 @@ def provenance_record(
     calibrated: bool,
     config: Settings,
     missing_channels: str,
+    largest_component: bool = False,
 ) -> dict[str, Any]:
     """Return what the results of a run depend on, besides the scans.
 
@@ -92,6 +93,7 @@ def provenance_record(
         calibrated: whether the calibration is applied.
         config: settings of the inferer.
         missing_channels: how missing channels are treated.
+        largest_component: whether each structure keeps its largest part only.
 
     Returns:
         JSON values: ``code`` (checksum, versions), ``bundle`` (name, version, checksum of its configuration),
@@ -107,7 +109,7 @@ def provenance_record(
         "bundle": {"name": metadata.get("name"), "version": metadata.get("version"), "sha256": checksum(configs)},
         "weights": {"file": str(model_file), "sha256": checksum(model_file)},
         "calibration": None,
-        "settings": config.as_report() | {"missing_channels": missing_channels},
+        "settings": config.as_report() | {"missing_channels": missing_channels, "largest_component": largest_component},
     }
     if calibrated and Path(calibration_file).is_file():
         record["calibration"] = {"file": str(calibration_file), "sha256": checksum(calibration_file)}

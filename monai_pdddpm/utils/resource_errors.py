@@ -38,8 +38,8 @@ def resource_message(path: object, error: BaseException) -> str | None:
     """
     if is_out_of_memory(error):
         return (
-            f"{path}: not enough memory for this case; set --write_members False, a smaller --roi_size, crop the scan, "
-            "or close other programs"
+            f"{path}: not enough memory for this case; set --inferer#return_members False, a smaller --roi_size, crop "
+            "the scan, or close other programs"
         )
     if is_too_many_files(error):
         return f"{path}: too many open files; close other programs, or raise the limit with ulimit -n"

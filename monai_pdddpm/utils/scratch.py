@@ -40,6 +40,6 @@ def scratch_tensor(shape: Sequence[int], device: torch.device, dtype: torch.dtyp
         reason = error.strerror or error
         raise UserError(
             f"{tempfile.tempdir or 'TMPDIR'}: found no room for {size // 2**20} MiB of members ({reason}); set TMPDIR "
-            "to a larger disk, lower --members, or leave the members out with --write_members False"
+            "to a larger disk, lower --members, or leave the members out with --inferer#return_members False"
         ) from error
     return torch.from_numpy(mapped).view(dtype).view(*shape)

@@ -178,7 +178,7 @@ def _draw(
             "hspace": _GAP * len(rows) / sum(rows),
         },
     )
-    limits = _gray_window(np.concatenate([view.pictures["image"].ravel() for view in views]))
+    limits = gray_window(np.concatenate([view.pictures["image"].ravel() for view in views]))
     for row, view in enumerate(views):
         for name in heads:
             axes = panels[f"{name} {row}"]
@@ -269,7 +269,7 @@ def _scale_bar(axes: Axes, width: float, inch: float) -> None:
     axes.text(x, y - 0.04 * inch, f"{length:g} mm", ha="left", va="bottom", fontsize=7, **_OUTLINED)
 
 
-def _gray_window(values: Array) -> tuple[float, float]:
+def gray_window(values: Array) -> tuple[float, float]:
     """Return the values of black and white."""
     values = values[np.isfinite(values)]
     if not values.size:

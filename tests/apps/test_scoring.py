@@ -24,5 +24,5 @@ def test_the_frame_with_the_highest_score_counts():
 
 
 def test_a_result_without_members_has_no_score():
-    with pytest.raises(UserError, match="write_members"):
+    with pytest.raises(UserError, match="return_members"):
         member_disagreement({"features": {}, "unlike_usual": []})

@@ -26,7 +26,7 @@ def output(fresh_command, bundle, tmp_path_factory):
     options = {"members": 2, "start_step": 0, "precision": "float32"}
     options |= {"dataset_dir": folder / "scans", "output_dir": folder / "out"}
     config = bundle / "configs" / "inference.json"
-    done = fresh_command("run", "inference", config_file=config, write_dicom_seg=True, **options)
+    done = fresh_command("run", "inference", config_file=config, outputs="default,dicom-seg", **options)
     assert done.code == 0, done
     return folder / "out"
 

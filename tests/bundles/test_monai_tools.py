@@ -247,7 +247,9 @@ def test_exported_ensemble_gives_what_inference_gives(command, copied, metadata,
     assert done.code == 0, done
     assert sorted(path.name for path in out.iterdir()) == ["ensemble.onnx", "ensemble.ts"]
 
-    parser = read_inference(copied, **settings, windows="all", precision="float32", write_members=False)
+    parser = read_inference(
+        copied, **settings, windows="all", precision="float32", **{"inferer::return_members": False}
+    )
     channels, classes = parser["scan"]["channels"], len(parser["labels"])
     image = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(2))
     output = parser.get_parsed_content("inferer")(image, load(parser, copied))[0]

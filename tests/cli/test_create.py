@@ -151,7 +151,7 @@ def test_both_stages_evaluation_and_inference(made):
     run(folder, "train", max_epochs=1, **FEW)
     run(folder, "evaluate", "infer", members=1, num_steps=1)
     assert (folder / "eval").is_dir()
-    run(folder, "inference", "infer", members=1, num_steps=1, write_seg_nrrd=True)
+    run(folder, "inference", "infer", members=1, num_steps=1, outputs="default,seg-nrrd")
     case = folder / "output" / "case 0 é"
 
     def voxels(kind):

@@ -182,7 +182,9 @@ def test_result_lies_where_the_headers_say(tmp_path, write_series, affine, name)
     (item,) = decollate_batch(case_collate([read({"image": str(tmp_path / name)})]))
     item["pred"] = item["image"]
     item = Invertd("pred", read, orig_keys="image", nearest_interp=False, to_tensor=True)(item)
-    SaveImageMapsd(tmp_path / "out", {"0": "background"}, keys=["prob"])({"image": item["image"], "prob": item["pred"]})
+    SaveImageMapsd(tmp_path / "out", {"0": "background"}, outputs="prob")(
+        {"image": item["image"], "prob": item["pred"]}
+    )
     written = nib.load(tmp_path / "out" / name / f"{name}_prob.nii.gz")
     array = written.get_fdata()
     assert array.shape == SHAPE

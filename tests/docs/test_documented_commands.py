@@ -80,8 +80,8 @@ FOLDERS = {'"ensemble.onnx"': f"{HIPPOCAMPUS}/export"}
 # a line of the documents -> files that must exist after it
 LEAVES = {
     "-e . && .venv/bin/python -m monai.bundle run inference": [f"{PHANTOM}/output/index.html"],
-    "--write_dicom_seg True": ["my_results/series/series_seg.dcm"],
-    "--write_seg_nrrd True": ["my_results/*/*_seg.seg.nrrd"],
+    "dicom-seg": ["my_results/series/series_seg.dcm"],
+    "seg-nrrd": ["my_results/*/*_seg.seg.nrrd"],
     "run export --config_file": [f"{HIPPOCAMPUS}/export/ensemble.onnx", f"{HIPPOCAMPUS}/export/ensemble.ts"],
     "/data/series": [f"{PHANTOM}/output/phantom_series_*/*_seg.nii.gz"],
     "cross_fitting.json": [f"{PHANTOM}/runs/segmenter_fold4/segmenter.pt", f"{PHANTOM}/models/model.pt"],

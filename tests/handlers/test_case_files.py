@@ -72,7 +72,7 @@ def run(cases, out, settings=SETTINGS, overview=False, save=True, before=None, i
     read = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), CopyItemsd("image", names="scan"), orient])
     steps = [EnsembleMapsd("pred", 2, read), CaseSummaryd("seg", LABELS, calibration=calibration)]
     if save:
-        steps.append(SaveImageMapsd(out, LABELS, keys=["seg"]))
+        steps.append(SaveImageMapsd(out, LABELS, outputs="seg"))
     engine = CaseEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(CaseDataset(cases, read), batch_size=1, collate_fn=case_collate),
@@ -91,7 +91,7 @@ def run(cases, out, settings=SETTINGS, overview=False, save=True, before=None, i
     )
     if before:
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, before)
-    CaseFiles(out, LABELS, record(settings), scene=False, overview=overview).attach(engine)
+    CaseFiles(out, LABELS, record(settings), outputs="overview" if overview else "seg").attach(engine)
     engine.run()
 
 

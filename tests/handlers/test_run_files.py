@@ -92,7 +92,7 @@ def test_page_of_a_killed_run_is_written_by_the_next(tmp_path):
 
 def test_it_can_be_turned_off(tmp_path):
     with pytest.raises(UserError):
-        run(tmp_path, ["a"], ["b"], page=False)
+        run(tmp_path, ["a"], ["b"], outputs="seg")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "run.json"]
 
 

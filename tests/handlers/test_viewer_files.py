@@ -63,7 +63,7 @@ def test_tables_and_scene_by_default(tmp_path, scan):
 
 
 def test_scene_shows_the_segmentation_if_there_is_one(tmp_path, scan):
-    assert write(tmp_path / "out", item(scan), seg_nrrd=True) == TABLES | {"case_seg.seg.nrrd"}
+    assert write(tmp_path / "out", item(scan), outputs="scene,seg-nrrd") == TABLES | {"case_seg.seg.nrrd"}
     assert scene_files(tmp_path / "out") == ["../../scans/case.nii.gz", *MAPS, "case_seg.seg.nrrd"]
     image = sitk.ReadImage(str(tmp_path / "out" / "case" / "case_seg.seg.nrrd"))
     assert image[1, 2, 3] == 2
@@ -73,12 +73,12 @@ def test_scene_shows_the_segmentation_if_there_is_one(tmp_path, scan):
 
 
 def test_nothing_when_turned_off(tmp_path, scan):
-    assert write(tmp_path / "out", item(scan), tables=False) == set()
+    assert write(tmp_path / "out", item(scan), outputs="seg") == set()
 
 
 def test_time_series_has_a_segmentation_for_each_frame_and_no_scene(tmp_path, scan):
     frames = 11
-    names = write(tmp_path / "out", item(scan, frames=frames, channels=frames), seg_nrrd=True)
+    names = write(tmp_path / "out", item(scan, frames=frames, channels=frames), outputs="scene,seg-nrrd")
     each = [f"case_seg_frame-{t:02d}.seg.nrrd" for t in range(frames)]
     assert names == TABLES - {"case_scene.mrml"} | set(each)
     values = [sitk.ReadImage(str(tmp_path / "out" / "case" / name))[1, 2, 3] for name in each]
@@ -106,7 +106,7 @@ def test_codes_without_a_label_are_refused():
 
 def test_label_values_of_the_data_set(tmp_path, scan):
     codes = {"2": {"type": ["80891009", "SCT", "Heart"]}}
-    write(tmp_path / "out", item(scan), seg_nrrd=True, values=[0, 3, 7], dicom_codes=codes)
+    write(tmp_path / "out", item(scan), outputs="scene,seg-nrrd", values=[0, 3, 7], dicom_codes=codes)
     image = sitk.ReadImage(str(tmp_path / "out" / "case" / "case_seg.seg.nrrd"))
     assert image[1, 2, 3] == 7
     assert image.GetMetaData("Segment1_LabelValue") == "7"

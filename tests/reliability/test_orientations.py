@@ -41,7 +41,7 @@ def results(request, tmp_path_factory):
     parser.read_config(BUNDLE / "configs" / "inference.json")
     parser.read_meta(BUNDLE / "configs" / "metadata.json")
     options = {"bundle_root": str(BUNDLE), "device": "cpu", "precision": "float32", "members": 4, "num_steps": 1}
-    small = {"roi_size": [32, 32, 24], "write_members": False, "handlers": []}
+    small = {"roi_size": [32, 32, 24], "inferer::return_members": False, "handlers": []}
     parser.update({"dataset_dir": str(data), "output_dir": str(output), **options, **small})
     with pytest.MonkeyPatch.context() as patch:  # the noise depends on the case's name
         patch.setattr(pdddpm, "_case_names", lambda inputs: ["scan"] * len(inputs))

@@ -399,7 +399,7 @@ def test_a_second_file_is_a_new_instance_of_the_same_content(tmp_path):
 def test_labels_and_codes_are_checked_at_construction(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         SaveDicomSegd(**({"output_dir": tmp_path, "labels": LABELS} | options))
-    SaveDicomSegd(**({"output_dir": tmp_path, "labels": LABELS, "write": False} | options))
+    SaveDicomSegd(**({"output_dir": tmp_path, "labels": LABELS, "outputs": "default"} | options))
 
 
 def test_codes_by_number_or_text():
@@ -422,7 +422,7 @@ def test_a_missing_package_is_told_at_construction(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"No module named 'pydicom'.*; pip install highdicom pydicom$"):
         SaveDicomSegd(output_dir=tmp_path, labels=LABELS)
     data = {"seg": 1}
-    assert SaveDicomSegd(output_dir=tmp_path, labels=LABELS, write=False)(data) == data
+    assert SaveDicomSegd(output_dir=tmp_path, labels=LABELS, outputs="default")(data) == data
 
 
 @pytest.mark.slow
@@ -430,7 +430,7 @@ def test_neither_package_is_needed_until_a_file_is_asked_for():
     # None makes an import fail; MONAI's own readers then do without pydicom
     code = (
         "import sys; sys.modules.update(pydicom=None, highdicom=None); import monai_pdddpm.transforms as transforms; "
-        "transforms.SaveDicomSegd(output_dir='x', labels={'1': 'a'}, write=False)({'seg': 1})"
+        "transforms.SaveDicomSegd(output_dir='x', labels={'1': 'a'}, outputs='default')({'seg': 1})"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -439,7 +439,7 @@ def test_from_a_configuration(tmp_path):
     write_series(tmp_path / "ct")
     parser = ConfigParser(
         {
-            "write_dicom_seg": True,
+            "outputs": "dicom-seg",
             "labels": LABELS,
             "dicom_codes": None,
             "save": {
@@ -448,7 +448,7 @@ def test_from_a_configuration(tmp_path):
                 "output_dir": str(tmp_path / "out"),
                 "labels": "@labels",
                 "dicom_codes": "@dicom_codes",
-                "write": "@write_dicom_seg",
+                "outputs": "@outputs",
             },
         }
     )

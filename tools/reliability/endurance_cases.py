@@ -99,7 +99,13 @@ def endure(count: int, folder: Path, every: int = 10) -> tuple[str, list[str]]:
     reverse, again = folder / "reverse.json", folder / "again"
     data = [{"image": str(scans / f"{name(number)}.nii.gz")} for number in reversed(range(count))]
     reverse.write_text(json.dumps({"data": data}), encoding="utf-8")
-    start(scans, again, temporary, config_file=[str(CONFIG), str(reverse)], write_scene=False).wait()
+    start(
+        scans,
+        again,
+        temporary,
+        config_file=[str(CONFIG), str(reverse)],
+        outputs="prob,members,entropy,mutual-information,variance,preseg,overview,page",
+    ).wait()
     changed = differing(output, again, count)
     if changed:
         wrong.append(f"other results in a second run: {changed}")

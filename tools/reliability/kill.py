@@ -47,7 +47,7 @@ PATIENCE = 300  # seconds until a run must have stopped after SIGTERM
 SIZE = (16, 16, 16)
 _SHORT = {"max_epochs": 6, "val_interval": 4, "roi_size": "[16, 16, 16]", "batch_size": 2}
 SETTINGS = {
-    "inference": {"members": 2, "num_steps": 1, "write_seg_nrrd": True},
+    "inference": {"members": 2, "num_steps": 1, "outputs": "default,seg-nrrd"},
     "segmenter": {**_SHORT},
     "denoiser": {**_SHORT, "num_steps": 1, "val_members": 1},
 }

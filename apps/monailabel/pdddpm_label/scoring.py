@@ -34,5 +34,5 @@ def member_disagreement(result: Mapping[str, Any]) -> float:
     if "frames" in result:
         return max(member_disagreement(frame) for frame in result["frames"])
     if "agreement" not in result["features"]:
-        raise UserError("members: found none in the result, expected at least 2; set write_members to True")
+        raise UserError("members: found none in the result, expected at least 2; set inferer#return_members to True")
     return 1 - float(result["features"]["agreement"]) + bool(result["unlike_usual"])

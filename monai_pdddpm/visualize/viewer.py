@@ -1,0 +1,192 @@
+"""Write a page that shows a case in a browser: one HTML file that needs no network and no other file.
+
+NiiVue (BSD-2) draws the volumes. It is not part of this package: the page gets it from the installed `ipyniivue`.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import logging
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import nibabel as nib
+import numpy as np
+from monai.transforms.utils import generate_spatial_bounding_box
+from nibabel.affines import voxel_sizes
+
+from monai_pdddpm.utils.atomic_write import write_text
+from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.visualize.colors import label_colors, rgb
+from monai_pdddpm.visualize.cuts import MARGIN_MM, Array, informative_slices
+from monai_pdddpm.visualize.overview import gray_window
+from monai_pdddpm.visualize.templates import render
+
+logger = logging.getLogger(__name__)
+
+MAX_VOXELS = 8 * 2**20  # of an embedded volume: a page of some 10 MB
+_INSTALL = "install it with pip install 'monai-pdddpm[viewer]'"
+# NiiVue's ES module, percent-encoded, which the widget uses for saving pages of its own
+_MODULE = re.compile(r'"([^"\n]+export%7B[^"\n]*Niivue%2C[^"\n]*)"')
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseView:
+    """What pictures of a case show; all arrays are on one grid.
+
+    Attributes:
+        title: name of the case.
+        image: (X, Y, Z) scan.
+        affine: (4, 4), voxel to mm in RAS.
+        labels: names by label value, without the background; at most 255.
+        seg: (X, Y, Z) label map of the answer.
+        entropy: (X, Y, Z) in nats, at most ln K for K classes.
+        members: (N, X, Y, Z) label maps.
+        preseg: (X, Y, Z) label map of the segmenter.
+        mutual_information: (X, Y, Z) in nats.
+        variance: (K - 1, X, Y, Z), a map for each label, at most 0.25.
+        notes: remarks on the scan.
+    """
+
+    title: str
+    image: Array
+    affine: Array
+    labels: Mapping[int, str]
+    seg: Array
+    entropy: Array
+    members: Array | None = None
+    preseg: Array | None = None
+    mutual_information: Array | None = None
+    variance: Array | None = None
+    notes: Sequence[str] = ()
+
+    def label_maps(self) -> dict[str, Array]:
+        """Return all label maps by the names that the page shows."""
+        members = () if self.members is None else self.members
+        found = {"Segmentation": self.seg}
+        found |= {f"Member {number}": member for number, member in enumerate(members, start=1)}
+        return found if self.preseg is None else found | {"First segmentation": self.preseg}
+
+    def maps(self) -> dict[str, tuple[Array, float, str]]:
+        """Return each map with its highest possible value and its unit."""
+        highest = math.log(len(self.labels) + 1)
+        found = {"Entropy": (self.entropy, highest, "nats")}
+        if self.mutual_information is not None:
+            found["Mutual information"] = (self.mutual_information, highest, "nats")
+        variance = () if self.variance is None else self.variance
+        names = (f"Variance of {name}" for name in self.labels.values())
+        return found | {name: (volume, 0.25, "") for name, volume in zip(names, variance, strict=False)}
+
+
+def write_viewer(path: Path, view: CaseView, result: Mapping[str, Any]) -> bool:
+    """Write the page of a case; an older file is replaced only by a complete one.
+
+    A case of more than `MAX_VOXELS` voxels is cropped to its labels and very uncertain voxels with a margin of 20 mm.
+    If it is still larger, one line is logged, and no page is written.
+
+    Args:
+        path: the file.
+        view: the case.
+        result: volumes and warnings, as in the case's report.
+
+    Returns:
+        whether the page was written.
+
+    Raises:
+        UserError: when NiiVue is not installed, or the file cannot be written.
+    """
+    code = niivue()
+    box = _shown_box(view)
+    if box is None:
+        logger.info("%s: no page written, the case has more than %d voxels to show", path, MAX_VOXELS)
+        return False
+    cut = partial(_cut, affine=view.affine, box=box)
+    scan, affine = cut(np.nan_to_num(view.image, posinf=0, neginf=0).astype(np.float32))
+    label_maps = {name: cut(volume.astype(np.uint8))[0] for name, volume in view.label_maps().items()}
+    maps = view.maps()
+    parts = {name: np.nan_to_num(cut(volume.astype(np.float32))[0]) / top for name, (volume, top, _) in maps.items()}
+    shades = [np.rint(255 * part.clip(0, 1)).astype(np.uint8) for part in parts.values()]
+    colors = label_colors(view.labels)
+    data = {
+        "volumes": {
+            "scan": _encoded(scan, affine, np.int16),
+            "labels": _encoded(np.stack(list(label_maps.values()), axis=-1), affine, np.uint8),
+            "maps": _encoded(np.stack(shades, axis=-1), affine, np.uint8),
+        },
+        "window": gray_window(scan),
+        "crosshair": informative_slices(label_maps["Segmentation"], parts["Entropy"], 1),
+        "voxel_ml": abs(float(np.linalg.det(affine[:3, :3]))) / 1000,
+        "labels": [{"value": value, "name": name, "rgb": rgb(colors[value])} for value, name in view.labels.items()],
+        "label_maps": list(label_maps),
+        "maps": [{"name": name, "highest": top, "unit": unit} for name, (_, top, unit) in maps.items()],
+    }
+    page = render(
+        "viewer.html.j2",
+        view=view,
+        result=result,
+        colors=colors,
+        cropped=scan.size < view.image.size,
+        data=data,
+        niivue=base64.b64encode(code).decode(),
+        license=_license(),
+    )
+    write_text(path, page)
+    return True
+
+
+@cache
+def niivue() -> bytes:
+    """Return NiiVue's ES module, compressed by gzip.
+
+    Raises:
+        UserError: when `ipyniivue` is not installed, or has another content than versions 2.4 and newer.
+    """
+    try:
+        widget = Path(str(distribution("ipyniivue").locate_file("ipyniivue/static/widget.js")))
+        found = _MODULE.search(widget.read_text(encoding="utf-8"))
+    except (PackageNotFoundError, OSError) as error:
+        raise UserError(f"ipyniivue: found no installation, expected one for viewer pages; {_INSTALL}") from error
+    if found is None:
+        raise UserError(f"{widget}: found no NiiVue module, expected one as in ipyniivue 2.4; {_INSTALL}")
+    return gzip.compress(unquote(found[1]).encode(), mtime=0)
+
+
+def _license() -> str:
+    package: Distribution = distribution("ipyniivue")
+    texts = [str(file.read_text()) for file in package.files or () if file.name == "LICENSE"]
+    return f"NiiVue, from ipyniivue {package.version}.\n\n" + "\n".join(texts)
+
+
+def _shown_box(view: CaseView) -> tuple[slice, ...] | None:
+    """Return the part of a case to embed, in the scan's own axes; None if it is too large."""
+    shape = view.seg.shape
+    if view.seg.size <= MAX_VOXELS:
+        return tuple(slice(0, size) for size in shape)
+    relevant = view.entropy >= math.log(len(view.labels) + 1) / 2
+    for volume in view.label_maps().values():
+        relevant = relevant | (volume != 0)
+    margin = np.ceil(MARGIN_MM / voxel_sizes(view.affine)).astype(int).tolist()
+    start, end = generate_spatial_bounding_box(relevant[None], margin=margin)
+    size = math.prod(int(b - a) for a, b in zip(start, end, strict=True))
+    return tuple(slice(a, b) for a, b in zip(start, end, strict=True)) if 0 < size <= MAX_VOXELS else None
+
+
+def _cut(volume: Array, affine: Array, box: tuple[slice, ...]) -> tuple[Array, Array]:
+    """Return a part of a volume, with axes to the right, front and head, and its affine."""
+    turned = nib.as_closest_canonical(nib.Nifti1Image(volume, affine).slicer[box])
+    return np.asarray(turned.dataobj), turned.affine
+
+
+def _encoded(volume: Array, affine: Array, dtype: type[np.generic]) -> str:
+    """Return a NIfTI file, compressed by gzip, in base64."""
+    image = nib.Nifti1Image(volume, affine)
+    image.set_data_dtype(dtype)  # nibabel scales floats to whole numbers
+    return base64.b64encode(gzip.compress(image.to_bytes(), 6, mtime=0)).decode()
