@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import shlex
+import subprocess
 import sys
-
-from monai.bundle import ConfigWorkflow
 
 from monai_pdddpm.cli import Result
 from monai_pdddpm.cli.shipped import bundles
@@ -21,21 +20,17 @@ def run(options: argparse.Namespace) -> Result:
     Raises:
         UserError: if the folder exists or cannot be written.
     """
-    folder, bundle = options.output_dir.expanduser().absolute(), bundles() / "phantom_segmentation"
+    folder = options.output_dir.expanduser().absolute()
     if folder.exists():
         raise UserError(f"--output_dir: found {folder}, expected no such folder; remove it, or choose another name")
     check_output_dir(folder.parent)
     data = write_phantom(folder / "data", train=0, validation=0, test=1, series=0, annotations=4, progress=False)
-    with contextlib.redirect_stdout(sys.stderr):  # of a run's log; --json promises JSON on standard output
-        workflow = ConfigWorkflow(
-            str(bundle / "configs" / "inference.json"),
-            workflow_type="inference",
-            bundle_root=str(bundle),
-            dataset_dir=str(data),
-            output_dir=str(folder / "results"),
-        )
-        workflow.initialize()
-        workflow.run()
-    page = folder / "results" / "index.html"
-    lines = [f"scan, annotations and true probabilities: {data}", f"maps: {page.parent}", f"open in a browser: {page}"]
-    return Result({"data": str(data), "results": str(page.parent), "page": str(page)}, lines)
+    config, results = bundles() / "phantom_segmentation" / "configs" / "inference.json", folder / "results"
+    words = ["-m", "monai.bundle", "run", "inference", "--config_file", str(config)]
+    words += ["--dataset_dir", str(data), "--output_dir", str(results)]
+    log = subprocess.DEVNULL if options.quiet else sys.stderr  # --json promises JSON on standard output
+    code = subprocess.run([sys.executable, *words], stdout=log, check=False).returncode
+    command, page = shlex.join(["python", *words]), results / "index.html"
+    lines = [f"command: {command}", f"scan, annotations and true probabilities: {data}", f"open in a browser: {page}"]
+    content = {"command": command, "data": str(data), "results": str(results), "page": str(page)}
+    return Result(content, lines, [f"{command}: ended with exit code {code}"] if code else [])
