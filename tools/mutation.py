@@ -162,7 +162,7 @@ class Coverage:
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Add the seconds of a test, its fixtures included."""
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
-        self.failed = self.failed or report.failed and report.nodeid
+        self.failed = self.failed or (report.failed and report.nodeid)
 
     def by_line(self) -> dict[str, dict[int, list[str]]]:
         """Return the tests of each line, the quickest first, by module."""
