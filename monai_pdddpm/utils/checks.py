@@ -28,7 +28,7 @@ def check_range(name: str, value: object, low: int, high: int | None = None) -> 
     Raises:
         UserError: when it is not.
     """
-    number = value if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
+    number: Any = value if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
     if number is None or not low <= number <= (math.inf if high is None else high):
         expected = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise UserError(f"{name}: found {value!r}, expected a whole number {expected}; set {name} to one")
