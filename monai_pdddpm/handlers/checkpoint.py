@@ -191,8 +191,11 @@ class TrainingCheckpoint:
         """
         if isinstance(error, KeyboardInterrupt):
             self._write()
-            kept = f"{self._epoch} of {engine.state.max_epochs} epochs are saved" if self._epoch else "no epoch is done"
-            engine.logger.info(f"{self.path}: stopped, {kept}; the same command resumes the training")
+            kept = "stopped before the end of the first epoch, nothing is saved; the same command starts again"
+            if self._epoch:
+                kept = f"{self.path}: stopped, {self._epoch} of {engine.state.max_epochs} epochs are saved; the same "
+                kept += "command resumes the training"
+            engine.logger.info(kept)
         if is_out_of_memory(error):
             raise UserError(
                 "batch_size: found too little memory for a step of the training; give a smaller --batch_size or "

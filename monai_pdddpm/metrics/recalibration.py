@@ -21,6 +21,7 @@ LEAST_CASES = 5
 TEMPERATURES = np.geomspace(0.25, 4, 65)
 # Confident probabilities do not make a volume exact: the scale of its interval is at least this share of it.
 LEAST_SPREAD = 0.01
+SMALLEST_ML = 1e-3  # and of an absent structure that of a cubic millimeter
 LEAST_RANK_CORRELATION = 0.3  # below it, a predicted Dice does not rank cases and is left out
 # The usual range of a feature is wider than that of the cases by half its width, and at least by a quarter.
 LEAST_MARGIN = math.log(1.25)
@@ -44,8 +45,11 @@ def nll_curve(probability: torch.Tensor, truth: torch.Tensor) -> NDArray[Any]:
 def best_temperature(curve: NDArray[Any]) -> float:
     """Return the temperature, 0.25 to 4, at the minimum of a curve from `nll_curve`.
 
-    The minimum is that of the parabola in log T through the lowest value and its neighbors.
+    The minimum is that of the parabola in log T through the lowest value and its neighbors; 1 for a constant curve, as
+    of cases without voxels.
     """
+    if np.ptp(curve) == 0:
+        return 1.0
     i = int(np.clip(curve.argmin(), 1, len(curve) - 2))
     before, here, after = curve[i - 1 : i + 2]
     bend = before - 2 * here + after
@@ -84,8 +88,8 @@ class Volume:
 
     @property
     def scale_ml(self) -> float:
-        """The scale of the volume's interval, at least `LEAST_SPREAD` of the volume."""
-        return max(self.uncertain_ml, LEAST_SPREAD * self.expected_ml, 1e-9)
+        """The scale of the volume's interval, at least `LEAST_SPREAD` of the volume and `SMALLEST_ML`."""
+        return max(self.uncertain_ml, LEAST_SPREAD * self.expected_ml, SMALLEST_ML)
 
 
 def fit_interval_factor(
@@ -228,10 +232,11 @@ def cross_validated(cases: Sequence[CalibrationCase]) -> dict[str, Any]:
     """Judge each case by a calibration that is fitted on the cases of all other subjects.
 
     Returns:
-        `nll_before` and `nll_after` (nats), `interval_coverage` {label: share of cases}, `interval_width` {label: mean
-        width as a share of the true volume}, `relative_interval_coverage` and `relative_interval_width` (the same for
-        an interval of constant relative width), `dice_rank_correlation` of predicted and true Dice (Spearman, NaN
-        without variation), `dice_mean_error`, `unlike` (share of cases outside a usual range).
+        `nll_before` and `nll_after` (nats), over the cases with voxels; `interval_coverage` {label: share of cases},
+        `interval_width` {label: mean width as a share of the true volume, over the cases that have one},
+        `relative_interval_coverage` and `relative_interval_width` (the same for an interval of constant relative
+        width), `dice_rank_correlation` of predicted and true Dice (Spearman, NaN without variation),
+        `dice_mean_error`, `unlike` (share of cases outside a usual range).
 
     Raises:
         ValueError: if there are fewer than 5 cases of other subjects.
@@ -247,24 +252,28 @@ def cross_validated(cases: Sequence[CalibrationCase]) -> dict[str, Any]:
         both = (case.probability, tempered(case.probability, fitted.temperature, 1))
         losses.append([negative_log_likelihood(p.double(), case.truth.long()) for p in both])
         for label, true_ml in case.true_ml.items():
-            center = case.volumes[label].expected_ml
-            centers = [c.volumes[label].expected_ml for c in others]
-            half = center * fit_interval_factor(
-                [c.true_ml[label] for c in others], centers, [max(ml, 1e-9) for ml in centers]
-            )
+            center, *centers = (c.volumes[label].expected_ml for c in (case, *others))
+            scale, *scales = (max(ml, SMALLEST_ML) for ml in (center, *centers))
+            half = scale * fit_interval_factor([c.true_ml[label] for c in others], centers, scales)
             bounds = (fitted.interval(label, case.volumes[label]), (max(0.0, center - half), center + half))
             for kind, (low, high) in zip(kinds, (b or (math.nan, math.nan) for b in bounds), strict=True):
                 covered[kind][label].append(low <= true_ml <= high)
-                width[kind][label].append((high - low) / max(true_ml, 1e-9))
+                width[kind][label].append((high - low) / true_ml if true_ml else math.nan)
         predicted.append((fitted.predicted_dice(case.features["expected_dice"]) or (math.nan,))[0])
         unlike += bool(fitted.unlike(case.features))
     dice = np.asarray([case.dice for case in cases])
     return {
-        "nll_before": float(np.mean([before for before, _ in losses])),
-        "nll_after": float(np.mean([after for _, after in losses])),
+        "nll_before": _mean([before for before, _ in losses]),
+        "nll_after": _mean([after for _, after in losses]),
         **{f"{kind}_coverage": {k: float(np.mean(v)) for k, v in covered[kind].items()} for kind in kinds},
-        **{f"{kind}_width": {k: float(np.mean(v)) for k, v in width[kind].items()} for kind in kinds},
+        **{f"{kind}_width": {k: _mean(v) for k, v in width[kind].items()} for kind in kinds},
         "dice_rank_correlation": float(spearmanr(predicted, dice)[0]) if np.ptp(predicted) > 0 else math.nan,
         "dice_mean_error": float(np.mean(np.abs(np.asarray(predicted) - dice))),
         "unlike": unlike / len(cases),
     }
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean of the numbers; NaN stands for a case without voxels or volume, and is left out."""
+    kept = [value for value in values if not math.isnan(value)]
+    return float(np.mean(kept)) if kept else math.nan
