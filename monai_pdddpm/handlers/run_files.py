@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
@@ -58,6 +58,7 @@ class RunFiles:
             engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self._remove_note)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._add_notes)
             engine.add_event_handler(Events.COMPLETED, self._write_page)
+            engine.add_event_handler(Events.EXCEPTION_RAISED, self._stop)
 
     def _add_run(self, engine: CaseEvaluator) -> None:
         self._noted = 0
@@ -95,6 +96,11 @@ class RunFiles:
             print(f"overview of all cases: {write_report(self.output_dir)}")
         except UserError as error:  # the results are complete without the page
             logger.warning("no index.html written: %s", error)
+
+    def _stop(self, engine: CaseEvaluator, error: BaseException) -> NoReturn:
+        """Write the page of the cases so far, and raise the error that ends the run, such as Ctrl-C."""
+        self._write_page(engine)
+        raise error
 
     def _note(self, case: str) -> Path:
         return self.output_dir / FAILURES / f"{case}.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import signal
@@ -84,6 +85,7 @@ def friendly_errors(force: bool = False) -> None:
 
     An uncaught `UserError` prints ``error: <message>``, exit code 1. Ctrl-C and SIGTERM print ``stopped by ...``, with
     the exit codes that shells expect (130, 143); SIGTERM raises `Terminated`, unless the program handles it otherwise.
+    ignite's log of the same exception is left out.
     Other exceptions keep their traceback, and all do when the environment variable ``MONAI_PDDDPM_TRACEBACK`` is ``1``.
 
     Nothing changes in a process that was not started by ``python -m monai.bundle`` or ``python -m monai_pdddpm``, such
@@ -97,6 +99,8 @@ def friendly_errors(force: bool = False) -> None:
     escape_letters()
     if sys.excepthook is not _report:
         sys.excepthook = _report
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_ends_no_engine)
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
 
@@ -117,6 +121,11 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
         print(line, file=sys.stderr)
     if stop is not None and type(error) is not KeyboardInterrupt:  # Python itself ends the process for that one
         raise SystemExit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
+
+
+def _ends_no_engine(record: logging.LogRecord) -> bool:
+    """Return whether a record is none of those with which ignite logs an exception that ends the command anyway."""
+    return "is terminating due to exception" not in str(record.msg)
 
 
 def _terminate(number: int, frame: object) -> None:

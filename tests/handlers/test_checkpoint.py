@@ -260,7 +260,10 @@ class TestFrequency:
     def test_stopped_in_its_first_epoch(self, tmp_path, caplog):
         with caplog.at_level(logging.INFO):
             Training(tmp_path, interval=3600).run(2)
-        assert "stopped, no epoch is done" in caplog.text
+        assert (
+            "stopped before the end of the first epoch, nothing is saved; the same command starts again" in caplog.text
+        )
+        assert str(tmp_path) not in caplog.text  # there is no file to name
         assert os.listdir(tmp_path) == []
 
     def test_stopped_a_second_time_in_the_same_epoch(self, tmp_path):

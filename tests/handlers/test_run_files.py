@@ -39,6 +39,8 @@ def run(folder, good, bad=(), **options):
         def _iteration(self, engine, batchdata):
             if "failure" in batchdata:
                 return self._fail(engine, batchdata["failure"])
+            if batchdata["image"].meta["filename_or_obj"].startswith("stop"):
+                raise KeyboardInterrupt
             engine.state.output = [batchdata]
             engine.fire_event(IterationEvents.MODEL_COMPLETED)
             return engine.state.output
@@ -88,6 +90,15 @@ def test_page_of_a_killed_run_is_written_by_the_next(tmp_path):
     run(tmp_path, [])  # the case is finished
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "index.html", "run.json"]
     assert "1 case finished" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_stopped_run_has_a_page_of_the_cases_so_far(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, ["a", "stop", "b"], ["c"])
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "1 case finished" in page
+    assert "c is &lt;bad&gt;" in page
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "failures", "index.html", "run.json"]
 
 
 def test_it_can_be_turned_off(tmp_path):

@@ -42,6 +42,21 @@ def test_wrapped_user_error_is_one_line():
     assert (done.returncode, done.stderr) == (1, f"error: {LINE}\n")
 
 
+def test_an_error_in_an_engine_appears_once():
+    done = run(f"""
+        import logging
+        from ignite.engine import Engine
+        logging.basicConfig(level=logging.INFO)
+        friendly_errors(force=True)  # a bundle's logging is set up before it
+        def fail(engine, batch):
+            raise UserError({LINE!r})
+        Engine(fail).run([0])
+    """)
+    assert done.returncode == 1
+    assert (done.stdout + done.stderr).count(LINE) == 1
+    assert "Engine run" in done.stderr  # ignite's other lines stay
+
+
 def test_line_breaks_are_taken_out():
     assert run("raise UserError('a: found\\nb')").stderr == "error: a: found b\n"
 
