@@ -107,8 +107,8 @@ def measure_row(row: Mapping[str, Any], study: Mapping[str, Any], args: argparse
         common.read_bundle(common.HIPPOCAMPUS, device=args.device), labelled_cases(args.dataset_dir, "validation")
     )
     found = measure_all(contender(row, study, args), items[:: row.get("every", 1)], row["name"])
-    cost = training.cost_of({network.partition(":")[0] for network in row["networks"]}, args.work)
-    common.write_json(path, {"asked": asked, **common.stamp(), **cost, **found})
+    batches = training.batches_of({network.partition(":")[0] for network in row["networks"]}, args.work)
+    common.write_json(path, {"asked": asked, **common.stamp(), "batches_of_training": batches, **found})
 
 
 def time_rows(study: Mapping[str, Any], args: argparse.Namespace) -> None:

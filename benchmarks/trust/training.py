@@ -6,7 +6,6 @@ import argparse
 import json
 import math
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +73,7 @@ def train(study: Mapping[str, Any], name: str, args: argparse.Namespace) -> None
     budget = Budget(**study["budgets"][network.get("budget", part)])
     budget = replace(budget, batches=max(budget.cycles, math.ceil(budget.batches * args.scale)))
     torch.backends.cudnn.benchmark = True
-    parser, begin = read_training(network, args), time.monotonic()
+    parser = read_training(network, args)
     batches = _batches(network, copy, args)
     trained = parser.get_parsed_content("network_def").to(args.device)
     loss = parser.get_parsed_content("loss")
@@ -92,8 +91,7 @@ def train(study: Mapping[str, Any], name: str, args: argparse.Namespace) -> None
         torch.save(end.state_dict(), folder / f"model_{number}.pt")
     if network.get("held_out"):
         _write_fold(ends[-1], batches, copy, folder / "maps.npz")
-    cost = {"minutes": (time.monotonic() - begin) / 60, "batches": budget.batches}
-    common.write_json(folder / "training.json", cost)
+    common.write_json(folder / "training.json", {"batches": budget.batches})
 
 
 def _batches(network: Mapping[str, Any], copy: int, args: argparse.Namespace) -> Batches:
@@ -123,13 +121,9 @@ def _write_fold(network: nn.Module, batches: Batches, fold: int, file: Path) -> 
     np.savez_compressed(file, label=np.stack(maps))
 
 
-def cost_of(names: Iterable[str], work: Path) -> dict[str, float]:
-    """Return minutes and batches of trainings, together."""
-    parts = [json.loads((work / name / "training.json").read_text(encoding="utf-8")) for name in names]
-    return {
-        "minutes_of_training": sum(part["minutes"] for part in parts),
-        "batches_of_training": sum(part["batches"] for part in parts),
-    }
+def batches_of(names: Iterable[str], work: Path) -> int:
+    """Return the number of batches of trainings, together."""
+    return sum(json.loads((work / name / "training.json").read_text(encoding="utf-8"))["batches"] for name in names)
 
 
 def load_segmenter(study: Mapping[str, Any], name: str, args: argparse.Namespace) -> nn.Module:
