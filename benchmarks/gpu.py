@@ -53,6 +53,7 @@ class Size:
     radius: float
     overrides: Mapping[str, Any] = field(default_factory=dict)
     trained: bool = True
+    spacing: float = 1.0
 
 
 def _classes(count: int, window: int) -> dict[str, Any]:
@@ -124,16 +125,16 @@ class DrawnAnswer(nn.Module):
         return logits
 
 
-def balls_image(channels: int, size: Size, device: torch.device) -> MetaTensor:
+def balls_image(channels: int, size: Size, device: torch.device, reach: float = REACH) -> MetaTensor:
     """Return noise, (1, C, X, Y, Z), whose first channel is the distance to the surface of the size's balls."""
     generator = torch.Generator().manual_seed(0)
     axes = [torch.arange(n, device=device, dtype=torch.float32) for n in size.image]
-    signed = torch.full(size.image, -REACH, device=device)
+    signed = torch.full(size.image, -reach, device=device)
     for _ in range(size.balls):
         place = 0.5 + (0.6 * torch.rand(3, generator=generator) - 0.3) * (size.balls > 1)
         squares = [(axis - p * len(axis)) ** 2 for axis, p in zip(axes, place.tolist(), strict=True)]
         distance = (squares[0][:, None, None] + squares[1][:, None] + squares[2]).sqrt_()
-        torch.maximum(signed, (size.radius - distance).clamp_(-REACH, REACH), out=signed)
+        torch.maximum(signed, (size.radius - distance).clamp_(-reach, reach), out=signed)
     image = torch.randn(1, channels, *size.image, device=device)
     image[0, 0] = signed
     return MetaTensor(image)

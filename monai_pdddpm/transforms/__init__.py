@@ -7,7 +7,7 @@ from .dicom_seg import SaveDicomSegd
 from .fresh_phantom import RandPhantomd
 from .label_values import LabelValuesd
 from .largest_component import LargestComponentd
-from .outputs import EnsembleMapsd, InvertMembersd, SplitOutputd, Uncertaintyd
+from .outputs import EnsembleMapsd, SplitOutputd, Uncertaintyd
 from .save_maps import SaveImageMapsd
 from .segmentation_metrics import SegmentationMetricsd
 from .spacing import Spacingd
@@ -16,7 +16,6 @@ __all__ = [
     "CaseSummaryd",
     "CrossFittedPresegmentationd",
     "EnsembleMapsd",
-    "InvertMembersd",
     "LabelValuesd",
     "LargestComponentd",
     "PresegmentationCorruption",

@@ -11,8 +11,10 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from nibabel.affines import voxel_sizes
 
+from monai_pdddpm.inferers.denoising_inferer import plain
 from monai_pdddpm.metrics.recalibration import Calibration, Volume, tempered
 from monai_pdddpm.transforms.outputs import frames_of
+from monai_pdddpm.transforms.scan_grid import box_above
 from monai_pdddpm.utils.errors import UserError
 
 
@@ -80,17 +82,20 @@ class CaseSummaryd(MapTransform):
 
     def _summary(self, *maps: Any, affine: torch.Tensor) -> dict[str, Any]:
         """Return the numbers of one frame from seg (1, ...), members (N, ...), entropy (1, ...), prob (K, ...)."""
-        seg, members, entropy, prob = maps
+        whole, prob = maps[0], maps[3]
+        labelled = [x for x in maps[:2] if x is not None]
+        box = (slice(None), *box_above(labelled, [0] * len(labelled)))
+        seg, members, entropy = (x if x is None else plain(x)[box] for x in maps[:3])
         voxel_ml = voxel_volume_ml(affine)
         volumes = _volumes(seg, members, self.labels, voxel_ml)
         inside = seg.new_zeros(0) if entropy is None else entropy[seg > 0]
-        features = _features(volumes, seg.shape[1:], affine)
+        features = _features(volumes, whole.shape[1:], affine)
         if members is not None:
             features["agreement"] = agreement(members, seg[0], list(self.labels))
         found: dict[str, Volume] = {}
         if prob is not None:
-            prob = tempered(prob, 1 / self.calibration.temperature, dim=0)  # as the calibration was fitted
-            features["expected_dice"] = expected_dice(prob, seg[0], list(self.labels))
+            prob = tempered(plain(prob), 1 / self.calibration.temperature, dim=0)  # as the calibration was fitted
+            features["expected_dice"] = expected_dice(prob, plain(whole)[0], list(self.labels))
             found = {name: probable_volume(prob[index], voxel_ml) for index, name in self.labels.items()}
             for name, volume in found.items():
                 volumes[name]["expected"] = round(volume.expected_ml, 4)
@@ -160,17 +165,17 @@ def expected_dice(prob: torch.Tensor, answer: torch.Tensor, classes: Sequence[in
     """
     found = []
     for index in classes:
-        inside, p = answer == index, prob[index].double()
-        size = float(inside.sum() + p.sum())
+        inside, p = answer == index, prob[index]
+        size = float(inside.sum() + p.sum(dtype=torch.float64))
         if size > 0.5:
-            found.append(2 * float(p[inside].sum()) / size)
+            found.append(2 * float(p[inside].sum(dtype=torch.float64)) / size)
     return float(np.mean(found)) if found else 1.0
 
 
 def probable_volume(p: torch.Tensor, voxel_ml: float) -> Volume:
     """Return the volume of a structure from its probabilities, (...), and the volume of a voxel in mL."""
-    p = p.double()
-    return Volume(expected_ml=float(p.sum()) * voxel_ml, uncertain_ml=float((p * (1 - p)).sum()) * voxel_ml)
+    expected, uncertain = (float(x.sum(dtype=torch.float64)) for x in (p, p * (1 - p)))
+    return Volume(expected_ml=expected * voxel_ml, uncertain_ml=uncertain * voxel_ml)
 
 
 def _features(

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd, MapTransform
+from monai.transforms import MapTransform
 
 from monai_pdddpm.inferers.output import EnsembleOutput
 from monai_pdddpm.inferers.run_info import EnsembleRunInfo
 from monai_pdddpm.metrics.recalibration import tempered
 from monai_pdddpm.metrics.uncertainty import mutual_information
+from monai_pdddpm.transforms.scan_grid import ScanGrid, box_above
 from monai_pdddpm.utils.probabilities import likeliest_class, predictive_entropy
 from monai_pdddpm.utils.scratch import scratch_tensor
 
-_INVERTED_TOGETHER = 32 * 2**20  # bytes of members per inversion: each call of Invertd costs some ms
+_NEGLIGIBLE = 1e-6  # foreground probability that is stored as 0; its entropy is below 2e-5 nats
+_SUMMED = ("pred", "member_mean", "preseg")  # parts that are probabilities
 
 
 class SplitOutputd(MapTransform):
@@ -56,55 +57,6 @@ class SplitOutputd(MapTransform):
             for name, part in parts.items():
                 d[key if name == "pred" else name] = part if meta is None else MetaTensor(part, meta=dict(meta))
         return d
-
-
-class InvertMembersd(MapTransform):
-    """Bring the members back to the scan's grid and turn them into label maps.
-
-    Members' probabilities are inverted as by MONAI's ``Invertd``; the likeliest class is taken after that. Members of
-    at most 32 MiB are inverted together, so that of a large scan only one is held in full. The label maps of many
-    large members lie in a temporary file.
-
-    Args:
-        keys: the key of the members' probabilities, (T x members x K, X, Y[, Z]) with T frames.
-        num_classes: K.
-        transform: the preprocessing of the scan ``image``.
-
-    The result is (members, X, Y[, Z]), or (members, X, Y[, Z], T) for a time series: uint8, or int16 above 256 classes.
-    """
-
-    def __init__(self, keys: KeysCollection, num_classes: int, transform: Any) -> None:
-        super().__init__(keys, allow_missing_keys=True)
-        self.num_classes = num_classes
-        self.invert = Invertd("members", transform, "image", nearest_interp=False, to_tensor=True)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with the members as label maps."""
-        d = dict(data)
-        frames = frames_of(d)
-        for key in self.key_iterator(d):
-            scan, meta = d["image"], dict(d[key].meta)
-            members = d[key].as_tensor().unflatten(0, (frames, -1, self.num_classes))
-            maps: torch.Tensor | None = None
-            inverted: Any = None
-            together = self._together(members, scan)
-            for first, some in zip(range(0, members.shape[1], together), members.split(together, dim=1), strict=True):
-                probabilities = MetaTensor(some.flatten(0, 2), meta=dict(meta))
-                inverted = self.invert({"image": scan, "members": probabilities})["members"]
-                channels = inverted.as_tensor().unflatten(0, some.shape[:3])
-                labels = frames_last(likeliest_class(channels, dim=2).flatten(0, 1), frames)
-                if maps is None:
-                    dtype = torch.uint8 if self.num_classes <= 256 else torch.int16
-                    maps = scratch_tensor((members.shape[1], *labels.shape[1:]), labels.device, dtype)
-                maps[first : first + len(labels)] = labels
-            assert maps is not None  # SplitOutputd adds no key without members
-            d[key] = MetaTensor(maps, meta=inverted.meta)
-        return d
-
-    def _together(self, members: torch.Tensor, scan: MetaTensor) -> int:
-        """Return how many members, (T, members, K, ...), take at most 32 MiB on either grid, at least one."""
-        before, after = members[0, 0, 0].numel(), math.prod(int(n) for n in scan.meta.get("spatial_shape", ()))
-        return max(1, _INVERTED_TOGETHER // (4 * len(members) * self.num_classes * max(before, after)))
 
 
 class Uncertaintyd(MapTransform):
@@ -167,41 +119,75 @@ def normalized(p: torch.Tensor, dim: int) -> torch.Tensor:
     """Return probabilities that sum to 1 over ``dim``; where all are zero, the first class gets 1."""
     p = p.clamp(min=0)
     total = p.sum(dim=dim, keepdim=True)
-    outside = torch.zeros_like(p)
-    outside.narrow(dim, 0, 1).fill_(1.0)
-    return torch.where(total > 1e-6, p / total.clamp(min=1e-6), outside)
+    p.div_(total.clamp(min=1e-6))
+    outside = total <= 1e-6
+    if outside.any():
+        p.masked_fill_(outside, 0.0).narrow(dim, 0, 1).masked_fill_(outside, 1.0)
+    return p
 
 
 class EnsembleMapsd(MapTransform):
     """Turn the output of the inferer into maps on the grid of the scan.
 
-    The steps are :class:`SplitOutputd`, MONAI's ``Invertd``, :class:`InvertMembersd` and :class:`Uncertaintyd`. The
-    result has the answer's probabilities ``prob``, the label map ``seg``, ``entropy``, ``mutual_information``,
-    ``variance``, ``preseg`` and ``preseg_seg``, and the label maps ``members`` if the output has members. The label
-    map also replaces the output under its key, where MONAI Label and MONAI Deploy look for it.
+    Probabilities are interpolated first and maps are made of them after that, as in :class:`Uncertaintyd`. Only the
+    bounding box of voxels with a foreground probability above one in a million is computed; the rest is background.
+
+    The result has the answer's probabilities ``prob``, the label map ``seg``, ``entropy``, ``mutual_information``,
+    ``variance``, ``preseg`` and ``preseg_seg``; and if the output has members, their label maps ``members``, (members,
+    X, Y[, Z]), or (members, X, Y[, Z], T) for a time series: uint8, or int16 above 256 classes. The label map also
+    replaces the output under its key, where MONAI Label and MONAI Deploy look for it.
 
     Args:
-        keys: the key of the output.
+        keys: the key of the output; the data also hold the scan ``image`` that it belongs to.
         num_classes: K.
-        transform: the preprocessing of the scan ``image``.
         temperature: see :class:`Uncertaintyd`.
     """
 
-    def __init__(self, keys: KeysCollection, num_classes: int, transform: Any, temperature: float = 1.0) -> None:
+    def __init__(self, keys: KeysCollection, num_classes: int, temperature: float = 1.0) -> None:
         super().__init__(keys)
-        maps = (*self.keys, "member_mean", "member_entropy", "variance", "preseg")
-        self.steps = Compose(
-            [
-                SplitOutputd(keys, num_classes),
-                Invertd(maps, transform, "image", nearest_interp=False, to_tensor=True, allow_missing_keys=True),
-                InvertMembersd("members", num_classes, transform),
-                Uncertaintyd(keys, temperature=temperature),
-            ]
-        )
+        self.num_classes = num_classes
+        self.uncertainty = Uncertaintyd("pred", temperature)
+        self.limits = (_NEGLIGIBLE ** max(1.0, temperature), _NEGLIGIBLE, _NEGLIGIBLE)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with the maps added."""
-        d = dict(self.steps(data))
+        d = dict(data)
         for key in self.key_iterator(d):
-            d["prob"], d[key] = d[key], d["seg"]
+            output, image = d[key], d["image"]
+            meta = {name: value for name, value in output.meta.items() if name != "affine"}
+            runs = meta.pop("ensemble_run", None)
+            d["ensemble_run"] = run = runs[0] if isinstance(runs, list) else runs
+            frames = frames_of(d)
+            channels = output.as_tensor().unflatten(0, (frames, -1))
+            statistics = channels[:, : 4 * self.num_classes]
+            layout = EnsembleOutput(self.num_classes)
+            parts = layout.split(statistics.flatten(0, 1))
+            grid = ScanGrid(image, box_above([self._foreground(parts[name]) for name in _SUMMED], self.limits))
+            found = layout.split(grid.resample(statistics.flatten(0, 1)))
+            made = self.uncertainty(found | {"ensemble_run": run})
+            made["prob"] = made.pop("pred")
+            for name in ("prob", "seg", "entropy", "mutual_information", "variance", "preseg", "preseg_seg"):
+                whole = grid.paste(made[name], background=float(name in ("prob", "preseg")))
+                d[name] = MetaTensor(whole, affine=grid.affine, meta=dict(meta))
+            members = channels[:, 4 * self.num_classes :].unflatten(1, (-1, self.num_classes))
+            if members.shape[1]:
+                d["members"] = MetaTensor(self._members(members, image), affine=grid.affine, meta=dict(meta))
+            d[key] = d["seg"]
         return d
+
+    def _foreground(self, p: torch.Tensor) -> torch.Tensor:
+        """Return the foreground's channels of probabilities, (T x K, X, Y[, Z])."""
+        return p.unflatten(0, (-1, self.num_classes))[:, 1:].flatten(0, 1)
+
+    def _members(self, members: torch.Tensor, image: MetaTensor) -> torch.Tensor:
+        """Return the label maps of members, (T, members, K, X, Y[, Z]); of many large ones in a file."""
+        frames, count = members.shape[:2]
+        # a class is likelier than the background only where the background has less than half
+        grid = ScanGrid(image, box_above([-members[:, :, 0].flatten(0, 1)], [-0.5 - 1e-6]))
+        dtype = torch.uint8 if self.num_classes <= 256 else torch.int16
+        after = (frames,) if frames > 1 else ()
+        maps = scratch_tensor((count, *grid.shape, *after), members.device, dtype).zero_()
+        for member, out in zip(members.unbind(1), maps.split(1), strict=True):
+            p = grid.resample(member.flatten(0, 1)).unflatten(0, member.shape[:2])
+            grid.paste(frames_last(likeliest_class(p, dim=1), frames), out=out)
+        return maps

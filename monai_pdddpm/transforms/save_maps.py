@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,27 +19,32 @@ from monai_pdddpm.utils.chosen_outputs import chosen_outputs
 __all__ = ["MAP_FILES", "MapFile", "SaveImageMapsd"]
 
 
+_WRITERS = 4  # files at once; each holds one map in 16 bits
+
+
 class MapFile(NamedTuple):
-    """How a map is stored: the end of its file name, and its voxel type (None: the smallest unsigned type)."""
+    """How a map is stored: the end of its file name, and its highest value for K classes (None for label maps)."""
 
     postfix: str
-    dtype: str | None
+    highest: Callable[[int], float] | None = None
 
 
 MAP_FILES = {
-    "seg": MapFile("seg", None),
-    "prob": MapFile("prob", "float32"),
-    "members": MapFile("members", None),
-    "entropy": MapFile("entropy", "float32"),
-    "mutual_information": MapFile("mutual-information", "float32"),
-    "variance": MapFile("variance", "float32"),
-    "preseg_seg": MapFile("preseg", None),
+    "seg": MapFile("seg"),
+    "prob": MapFile("prob", lambda classes: 1.0),
+    "members": MapFile("members"),
+    "entropy": MapFile("entropy", math.log),
+    "mutual_information": MapFile("mutual-information", math.log),
+    "variance": MapFile("variance", lambda classes: 0.25),
+    "preseg_seg": MapFile("preseg"),
 }
-_LABEL_MAPS = ("seg", "members", "preseg_seg")
 
 
 class SaveImageMapsd(SaveImaged):
     """Save the maps of a case as ``<output_dir>/<case>/<case>_<postfix>.nii.gz`` on the grid of its scan.
+
+    Label maps have the smallest unsigned type. The others are 16-bit integers with a slope in the header, within
+    0.00003 of their values.
 
     It is a ``SaveImaged`` and has its name, because MONAI Label removes such classes, and MONAI Deploy such names.
 
@@ -72,10 +79,17 @@ class SaveImageMapsd(SaveImaged):
         case = case_of(d["image"].meta).name
         folder = self.output_dir / case
         folder.mkdir(parents=True, exist_ok=True)
-        grid = None
-        for key in self.key_iterator(d):
-            array: Any = to_values(d[key], self.label_values) if key in _LABEL_MAPS else d[key]
-            grid = grid or find_grid(array.meta, tuple(array.shape[1:4]))
-            postfix, dtype = MAP_FILES[str(key)]
-            write_nifti(folder / f"{case}_{postfix}.nii.gz", array, grid, dtype, self.labels)
+        keys: list[Any] = list(self.key_iterator(d))
+        if not keys:
+            return d
+        grid = find_grid(d[keys[0]].meta, tuple(d[keys[0]].shape[1:4]))
+
+        def write(key: str) -> None:
+            postfix, highest = MAP_FILES[key]
+            array: Any = d[key] if highest else to_values(d[key], self.label_values)
+            path = folder / f"{case}_{postfix}.nii.gz"
+            write_nifti(path, array, grid, labels=self.labels, highest=highest(len(self.labels)) if highest else None)
+
+        with ThreadPoolExecutor(_WRITERS) as writers:  # compression leaves Python's lock
+            list(writers.map(write, keys))
         return d

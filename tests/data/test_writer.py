@@ -2,19 +2,22 @@
 
 import gzip
 import json
+import math
 import os
 
 import itk
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.data import MetaTensor, decollate_batch
-from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd
+from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImage, LoadImaged, Orientationd
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from scipy.spatial.transform import Rotation
 
 from monai_pdddpm import __version__
+from monai_pdddpm.data import writer
 from monai_pdddpm.data.case import case_of
 from monai_pdddpm.data.dataset import case_collate
 from monai_pdddpm.data.writer import find_grid, write_nifti
@@ -336,17 +339,43 @@ class TestFile:
         read_by_itk = itk.array_from_image(itk.imread(str(tmp_path / "a_x.nii.gz")))
         assert np.array_equal(read_by_itk, np.ones((4, 3, 2)))
 
+    @pytest.mark.parametrize("shape", [(1, 4, 5, 6), (3, 4, 5, 6), (2, 4, 5, 6, 3)])
+    @pytest.mark.parametrize("highest", [1.0, 0.25, math.log(5)])
+    def test_scaled_maps_read_equal_everywhere(self, tmp_path, shape, highest):
+        values = highest * torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        values.view(-1)[:3] = torch.tensor([0.0, highest, highest / 2])
+        image = MetaTensor(values, affine=torch.diag(torch.tensor([2.0, 3, 4, 1])))
+        write_nifti(tmp_path / "a.nii.gz", image, find_grid(image.meta, shape[1:4]), highest=highest, labels={"1": "x"})
+        expected = values.numpy()[0] if shape[0] == 1 else np.moveaxis(values.numpy(), 0, -1)
+        read = nib.load(tmp_path / "a.nii.gz")
+        assert read.get_data_dtype() == np.int16
+        assert json.loads(read.header.extensions[0].get_content())["labels"] == {"1": "x"}
+        by_itk = sitk.ReadImage(str(tmp_path / "a.nii.gz"))
+        by_monai = LoadImage(image_only=True)(tmp_path / "a.nii.gz")
+        for found in (read.get_fdata(), sitk.GetArrayFromImage(by_itk).T, by_monai.numpy()):
+            assert np.abs(found - expected).max() <= highest / 65534 + 1e-7
+            assert found.min() == 0
+        assert np.allclose(by_itk.GetSpacing()[:3], (2, 3, 4))
+        assert torch.allclose(by_monai.affine.float(), image.affine.float())
+
+    @pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan"), float("inf")])
+    def test_scaled_maps_must_be_in_range(self, tmp_path, wrong):
+        image = MetaTensor(torch.tensor([[[[0.0, wrong]]]]))
+        with pytest.raises(UserError, match=r"a\.nii: found values from .* expected 0 to 1"):
+            write_nifti(tmp_path / "a.nii", image, find_grid(image.meta, (1, 1, 2)), highest=1.0)
+        assert not list(tmp_path.iterdir())
+
     @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("x"), OSError(28, "No space left on device")])
     def test_nothing_half_written_stays(self, tmp_path, monkeypatch, error):
         self.write(tmp_path, np.zeros((2, 2, 2)))
         before = (tmp_path / "a_x.nii.gz").read_bytes()
 
-        def fail(self, stream):
+        def fail(stream, header, voxels):
             stream.write(b"half")
             assert len(os.listdir(tmp_path)) == 2
             raise error
 
-        monkeypatch.setattr(nib.Nifti1Image, "to_stream", fail)
+        monkeypatch.setattr(writer, "_write", fail)
         kind = UserError if isinstance(error, OSError) else type(error)
         with pytest.raises(kind) as caught:
             self.write(tmp_path, np.ones((2, 2, 2)))

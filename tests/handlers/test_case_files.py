@@ -70,7 +70,7 @@ def run(cases, out, settings=SETTINGS, overview=False, save=True, before=None, i
     """Infer as a bundle does; ``before`` is called before the report is written."""
     orient = Orientationd("image", "RAS", labels=None)
     read = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), CopyItemsd("image", names="scan"), orient])
-    steps = [EnsembleMapsd("pred", 2, read), CaseSummaryd("seg", LABELS, calibration=calibration)]
+    steps = [EnsembleMapsd("pred", 2), CaseSummaryd("seg", LABELS, calibration=calibration)]
     if save:
         steps.append(SaveImageMapsd(out, LABELS, outputs="seg"))
     engine = CaseEvaluator(

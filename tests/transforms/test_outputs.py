@@ -1,17 +1,24 @@
 """Maps by hand, and the order in which they have to be made."""
 
 import math
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd
+from monai.transforms import (
+    CenterSpatialCropd,
+    Compose,
+    EnsureChannelFirstd,
+    Invertd,
+    Orientationd,
+    SpatialPadd,
+)
 
-from monai_pdddpm.inferers import EnsembleConfig, EnsembleRunInfo
-from monai_pdddpm.transforms import InvertMembersd, Spacingd, SplitOutputd, Uncertaintyd, outputs
+from monai_pdddpm.inferers import EnsembleConfig, EnsembleOutput, EnsembleRunInfo
+from monai_pdddpm.transforms import EnsembleMapsd, Spacingd, SplitOutputd, Uncertaintyd, scan_grid
 from monai_pdddpm.transforms.outputs import normalized
+from monai_pdddpm.transforms.scan_grid import box_above
 from monai_pdddpm.utils.errors import UserError
 
 K = 3
@@ -198,71 +205,133 @@ class TestNormalized:
         assert normalized(0 * p, 2)[..., 0].eq(1).all()
 
 
-class TestInvertMembers:
-    def preprocessing(self, spacing):
-        return Compose(
-            [
-                EnsureChannelFirstd("image", channel_dim="no_channel"),
-                Orientationd("image", axcodes="RAS", labels=None),
-                Spacingd("image", pixdim=spacing, mode="bilinear"),
-            ]
-        )
+LPS = torch.tensor([[-1.0, 0, 0, 10], [0, -2, 0, 20], [0, 0, 1.5, -30], [0, 0, 0, 1]], dtype=torch.float64)
+TURNED = torch.tensor([[0, 0, -1.0, 1], [2, 0, 0, 2], [0, 1, 0, 3], [0, 0, 0, 1]], dtype=torch.float64)
+OBLIQUE = torch.tensor([[0.8, -0.6, 0, 0], [0.6, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=torch.float64)
+TO_RAS = Orientationd("image", "RAS", labels=None)
 
-    def scan(self, size):
-        affine = torch.diag(torch.tensor([-1.0, 2, 1, 1], dtype=torch.float64))  # left, and oblong voxels
-        return MetaTensor(torch.zeros(size), affine=affine, meta={"filename_or_obj": "a.nii", "spatial_shape": size})
 
-    def test_each_is_turned_back_and_then_labelled(self):
-        steps = self.preprocessing([1.0, 2.0, 1.0])
-        item = steps({"image": self.scan((4, 3, 2))})
-        labels = torch.randint(0, K, (5, 4, 3, 2), generator=torch.Generator().manual_seed(0))
-        one_hot = torch.nn.functional.one_hot(labels, K).movedim(-1, 1).float()
-        turned = one_hot.flatten(0, 1).flip(1)  # as the network sees them, from left to right
-        item["members"] = MetaTensor(turned, meta=dict(item["image"].meta))
-        found = InvertMembersd("members", K, steps)(item)["members"]
-        assert found.dtype == torch.uint8
-        assert torch.equal(found.as_tensor(), labels.to(torch.uint8))
-        assert torch.equal(found.affine, self.scan((1, 1, 1)).affine)
+def spaced(*spacing):
+    return Spacingd("image", pixdim=spacing, mode="bilinear")
 
-    def test_the_likeliest_class_is_taken_after_interpolation(self):
-        steps = self.preprocessing([2.0, 2.0, 2.0])
-        item = steps({"image": self.scan((9, 5, 9))})
-        p = torch.rand(2 * K, *item["image"].shape[1:], generator=torch.Generator().manual_seed(1))
-        item["members"] = MetaTensor(p, meta=dict(item["image"].meta))
-        found = InvertMembersd("members", K, steps)(item)["members"]
-        item["member"] = item["members"][K:]
-        one = Invertd("member", steps, "image", nearest_interp=False, to_tensor=True)(item)["member"]
-        assert torch.equal(found[1].as_tensor().long(), one.as_tensor().argmax(0))
+
+class TestEnsembleMaps:
+    def item(self, steps, affine=LPS, size=(9, 8, 7), members=4, frames=1, foreground=None):
+        """Return a preprocessed scan with an output of random members; foreground, (X, Y, Z), is the only place."""
+        meta = {"original_affine": affine.clone(), "spatial_shape": np.array(size), "filename_or_obj": "a.nii"}
+        item = Compose(steps)({"image": MetaTensor(torch.rand(frames, *size), affine=affine, meta=meta)})
+        generator, outs = torch.Generator().manual_seed(0), []
+        for _ in range(frames):
+            logits = 2 * torch.randn(members + 1, K, *item["image"].shape[1:], generator=generator)
+            if foreground is not None:
+                logits[:, 0] += 40.0 * ~foreground
+            p = logits.softmax(1)
+            parts = {
+                "pred": p[1:].mean(0),
+                "member_mean": p[1:].mean(0),
+                "preseg": p[0],
+                "members": p[1:].flatten(0, 1),
+            }
+            parts["member_entropy"] = torch.special.entr(p[1:]).sum(1).mean(0)[None]
+            parts["variance"] = p[1:].var(0, correction=0)[1:]
+            outs.append(EnsembleOutput(K, members).join(parts))
+        run = [run_info(frames)]
+        item["pred"] = MetaTensor(torch.cat(outs), meta=dict(item["image"].meta) | {"ensemble_run": run})
+        return item
+
+    def by_monai(self, item, steps, temperature=1.0):
+        """Return the maps by MONAI's Invertd, which computes every voxel."""
+        parts = SplitOutputd("pred", K)({"pred": item["pred"]}) | {"image": item["image"]}
+        keys = ("pred", "member_mean", "member_entropy", "variance", "preseg", "members")
+        parts = Invertd(keys, Compose(steps), "image", nearest_interp=False, to_tensor=True)(parts)
+        members = parts["members"].as_tensor().unflatten(0, (-1, K)).argmax(1)
+        found = Uncertaintyd("pred", temperature)(parts)
+        return found | {"prob": found["pred"], "members": members}
+
+    @pytest.mark.parametrize("affine", [LPS, TURNED, OBLIQUE])
+    @pytest.mark.parametrize(
+        "more",
+        [
+            [],
+            [spaced(1.3, 0.9, 1.1)],
+            [spaced(2.3, 2.9, 2.1)],
+            [SpatialPadd("image", (24, 24, 24))],
+            [CenterSpatialCropd("image", (5, 6, 4))],
+        ],
+    )
+    def test_maps_are_those_of_monais_inverse(self, affine, more):
+        steps = [TO_RAS, *more]
+        item = self.item(steps, affine)
+        found, expected = EnsembleMapsd("pred", K)(item), self.by_monai(item, steps)
+        for key in ("prob", "entropy", "mutual_information", "variance", "preseg"):
+            assert torch.allclose(found[key].as_tensor(), expected[key].as_tensor(), atol=1e-4), key
+        for key in ("seg", "preseg_seg", "members"):
+            assert torch.equal(found[key].as_tensor().long(), expected[key].long()), key
+        for key in ("prob", "members", "pred"):
+            assert torch.equal(found[key].affine, affine)
+            assert found[key].meta["filename_or_obj"] == "a.nii"
+        assert found["members"].dtype == found["seg"].dtype == torch.uint8
+
+    @pytest.mark.parametrize("temperature", [1.0, 2.0])
+    @pytest.mark.parametrize("more", [[], [spaced(1.3, 0.9, 1.1)]])
+    def test_background_outside_of_the_box_is_exact_enough(self, more, temperature):
+        steps = [TO_RAS, *more]
+        shape = Compose(steps)({"image": MetaTensor(torch.zeros(1, 19, 18, 17), affine=LPS)})["image"].shape[1:]
+        foreground = torch.zeros(shape, dtype=torch.bool)
+        foreground[3:8, -6:, 4:6] = True  # at a border
+        item = self.item(steps, size=(19, 18, 17), foreground=foreground)
+        found, expected = EnsembleMapsd("pred", K, temperature)(item), self.by_monai(item, steps, temperature)
+        for key in ("prob", "entropy", "mutual_information", "variance", "preseg"):
+            assert torch.allclose(found[key].as_tensor(), expected[key].as_tensor(), atol=1e-4), key
+        assert torch.equal(found["members"].as_tensor().long(), expected["members"])
+        assert found["prob"][0].eq(1).float().mean() > 0.5
+        assert found["members"].any()
+
+    def test_a_case_without_foreground(self):
+        item = self.item([TO_RAS], foreground=torch.zeros(9, 8, 7, dtype=torch.bool))
+        found = EnsembleMapsd("pred", K)(item)
+        assert not found["members"].any()
+        assert not found["seg"].any()
+        assert found["prob"][0].min() > 1 - 1e-4
+        assert found["entropy"].max() < 1e-4
 
     def test_frames_come_last(self):
-        steps = self.preprocessing([1.0, 2.0, 1.0])
-        item = steps({"image": self.scan((4, 3, 2))}) | {"ensemble_run": run_info(3)}
-        labels = torch.randint(0, K, (3, 2, 4, 3, 2), generator=torch.Generator().manual_seed(0))  # frames, members
-        one_hot = torch.nn.functional.one_hot(labels, K).movedim(-1, 2).float()
-        item["members"] = MetaTensor(one_hot.flatten(0, 2).flip(1), meta=dict(item["image"].meta))
-        found = InvertMembersd("members", K, steps)(item)["members"]
-        assert found.shape == (2, 4, 3, 2, 3)
-        for frame in range(3):
-            assert torch.equal(found[..., frame].as_tensor().long(), labels[frame])
+        steps = [TO_RAS, spaced(1.3, 0.9, 1.1)]
+        item = self.item(steps, frames=3)
+        found = EnsembleMapsd("pred", K)(item)
+        channels = item["pred"].as_tensor().chunk(3)
+        assert found["members"].shape == (4, 9, 8, 7, 3)
+        for frame, own in enumerate(channels):
+            meta = {k: v for k, v in item["pred"].meta.items() if k != "ensemble_run"}
+            alone = EnsembleMapsd("pred", K)({"image": item["image"][:1], "pred": MetaTensor(own, meta=meta)})
+            for key in ("prob", "seg", "entropy", "members"):
+                assert torch.equal(found[key][..., frame].as_tensor(), alone[key].as_tensor()), key
 
-    @pytest.mark.parametrize("frames", [1, 2])
-    def test_members_together_are_what_each_is_alone(self, frames, monkeypatch):
-        steps = self.preprocessing([2.0, 2.0, 2.0])
-        item = steps({"image": self.scan((9, 5, 9))}) | {"ensemble_run": run_info(frames)}
-        p = torch.rand(frames * 5 * K, *item["image"].shape[1:], generator=torch.Generator().manual_seed(1))
-        item["members"] = MetaTensor(p, meta=dict(item["image"].meta))
-        found, calls = {}, {}
-        for members, room in ((1, 0), (2, 2 * 4 * frames * K * 9 * 5 * 9), (5, 2**20)):
-            monkeypatch.setattr(outputs, "_INVERTED_TOGETHER", room)
-            invert = InvertMembersd("members", K, steps)
-            invert.invert = mock.Mock(wraps=invert.invert)
-            found[members], calls[members] = invert(item)["members"].as_tensor(), invert.invert.call_count
-        assert calls == {1: 5, 2: 3, 5: 1}
-        assert torch.equal(found[1], found[2])
-        assert torch.equal(found[1], found[5])
+    def test_the_output_is_not_changed(self):
+        item = self.item([])
+        before = item["pred"].clone()
+        EnsembleMapsd("pred", K)(item)
+        assert torch.equal(item["pred"], before)
 
     def test_no_members(self):
-        assert InvertMembersd("members", K, self.preprocessing([1.0, 1, 1]))({"image": 1}) == {"image": 1}
+        item = self.item([TO_RAS], members=1)
+        item["pred"] = item["pred"][: 4 * K]
+        assert "members" not in EnsembleMapsd("pred", K)(item)
+
+    def test_slabs_change_nothing(self, monkeypatch):
+        item = self.item([TO_RAS, spaced(1.3, 0.9, 1.1)])
+        whole = EnsembleMapsd("pred", K)(item)
+        monkeypatch.setattr(scan_grid, "_SLAB", 60)
+        assert torch.allclose(EnsembleMapsd("pred", K)(item)["prob"], whole["prob"], atol=1e-5)
+
+
+def test_a_box_is_one_voxel_wider_than_what_it_holds():
+    x = torch.zeros(2, 5, 6)
+    x[1, 2, 3] = 0.5
+    assert box_above([x, -x], [0.4, 0.1]) == (slice(1, 4), slice(2, 5))
+    x[0, 0, 5] = 0.5
+    assert box_above([x], [0.4]) == (slice(0, 4), slice(2, 6))
+    assert box_above([x], [0.6]) == (slice(0, 2), slice(0, 2))
 
 
 def test_maps_of_frames_are_those_of_each_frame():
