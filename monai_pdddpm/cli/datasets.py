@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monai_pdddpm.data.case import Case
+from monai_pdddpm.data.case import Case, case_name
 from monai_pdddpm.data.dataset_json import LIST_KEYS
 from monai_pdddpm.data.folds import hold_out
 from monai_pdddpm.utils.errors import UserError
@@ -93,12 +93,12 @@ def label_names(where: object, pairs: Iterable[tuple[Any, Any]]) -> dict[int, st
         UserError: if a value is not a whole number from 0 to 65535 or is named twice, or a name cannot be used.
     """
     labels: dict[int, str] = {}
-    for value, name in pairs:
+    for value, name in _classes(list(pairs)):
         text = str(value)
         if not text.isdecimal() or not 0 <= int(text) < 2**16 or int(text) in labels:
             raise UserError(
                 f"{where}: found the value {value!r} for the label {name!r}, expected a whole number of its own from 0 "
-                "to 65535; regions of several values are not supported, so give each value a label"
+                "to 65535; fix it"
             )
         labels[int(text)] = check_name(name, f"{where}: label {text}")
     if ignored := [name for name in labels.values() if name.lower() == "ignore"]:
@@ -107,6 +107,22 @@ def label_names(where: object, pairs: Iterable[tuple[Any, Any]]) -> dict[int, st
     if len(labels) < 2:
         raise UserError(f"{where}: found no label above 0, expected at least one; add it to labels")
     return labels
+
+
+def _classes(pairs: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """Replace regions, lists of values as nnU-Net has them, by their values, each named after its smallest region."""
+    found = {str(value): name for value, name in pairs if not isinstance(value, list)}
+    regions = [(set(map(str, value)), name) for value, name in pairs if isinstance(value, list)]
+    if not regions:
+        return pairs
+    smallest = {}
+    for value in sorted(set().union(*(values for values, _ in regions)) - found.keys()):
+        smallest[value] = min((len(values), name) for values, name in regions if value in values)[1]
+    names = list(smallest.values())
+    return [
+        *found.items(),
+        *((value, name if names.count(name) == 1 else f"{name} {value}") for value, name in smallest.items()),
+    ]
 
 
 def as_decathlon(dataset: DataSet) -> dict[str, Any]:
@@ -129,7 +145,8 @@ def as_decathlon(dataset: DataSet) -> dict[str, Any]:
     lists: dict[str, list[dict[str, Any]]] = {key: [] for key in reversed(LIST_KEYS)}
     for case in dataset.cases:
         images = [relative(file) for file in case.case.files]
-        entry: dict[str, Any] = {"image": images if len(images) > 1 else images[0]}
+        single = len(images) == 1 and case_name(case.case.file) == case.case.name
+        entry: dict[str, Any] = {"image": images[0] if single else images}
         if case.label is not None:
             entry["label"] = relative(case.label)
         lists["validation" if case.list_key == "training" and case.subject in held else case.list_key].append(entry)

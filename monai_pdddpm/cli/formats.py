@@ -1,9 +1,9 @@
-"""Data sets of the Medical Segmentation Decathlon, nnU-Net (version 2) or BIDS, read into one form."""
+"""Data sets of the Medical Segmentation Decathlon, nnU-Net, Auto3DSeg or BIDS, or tables, read into one form."""
 
 from __future__ import annotations
 
+import csv
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,18 +13,18 @@ from typing import Any
 from monai_pdddpm.cli.bids import read_bids
 from monai_pdddpm.cli.datasets import DataSet, Finding, LabeledCase, check_name, label_names
 from monai_pdddpm.data.case import Case
+from monai_pdddpm.data.channel_files import group_channels
 from monai_pdddpm.data.datalist import SCAN_EXTENSIONS
-from monai_pdddpm.data.dataset_json import LIST_KEYS, listed_cases, read_json
+from monai_pdddpm.data.dataset_json import LIST_KEYS, is_nnunet, listed_cases, read_json
 from monai_pdddpm.utils.errors import UserError
-
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
 def read_dataset(path: Path, modalities: Sequence[str] = ("T1w",), derivative: str | None = None) -> DataSet:
     """Read the lists and names of a data set; no scan is opened.
 
     Args:
-        path: a ``dataset.json`` of the Decathlon or of nnU-Net, its folder, or the folder of a BIDS data set.
+        path: a ``dataset.json`` of the Decathlon, nnU-Net or Auto3DSeg, its folder, a table (``.csv``, see
+            `read_table`), or the folder of a BIDS data set.
         modalities: BIDS only: suffixes of the scans that make up the channels.
         derivative: BIDS only: folder in ``derivatives`` with the label maps, if there are several.
 
@@ -39,11 +39,12 @@ def read_dataset(path: Path, modalities: Sequence[str] = ("T1w",), derivative: s
         if not any(path.glob("sub-*")):
             raise UserError(f"{path}: found no dataset.json and no folders sub-*, expected one of them; fix the path")
         found = read_bids(path, tuple(modalities), derivative)
+    elif path.suffix.lower() == ".csv":
+        found = read_table(path)
     else:
         source = path / "dataset.json" if path.is_dir() else path
         content = read_json(source)
-        read = _read_nnunet if "channel_names" in content or "file_ending" in content else _read_decathlon
-        found = read(source, content)
+        found = (_read_nnunet if is_nnunet(content) else _read_decathlon)(source, content)
         about = {"title": content.get("name"), "reference": content.get("reference")}
         about["license"] = content.get("licence") or content.get("license")
         texts = {key: " ".join(str(text).split()).lstrip("$@% ") for key, text in about.items() if text}
@@ -57,6 +58,15 @@ def _names(source: Path, content: dict[str, Any], key: str) -> dict[str, Any]:
     return content[key]
 
 
+def _labels(source: Path, content: dict[str, Any]) -> dict[int, str]:
+    """Return the labels by value; nnU-Net names them the other way round."""
+    if "labels" not in content:
+        return {}
+    found = _names(source, content, "labels")
+    by_value = all(key.strip().lstrip("-").replace(".", "").isdecimal() for key in found)
+    return label_names(source, found.items() if by_value else ((value, name) for name, value in found.items()))
+
+
 def _channels(source: Path, content: dict[str, Any], key: str) -> tuple[str, ...]:
     names = _names(source, content, key)
     if not names or sorted(names) != sorted(str(i) for i in range(len(names))):
@@ -65,14 +75,16 @@ def _channels(source: Path, content: dict[str, Any], key: str) -> tuple[str, ...
 
 
 def _read_decathlon(source: Path, content: dict[str, Any]) -> DataSet:
-    channels = _channels(source, {"modality": {"0": "image"}} | content, "modality")
     cases = []
     for key in reversed(LIST_KEYS):  # training cases first
         for entry in listed_cases(source, content, key):
             case = Case.of(entry["image"])
             cases.append(LabeledCase(case, entry.get("label"), key, case.name))
-    labels = label_names(source, _names(source, content, "labels").items())
-    return DataSet("decathlon", source, channels, labels, tuple(cases))
+    count = max((len(case.case.files) for case in cases), default=1)
+    unnamed = {str(number): f"image {number}" if count > 1 else "image" for number in range(count)}
+    key = "channel_names" if "channel_names" in content else "modality"
+    channels = _channels(source, {key: unnamed} | content, key)
+    return DataSet("decathlon", source, channels, _labels(source, content), tuple(cases))
 
 
 def _read_nnunet(source: Path, content: dict[str, Any]) -> DataSet:
@@ -84,13 +96,17 @@ def _read_nnunet(source: Path, content: dict[str, Any]) -> DataSet:
         )
     root, cases = source.parent, []
     for key, suffix in (("training", "Tr"), ("test", "Ts")):
-        files: dict[str, dict[int, str]] = {}
-        for file in sorted((root / f"images{suffix}").glob(f"[!.]*{ending}")):
-            if named := _CHANNEL.fullmatch(file.name.removesuffix(ending)):
-                files.setdefault(named[1], {})[int(named[2])] = str(file)
-        for name, own in files.items():
-            label = str(root / f"labels{suffix}" / f"{name}{ending}") if key == "training" else None
-            cases.append(LabeledCase(Case.of([own.get(i) for i in range(len(channels))]), label, key, name))
+        scans = sorted((root / f"images{suffix}").glob(f"[!.]*{ending}"))
+        grouped = group_channels(scans, len(channels))
+        if grouped is None:
+            raise UserError(
+                f"{root / f'images{suffix}'}: found names without a channel, expected <case>_0000{ending} to "
+                f"<case>_{len(channels) - 1:04d}{ending} as channel_names counts; rename them"
+            )
+        for name, files in grouped.items():
+            label = str(root / f"labels{suffix}" / name) if key == "training" else None
+            case = Case.of(files)
+            cases.append(LabeledCase(case, label, key, case.name))
     listed = content.get("dataset")  # files listed one by one
     if isinstance(listed, dict):
         cases = [_nnunet_case(source, name, files) for name, files in sorted(listed.items())]
@@ -100,8 +116,7 @@ def _read_nnunet(source: Path, content: dict[str, Any]) -> DataSet:
         for file in sorted((root / "labelsTr").glob(f"[!.]*{ending}"))
         if str(file) not in used
     ]
-    labels = label_names(source, ((value, name) for name, value in _names(source, content, "labels").items()))
-    return DataSet("nnunet", source, channels, labels, tuple(cases), tuple(findings))
+    return DataSet("nnunet", source, channels, _labels(source, content), tuple(cases), tuple(findings))
 
 
 def _nnunet_case(source: Path, name: str, files: object) -> LabeledCase:
@@ -113,6 +128,40 @@ def _nnunet_case(source: Path, name: str, files: object) -> LabeledCase:
         )
     case = Case.of([str(source.parent / file) for file in images])
     return LabeledCase(case, label and str(source.parent / label), "training", name)
+
+
+def read_table(path: Path) -> DataSet:
+    """Read a table of cases with a header, separated by commas.
+
+    Its columns are ``image``, or ``image 1``, ``image 2``, ... (any text after ``image``) for channels; ``label``; and
+    optionally ``split`` (``training``, ``validation``, ``test``) and ``subject``. Paths are absolute or relative to the
+    table; an empty cell is no file.
+
+    Raises:
+        UserError: if there is no column of images, another column, or a row with other cells; the message names it.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file, restkey="", restval=None, strict=True))
+    columns = [column for column in (rows[0] if rows else ()) if column]
+    images = [column for column in columns if column.lower().startswith("image")]
+    unknown = [column for column in columns if column not in (*images, "label", "split", "subject")]
+    if not images or unknown:
+        raise UserError(
+            f"{path}: found the columns {', '.join(columns) or 'none'}, expected image (one column per "
+            "channel), label, split and subject; rename or remove them"
+        )
+    cases = []
+    for number, row in enumerate(rows, start=2):
+        split = (row.get("split") or ("training" if row.get("label") else "test")).strip()
+        if "" in row or None in row.values() or split not in LIST_KEYS:
+            found = f"split {split!r}" if split not in LIST_KEYS else "other cells than the header"
+            raise UserError(f"{path}: line {number}: found {found}, expected {', '.join(LIST_KEYS)}; fix the line")
+        files = [str(path.parent / row[column].strip()) if row[column].strip() else None for column in images]
+        case = Case.of(files if len(files) > 1 else files[0] or "")
+        label = str(path.parent / row["label"].strip()) if row.get("label") else None
+        cases.append(LabeledCase(case, label, split, row.get("subject") or case.name))
+    channels = tuple(check_name(column.strip(), f"{path}: column") for column in images)
+    return DataSet("table", path, channels, {}, tuple(cases))
 
 
 def _findings(dataset: DataSet) -> list[Finding]:

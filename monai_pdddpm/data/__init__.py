@@ -6,7 +6,7 @@ from monai_pdddpm.utils.ranks import RankSampler, cases_of_rank, is_first_rank
 from .cache import CachedDataset
 from .case import case_name
 from .checks import CheckImaged, CheckLabeld
-from .datalist import inference_cases, labelled_cases, training_cases
+from .datalist import given_input, inference_cases, labelled_cases, training_cases
 from .dataset import CaseDataset, CaseFailure, case_collate
 from .folds import fold_cases
 from .loading import LoadImageScand, LoadScan
@@ -30,6 +30,7 @@ __all__ = [
     "check_output_dir",
     "ensure_phantom",
     "fold_cases",
+    "given_input",
     "inference_cases",
     "is_first_rank",
     "labelled_cases",

@@ -10,10 +10,11 @@ from typing import Any, ClassVar, TypeAlias
 
 from torch.utils.data._utils.collate import default_collate_fn_map  # the map that torch documents for own types
 
+from monai_pdddpm.data.channel_files import case_of_channels, file_stem
 from monai_pdddpm.utils.errors import UserError, printable
 from monai_pdddpm.utils.provenance import checksum
 
-__all__ = ["Case", "Image", "case_name", "case_of"]
+__all__ = ["Case", "Image", "case_name", "case_of", "cases_of_batch"]
 
 _LONGEST_NAME = 200  # bytes; file systems take 255, and names of outputs are longer
 _DETACHED = (".mhd", ".nhdr")  # headers whose voxels lie in another file
@@ -43,7 +44,8 @@ class Case:
     def of(cls, image: Image) -> Case:
         """Identify the case of an entry of a list.
 
-        A list of files has the name of the first file that exists, or else of the first that is listed.
+        A list of files has the name of the first file that exists, or else of the first that is listed; without the
+        channel's number when the files are named as nnU-Net's (``<case>_0000``, ``<case>_0001``, ...).
 
         Args:
             image: path, or a list with one path for each channel, where None and "" stand for no file; or a case, which
@@ -62,7 +64,8 @@ class Case:
                 f"image: found {image!r}, expected a path, or a list with one for each channel; fix the data list"
             )
         files = tuple(os.fspath(entry) if entry else None for entry in entries)
-        return cls(_name_of(_main_file(files)), files)
+        channels = case_of_channels(files) if entries is image else None
+        return cls(channels or _name_of(_main_file(files)), files)
 
     @property
     def file(self) -> str:
@@ -128,6 +131,12 @@ def case_of(meta: Mapping[str, Any]) -> Case:
     return case if isinstance(case, Case) else Case.of(str(meta.get("filename_or_obj") or "unnamed"))
 
 
+def cases_of_batch(meta: Mapping[str, Any]) -> list[Case]:
+    """Return the cases of a batch from its collated metadata, see `case_of`."""
+    found = meta.get("case")
+    return found if isinstance(found, list) else [Case.of(str(file)) for file in meta["filename_or_obj"]]
+
+
 def case_name(image: Image) -> str:
     """Return the name of a case, see `Case.of`."""
     return Case.of(image).name
@@ -141,5 +150,4 @@ def _main_file(files: Sequence[str | None]) -> str:
 def _name_of(path: str) -> str:
     if os.path.isdir(path):
         return os.path.basename(os.path.abspath(path))
-    stem, extension = os.path.splitext(os.path.basename(path))
-    return os.path.splitext(stem)[0] if extension == ".gz" else stem
+    return file_stem(path)

@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai_pdddpm.data.case import Case
-from monai_pdddpm.data.dataset_json import LIST_KEYS, listed_cases, read_json
+from monai_pdddpm.data.channel_files import group_channels
+from monai_pdddpm.data.dataset_json import LIST_KEYS, is_nnunet, listed_cases, read_json, unknown_keys
 from monai_pdddpm.data.dicom_files import find_series
 from monai_pdddpm.data.folds import hold_out
 from monai_pdddpm.utils.checks import check_choice
-from monai_pdddpm.utils.errors import UserError, printable
+from monai_pdddpm.utils.errors import UserError, some_files
 
-__all__ = ["SCAN_EXTENSIONS", "inference_cases", "labelled_cases", "training_cases", "unused_files"]
+__all__ = ["SCAN_EXTENSIONS", "given_input", "inference_cases", "labelled_cases", "training_cases", "unused_files"]
 
 SCAN_EXTENSIONS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _EXTENSIONS = ", ".join(SCAN_EXTENSIONS)
 
 
-def inference_cases(dataset_dir: str | os.PathLike, data_list_key: str = "test") -> list[dict[str, Any]]:
+def inference_cases(
+    dataset_dir: str | os.PathLike, data_list_key: str = "test", channels: int | None = None
+) -> list[dict[str, Any]]:
     """List the scans to segment.
-
-    A printed line names what the folder contains beside them.
 
     Args:
         dataset_dir: one scan file; a folder with a ``dataset.json`` in the Decathlon's layout; a folder with scans in
-            ``imagesTs`` or ``imagesTr``; or a folder with scan files, one DICOM series, or both files and subfolders
-            with a DICOM series each, at any depth.
+            ``imagesTs`` or ``imagesTr``, such as a data set of nnU-Net; or a folder with scan files, one DICOM series,
+            or both files and subfolders with a DICOM series each, at any depth.
         data_list_key: list to take from a ``dataset.json``: ``test``, ``validation`` or ``training``. When it lists
             nothing, the next of these three is taken, and a line is printed.
+        channels: number of channels of a scan: files ``<case>_0000``, ``<case>_0001``, ... are channels of one case if
+            all files of the folder are named so. None takes each file as a case.
 
     Returns:
         For each case ``{"image": path}``, and ``"label"`` where there is one; files in alphabetical order, those of
@@ -52,12 +55,15 @@ def inference_cases(dataset_dir: str | os.PathLike, data_list_key: str = "test")
             raise UserError(f"{root}: not a scan by its name, expected one of {_EXTENSIONS}; check dataset_dir")
         return [{"image": str(root)}]
 
-    if os.path.isfile(root / "dataset.json"):
-        cases = _from_json(root / "dataset.json", keys)
+    content = read_json(root / "dataset.json") if os.path.isfile(root / "dataset.json") else None
+    if content is not None and not is_nnunet(content):
+        cases = _from_json(root / "dataset.json", content, keys)
     else:
         suffixes = ("Ts", "Tr") if keys[0] == "test" else ("Tr",)
-        direct = [{"image": str(scan)} for scan in _scans_in(root)]
-        in_folders = [] if direct else next((found for s in suffixes if (found := _from_folders(root, s))), [])
+        direct = _scans_of(root, channels)
+        in_folders = (
+            [] if direct else next((found for s in suffixes if (found := _from_folders(root, s, channels))), [])
+        )
         cases = in_folders or direct + [{"image": folder} for folder in find_series(root, own=not direct)]
     if not cases:
         raise UserError(
@@ -67,16 +73,15 @@ def inference_cases(dataset_dir: str | os.PathLike, data_list_key: str = "test")
     _check_names(cases)
     if not any(any(Case.of(case["image"]).present_files) for case in cases):
         _check_files({"image": case["image"]} for case in cases)
-    if unused := unused_files(root, cases):
-        print(f"{root}: {len(cases)} cases; not used: {_some(unused)}")
     return cases
 
 
 def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[dict[str, Any]]:
     """List pairs of image and label for training or validation.
 
-    Without a list for validation in ``dataset.json``, the last fifth of the training list (at least one case) is
-    held out for it, always the same cases, and a line is printed.
+    Without a list for validation in ``dataset.json``, it is fold 0 of the training list where entries name their
+    fold (as in Auto3DSeg); else the last fifth of the training list (at least one case) is held out, always the same
+    cases, and a line is printed.
 
     Args:
         dataset_dir: folder with a ``dataset.json`` in the Decathlon's layout, or with ``imagesTr`` and ``labelsTr``.
@@ -99,7 +104,7 @@ def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[d
         content = read_json(root / "dataset.json")
         training, validation = (listed_cases(root / "dataset.json", content, key) for key in ("training", "validation"))
     else:
-        training, validation = _from_folders(root, "Tr", require_label=True), []
+        training, validation = _from_folders(root, "Tr", None, require_label=True), []
     if not training:
         raise UserError(
             f"{root}: no training case found, expected a 'training' list in dataset.json, or imagesTr and labelsTr; "
@@ -115,7 +120,7 @@ def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[d
     cases = training if data_list_key == "training" else validation
     if unlabelled := [Case.of(case["image"]).file for case in cases if "label" not in case]:
         raise UserError(
-            f"{root}: {_some(unlabelled)} without a label; expected 'label' for each {data_list_key} case; add it"
+            f"{root}: {some_files(unlabelled)} without a label; expected 'label' for each {data_list_key} case; add it"
         )
     _check_files(cases)
     return cases
@@ -137,16 +142,23 @@ def training_cases(dataset_dir: str | os.PathLike, list_keys: Sequence[str] = ("
     return [case for list_key in list_keys for case in labelled_cases(dataset_dir, list_key)]
 
 
-def unused_files(folder: str | os.PathLike, cases: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the files in a folder that belong to no case, relative to it and in alphabetical order.
+def given_input(folder: str | os.PathLike, cases: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the number of cases and what a folder contains beside them, see `unused_files`."""
+    return {"cases": len(cases), "unused": unused_files(folder, cases)}
 
-    Hidden files and ``dataset.json`` do not count.
+
+def unused_files(folder: str | os.PathLike, cases: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what a folder contains beside its cases: files, relative to it in alphabetical order, and unknown keys.
+
+    Hidden files do not count. Of a ``dataset.json``, the lists and the keys of entries that nothing reads are named.
 
     Args:
         folder: the folder that was searched.
         cases: the cases found in it, as `inference_cases` returns them.
     """
     root = os.path.abspath(folder)
+    if not os.path.isdir(root):
+        return []
     images = [case[key] for case in cases for key in ("image", "label") if key in case]
     used = {os.path.abspath(file) for image in images for file in Case.of(image).all_files}
     used.add(os.path.join(root, "dataset.json"))
@@ -158,7 +170,9 @@ def unused_files(folder: str | os.PathLike, cases: Sequence[dict[str, Any]]) -> 
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = [os.path.join(parent, name) for name in names if not name.startswith(".")]
         unused += [path for path in paths if path not in used]
-    return sorted(os.path.relpath(path, root) for path in unused)
+    listed = os.path.join(root, "dataset.json")
+    keys = unknown_keys(read_json(listed)) if os.path.isfile(listed) else []
+    return sorted(os.path.relpath(path, root) for path in unused) + keys
 
 
 def _is_scan(path: Path) -> bool:
@@ -175,19 +189,26 @@ def _scans_in(folder: Path) -> list[Path]:
     return [path for path in found if _is_scan(path) and not path.is_dir()]
 
 
-def _from_folders(root: Path, suffix: str, require_label: bool = False) -> list[dict[str, Any]]:
-    images, labels = root / f"images{suffix}", root / f"labels{suffix}"
+def _scans_of(folder: Path, channels: int | None, labels: Path | None = None, require_label: bool = False) -> list:
+    """Return the cases of the scan files in a folder, with those of their label maps that exist or are required."""
+    scans = _scans_in(folder)
+    grouped = group_channels(scans, channels) if channels else None
+    images: Mapping[str, str | list[str | None]] = grouped or {scan.name: str(scan) for scan in scans}
     cases = []
-    for scan in _scans_in(images) if images.is_dir() else []:
-        case = {"image": str(scan)}
-        if require_label or (labels / scan.name).is_file():
-            case["label"] = str(labels / scan.name)
+    for name, image in images.items():
+        case: dict[str, Any] = {"image": image}
+        if labels is not None and (require_label or (labels / name).is_file()):
+            case["label"] = str(labels / name)
         cases.append(case)
     return cases
 
 
-def _from_json(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
-    content = read_json(path)
+def _from_folders(root: Path, suffix: str, channels: int | None, require_label: bool = False) -> list[dict[str, Any]]:
+    images = root / f"images{suffix}"
+    return _scans_of(images, channels, root / f"labels{suffix}", require_label) if images.is_dir() else []
+
+
+def _from_json(path: Path, content: dict[str, Any], keys: Sequence[str]) -> list[dict[str, Any]]:
     for key in keys:
         if cases := listed_cases(path, content, key):
             if key != keys[0]:
@@ -208,13 +229,7 @@ def _check_files(cases: Iterable[dict[str, Any]]) -> None:
         if "label" in case and not os.path.isfile(case["label"]):
             missing.append(case["label"])
     if missing:
-        raise UserError(f"{_some(missing)} missing; expected every listed file to exist; restore or unlist them")
-
-
-def _some(paths: Sequence[str]) -> str:
-    """Name the first three files and the number of all."""
-    count = "1 file" if len(paths) == 1 else f"{len(paths)} files"
-    return f"{', '.join(map(printable, paths[:3]))}{', ...' if len(paths) > 3 else ''}: {count}"
+        raise UserError(f"{some_files(missing)} missing; expected every listed file to exist; restore or unlist them")
 
 
 def _check_names(cases: Iterable[dict[str, Any]]) -> None:

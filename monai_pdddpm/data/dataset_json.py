@@ -1,18 +1,41 @@
-"""A ``dataset.json`` in the layout of the Medical Segmentation Decathlon."""
+"""A ``dataset.json`` in the layout of the Medical Segmentation Decathlon, of nnU-Net (version 1) or of Auto3DSeg."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from monai_pdddpm.data.channel_files import channel_files_of
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["LIST_KEYS", "listed_cases", "read_json"]
+__all__ = ["LIST_KEYS", "is_nnunet", "listed_cases", "read_json", "unknown_keys"]
 
 LIST_KEYS = ("test", "validation", "training")
+_ALIASES = {"testing": "test"}  # in lists of Auto3DSeg
+_ENTRY_KEYS = ("image", "label", "fold")
+
+
+def is_nnunet(content: dict[str, Any]) -> bool:
+    """Return whether a ``dataset.json`` is one of nnU-Net, version 2, whose scans are found by their names."""
+    return "file_ending" in content or ("channel_names" in content and not set(LIST_KEYS) & set(content))
+
+
+def unknown_keys(content: dict[str, Any]) -> list[str]:
+    """Return in words the lists of a ``dataset.json`` and the keys of its entries that nothing reads."""
+    lists = {key: value for key, value in content.items() if isinstance(value, list) and value}
+    known = (*LIST_KEYS, *_ALIASES)
+    found = [f"the list {key!r} of dataset.json" for key in lists if key not in known and not _is_plain(lists[key])]
+    entries = [entry for key in known for entry in lists.get(key, []) if isinstance(entry, dict)]
+    more = Counter(key for entry in entries for key in entry if key not in _ENTRY_KEYS)
+    return found + [f"the key {key!r} of {count} entries of dataset.json" for key, count in more.items()]
+
+
+def _is_plain(value: list[Any]) -> bool:
+    return not any(isinstance(entry, (str, dict, list)) for entry in value)  # such as regions_class_order
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
@@ -40,7 +63,9 @@ def listed_cases(path: Path, content: dict[str, Any], key: str) -> list[dict[str
         path: the file.
         content: its content.
         key: ``test``, ``validation`` or ``training``. An entry of the list is an image, or an object with ``image`` and
-            an optional ``label``; an image is a path, or a list with one path or null for each channel.
+            an optional ``label``; an image is a path, or a list with one path or null for each channel. A path that
+            does not exist stands for nnU-Net's files ``<path>_0000``, ``<path>_0001``, ... if they do. Without a list
+            for validation, training entries with ``"fold": 0`` are its cases, as in Auto3DSeg.
 
     Returns:
         For each entry ``{"image": path or list}`` and ``"label"`` where there is one, with absolute paths.
@@ -52,12 +77,17 @@ def listed_cases(path: Path, content: dict[str, Any], key: str) -> list[dict[str
         if name not in LIST_KEYS and name.strip().lower() in LIST_KEYS:
             raise UserError(f"{path}: found the key {name!r}, expected {name.strip().lower()!r}; rename it")
     root = path.parent / _root_of(path, content)
-    listed = content.get(key) or []
-    if not isinstance(listed, list):
-        raise UserError(f"{path}: {key!r} is a {type(listed).__name__}, expected a list of cases; fix it")
+    content = {_ALIASES.get(name, name): value for name, value in content.items()}
+    folds = [entry.get("fold") if isinstance(entry, dict) else None for entry in _list(path, content, "training")]
+    by_fold = not content.get("validation") and 0 in folds and None not in folds
+    source = "training" if by_fold and key == "validation" else key
+    names = content.get("modality") or content.get("channel_names")
+    channels = len(names) if isinstance(names, dict) and names else 1
     cases = []
-    for number, entry in enumerate(listed):
-        where = f"{key}[{number}]"
+    for number, entry in enumerate(_list(path, content, source)):
+        if by_fold and source == "training" and (folds[number] == 0) != (key == "validation"):
+            continue
+        where = f"{source}[{number}]"
         files = entry if isinstance(entry, dict) else {"image": entry}
         image = files.get("image")
         case: dict[str, Any] = {}
@@ -66,11 +96,20 @@ def listed_cases(path: Path, content: dict[str, Any], key: str) -> list[dict[str
                 raise UserError(f"{path}: image of {where} lists no file, expected at least one path; fix it")
             case["image"] = [str(root / _checked(path, where, "image", file)) if file else None for file in image]
         else:
-            case["image"] = str(root / _checked(path, where, "image", image))
+            file = root / _checked(path, where, "image", image)
+            found = None if file.exists() else channel_files_of(file, channels)
+            case["image"] = found or str(file)
         if files.get("label") is not None:
             case["label"] = str(root / _checked(path, where, "label", files["label"]))
         cases.append(case)
     return cases
+
+
+def _list(path: Path, content: dict[str, Any], key: str) -> list[Any]:
+    listed = content.get(key) or []
+    if not isinstance(listed, list):
+        raise UserError(f"{path}: {key!r} is a {type(listed).__name__}, expected a list of cases; fix it")
+    return listed
 
 
 def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import logging
 from typing import Any
 
 from ignite.engine import Events
+from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator
 
-from monai_pdddpm.data.case import case_name
+from monai_pdddpm.data.case import Case, cases_of_batch
 from monai_pdddpm.data.dataset import CaseFailure, explain_failure
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.ranks import gathered
@@ -64,12 +65,14 @@ class CaseEvaluator(SupervisedEvaluator):
             return self._fail(engine, batchdata["failure"])
         batchdata = dict(batchdata)
         engine.state.seconds = dict(batchdata.pop("seconds", [{}])[0])
-        file = str(batchdata["image"].meta["filename_or_obj"][0]) if hasattr(batchdata["image"], "meta") else "image"
+        image = batchdata["image"]
+        case = cases_of_batch(image.meta)[0] if isinstance(image, MetaTensor) else Case.of("image")
         try:
             return super()._iteration(engine, batchdata)
         except Exception as error:  # whatever it is, the cases after this one go on
-            logger.debug("case %s", file, exc_info=True)
-            return self._fail(engine, CaseFailure(case=case_name(file), file=file, error=explain_failure(error, file)))
+            logger.debug("case %s", case.name, exc_info=True)
+            reason = explain_failure(error, case.file)
+            return self._fail(engine, CaseFailure(case=case.name, file=case.file, error=reason))
 
     def _fail(self, engine: SupervisedEvaluator, failure: CaseFailure) -> list:
         self.failures.append(failure)

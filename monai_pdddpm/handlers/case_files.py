@@ -16,7 +16,7 @@ import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 
-from monai_pdddpm.data.case import case_name, case_of
+from monai_pdddpm.data.case import case_of, cases_of_batch
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.handlers.viewer_files import ViewerFiles
 from monai_pdddpm.transforms.case_summary import foreground_labels
@@ -89,8 +89,8 @@ class CaseFiles:
 
     def _begin(self, engine: CaseEvaluator) -> None:
         self._inferred_at = time.perf_counter()
-        for file in engine.state.output["image"].meta["filename_or_obj"]:
-            report = report_path(self.output_dir, case_name(str(file)))
+        for case in cases_of_batch(engine.state.output["image"].meta):
+            report = report_path(self.output_dir, case.name)
             report.unlink(missing_ok=True)
             remove_partial_files(report.parent)
 

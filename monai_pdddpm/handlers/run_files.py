@@ -17,9 +17,9 @@ from monai_pdddpm.data.case import case_of
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.utils.atomic_write import remove_partial_files, write_json
 from monai_pdddpm.utils.chosen_outputs import chosen_outputs
-from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.errors import UserError, some_files
 from monai_pdddpm.utils.provenance import FAILURES, RUNS, read_runs
-from monai_pdddpm.utils.ranks import is_first_rank
+from monai_pdddpm.utils.ranks import gathered, is_first_rank
 from monai_pdddpm.visualize.report import write_report
 
 logger = logging.getLogger(__name__)
@@ -28,32 +28,41 @@ logger = logging.getLogger(__name__)
 class RunFiles:
     """Write ``run.json``, ``failures/<case>.json`` and ``index.html`` into the output folder.
 
-    ``run.json`` lists code, weights and settings of each run that wrote to the folder; a run that is resumed adds
-    nothing. A failed case leaves a note (case, file, error), which is removed once the case succeeds, so that the page
-    shows failures of earlier runs and of other processes too. A ``run.json`` or ``index.html`` that this package did
-    not write stays, with a warning.
+    ``run.json`` lists code, weights and settings of each run that wrote to the folder, the number of cases that it was
+    given, and what lay beside them; a run that is resumed replaces the last two. A failed case leaves a note (case,
+    file, error), which is removed once the case succeeds, so that the page shows failures of earlier runs and of other
+    processes too. A ``run.json`` or ``index.html`` that this package did not write stays, with a warning.
 
     Args:
         output_dir: folder of the results, with one folder per case.
         record: record of the run, see :func:`monai_pdddpm.utils.provenance.provenance_record`.
         outputs: ``page`` writes notes of failures, ``index.html`` and ``cases.csv``; see
             :func:`monai_pdddpm.utils.chosen_outputs.chosen_outputs`.
+        given: number of cases and what lay beside them, see :func:`monai_pdddpm.data.given_input`; the latter is named
+            in a printed line, in ``run.json`` and on the page. None prints neither this line nor the summary.
 
     Raises:
         UserError: if an output is unknown.
     """
 
     def __init__(
-        self, output_dir: str | os.PathLike[str], record: Mapping[str, Any], outputs: str | Sequence[str] = "default"
+        self,
+        output_dir: str | os.PathLike[str],
+        record: Mapping[str, Any],
+        outputs: str | Sequence[str] = "default",
+        given: Mapping[str, Any] | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.record = dict(record)
         self.page = "page" in chosen_outputs(outputs)
-        self._noted = 0
+        self.given = dict(given or {"cases": 0, "unused": []})
+        self._noted = self._done = 0
 
     def attach(self, engine: CaseEvaluator) -> None:
         """Follow the cases of an engine."""
         engine.add_event_handler(Events.STARTED, self._add_run)
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self._count)
+        engine.add_event_handler(Events.COMPLETED, self._summarize)
         if self.page:
             engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self._remove_note)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._add_notes)
@@ -61,17 +70,34 @@ class RunFiles:
             engine.add_event_handler(Events.EXCEPTION_RAISED, self._stop)
 
     def _add_run(self, engine: CaseEvaluator) -> None:
-        self._noted = 0
-        if not engine.state.epoch_length or not is_first_rank():
+        self._noted = self._done = 0
+        if not is_first_rank():
             return
+        if self.given["unused"]:
+            print(f"{self.given['cases']} cases were given; not used: {some_files(self.given['unused'])}", flush=True)
         path = self.output_dir / RUNS
         runs = read_runs(self.output_dir)
         if runs is None:
             logger.warning("%s: not written by monai_pdddpm, so this run is not recorded; move the file away", path)
-        elif self.record["id"] not in (run["id"] for run in runs):
+            return
+        begun = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        earlier = [run for run in runs if run["id"] == self.record["id"]]
+        run = (earlier[0] if earlier else {"begun": begun, **self.record}) | {"input": self.given}
+        if run not in runs and (earlier or engine.state.epoch_length):
             remove_partial_files(self.output_dir, path.suffix)
-            begun = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            write_json(path, {"runs": [*runs, {"begun": begun, **self.record}]})
+            write_json(path, {"runs": [*(other for other in runs if other not in earlier), run]})
+
+    def _count(self, engine: CaseEvaluator) -> None:
+        self._done += len(engine.state.output)
+
+    def _summarize(self, engine: CaseEvaluator) -> None:
+        """Print what became of each case that was given."""
+        parts = gathered((engine.state.epoch_length or 0, self._done, len(engine.failures)))
+        pending, done, failed = (sum(numbers) for numbers in zip(*parts, strict=True))
+        if is_first_rank() and (cases := self.given["cases"]):
+            print(f"{cases} cases: {done} done, {failed} failed, {cases - pending} finished before", flush=True)
+            if done + failed != pending:
+                raise RuntimeError(f"{done + failed} of {pending} cases were processed; please report this")
 
     def _remove_note(self, engine: CaseEvaluator) -> None:
         for item in engine.state.output:

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 TRACEBACK_VARIABLE = "MONAI_PDDDPM_TRACEBACK"
@@ -47,6 +47,12 @@ def error_links(error: BaseException) -> Iterator[BaseException]:
 def printable(text: str) -> str:
     """Return a text, such as a file's name, with escapes for what would break a line or control a terminal."""
     return "".join(ascii(letter)[1:-1] if unicodedata.category(letter) in _UNPRINTABLE else letter for letter in text)
+
+
+def some_files(paths: Sequence[str]) -> str:
+    """Return the first three files of a list in words, and the number of all."""
+    count = "1 file" if len(paths) == 1 else f"{len(paths)} files"
+    return f"{', '.join(map(printable, paths[:3]))}{', ...' if len(paths) > 3 else ''}: {count}"
 
 
 def user_message(error: BaseException) -> str | None:

@@ -118,7 +118,7 @@ def provenance_record(
 
 def record_id(record: Mapping[str, Any]) -> str:
     """Return the 16 characters that identify a run by its record, without the paths of its files."""
-    content = {key: value for key, value in record.items() if key not in ("id", "begun")}
+    content = {key: value for key, value in record.items() if key not in ("id", "begun", "input")}
     for key in ("weights", "calibration"):
         content[key] = content.get(key) and content[key]["sha256"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from monai_pdddpm.utils.atomic_write import write_text
-from monai_pdddpm.utils.errors import UserError
-from monai_pdddpm.utils.provenance import FAILURES
+from monai_pdddpm.utils.errors import UserError, some_files
+from monai_pdddpm.utils.provenance import FAILURES, read_runs
 from monai_pdddpm.visualize.templates import render
 
 __all__ = ["write_report"]
@@ -90,7 +90,7 @@ def _page(folder: Path, reports: Mapping[str, Report], failures: Mapping[str, st
         finished=f"{len(good)} case{'' if len(good) == 1 else 's'}",
         failed=len(failures),
         unusual=sum(bool(row["unusual"]) for row in rows),
-        summary=_summary(list(good.values())),
+        summary=[*_summary(list(good.values())), *_unused(folder)],
         numbers=[*(f"{label} (mL)" for label in labels), "Predicted Dice", "Mean entropy (nats)", "Seconds"],
         rows=rows,
     )
@@ -109,6 +109,13 @@ def _summary(reports: Sequence[Report]) -> list[str]:
         lines.append(f"Each case: {text}.")
     programs = sorted({report.get("versions", {}).get("monai_pdddpm", "unknown") for report in reports})
     return [*lines, f"monai_pdddpm {', '.join(programs)}."]
+
+
+def _unused(folder: Path) -> list[str]:
+    """Return a line on what the last run was given and did not use."""
+    runs = read_runs(folder) or [{}]
+    unused = runs[-1].get("input", {}).get("unused")
+    return [f"Not used: {some_files(unused)} (see run.json)."] if unused else []
 
 
 def _made_with(report: Report) -> str:

@@ -103,9 +103,22 @@ class TestNnunet:
             with pytest.raises(UserError, match=r"dataset: one: found .*, expected a list of files under images"):
                 read_dataset(root)
 
-    def test_regions_are_refused(self, nnunet):
-        with pytest.raises(UserError, match="regions"):
-            read_dataset(nnunet(labels={"background": 0, "whole": [1, 2]}))
+    @pytest.mark.parametrize(
+        ("regions", "expected"),
+        [
+            ({"whole": [1, 2, 4], "core": [2, 4], "enhancing": 4}, {1: "whole", 2: "core", 4: "enhancing"}),
+            ({"whole": [1, 2, 3], "core": [3]}, {1: "whole 1", 2: "whole 2", 3: "core"}),
+        ],
+    )
+    def test_regions_become_classes_named_after_the_smallest_region(self, nnunet, regions, expected):
+        found = read_dataset(nnunet(labels={"background": 0, **regions}))
+        assert found.labels == {0: "background", **expected}
+
+    def test_names_without_a_channel(self, nnunet):
+        root = nnunet()
+        (root / "imagesTr" / "box_000_0001.nii.gz").rename(root / "imagesTr" / "box_000_0002.nii.gz")
+        with pytest.raises(UserError, match=r"imagesTr: found names without a channel, expected <case>_0000"):
+            read_dataset(root)
 
     def test_list_for_the_pipeline(self, nnunet, tmp_path):
         dataset = read_dataset(nnunet())
@@ -167,3 +180,56 @@ def test_names():
     for bad in ("", "$1", "\t@x", "%a", "a\nb", 3, None):
         with pytest.raises(UserError, match="rename it"):
             check_name(bad, "x")
+
+
+class TestOtherLists:
+    def test_list_with_folds_without_names(self, decathlon):
+        root = decathlon(values=(0, 1))
+        content = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+        for number, entry in enumerate(content["training"]):
+            entry["fold"] = number % 2
+        lists = {"training": content["training"], "testing": [{"image": "imagesTr/case_1.nii.gz"}]}
+        (root / "dataset.json").write_text(json.dumps(lists), encoding="utf-8")
+        found = read_dataset(root)
+        assert [case.list_key for case in found.cases] == ["training"] * 2 + ["validation"] * 2 + ["test"]
+        assert (found.channels, found.labels) == (("image",), {})
+
+    def test_channel_names_and_labels_of_nnunet_with_the_lists_of_the_decathlon(self, decathlon):
+        root = decathlon()
+        content = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+        content |= {"channel_names": {"0": "T1"}, "labels": {"background": 0, "a": 1}}
+        (root / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+        found = read_dataset(root)
+        assert (found.form, found.channels, found.labels) == ("decathlon", ("T1",), {0: "background", 1: "a"})
+
+    def test_table(self, decathlon, tmp_path):
+        root = decathlon()
+        text = "image,label,subject,split\n"
+        for number in (1, 2, 3):
+            text += f"imagesTr/case_{number}.nii.gz,{root}/labelsTr/case_{number}.nii.gz,s{number // 2},\n"
+        text += "imagesTr/case_1.nii.gz,,,test\n"
+        (root / "list.csv").write_text(text, encoding="utf-8-sig")
+        found = read_dataset(root / "list.csv")
+        assert [(c.case.name, c.subject, c.list_key) for c in found.cases[:3]] == [
+            *(("case_1", "s0", "training"), ("case_2", "s1", "training"), ("case_3", "s1", "training"))
+        ]
+        assert (found.cases[3].label, found.cases[3].list_key) == (None, "test")
+        assert kinds(found) == ["name-clash"]
+        listed_again = labelled_cases(listed(found, tmp_path / "again"), "validation")
+        assert [Path(case["image"]).name for case in listed_again] == ["case_2.nii.gz", "case_3.nii.gz"]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("scan,label\na,b\n", "found the columns scan, label, expected image"),
+            ("image,mask\na,b\n", "found the columns image, mask, expected image"),
+            ("", "found the columns none"),
+            ("image,label,split\na,b,train\n", "line 2: found split 'train', expected"),
+            ("image,label\na,b,c\n", "line 2: found other cells than the header"),
+            ("image,label\na\n", "line 2: found other cells than the header"),
+        ],
+    )
+    def test_tables_that_cannot_be_used(self, tmp_path, text, message):
+        (tmp_path / "list.csv").write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_dataset(tmp_path / "list.csv")

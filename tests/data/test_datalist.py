@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from monai_pdddpm.data.case import case_name
-from monai_pdddpm.data.datalist import inference_cases, labelled_cases
+from monai_pdddpm.data.datalist import inference_cases, labelled_cases, unused_files
 from monai_pdddpm.utils.errors import UserError
 
 
@@ -71,11 +71,12 @@ class TestDicom:
         with pytest.raises(UserError, match=r"found 4 DICOM series \(1\.2\.0, 1\.2\.1, 1\.2\.2, \.\.\.\).*of its own"):
             inference_cases(tmp_path)
 
-    def test_scans_come_before_slices(self, tmp_path, series, capsys):
+    def test_scans_come_before_slices(self, tmp_path, series):
         series(tmp_path)
         touch(tmp_path, "a.nii")
-        assert names(inference_cases(tmp_path)) == ["a"]
-        assert "1 cases; not used: IM0000, IM0037, IM0074: 3 files" in capsys.readouterr().out
+        cases = inference_cases(tmp_path)
+        assert names(cases) == ["a"]
+        assert unused_files(tmp_path, cases) == ["IM0000", "IM0037", "IM0074"]
 
     def test_series_beside_a_file(self, tmp_path, series):
         series(tmp_path / "b")
@@ -91,11 +92,12 @@ class TestDicom:
         series(tmp_path / "d" / "older", uid="1.2.6")
         assert names(inference_cases(tmp_path)) == ["a", "b", "one", "two", "d", "older"]
 
-    def test_segmentations_are_no_scans(self, tmp_path, series, capsys):
+    def test_segmentations_are_no_scans(self, tmp_path, series):
         series(tmp_path / "a")
         series(tmp_path / "output" / "a", uid="1.2.9", change=lambda index, ds: setattr(ds, "Modality", "SEG"))
-        assert names(inference_cases(tmp_path)) == ["a"]
-        assert "not used: output/a/IM0000, output/a/IM0037, output/a/IM0074: 3 files" in capsys.readouterr().out
+        cases = inference_cases(tmp_path)
+        assert names(cases) == ["a"]
+        assert unused_files(tmp_path, cases) == [f"output/a/{name}" for name in ("IM0000", "IM0037", "IM0074")]
 
     def test_subfolder_that_continues_a_series(self, tmp_path, series):
         for file in series(tmp_path / "a")[1:]:
@@ -112,11 +114,13 @@ class TestFolders:
         touch(tmp_path, "a.nii.gz")
         assert inference_cases(tmp_path / "a.nii.gz") == [{"image": str(tmp_path / "a.nii.gz")}]
 
-    def test_folder_takes_scans_alone_in_order(self, tmp_path, capsys):
+    def test_folder_takes_scans_alone_in_order(self, tmp_path):
         touch(tmp_path, "b.nii", "a.nii.gz", "c.nrrd", "d.nhdr", "e.mha", "f.mhd", "G.NII")
         touch(tmp_path, "a.json", "._a.nii.gz", ".b.nii", "notes.txt", "f.raw", "sub/z.nii.gz")
-        assert names(inference_cases(tmp_path)) == ["G", "a", "b", "c", "d", "e", "f"]
-        assert capsys.readouterr().out == f"{tmp_path}: 7 cases; not used: a.json, notes.txt, sub/z.nii.gz: 3 files\n"
+        cases = inference_cases(tmp_path)
+        assert names(cases) == ["G", "a", "b", "c", "d", "e", "f"]
+        assert unused_files(tmp_path, cases) == ["a.json", "notes.txt", "sub/z.nii.gz"]
+        assert unused_files(tmp_path / "a.nii.gz", inference_cases(tmp_path / "a.nii.gz")) == []
 
     def test_folder_named_like_a_scan_is_none(self, tmp_path):
         touch(tmp_path, "a.nii/b.txt", "c.nii")
@@ -383,3 +387,84 @@ class TestRoot:
     def test_a_root_that_is_not_there(self, tmp_path, root):
         with pytest.raises(UserError, match=r"root is .* expected the folder that the scans lie in"):
             labelled_cases(self.write(tmp_path / "list", root), "training")
+
+
+class TestNnunet:
+    """Channels in files of their own, named as nnU-Net names them."""
+
+    def test_channels_are_one_case_named_without_them(self, tmp_path):
+        touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0001.nii.gz")
+        cases = inference_cases(tmp_path, channels=2)
+        assert names(cases) == ["a", "b"]
+        a, b = (str(tmp_path / name) for name in ("a", "b"))
+        images = [[f"{a}_0000.nii.gz", f"{a}_0001.nii.gz"], [None, f"{b}_0001.nii.gz"]]
+        assert [case["image"] for case in cases] == images
+        assert unused_files(tmp_path, cases) == []
+
+    def test_one_channel(self, tmp_path):
+        touch(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz")
+        assert names(inference_cases(tmp_path, channels=1)) == ["a", "b"]
+
+    @pytest.mark.parametrize(
+        ("files", "channels"),
+        [
+            (["scan_0000.nii", "scan_0001.nii"], 1),  # numbers of scans
+            (["scan_0000.nii", "scan_0007.nii"], 2),
+            (["a_0000.nii", "b.nii"], 1),
+            (["a_0000.nii", "b_0000.nii"], None),
+        ],
+    )
+    def test_numbers_that_are_no_channels_stay_in_the_names(self, tmp_path, files, channels):
+        touch(tmp_path, *files)
+        assert names(inference_cases(tmp_path, channels=channels)) == [file.removesuffix(".nii") for file in files]
+
+    def test_the_same_channel_in_two_formats(self, tmp_path):
+        touch(tmp_path, "a_0000.nii", "a_0000.nrrd")
+        with pytest.raises(UserError, match="both would be written as 'a'"):
+            inference_cases(tmp_path, channels=1)
+
+    def test_folder_of_the_data_set(self, tmp_path):
+        touch(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "imagesTs/t_0000.nii.gz")
+        content = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "x": 1}, "file_ending": ".nii.gz"}
+        (tmp_path / "dataset.json").write_text(json.dumps(content))
+        cases = inference_cases(tmp_path, channels=1)
+        assert names(cases) == ["t"]
+        assert unused_files(tmp_path, cases) == ["imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"]
+        (case,) = inference_cases(tmp_path, "training", channels=1)
+        assert (case_name(case["image"]), Path(case["label"]).name) == ("a", "a.nii.gz")
+
+    def test_list_of_version_1_names_files_without_channels(self, tmp_path):
+        touch(tmp_path, *(f"imagesTr/a_000{i}.nii.gz" for i in range(2)))
+        touch(tmp_path, "labelsTr/a.nii.gz", "imagesTs/t_0001.nii.gz")
+        lists = {"modality": {"0": "T1", "1": "T2"}, "training": pairs("a") * 2, "test": ["./imagesTs/t.nii.gz"]}
+        decathlon(tmp_path, **lists)
+        case = labelled_cases(tmp_path, "training")[0]
+        assert [Path(file).name for file in case["image"]] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+        assert case_name(case["image"]) == "a"
+        (case,) = inference_cases(tmp_path)
+        assert case["image"] == [None, str(tmp_path / "imagesTs/t_0001.nii.gz")]
+
+
+class TestAuto3DSeg:
+    def test_fold_0_is_held_out(self, tmp_path):
+        touch_pairs(tmp_path, "a", "b", "c", "t")
+        training = [entry | {"fold": fold} for entry, fold in zip(pairs("a", "b", "c"), (1, 0, 2), strict=True)]
+        decathlon(tmp_path, training=training, testing=[{"image": "imagesTr/t.nii.gz"}])
+        assert names(labelled_cases(tmp_path, "training")) == ["a", "c"]
+        assert names(labelled_cases(tmp_path, "validation")) == ["b"]
+        assert names(inference_cases(tmp_path)) == ["t"]
+
+    def test_a_validation_list_comes_before_folds(self, tmp_path):
+        touch_pairs(tmp_path, "a", "v")
+        decathlon(tmp_path, training=[pairs("a")[0] | {"fold": 0}], validation=pairs("v"))
+        assert names(labelled_cases(tmp_path, "training")) == ["a"]
+        assert names(labelled_cases(tmp_path, "validation")) == ["v"]
+
+
+def test_lists_and_keys_that_nothing_reads_are_named(tmp_path):
+    touch_pairs(tmp_path, "a")
+    entry = pairs("a")[0] | {"mask": "m.nii"}
+    decathlon(tmp_path, test=[entry], val=[entry], regions_class_order=[1, 2], tensorImageSize="3D")
+    cases = inference_cases(tmp_path)
+    expected = ["the list 'val' of dataset.json", "the key 'mask' of 1 entries of dataset.json"]
+    assert unused_files(tmp_path, cases) == expected

@@ -141,3 +141,18 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch, name):
     monkeypatch.setattr("monai_pdddpm.handlers.run_files.is_first_rank", lambda: name == "a")
     RunFiles(tmp_path, {"id": name})._add_run(engine())
     assert (tmp_path / "run.json").is_file() == (name == "a")
+
+
+def test_what_was_given_and_what_became_of_it(tmp_path, capsys):
+    with pytest.raises(UserError, match="1 of 2 cases failed"):
+        run(tmp_path, ["a"], ["b"], given={"cases": 3, "unused": ["x.txt"]})
+    out = capsys.readouterr().out
+    assert "3 cases were given; not used: x.txt: 1 file\n" in out
+    assert "3 cases: 1 done, 1 failed, 1 finished before\n" in out
+    recorded = json.loads((tmp_path / "run.json").read_text())["runs"]
+    assert [entry["input"] for entry in recorded] == [{"cases": 3, "unused": ["x.txt"]}]
+    assert "Not used: x.txt: 1 file (see run.json)." in (tmp_path / "index.html").read_text(encoding="utf-8")
+    run(tmp_path, ["b"], given={"cases": 3, "unused": []})
+    recorded = json.loads((tmp_path / "run.json").read_text())["runs"]
+    assert [entry["input"] for entry in recorded] == [{"cases": 3, "unused": []}]
+    assert "Not used" not in (tmp_path / "index.html").read_text(encoding="utf-8")
