@@ -50,6 +50,11 @@ RENAMED = {
     "train_sections": "train_list_keys",
     "uncertainty_threshold": "inferer#uncertainty_threshold",
     "windows": "inferer#windows",
+    "write_dicom_seg": "outputs",
+    "write_members": "outputs",
+    "write_report": "outputs",
+    "write_scene": "outputs",
+    "write_seg_nrrd": "outputs",
 }
 
 

@@ -41,7 +41,7 @@ def group_channels(files: Sequence[Path], channels: int) -> dict[str, list[str |
 
 
 def case_of_channels(files: Sequence[str | None]) -> str | None:
-    """Return the case that the files of a list are channels of; None if their names do not say so."""
+    """Return the case that the files of a list are channels of; None if their names have other numbers."""
     named = {index: _CHANNEL.fullmatch(file_stem(file)) for index, file in enumerate(files) if file}
     cases = {found[1] if found and int(found[2]) == index else None for index, found in named.items()}
     return cases.pop() if len(cases) == 1 else None
