@@ -18,7 +18,7 @@ from monai_pdddpm.data.geometry import largest_shift
 from monai_pdddpm.data.scan_spec import ScanSpec
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["CheckImaged", "CheckLabeld", "check_voxels"]
+__all__ = ["CheckImaged", "CheckLabeld", "check_grid", "check_voxels"]
 
 T = TypeVar("T", bound=torch.Tensor)
 
@@ -123,18 +123,7 @@ class CheckLabeld(MapTransform):
             path = _path_of(d[key], key)
             label: Any = _round_labels(d[key], path)
             d[key] = label
-            shape, expected = tuple(label.shape[1:]), tuple(image.shape[1:])
-            if shape != expected:
-                found, wanted = (" x ".join(map(str, axes)) for axes in (shape, expected))
-                raise UserError(
-                    f"{path}: found labels of {found} voxels, expected the {wanted} of their scan; put both on one grid"
-                )
-            shift = largest_shift(np.asarray(image.affine), np.asarray(label.affine), (*shape, 1, 1)[:3])
-            if shift > _SAME_GRID:
-                raise UserError(
-                    f"{path}: found labels {shift:.3g} voxels away from their scan, expected one grid; fix the header "
-                    "of either, or put both on one grid"
-                )
+            check_grid(label, image, path)
             if unknown := self._unknown(label.as_tensor() if isinstance(label, MetaTensor) else label):
                 known = f"none but {', '.join(map(str, self.known.nonzero().flatten().tolist()))}"
                 if self.known.all():
@@ -153,6 +142,31 @@ class CheckLabeld(MapTransform):
             return []
         values = torch.unique(voxels[~known]).numpy()
         return [np.format_float_positional(value, trim="-") for value in values]
+
+
+def check_grid(label: Any, image: Any, path: str | os.PathLike) -> None:
+    """Check that labels, (C, X, Y, Z), lie on the grid of their scan, up to 0.1 voxels.
+
+    Args:
+        label: MetaTensor.
+        image: MetaTensor; its voxels are not looked at.
+        path: file of the labels, for the message.
+
+    Raises:
+        UserError: when shape or position differ.
+    """
+    shape, expected = tuple(label.shape[1:]), tuple(image.shape[1:])
+    if shape != expected:
+        found, wanted = (" x ".join(map(str, axes)) for axes in (shape, expected))
+        raise UserError(
+            f"{path}: found labels of {found} voxels, expected the {wanted} of their scan; put both on one grid"
+        )
+    shift = largest_shift(np.asarray(image.affine), np.asarray(label.affine), (*shape, 1, 1)[:3])
+    if shift > _SAME_GRID:
+        raise UserError(
+            f"{path}: found labels {shift:.3g} voxels away from their scan, expected one grid; fix the header of "
+            "either, or put both on one grid"
+        )
 
 
 def _round_labels(label: T, path: str | os.PathLike) -> T:

@@ -14,6 +14,8 @@ from monai_pdddpm.data.dataset import CaseFailure, explain_failure
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.ranks import gathered
 
+from .prepare_batch import PrepareCase
+
 logger = logging.getLogger(__name__)
 
 
@@ -29,11 +31,12 @@ class CaseEvaluator(SupervisedEvaluator):
 
     Args:
         args: as :class:`monai.engines.SupervisedEvaluator`.
-        kwargs: likewise.
+        kwargs: likewise; by default, a ``presegmentation`` of the batch goes to the inferer.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        default = PrepareCase({"presegmentation": "presegmentation"})
+        super().__init__(*args, **{"prepare_batch": default} | kwargs)
         self.failures: list[CaseFailure] = []
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]

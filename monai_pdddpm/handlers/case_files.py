@@ -126,6 +126,7 @@ class CaseFiles:
                 "image": scan.files[0] if len(scan.files) == 1 else list(scan.files),
                 "inputs": scan.checksums(),
                 "notes": list(scan.notes),
+                "presegmentation": _file_record(item["image"].meta.get("presegmentation_file")),
                 "labels": {str(index): name for index, name in self.labels.items()},
                 "result": item.get("result", {}),
                 **meanings,
@@ -180,6 +181,10 @@ def case_view(item: Mapping[str, Any], scan: torch.Tensor, case: str, labels: Ma
         variance=maps.get("variance"),
         notes=case_of(item["image"].meta).notes,
     )
+
+
+def _file_record(file: str | None) -> dict[str, str | None] | None:
+    return None if file is None else {"file": file, "sha256": checksum(file)}
 
 
 def peak_memory_mib(device: torch.device) -> int | None:

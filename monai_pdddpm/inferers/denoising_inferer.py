@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from monai.data import MetaTensor
@@ -18,6 +18,9 @@ from monai_pdddpm.utils.checks import check_number, check_range
 from monai_pdddpm.utils.errors import UserError
 
 from .autocast import autocast, check_precision
+
+
+Corruption: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Denoised(NamedTuple):
@@ -39,7 +42,8 @@ class DenoisingInferer(Inferer):
         time_steps: descending indices that t is drawn from; the first is the start of the chain.
         training_process: ``"ddpm"``, ``"presegmentation"``, ``"recycled"`` or ``"residual"``.
         truth_share: fraction of cases, 0 to 1, for which ``presegmentation`` and ``recycled`` noise the truth.
-        corruption: makes the pre-segmentations of the training cases as imperfect as those of new cases.
+        corruption: makes the segmenter's pre-segmentations of the training cases as imperfect as those of new cases;
+            pre-segmentations that are given stay as they are.
         solver_steps: solver steps of the ODE blocks, 0 for the network's own; each batch draws one of several, so that
             the trained blocks give the same answer with a finer solver.
         dense_fraction: fraction of cases, 0 to 1, whose place in ``time_steps`` follows Beta(4, 1.2), dense near the
@@ -55,7 +59,7 @@ class DenoisingInferer(Inferer):
         time_steps: Sequence[int],
         training_process: str = "ddpm",
         truth_share: float = 0.0,
-        corruption: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        corruption: Corruption | None = None,
         solver_steps: Sequence[int] = (0,),
         dense_fraction: float = 0.0,
         precision: str = "bfloat16",
@@ -120,7 +124,8 @@ class DenoisingInferer(Inferer):
                 start = pair.prepare_presegmentation(pair.segment(inputs))
             else:
                 start = _one_hot(presegmentation, pair.num_classes, "presegmentation")
-            drawn = self._draw(start) if seeds is None else self._draw_by_case(start, seeds)
+            corruption = self.corruption if presegmentation is None else None
+            drawn = self._draw(start, corruption) if seeds is None else self._draw_by_case(start, corruption, seeds)
         solver_steps = self.solver_steps[0]
         if len(self.solver_steps) > 1:
             solver_steps = self.solver_steps[int(torch.randint(len(self.solver_steps), ()))]
@@ -134,18 +139,20 @@ class DenoisingInferer(Inferer):
             output = pair.denoise(x_t, drawn.t, features, solver_steps=solver_steps)
         return Denoised(output.float(), regression_target(x_0, x_t, abar_t, pair.prediction))
 
-    def _draw_by_case(self, presegmentation: torch.Tensor, seeds: torch.Tensor) -> _Drawn:
+    def _draw_by_case(
+        self, presegmentation: torch.Tensor, corruption: Corruption | None, seeds: torch.Tensor
+    ) -> _Drawn:
         """Draw for each case from its own seed; torch's generators stay where the last case leaves them."""
         cases = []
         for case, seed in zip(presegmentation.split(1), seeds.tolist(), strict=True):
             torch.manual_seed(seed)
-            cases.append(self._draw(case))
+            cases.append(self._draw(case, corruption))
         return _Drawn(*map(torch.cat, zip(*cases, strict=True)))
 
-    def _draw(self, presegmentation: torch.Tensor) -> _Drawn:
+    def _draw(self, presegmentation: torch.Tensor, corruption: Corruption | None) -> _Drawn:
         """Draw all random quantities for a batch of pre-segmentations, (B, K, ...)."""
-        if self.corruption is not None:
-            presegmentation = self.corruption(presegmentation)
+        if corruption is not None:
+            presegmentation = corruption(presegmentation)
         count, device = len(presegmentation), presegmentation.device
         steps = self.time_steps.to(device)
         start_noise, from_truth = presegmentation[:0].float(), torch.zeros(count, dtype=torch.bool, device=device)

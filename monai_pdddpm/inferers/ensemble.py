@@ -34,6 +34,7 @@ class EnsembleRun:
         image: (C, X, Y[, Z]), or (T, X, Y[, Z]) if the fourth dimension is time; windows run on its device.
         communicator: divides the members between processes.
         case: name of the case; the members' noise depends on it, so the cases of a run have different noise.
+        presegmentation: probabilities in place of the segmenter's, (K, X, Y[, Z]), for an image without frames.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class EnsembleRun:
         image: torch.Tensor,
         communicator: Communicator,
         case: str = "",
+        presegmentation: torch.Tensor | None = None,
     ) -> None:
         self.config, self.chain, self.network, self.communicator = config, chain, network, communicator
-        self.case = case
+        self.case, self.presegmentation = case, presegmentation
         self.device = image.device
         self.timer = Stopwatch(image.device)
         self.layout = EnsembleOutput(network.num_classes, config.members if config.return_members else 0)
@@ -83,7 +85,11 @@ class EnsembleRun:
         )
 
     def _segment(self, frame: torch.Tensor) -> torch.Tensor:
-        """Return the segmenter's probabilities blended over the volume, (1, K, X, Y[, Z])."""
+        """Return the given probabilities, or the segmenter's blended over the volume, (1, K, X, Y[, Z])."""
+        if self.presegmentation is not None:
+            padded = pad_to(self.presegmentation[None].to(frame.device), self.config.roi_size)[0]
+            padded[:, 0][padded.sum(dim=1) == 0] = 1  # background outside of the image
+            return padded
         blended = torch.zeros(1, self.layout.num_classes, *self.plan.size, device=frame.device)
         for window in self.plan.windows:
             with self.timer("segment"), autocast(self.device, self.config.precision):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,7 +47,12 @@ class PDDDPMInferer(Inferer):
         self.communicator = communicator or SingleProcess()
 
     def __call__(  # type: ignore[override]
-        self, inputs: torch.Tensor, network: Pair, *args: Any, **kwargs: Any
+        self,
+        inputs: torch.Tensor,
+        network: Pair,
+        *args: Any,
+        presegmentation: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """Return statistics, pre-segmentation and members of a batch of volumes.
 
@@ -54,6 +60,7 @@ class PDDDPMInferer(Inferer):
             inputs: (B, C, X, Y[, Z]).
             network: :class:`monai_pdddpm.networks.PDDDPM`, eager or as TorchScript.
             args: not used.
+            presegmentation: probabilities to use in place of the segmenter's, (B, K, X, Y[, Z]).
             kwargs: not used.
 
         Returns:
@@ -62,11 +69,12 @@ class PDDDPMInferer(Inferer):
             ``meta["ensemble_run"]`` is a list with one :class:`monai_pdddpm.inferers.EnsembleRunInfo` per case.
         """
         images = (inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs).float()
-        self._check(images, network)
+        self._check(images, network, presegmentation)
+        given = [None] * len(images) if presegmentation is None else list(presegmentation.float())
         with torch.no_grad():
             done = [
-                self.communicator.run(lambda image, case: self._volume(network, image, case), image, case)
-                for image, case in zip(images, _case_names(inputs), strict=True)
+                self.communicator.run(partial(self._volume, network, own), image, case)
+                for image, case, own in zip(images, _case_names(inputs), given, strict=True)
             ]
         volumes = [volume for volume, _ in done]
         output = torch.stack(volumes) if len(volumes) > 1 else volumes[0][None]
@@ -85,18 +93,20 @@ class PDDDPMInferer(Inferer):
             device: device of the windows.
         """
         with torch.no_grad():
-            self.communicator.serve(lambda image, case: self._volume(network, image.to(device), case))
+            self.communicator.serve(lambda image, case: self._volume(network, None, image.to(device), case))
 
     def dismiss(self) -> None:
         """End :meth:`serve` in the other processes."""
         self.communicator.dismiss()
 
-    def _volume(self, network: Pair, image: torch.Tensor, case: str) -> tuple[torch.Tensor, EnsembleRunInfo]:
+    def _volume(
+        self, network: Pair, presegmentation: torch.Tensor | None, image: torch.Tensor, case: str
+    ) -> tuple[torch.Tensor, EnsembleRunInfo]:
         """Return the output of one image, (T x channels, X, Y[, Z]), and what was run."""
-        run = EnsembleRun(self.config, self.chain, network, image, self.communicator, case)
+        run = EnsembleRun(self.config, self.chain, network, image, self.communicator, case, presegmentation)
         return run.run(), run.info()
 
-    def _check(self, images: torch.Tensor, network: Pair) -> None:
+    def _check(self, images: torch.Tensor, network: Pair, presegmentation: torch.Tensor | None) -> None:
         """Raise an error if the settings do not fit the images or the network."""
         roi_size, axes = list(self.config.roi_size), images.dim() - 2
         if len(images) == 0:
@@ -112,6 +122,14 @@ class PDDDPMInferer(Inferer):
                 "--roi_size"
             )
         check_steps(self.chain.time_steps, len(network.abar))
+        expected = (len(images), network.num_classes, *images.shape[2:])
+        if presegmentation is not None and (
+            tuple(presegmentation.shape) != expected or self.config.fourth_dimension == "time"
+        ):
+            raise UserError(
+                f"presegmentation: found shape {tuple(presegmentation.shape)}, expected {expected}, without frames; give "
+                "the probabilities of all classes on the image's grid"
+            )
         if not torch.isfinite(images).all():
             raise UserError("image: found voxels that are NaN or infinite, expected finite ones; fix the preprocessing")
 

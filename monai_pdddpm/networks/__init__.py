@@ -1,6 +1,7 @@
 """The denoiser, its ODE blocks, and the pair of segmenter and denoiser."""
 
 from .coarse import CoarseODEUNet
+from .no_segmenter import NoSegmenter
 from .ode_block import SecondOrderODEBlock
 from .ode_unet import ConditionEncoder, ODEUNet
 from .pdddpm import PDDDPM
@@ -14,6 +15,7 @@ __all__ = [
     "CoarseODEUNet",
     "ConditionEncoder",
     "Denoiser",
+    "NoSegmenter",
     "ODEUNet",
     "Pair",
     "SecondOrderODEBlock",

@@ -70,7 +70,8 @@ def load_segmenter(
 
     Args:
         network: network that the bundle defines.
-        candidates: files of a segmenter or of a whole pair, or one file; the first that exists is read.
+        candidates: files of a segmenter or of a whole pair, or one file; the first that exists is read. None is needed
+            for a segmenter without weights.
         device: target device.
         denoiser_file: file of a whole pair whose denoiser the training starts from; random weights if empty.
 
@@ -83,6 +84,8 @@ def load_segmenter(
     if denoiser_file:
         denoiser = cast(nn.Module, network.denoiser)
         load_weights(denoiser, _part(read_weights(denoiser_file), "denoiser."), denoiser_file)
+    if not network.segmenter.state_dict():
+        return network.to(device)
     for file in candidates:
         if Path(file).is_file():
             weights = read_weights(file)

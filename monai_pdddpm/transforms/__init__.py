@@ -5,9 +5,10 @@ from .corruption import PresegmentationCorruption
 from .cross_fitting import CrossFittedPresegmentationd
 from .dicom_seg import SaveDicomSegd
 from .fresh_phantom import RandPhantomd
-from .label_values import LabelValuesd
+from .label_values import LabelValuesd, named_values
 from .largest_component import LargestComponentd
 from .outputs import EnsembleMapsd, SplitOutputd, Uncertaintyd
+from .presegmentation import LoadPresegmentationd
 from .save_maps import SaveImageMapsd
 from .segmentation_metrics import SegmentationMetricsd
 from .spacing import Spacingd
@@ -18,6 +19,7 @@ __all__ = [
     "EnsembleMapsd",
     "LabelValuesd",
     "LargestComponentd",
+    "LoadPresegmentationd",
     "PresegmentationCorruption",
     "RandPhantomd",
     "SaveDicomSegd",
@@ -26,4 +28,5 @@ __all__ = [
     "Spacingd",
     "SplitOutputd",
     "Uncertaintyd",
+    "named_values",
 ]

@@ -7,16 +7,14 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
-from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 
 from monai_pdddpm.networks.weights import load_weights, read_weights
-from monai_pdddpm.utils.probabilities import likeliest_class
 
 
 class CrossFittedPresegmentationd(MapTransform):
-    """Add ``presegmentation``, the label map of the segmenter that was trained without the case's fold.
+    """Add ``presegmentation``, the probabilities of the segmenter that was trained without the case's fold.
 
     A case without ``fold`` (a validation case) passes unchanged: there the network's own segmenter is honest.
 
@@ -35,7 +33,7 @@ class CrossFittedPresegmentationd(MapTransform):
         self._by_fold: dict[int, torch.nn.Module] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with ``presegmentation``, (1, X, Y[, Z]) float32, added."""
+        """Return the data with ``presegmentation``, (K, X, Y[, Z]) float32, added."""
         d = dict(data)
         if "fold" not in d:
             return d
@@ -43,10 +41,7 @@ class CrossFittedPresegmentationd(MapTransform):
             image = d[key]
             with torch.no_grad():
                 logits = self.inferer(torch.as_tensor(image)[None], self._of(int(d["fold"])))
-            labels = likeliest_class(logits, dim=1).float()
-            d["presegmentation"] = (
-                MetaTensor(labels, meta=dict(image.meta)) if isinstance(image, MetaTensor) else labels
-            )
+            d["presegmentation"] = logits.float().softmax(dim=1)[0]
         return d
 
     def _of(self, fold: int) -> torch.nn.Module:

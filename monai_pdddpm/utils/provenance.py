@@ -83,6 +83,7 @@ def provenance_record(
     config: Settings,
     missing_channels: str,
     largest_component: bool = False,
+    presegmentation_dir: str = "",
 ) -> dict[str, Any]:
     """Return what the results of a run depend on, besides the scans.
 
@@ -94,6 +95,7 @@ def provenance_record(
         config: settings of the inferer.
         missing_channels: how missing channels are treated.
         largest_component: whether each structure keeps its largest part only.
+        presegmentation_dir: folder of the pre-segmentations, empty if the segmenter makes them.
 
     Returns:
         JSON values: ``code`` (checksum, versions), ``bundle`` (name, version, checksum of its configuration),
@@ -104,12 +106,14 @@ def provenance_record(
     metadata: Any = {}
     if (configs / "metadata.json").is_file():
         metadata = json.loads((configs / "metadata.json").read_text(encoding="utf-8"))
+    given = str(Path(presegmentation_dir).expanduser().resolve()) if presegmentation_dir else None
     record: dict[str, Any] = {
         "code": {"sha256": code_checksum(), "versions": versions()},
         "bundle": {"name": metadata.get("name"), "version": metadata.get("version"), "sha256": checksum(configs)},
         "weights": {"file": str(model_file), "sha256": checksum(model_file)},
         "calibration": None,
-        "settings": config.as_report() | {"missing_channels": missing_channels, "largest_component": largest_component},
+        "settings": config.as_report()
+        | {"missing_channels": missing_channels, "largest_component": largest_component, "presegmentation_dir": given},
     }
     if calibrated and Path(calibration_file).is_file():
         record["calibration"] = {"file": str(calibration_file), "sha256": checksum(calibration_file)}

@@ -218,10 +218,10 @@ class TestPresegmentations:
         assert case.network.segmenter.calls == 0
         assert torch.equal(case.network.denoiser.encoded[0][1], one_hot(given) * 2 - 1)
 
-    def test_given_presegmentation_is_corrupted_too(self, case):
+    def test_given_presegmentation_is_not_corrupted(self, case):
         given = torch.randint(K, case.label.shape)
         case.run("ddpm", presegmentation=given, corruption=lambda p: p.flip(1))
-        assert torch.equal(case.network.denoiser.encoded[0][1], one_hot(given).flip(1) * 2 - 1)
+        assert torch.equal(case.network.denoiser.encoded[0][1], one_hot(given) * 2 - 1)
 
     def test_soft_presegmentations_are_probabilities(self, monkeypatch):
         case = Case(monkeypatch, presegmentation="soft")

@@ -13,7 +13,7 @@ from monai_pdddpm.data.case import Case
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.inferers.noise import member_noise
 from monai_pdddpm.inferers.windows import WindowPlan
-from monai_pdddpm.networks import PDDDPM, ODEUNet
+from monai_pdddpm.networks import PDDDPM, NoSegmenter, ODEUNet
 from monai_pdddpm.schedulers import AncestralRule, DDIMRule, cumulative_schedule, uniform_steps
 from monai_pdddpm.transforms import SplitOutputd
 from monai_pdddpm.utils.errors import UserError
@@ -209,6 +209,28 @@ class TestStart:
         x, network = image(8, 8), real_pair()
         (member,) = draw(1, network, x, seed=4)
         assert torch.allclose(member, network(x, member_noise(4, 0, 0, (K, 8, 8))[None])[0], atol=1e-5)
+
+
+class TestGivenPresegmentation:
+    def test_in_place_of_the_segmenters(self):
+        x, settings = image(12, 8, batch=2), {"members": 2, "presegmentation_weight": 0.3, "return_members": True}
+        expected = inferer(**settings)(x, formula_pair())
+        network = formula_pair(segmenter=NoSegmenter())
+        given = split(expected)[4]
+        assert torch.equal(inferer(**settings)(x, network, presegmentation=given), expected)
+        with pytest.raises(UserError, match=r"presegmentation_dir: found none"):
+            inferer(**settings)(x, network)
+
+    def test_background_outside_of_a_small_image(self):
+        network = formula_pair(lambda x_t, features: x_t * 0 + features[1])  # repeats the pre-segmentation
+        given = torch.tensor([0.0, 0.0, 1.0])[:, None, None].expand(1, K, 5, 5)
+        found = inferer(windows="all")(image(5, 5), network, presegmentation=given)
+        assert (split(found)[0].argmax(dim=1) == 2).all()
+
+    def test_of_another_shape_or_with_frames(self):
+        for given, settings in ((torch.zeros(1, K, 8, 7), {}), (torch.zeros(1, K, 8, 8), {"fourth_dimension": "time"})):
+            with pytest.raises(UserError, match=r"presegmentation: found shape .* expected \(1, 3, 8, 8\)"):
+                inferer(**settings)(image(8, 8), formula_pair(), presegmentation=given)
 
 
 class TestMembers:

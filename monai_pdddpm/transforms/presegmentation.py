@@ -1,0 +1,57 @@
+"""Pre-segmentations from disk in place of the segmenter's."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
+from monai.transforms import MapTransform, SpatialResample
+
+from monai_pdddpm.data.case import case_of
+from monai_pdddpm.data.presegmentations import find_presegmentation, read_presegmentation
+from monai_pdddpm.transforms.softening import softened
+
+
+class LoadPresegmentationd(MapTransform):
+    """Add ``presegmentation``, the probabilities that another program wrote for the scan, on the image's grid.
+
+    Probabilities are resampled with linear interpolation; label maps and masks are softened first, see
+    :func:`monai_pdddpm.transforms.softening.softened`. The file is kept as ``presegmentation_file`` in the image's
+    metadata. It belongs after the preprocessing of the image.
+
+    Args:
+        folder: of the pre-segmentations, see :func:`monai_pdddpm.data.presegmentations.find_presegmentation`; empty
+            leaves the segmenter to the network.
+        labels: value in label maps -> name, with the background first.
+        keys: the key of the image, (C, X, Y, Z), loaded by :class:`monai_pdddpm.data.LoadImageScand`.
+
+    Raises:
+        UserError: on a call, when a scan has no pre-segmentation, or one that does not fit it.
+    """
+
+    def __init__(self, folder: str, labels: Mapping[str, str], keys: Any = "image") -> None:
+        super().__init__(keys)
+        self.folder = folder
+        self.labels = {int(value): name for value, name in labels.items()}
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with ``presegmentation``, (K, X, Y, Z) float32, added."""
+        d = dict(data)
+        for key in self.key_iterator(d) if self.folder else ():
+            image = d[key]
+            path = find_presegmentation(self.folder, case_of(image.meta).name)
+            shape = tuple(int(size) for size in image.meta["spatial_shape"])[: image.ndim - 1]
+            affine = np.asarray(image.meta["original_affine"], dtype=np.float64)
+            voxels, soft = read_presegmentation(path, shape, affine, self.labels)
+            if not soft:
+                voxels = softened(voxels[0], len(self.labels), affine_to_spacing(affine))
+            placed = MetaTensor(voxels, affine=torch.as_tensor(affine))
+            to_image = SpatialResample(mode="bilinear", padding_mode="border")
+            on_grid = to_image(placed, dst_affine=image.affine, spatial_size=image.shape[1:]).as_tensor()
+            d["presegmentation"] = on_grid / on_grid.sum(dim=0)
+            image.meta["presegmentation_file"] = str(path)
+        return d
