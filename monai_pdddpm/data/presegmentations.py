@@ -48,9 +48,7 @@ def find_presegmentation(folder: str | os.PathLike, case: str) -> Path:
     for name in dict.fromkeys((case, _CHANNEL.sub("", case))):
         found = [file for place in places if (file := _in_place(place, name)) is not None]
         if len(found) > 1:
-            raise UserError(
-                f"{case}: found {found[0]} and {found[1]}, expected one pre-segmentation; remove the others"
-            )
+            raise UserError(f"{case}: found {found[0]} and {found[1]}, expected one pre-segmentation; remove the other")
         if found:
             return found[0]
     raise UserError(
@@ -154,8 +152,8 @@ def _read_npz(path: Path, template: MetaTensor, labels: Mapping[int, str]) -> to
         raise UserError(f"{path}: cannot be read ({error}); predict it again with --save_probabilities") from error
     if stored is None or stored.ndim != 4:
         raise UserError(
-            f"{path}: found {', '.join(names) or 'nothing'}, expected 4D probabilities of nnU-Net version 2; predict it "
-            "again with version 2 and --save_probabilities"
+            f"{path}: found {', '.join(names) or 'nothing'}, expected 4D probabilities of nnU-Net version 2; predict "
+            "it again with version 2 and --save_probabilities"
         )
     if len(stored) != len(labels):
         raise UserError(_other_channels(path, len(stored), labels))
@@ -172,8 +170,8 @@ def _read_npz(path: Path, template: MetaTensor, labels: Mapping[int, str]) -> to
         if candidate.shape[1:] == scan and (candidate.argmax(axis=0) == classes).mean() > 0.999:
             return torch.from_numpy(np.ascontiguousarray(candidate))
     raise UserError(
-        f"{path}: found probabilities whose likeliest labels are not those of {beside.name}, expected nnU-Net's axes and "
-        "both files of one prediction; predict it again"
+        f"{path}: found probabilities whose likeliest labels are not those of {beside.name}, expected nnU-Net's axes "
+        "and both files of one prediction; predict it again"
     )
 
 
@@ -186,7 +184,7 @@ def _from_canonical(channels: np.ndarray, affine: np.ndarray) -> np.ndarray:
 def _checked(probabilities: torch.Tensor, path: Path) -> torch.Tensor:
     total = probabilities.sum(dim=0)
     low, high = float(total.min()), float(total.max())
-    if not (1 - _SUM_ERROR <= low and high <= 1 + _SUM_ERROR and float(probabilities.min()) >= -_SUM_ERROR):
+    if not (low >= 1 - _SUM_ERROR and high <= 1 + _SUM_ERROR and float(probabilities.min()) >= -_SUM_ERROR):
         raise UserError(
             f"{path}: found probabilities whose sum over the labels is {low:.3g} to {high:.3g}, expected 1; write "
             "softmax probabilities with the background, not logits or regions"

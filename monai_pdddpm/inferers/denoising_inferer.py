@@ -19,7 +19,6 @@ from monai_pdddpm.utils.errors import UserError
 
 from .autocast import autocast, check_precision
 
-
 Corruption: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 

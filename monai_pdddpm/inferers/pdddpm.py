@@ -127,8 +127,8 @@ class PDDDPMInferer(Inferer):
             tuple(presegmentation.shape) != expected or self.config.fourth_dimension == "time"
         ):
             raise UserError(
-                f"presegmentation: found shape {tuple(presegmentation.shape)}, expected {expected}, without frames; give "
-                "the probabilities of all classes on the image's grid"
+                f"presegmentation: found shape {tuple(presegmentation.shape)}, expected {expected}, without frames; "
+                "give the probabilities of all classes on the image's grid"
             )
         if not torch.isfinite(images).all():
             raise UserError("image: found voxels that are NaN or infinite, expected finite ones; fix the preprocessing")

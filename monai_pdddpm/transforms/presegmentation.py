@@ -48,10 +48,10 @@ class LoadPresegmentationd(MapTransform):
             affine = np.asarray(image.meta["original_affine"], dtype=np.float64)
             voxels, soft = read_presegmentation(path, shape, affine, self.labels)
             if not soft:
-                voxels = softened(voxels[0], len(self.labels), affine_to_spacing(affine))
-            placed = MetaTensor(voxels, affine=torch.as_tensor(affine))
+                voxels = softened(voxels[0], len(self.labels), [float(size) for size in affine_to_spacing(affine)])
+            placed: Any = MetaTensor(voxels, affine=torch.as_tensor(affine))
             to_image = SpatialResample(mode="bilinear", padding_mode="border")
-            on_grid = to_image(placed, dst_affine=image.affine, spatial_size=image.shape[1:]).as_tensor()
-            d["presegmentation"] = on_grid / on_grid.sum(dim=0)
+            on_grid: Any = to_image(placed, dst_affine=image.affine, spatial_size=image.shape[1:])
+            d["presegmentation"] = (on_grid / on_grid.sum(dim=0)).as_tensor()
             image.meta["presegmentation_file"] = str(path)
         return d

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ def softened(classes: torch.Tensor, num_classes: int, spacing: Sequence[float] =
     for index, box in enumerate(boxes):
         if box is None:
             continue
-        place = tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(box, margin, strict=True))
+        place: Any = tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(box, margin, strict=True))
         distance = _signed_distance(labels[place] == index, sampling)
         logits[(index, *place)] = -distance.clip(-_FARTHEST, _FARTHEST) / SOFTNESS
     return torch.from_numpy(logits).softmax(dim=0)

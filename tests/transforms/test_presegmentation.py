@@ -59,6 +59,6 @@ def test_without_a_folder_nothing_is_added(prepared):
 
 def test_scan_without_a_presegmentation(prepared, tmp_path):
     (tmp_path / "other").mkdir()
-    with pytest.raises(Exception) as caught:  # Compose wraps the error
+    with pytest.raises(RuntimeError, match="applying transform") as caught:  # Compose wraps the error
         prepared(folder=tmp_path / "other")
     assert isinstance(caught.value.__cause__, UserError)
