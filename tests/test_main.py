@@ -1,6 +1,8 @@
 """The command line itself; the commands are tested in tests/cli."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -64,3 +66,25 @@ def test_unknown_words_are_one_line(words, known, capsys):
     assert not out
     assert len(err.splitlines()) == 1
     assert known in err
+
+
+def imported(statements):
+    """Return the packages that statements import in a process of their own."""
+    code = f"import sys\n{statements}\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_info_and_verify_import_neither_torch_nor_monai():
+    statements = (
+        "import monai_pdddpm.__main__, monai_pdddpm.cli.info, monai_pdddpm.cli.verify, monai_pdddpm.cli.bundles"
+    )
+    assert not imported(statements) & {"torch", "monai", "nibabel", "numpy", "ignite", "matplotlib"}
+
+
+@pytest.mark.slow  # imports MONAI
+def test_inference_imports_only_what_every_case_needs():
+    parts = ("bundle", "data", "transforms", "handlers", "engines", "inferers", "networks")
+    statements = "import monai.bundle\n" + "\n".join(f"import monai_pdddpm.{part}" for part in parts)
+    heavy = {"itk", "SimpleITK", "torchmetrics", "pydicom", "highdicom", "torchdiffeq"}
+    assert not imported(statements) & heavy - imported("import monai.bundle")

@@ -7,7 +7,6 @@ import math
 import torch
 from monai.utils import convert_to_tensor
 from scipy.ndimage import maximum_filter
-from torchmetrics.functional.classification import binary_auroc
 
 from monai_pdddpm.utils.probabilities import predictive_entropy
 
@@ -96,6 +95,8 @@ def error_auroc(probability: torch.Tensor, truth: torch.Tensor) -> float:
         return math.nan
     # torchmetrics applies a sigmoid to scores above 1: divide by ln K. float32 removes rounding differences.
     entropy = (predictive_entropy(probability, dim=1) / math.log(probability.shape[1])).float().clamp(max=1)
+    from torchmetrics.functional.classification import binary_auroc  # inference does without its 270 modules
+
     return float(binary_auroc(entropy, wrong.long()))
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from monai_pdddpm.utils.atomic_write import atomic_write
@@ -63,6 +62,8 @@ def write_seg_nrrd(
     Raises:
         UserError: when the file cannot be written.
     """
+    import SimpleITK as sitk  # most runs write no .seg.nrrd
+
     image = sitk.GetImageFromArray(label_map.astype(np.min_scalar_type(int(label_map.max(initial=0)))).T)
     axes = _LPS_FROM_RAS @ affine[:3, :3]
     spacing = np.linalg.norm(axes, axis=0)
