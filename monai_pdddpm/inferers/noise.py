@@ -1,4 +1,4 @@
-"""The noise of a member: one field for the whole volume, from the member's own generator.
+"""The noise of a member: one field for the whole volume, from seed, case and member alone.
 
 The start noise may hold a smooth field beside the white one. A chain of few steps shrinks the differences between
 members at the scale of whole structures, because its first prediction is the same for all of them; the smooth field
@@ -8,6 +8,7 @@ restores them and is invisible in single voxels.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ import torch
 
 from monai_pdddpm.utils.seeds import hashed_seed
 
+BLOCK = 24  # edge of the cubes that are drawn on their own, in voxels
 _SMOOTH_DRAW = 2**31  # number of the smooth field among a member's draws, beyond those of any chain
 # Smooth fields are sums of products of one node and a weight per axis. With these units their terms are multiples of
 # 2^-46 and below 2^6, so float64 holds every sum exactly, and a field has the same bytes in any order of summation.
@@ -27,40 +29,32 @@ def member_noise(
     """Return the standard normal white field of a member for the start or for one of its steps.
 
     The field depends on the arguments alone, not on the number of members, their order, the batch or the device. It is
-    drawn for the whole volume, so overlapping windows share their noise. Independent windows would average out most of
-    the members' differences.
+    one for the whole volume, so overlapping windows share their noise; independent windows would average out most of
+    the members' differences. Each cube of the volume has its own generator, so a region costs what its cubes cost.
 
     Args:
         seed: seed of the run, 0 or more.
         member: number of the member, from 0.
         draw: 0 for the start, i + 1 for the i-th reverse step.
         shape: (K, X, Y[, Z]) of the volume.
-        box: region to return, one slice with start and stop per spatial axis; the whole field is never in memory.
+        box: region to return, one slice with start and stop per spatial axis; cubes outside of it are not drawn.
         case: name of the case; the empty name stands for an image without one.
 
     Returns:
         (K, box) float32 on the CPU.
     """
-    generator = _generator(seed, member, draw, case)
-    if box is None:
-        return torch.randn(*shape, generator=generator)
-    x, *others = box
-    field = torch.empty(shape[0], *(s.stop - s.start for s in box))
-    planes = [(k, i) for k in range(shape[0]) for i in range(shape[1])]
-    for part in _sixteens(planes, least=math.ceil(16 / math.prod(shape[2:]))):
-        drawn = torch.randn(len(part), *shape[2:], generator=generator)[(slice(None), *others)]
-        for (k, i), plane in zip(part, drawn, strict=True):
-            if x.start <= i < x.stop:
-                field[k, i - x.start] = plane
+    spans = box or [slice(0, n) for n in shape[1:]]
+    field = torch.empty(shape[0], *(span.stop - span.start for span in spans))
+    blocks = [range(span.start // BLOCK, math.ceil(span.stop / BLOCK)) for span in spans]
+    for block in itertools.product(*blocks):
+        drawn = torch.randn(shape[0], *[BLOCK] * len(spans), generator=_generator(seed, member, draw, case, block))
+        target, source = [], []
+        for i, span in zip(block, spans, strict=True):
+            low, high = max(i * BLOCK, span.start), min((i + 1) * BLOCK, span.stop)
+            target.append(slice(low - span.start, high - span.start))
+            source.append(slice(low - i * BLOCK, high - i * BLOCK))
+        field[(slice(None), *target)] = drawn[(slice(None), *source)]
     return field
-
-
-def _sixteens(planes: list[tuple[int, int]], least: int) -> list[list[tuple[int, int]]]:
-    """Split a list into parts of 16, the last of at least ``least``, for which torch draws the same numbers."""
-    starts = list(range(0, len(planes), 16))
-    if len(starts) > 1 and len(planes) - starts[-1] < least:
-        starts.pop()
-    return [planes[a:b] for a, b in zip(starts, [*starts[1:], len(planes)], strict=True)]
 
 
 def start_noise(
@@ -111,13 +105,14 @@ def smooth_noise(
         (K, box) float32 on the CPU.
     """
     spans = box or [slice(0, n) for n in shape[1:]]
-    filters = [lattice_filter(n, length) for n in shape[1:]]
-    nodes = torch.randn(
-        shape[0], *(f.shape[1] for f in filters), generator=_generator(seed, member, _SMOOTH_DRAW, case)
-    )
+    filters = [lattice_filter(n, length)[span] for n, span in zip(shape[1:], spans, strict=True)]
+    used = [torch.nonzero(weights.any(0)).flatten() for weights in filters]
+    lattice = (shape[0], *(weights.shape[1] for weights in filters))
+    node_box = [slice(int(nodes[0]), int(nodes[-1]) + 1) for nodes in used]
+    nodes = member_noise(seed, member, _SMOOTH_DRAW, lattice, node_box, case)
     field = _rounded(nodes.double(), _NODE_UNIT)
-    for axis, (matrix, span) in enumerate(zip(filters, spans, strict=True), start=1):
-        field = torch.tensordot(matrix[span], field, ([1], [axis])).movedim(0, axis)
+    for axis, (weights, nodes_used) in enumerate(zip(filters, node_box, strict=True), start=1):
+        field = torch.tensordot(weights[:, nodes_used], field, ([1], [axis])).movedim(0, axis)
     return field.float().contiguous()
 
 
@@ -147,7 +142,7 @@ def _rounded(x: torch.Tensor, unit: float) -> torch.Tensor:
     return (x / unit).round() * unit
 
 
-def _generator(seed: int, member: int, draw: int, case: str) -> torch.Generator:
-    """Return the generator of one field; an image without a case name adds nothing to the seed."""
+def _generator(seed: int, member: int, draw: int, case: str, block: Sequence[int]) -> torch.Generator:
+    """Return the generator of one cube of a field; an image without a case name adds nothing to the seed."""
     words = [int.from_bytes(hashlib.sha256(case.encode("utf-8", "surrogateescape")).digest()[:8])] if case else []
-    return torch.Generator().manual_seed(hashed_seed(seed, member, draw, *words))
+    return torch.Generator().manual_seed(hashed_seed(seed, member, draw, *words, *block))
