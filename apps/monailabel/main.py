@@ -8,6 +8,7 @@ See docs/how-to/monai-label.md.
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # for pdddpm_label
@@ -20,13 +21,15 @@ def stop(message):
 
 
 try:
+    import torch
     from monailabel.interfaces.app import MONAILabelApp
     from monailabel.tasks.activelearning.first import First
     from monailabel.tasks.activelearning.random import Random
     from pdddpm_label.active_learning import DisagreementScoring, LargestDisagreement
+    from pdddpm_label.annotations import checked_labels
     from pdddpm_label.bundles import bundle_labels, find_bundles
     from pdddpm_label.inference import Segmentation, Uncertainty
-    from pdddpm_label.requests import SameOrigin, answer_user_errors, plain_names_only
+    from pdddpm_label.requests import answer_errors, plain_names_only
     from pdddpm_label.training_task import Training
 
     from monai_pdddpm.bundle import keep_freed_memory
@@ -54,25 +57,25 @@ class PDDDPMApp(MONAILabelApp):
             stop(user_message(error) or error)
 
     def on_init_complete(self):
-        """Check the origin of requests before anything else in the server does."""
+        """Answer errors with one line, and check the origin of requests before anything else in the server does."""
         super().on_init_complete()
         if server := sys.modules.get("monailabel.app"):
-            server.app.middleware_stack = SameOrigin(server.app.middleware_stack)
+            answer_errors(server.app)
+
+    def _download_dcmqi_tools(self):
+        """Download no programs at run time; MONAI Label writes DICOM segmentations without them."""
 
     def init_datastore(self):
-        """Return the studies; requests may write into their folder only."""
+        """Return the studies; requests write into their folder only, and finished labels must fit a bundle."""
         store = super().init_datastore()
         store.add_image, store.save_label = plain_names_only(store.add_image), plain_names_only(store.save_label)
+        store.save_label = checked_labels(store, [bundle_labels(path) for path in self.bundles.values()])
         return store
 
     def init_infers(self):
         """Return the segmentation and the uncertainty of each bundle."""
-        local = not self.studies.startswith(("http://", "https://"))
-        maps = os.path.join(self.studies, "uncertainty") if local else None
-        segmentations = {name: Segmentation(path, self.conf, maps) for name, path in self.bundles.items()}
-        uncertainties = {
-            f"{name}_uncertainty": Uncertainty(path, self.conf, maps) for name, path in self.bundles.items()
-        }
+        segmentations = {name: Segmentation(path, self.conf) for name, path in self.bundles.items()}
+        uncertainties = {f"{name}_uncertainty": Uncertainty(path, self.conf) for name, path in self.bundles.items()}
         return segmentations | uncertainties
 
     def init_trainers(self):
@@ -96,11 +99,37 @@ class PDDDPMApp(MONAILabelApp):
         return {key: DisagreementScoring(self._infers[name], key) for name, key in keys.items()}
 
     def infer(self, request, datastore=None):
-        """Answer an inference request; user errors become status 400."""
-        with answer_user_errors():
-            return super().infer(request, datastore)
+        """Answer an inference request; store the uncertainty maps of a scan of the studies as labels under their names.
 
-    def next_sample(self, request):
-        """Select the next scan; user errors become status 400."""
-        with answer_user_errors():
-            return super().next_sample(request)
+        Raises:
+            UserError: if the request or its scan has a mistake.
+        """
+        store, image = datastore or self.datastore(), request.get("image")
+        stored = isinstance(image, str) and not os.path.exists(image)
+        if stored and not store.get_image_uri(image):
+            raise UserError(f"image: found {image!r}, expected a scan of the studies; GET /datastore/ lists them")
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                answer = super().infer({**request, "maps": folder if stored else None}, store)
+            except Exception as error:
+                if message := user_message(error):
+                    raise UserError(message) from error
+                raise
+            for file in sorted(Path(folder).glob("*/*.nii.gz")):
+                tag = file.name.removesuffix(".nii.gz").rpartition("_")[2]
+                store.save_label(image, str(file), tag, {"model": request["model"]})
+        return answer
+
+    def batch_infer(self, request, datastore=None):
+        """Segment many scans; those that cannot be segmented are logged and do not stop the others."""
+        if torch.cuda.device_count() == 0:  # MONAI Label divides by it
+            request = {**request, "multi_gpu": False, "device": "cpu"}
+
+        def infer(request, datastore):
+            try:
+                return self.infer(request, datastore)
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                return {"error": str(error)}
+
+        return self._batch_infer(request, datastore or self.datastore(), infer)

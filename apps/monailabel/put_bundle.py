@@ -54,6 +54,8 @@ def put_bundle(app: Path, bundle: Path, overwrite: bool = False) -> Path:
             "monaibundle --output apps"
         )
     source = next(iter(find_bundles(str(bundle), bundle).values()))
+    if not (source / "models" / "model.pt").is_file():
+        raise UserError(f"{source}: found no models/model.pt, expected a trained bundle; train it first")
     target = app / "model" / source.name
     if target.exists() and not overwrite:
         raise UserError(f"{target}: found an existing bundle, expected a new name; add --overwrite to replace it")

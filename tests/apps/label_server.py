@@ -111,12 +111,15 @@ def wait_until_ready(process: subprocess.Popen, port: int, log: Path) -> float:
 
 
 @contextlib.contextmanager
-def phantom_server(folder: Path, make_studies: Callable[[Path], object]) -> Iterator[tuple[int, int, Path, Path]]:
+def phantom_server(
+    folder: Path, make_studies: Callable[[Path], object], weights: bool = True
+) -> Iterator[tuple[int, int, Path, Path]]:
     """Run a server of the phantom's bundle with 2 members in one step.
 
     Args:
         folder: empty folder for the server.
         make_studies: writes the scans into a new folder.
+        weights: False leaves out the bundle's weights and calibration.
 
     Yields:
         process id, port, folder of the studies, folder of the bundle; temporary files go to ``folder/temporary``.
@@ -126,6 +129,8 @@ def phantom_server(folder: Path, make_studies: Callable[[Path], object]) -> Iter
     python, studies, log = make_environment(), folder / "around" / "studies", folder / "server.log"
     site, app = install_package(python, folder / "source", folder / "site"), copy_app(folder / "app")
     bundle = copy_bundle("phantom_segmentation", folder / "bundles", [16, 16, 16])
+    for file in (bundle / "models").iterdir() if not weights else ():
+        file.unlink()
     make_studies(studies)
     words = ["--app", app, "--studies", studies, "--conf", "bundles", bundle]
     words += ["--conf", "members", 2, "--conf", "num_steps", 1]

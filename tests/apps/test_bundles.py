@@ -41,8 +41,11 @@ def test_invalid_bundles_are_refused(make, tmp_path):
         find_bundles("", tmp_path)
     with pytest.raises(UserError, match=r"found no folder .*nowhere"):
         find_bundles(str(tmp_path / "nowhere"), tmp_path)
-    with pytest.raises(UserError, match=r"found no models/model\.pt"):
-        find_bundles(str(make("untrained", model=False)), tmp_path)
+    untrained = make("untrained", model=False)
+    assert find_bundles(str(untrained), tmp_path) == {"untrained": untrained}
+    (untrained / "configs" / "inference.json").unlink()
+    with pytest.raises(UserError, match=r"found no configs/inference\.json"):
+        find_bundles(str(untrained), tmp_path)
     with pytest.raises(UserError, match="expected different names"):
         find_bundles(f"{make('a')},{make('a', under='other')}", tmp_path)
     (tmp_path / "a" / "configs" / "metadata.json").write_text("{}")

@@ -259,7 +259,7 @@ def test_label_and_uncertainty_lie_on_the_scan(slicer, studies, truths, name):
 
     maps = {}
     for kind in ("entropy", "mutual-information"):
-        saved = nib.load(studies / "uncertainty" / case / f"{case}_{kind}.nii.gz")
+        saved = nib.load(studies / "labels" / kind / f"{case}.nii.gz")
         assert np.allclose(saved.affine, source.affine, atol=1e-4)
         maps[kind] = np.asanyarray(saved.dataobj)
         assert maps[kind].shape == source.shape[:3]
@@ -329,20 +329,23 @@ def test_training(slicer, bundles, truths, tmp_path):
     strange = truth.copy()
     strange[0, 0, 0] = 3
     nib.save(nib.Nifti1Image(strange, nib.load(label).affine), tmp_path / "strange.nii.gz")
-    third = {"label_info": [*names["label_info"], {"name": "edema", "idx": 3}]}
-    slicer("save_label", image_id(scan), str(tmp_path / "strange.nii.gz"), params=third)
-    for other, right in truths[PHANTOM][1:]:
+    # Slicer imports the levels of the uncertainty as segments beside those of the label
+    third = {"label_info": [*names["label_info"], {"name": next(iter(level_names())), "idx": 3}]}
+    refused = slicer.ask("save_label", image_id(scan), str(tmp_path / "strange.nii.gz"), params=third)
+    expected = (
+        "found the label 3 (entropy_from_20_percent) in the annotation, expected 0 (background), 1 (body), 2 (core)"
+    )
+    assert f"{image_id(scan)}: {expected}" in refused["error"]
+    for other, right in truths[PHANTOM]:
         slicer("save_label", image_id(other), str(right), params=names)
     request = {"max_epochs": 6, "learning_rate": 0.003, "val_split": 0.25}
 
-    slicer("train_start", PHANTOM, request)
+    slicer("train_start", PHANTOM, request | {"val_split": 2})
     failed = slicer.job("train")
     assert failed["status"] == "ERROR"
-    expected = "found the label 3 (edema) in the annotation, expected 0 (background), 1 (body), 2 (core)"
-    assert f"error: {image_id(scan)}: {expected}" in failed["details"][-1]
+    assert "error: val_split: found 2, expected a number above 0 and below 1" in failed["details"][-1]
     assert not any("Traceback" in line for line in failed["details"])
 
-    slicer("save_label", image_id(scan), str(label), params=names)
     model = bundles / PHANTOM / "models" / "model.pt"
     weights = torch.load(model, weights_only=True)
     for key in ("denoiser.head.4.weight", "denoiser.head.4.bias"):
@@ -357,6 +360,9 @@ def test_training(slicer, bundles, truths, tmp_path):
     outcome = slicer("info")["train_stats"][PHANTOM]
     assert outcome["replaced"], outcome
     assert outcome["dice_after"] > outcome["dice_before"] == 0
+    assert outcome["best_metric"] == outcome["dice_after"]
+    assert outcome["epoch"] == outcome["total_epochs"] == 6
+    assert outcome["total_time"].startswith("0:")
     assert any(outcome["message"] in line for line in trained["details"])
     file, _ = slicer("infer", PHANTOM, image_id(scan), {**SLICER})
     assert dice(read_nrrd(file)[0], truth) > 0

@@ -45,6 +45,12 @@ def test_nothing_is_replaced_silently(app, capsys):
     assert not mark.exists()
 
 
+def test_an_untrained_bundle_is_refused(app):
+    (copy := put_bundle(app, BUNDLE)).joinpath("models", "model.pt").unlink()
+    with pytest.raises(UserError, match=r"found no models/model\.pt"):
+        put_bundle(app, copy)
+
+
 def test_not_an_app(tmp_path):
     with pytest.raises(UserError, match=r"no main\.py"):
         put_bundle(tmp_path, BUNDLE)

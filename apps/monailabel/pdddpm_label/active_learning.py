@@ -12,6 +12,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.tasks.activelearning.epistemic import Epistemic
+from monailabel.tasks.activelearning.random import Random
 
 from monai_pdddpm.utils.errors import user_message
 from pdddpm_label.inference import Segmentation
@@ -40,9 +41,12 @@ class DisagreementScoring(ScoringMethod):
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Score what has no score by this model with these settings; return how many scans were scored."""
         start = time.time()
+        model = self.task.get_path()
+        if model is None:
+            return {"total": 0, "executed": 0, "note": "no scores before the first training"}
         datastore.refresh()
         settings = {key: self.task.config()[key] for key in OPTIONS}
-        version = json.dumps([os.stat(self.task.get_path()).st_mtime, settings])
+        version = json.dumps([os.stat(model).st_mtime, settings])
         images = datastore.get_unlabeled_images()
         pending = [image for image in images if datastore.get_image_info(image).get(f"{self.key}_of") != version]
         for image in pending:
@@ -61,7 +65,7 @@ class DisagreementScoring(ScoringMethod):
 
 
 class LargestDisagreement(Epistemic):
-    """Select the scan with the highest score among those that were not selected within a day.
+    """Select the scan with the highest score among those that were not selected within a day; before any, at random.
 
     Args:
         key: name of the score in the datastore.
@@ -73,5 +77,7 @@ class LargestDisagreement(Epistemic):
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """Return ``id`` and ``score`` of the selected scan; the score is None if it was not computed yet."""
         datastore.refresh()  # another process writes the scores
+        if not any(self.key in datastore.get_image_info(image) for image in datastore.get_unlabeled_images()):
+            return Random()(request, datastore)
         found = super().__call__(request, datastore)
         return found and {"id": found["id"], "score": datastore.get_image_info(found["id"]).get(self.key)}

@@ -1,8 +1,9 @@
-"""Read annotations that a viewer submitted, and check them before training."""
+"""Annotations of a viewer: checked when they are submitted, and read and checked again before training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from monai_pdddpm.data.headers import read_header
 from monai_pdddpm.data.loading import LoadScan
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["check_annotations", "read_pairs"]
+__all__ = ["check_annotations", "checked_labels", "read_pairs"]
 
 _SAME_GRID = 0.5  # voxels
 
@@ -24,8 +25,49 @@ class Datastore(Protocol):
     def datalist(self) -> list[dict[str, Any]]:
         """Return ``{"image": path, "label": path}`` per finished annotation."""
 
+    def get_image_uri(self, image_id: str) -> str:
+        """Return the path of a scan, empty if there is none of this name."""
+
     def get_label_info(self, label_id: str, tag: str) -> dict[str, Any]:
         """Return what the viewer sent with a label."""
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        """Store a label; return its name."""
+
+
+def checked_labels(datastore: Datastore, bundles: Sequence[Mapping[int, str]]) -> Callable[..., str]:
+    """Return a datastore's ``save_label`` that refuses a finished label that fits no bundle.
+
+    Args:
+        datastore: the datastore of the server.
+        bundles: class names by label value of each bundle.
+    """
+    save = datastore.save_label
+
+    @functools.wraps(save)
+    def checked(image_id: str, file: str, tag: str, info: dict[str, Any], *others: Any) -> str:
+        image = datastore.get_image_uri(image_id)
+        if not image:
+            raise UserError(f"image: found {image_id!r}, expected a scan of the studies; GET /datastore/ lists them")
+        if tag == "final" and not file.endswith(".bin"):  # raw voxels of OHIF have no header
+            pair = {"image": image, "label": file, "names": _names(info)}
+            errors: list[UserError] = []
+            for labels in bundles:
+                try:
+                    check_annotations([pair], labels)
+                    break
+                except UserError as error:
+                    errors.append(error)
+            else:
+                raise UserError(str(errors[0]).replace(file, f"label of {image_id}")) from errors[0]
+        return save(image_id, file, tag, info, *others)
+
+    return checked
+
+
+def _names(info: Mapping[str, Any] | None) -> list[str]:
+    """Return the segment names that the viewer sent for the values 1, 2, ..., empty if it sent none."""
+    return [str(entry.get("name", "")) for entry in (info or {}).get("label_info") or []]
 
 
 def read_pairs(datastore: Datastore) -> list[dict[str, Any]]:
@@ -40,8 +82,7 @@ def read_pairs(datastore: Datastore) -> list[dict[str, Any]]:
     """
     pairs = []
     for pair in datastore.datalist():
-        info = datastore.get_label_info(case_name(pair["image"]), "final") or {}
-        names = [str(entry.get("name", "")) for entry in info.get("label_info") or []]
+        names = _names(datastore.get_label_info(case_name(pair["image"]), "final"))
         pairs.append({"image": pair["image"], "label": pair["label"], "names": names})
     return sorted(pairs, key=lambda pair: pair["image"])
 

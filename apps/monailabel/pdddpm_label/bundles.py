@@ -10,7 +10,7 @@ from monai_pdddpm.utils.errors import UserError
 
 __all__ = ["bundle_labels", "find_bundles"]
 
-_NEEDED = ("configs/inference.json", "configs/metadata.json", "models/model.pt")
+_NEEDED = ("configs/inference.json", "configs/metadata.json")
 
 
 def find_bundles(listed: str | None, default: str | os.PathLike) -> dict[str, Path]:

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def fine_tune(
 
     Both models segment the validation cases with the same noise. The new model replaces ``models/model.pt`` if its
     mean Dice is not lower; the old model and its calibration then move to ``runs/label_server/<time>``. Otherwise
-    ``models`` stays unchanged.
+    ``models`` stays unchanged. The first model of a bundle without weights is always used.
 
     Args:
         bundle: folder of the bundle.
@@ -87,8 +88,9 @@ def fine_tune(
         device: for example "cpu" or "cuda:0".
 
     Returns:
-        a JSON object with ``replaced``, ``dice_before`` and ``dice_after`` (null if no validation case has a label),
-        ``kept_in``, ``message``, the cases and the options.
+        a JSON object with ``replaced``, ``dice_before`` and ``dice_after`` (null without a model or if no validation
+        case has a label), ``kept_in``, ``message``, the cases and the options; ``best_metric`` (the Dice in use),
+        ``epoch``, ``total_epochs`` and ``total_time`` are named as in MONAI Label's own training.
 
     Raises:
         UserError: when an option or a case is invalid, or the bundle is not writable.
@@ -100,12 +102,15 @@ def fine_tune(
     check_output_dir(bundle / "runs" / "label_server")
     work = bundle / "runs" / "label_server" / time.strftime("%Y%m%d-%H%M%S")
     options = {"max_epochs": max_epochs, "learning_rate": learning_rate, "pretrained": pretrained, "device": device}
-    before = validation_dice(bundle, current, validation, device)
+    begin = time.monotonic()
+    first = not current.is_file()
+    before = math.nan if first else validation_dice(bundle, current, validation, device)
     candidate = current
-    for part in ("segmenter", "denoiser") if stage == "both" else (stage,):
+    parts = ("segmenter", "denoiser") if stage == "both" else (stage,)
+    for part in parts:
         candidate = _train(bundle, part, candidate, work, training, validation, options)
     after = validation_dice(bundle, candidate, validation, device)
-    replaced = math.isfinite(after) and not after < before
+    replaced = first or (math.isfinite(after) and not after < before)
     if replaced:
         replace_model(bundle, candidate, work)
     outcome = {
@@ -117,6 +122,10 @@ def fine_tune(
         "dice_after": round(after, 4) if math.isfinite(after) else None,
         "replaced": replaced,
         "kept_in": str(work),
+        "best_metric": max([round(dice, 4) for dice in (before, after) if math.isfinite(dice)], default=0.0),
+        "epoch": max_epochs * len(parts),
+        "total_epochs": max_epochs * len(parts),
+        "total_time": str(timedelta(seconds=round(time.monotonic() - begin))),
     }
     outcome["message"] = _message(outcome)
     with atomic_write(work / "outcome.json") as file:
@@ -163,7 +172,9 @@ def replace_model(bundle: Path, candidate: Path, keep_in: Path) -> None:
     """
     keep_in.mkdir(parents=True, exist_ok=True)
     current, calibration = bundle / "models" / "model.pt", bundle / "models" / "calibration.json"
-    shutil.copy2(current, keep_in / "model_before.pt")
+    current.parent.mkdir(exist_ok=True)
+    if current.is_file():
+        shutil.copy2(current, keep_in / "model_before.pt")
     with atomic_write(current) as part:
         shutil.copyfile(candidate, part)
     if calibration.is_file():  # fitted to the outputs of the old model
@@ -228,7 +239,8 @@ def _train(
     (work / part / "checkpoint.pt").unlink(missing_ok=True)  # nothing resumes from it
     if part == "segmenter":
         trained = {f"{_SEGMENTER}{key}": value for key, value in read_weights(made).items()}
-        save_file({**read_weights(start), **trained}, made)
+        others = read_weights(start) if start.is_file() else {}
+        save_file({**others, **trained}, made)
     return made
 
 
@@ -244,6 +256,8 @@ def _message(outcome: Mapping[str, Any]) -> str:
         f"mean Dice {outcome['dice_before']} before and {outcome['dice_after']} after training, on the validation cases"
     )
     change += f" {', '.join(outcome['validated_on'])}"
+    if outcome["dice_before"] is None and outcome["replaced"]:
+        return f"the first model is in use (mean Dice {outcome['dice_after']} on {', '.join(outcome['validated_on'])})"
     if outcome["replaced"]:
         return f"the new model is in use ({change}); the old model and its calibration are in {outcome['kept_in']}"
     return f"the old model stays in use ({change}); the new model is in {outcome['kept_in']}"

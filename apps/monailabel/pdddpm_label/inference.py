@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 from monai.transforms import SaveImaged
-from monailabel.tasks.infer.bundle import BundleInferTask
+from monailabel.tasks.infer.bundle import BundleConstants, BundleInferTask
 
 from monai_pdddpm.bundle import load_network
 from monai_pdddpm.data.headers import read_header
@@ -28,18 +28,30 @@ __all__ = ["Segmentation", "Uncertainty"]
 MAPS = ("entropy", "mutual_information")
 
 
+class _Present(BundleConstants):
+    """A file that each bundle has in place of the weights, without which MONAI Label leaves a bundle out."""
+
+    def model_pytorch(self) -> str:
+        return "../configs/metadata.json"
+
+
 class Segmentation(BundleInferTask):
-    """Answer with a bundle's label map and its volumes; save the uncertainty maps as NIfTI files.
+    """Answer with a bundle's label map and its volumes.
+
+    A request with ``maps``, a folder, also saves the uncertainty maps there as NIfTI files. A bundle without weights
+    refuses requests until its first training.
 
     Args:
         path: folder of the bundle.
         conf: configuration of the server; it may set members, num_steps and seed.
-        maps: folder for the uncertainty maps; None saves none.
     """
 
-    def __init__(self, path: Path, conf: Mapping[str, str], maps: str | None = None) -> None:
-        self.maps = maps
-        super().__init__(str(path), conf)
+    maps: str | None = None
+
+    def __init__(self, path: Path, conf: Mapping[str, str]) -> None:
+        super().__init__(str(path), conf, const=_Present())
+        self.path = [str(Path(path) / "models" / "model.pt")]
+        self._config["model_filename"] = self._config["model_filename"] or ["model.pt"]
         own = json.loads(Path(self.bundle_config_path).read_text(encoding="utf-8"))
         chosen = {key: int(conf.get(key, own[key])) for key in OPTIONS}
         check_options(chosen)
@@ -63,11 +75,10 @@ class Segmentation(BundleInferTask):
             )
         # requests run in threads and have settings of their own; they share the networks
         task = copy.copy(self)
+        task.maps = request.get("maps")
         task.bundle_config = ConfigParser()
         task.bundle_config.read_config(self.bundle_config_path)
-        task.bundle_config.config.update({**chosen, "bundle_root": self.bundle_path, "output_dir": str(self.maps)})
-        in_studies = self.maps is not None and Path(str(image)).parent == Path(self.maps).parent
-        task.maps = self.maps if in_studies and not request.get("skip_writer") else None
+        task.bundle_config.config.update({**chosen, "bundle_root": self.bundle_path, "output_dir": str(task.maps)})
         return BundleInferTask.__call__(task, request, callbacks)
 
     def _get_network(self, device: str, data: Mapping[str, Any] | None) -> torch.nn.Module:
@@ -77,6 +88,8 @@ class Segmentation(BundleInferTask):
         name = chosen if isinstance(chosen, str) else chosen[0]
         check_choice("model_filename", name, files)
         file = Path(self.bundle_path) / "models" / name
+        if not file.is_file():
+            raise UserError(f"{file}: found no weights, expected a trained model; submit labels of 2 scans, then train")
         state = (name, file.stat().st_mtime)
         network, loaded = self._networks.get(device, (None, None))
         if loaded != state:
@@ -96,8 +109,8 @@ class Segmentation(BundleInferTask):
 class Uncertainty(Segmentation):
     """Answer with the entropy in four levels, as a label map that a viewer shows."""
 
-    def __init__(self, path: Path, conf: Mapping[str, str], maps: str | None = None) -> None:
-        super().__init__(path, conf, maps)
+    def __init__(self, path: Path, conf: Mapping[str, str]) -> None:
+        super().__init__(path, conf)
         self.labels = level_names()
         self.description = "Entropy of the segmentation, as a fraction of the largest possible entropy"
 

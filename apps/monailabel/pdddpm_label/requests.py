@@ -1,33 +1,35 @@
-"""Checks of requests that MONAI Label does not make, and user errors as answers."""
+"""Checks of requests that MONAI Label does not make, and errors as one line."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastapi import HTTPException
+from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import MONAILabelException
 
-from monai_pdddpm.utils.errors import user_message
+from monai_pdddpm.utils.errors import UserError, printable, user_message
 
-__all__ = ["SameOrigin", "answer_user_errors", "plain_names_only"]
+__all__ = ["SameOrigin", "answer_errors", "plain_names_only"]
 
 
-@contextlib.contextmanager
-def answer_user_errors() -> Iterator[None]:
-    """Answer an error that the user can fix with status 400 and its message, instead of status 500."""
-    try:
-        yield
-    except MONAILabelException as error:
-        raise HTTPException(status_code=400, detail=error.msg) from error
-    except Exception as error:
-        if message := user_message(error):
-            raise HTTPException(status_code=400, detail=message) from error
-        raise
+def answer_errors(server: FastAPI) -> None:
+    """Answer each error with one line: status 400 if the client can fix it, else 500; refuse other sites' requests."""
+    for kind in (UserError, MONAILabelException, json.JSONDecodeError, Exception):
+        server.add_exception_handler(kind, _answer)
+    server.middleware_stack = SameOrigin(server.build_middleware_stack())
+
+
+def _answer(_: Any, error: Exception) -> JSONResponse:
+    message = error.msg if isinstance(error, (MONAILabelException, json.JSONDecodeError)) else user_message(error)
+    if message is not None:
+        return JSONResponse({"detail": message}, status_code=400)
+    text = printable(" ".join(str(error).split()))
+    return JSONResponse({"detail": f"{type(error).__name__}: {text}; the log has the details"}, status_code=500)
 
 
 def plain_names_only(write: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,8 +39,7 @@ def plain_names_only(write: Callable[..., Any]) -> Callable[..., Any]:
     def checked(image_id: str, file: str, tag_or_info: Any, *others: Any) -> Any:
         for key, found in (("image", image_id), ("tag", tag_or_info)):
             if isinstance(found, str) and (found != Path(found).name or found == ".."):
-                message = f"{key}: found {found!r}, expected a name without folders; rename it"
-                raise HTTPException(status_code=400, detail=message)
+                raise UserError(f"{key}: found {found!r}, expected a name without folders; rename it")
         return write(image_id, file, tag_or_info, *others)
 
     return checked

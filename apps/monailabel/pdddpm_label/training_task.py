@@ -11,6 +11,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
+from monai_pdddpm.utils.checks import check_number
 from pdddpm_label.annotations import check_annotations, read_pairs
 from pdddpm_label.bundles import bundle_labels
 from pdddpm_label.fine_tuning import STAGES, fine_tune, hold_out
@@ -30,18 +31,19 @@ class Training(TrainTask):
         self.path = Path(path)
 
     def config(self) -> dict[str, Any]:
-        """Return the options that a viewer offers, with their defaults."""
+        """Return the options that a viewer offers, with their defaults; the first training trains both networks."""
+        first = not (self.path / "models" / "model.pt").is_file()
         return {
-            "stage": list(STAGES),
-            "max_epochs": 20,
-            "learning_rate": 0.0001,
+            "stage": ["both"] if first else list(STAGES),
+            "max_epochs": 200 if first else 20,
+            "learning_rate": 0.001 if first else 0.0001,
             "val_split": 0.2,
-            "pretrained": True,
+            "pretrained": not first,
             "device": device_list(),
         }
 
     def stats(self) -> dict[str, Any]:
-        """Return the outcome of the last training."""
+        """Return the outcome of the last training, with the fields that 3D Slicer shows."""
         outcomes = sorted(self.path.glob("runs/label_server/*/outcome.json"))
         return json.loads(outcomes[-1].read_text(encoding="utf-8")) if outcomes else {}
 
@@ -50,6 +52,9 @@ class Training(TrainTask):
         options = {**self.config(), **{key: request[key] for key in self.config() if request.get(key) is not None}}
         for key in ("stage", "device"):  # a list until the user has chosen
             options[key] = options[key][0] if isinstance(options[key], list) else options[key]
+        if not self.config()["pretrained"]:
+            options |= {"stage": "both", "pretrained": False}  # there is nothing to start from
+        check_number("learning_rate", options["learning_rate"], 1e-8, 1)
         options["device"] = name_to_device(options["device"])
         pairs = read_pairs(datastore)
         training, validation = hold_out(pairs, options.pop("val_split"))
