@@ -63,7 +63,7 @@ class PDDDPMApp(MONAILabelApp):
             answer_errors(server.app)
 
     def _download_dcmqi_tools(self):
-        """Download no programs at run time; MONAI Label writes DICOM segmentations without them."""
+        """Download no program at run time; ``pip install dcmqi`` brings the one that writes DICOM segmentations."""
 
     def init_datastore(self):
         """Return the studies; requests write into their folder only, and finished labels must fit a bundle."""
@@ -121,15 +121,19 @@ class PDDDPMApp(MONAILabelApp):
         return answer
 
     def batch_infer(self, request, datastore=None):
-        """Segment many scans; those that cannot be segmented are logged and do not stop the others."""
+        """Segment many scans; those that cannot be segmented do not stop the others, and are listed at the end."""
         if torch.cuda.device_count() == 0:  # MONAI Label divides by it
             request = {**request, "multi_gpu": False, "device": "cpu"}
+
+        errors = []
 
         def infer(request, datastore):
             try:
                 return self.infer(request, datastore)
             except UserError as error:
-                print(f"error: {error}", file=sys.stderr, flush=True)
+                errors.append(f"error: {error}")
                 return {"error": str(error)}
 
-        return self._batch_infer(request, datastore or self.datastore(), infer)
+        result = self._batch_infer(request, datastore or self.datastore(), infer)
+        print(*errors, sep="\n", flush=True)  # the status of the job keeps the last lines
+        return result

@@ -112,14 +112,15 @@ def wait_until_ready(process: subprocess.Popen, port: int, log: Path) -> float:
 
 @contextlib.contextmanager
 def phantom_server(
-    folder: Path, make_studies: Callable[[Path], object], weights: bool = True
+    folder: Path, make_studies: Callable[[Path], object], weights: bool = True, **settings: str
 ) -> Iterator[tuple[int, int, Path, Path]]:
     """Run a server of the phantom's bundle with 2 members in one step.
 
     Args:
         folder: empty folder for the server.
-        make_studies: writes the scans into a new folder.
+        make_studies: writes the scans into a new folder, or returns the address of a DICOMweb server.
         weights: False leaves out the bundle's weights and calibration.
+        settings: further environment variables.
 
     Yields:
         process id, port, folder of the studies, folder of the bundle; temporary files go to ``folder/temporary``.
@@ -131,10 +132,12 @@ def phantom_server(
     bundle = copy_bundle("phantom_segmentation", folder / "bundles", [16, 16, 16])
     for file in (bundle / "models").iterdir() if not weights else ():
         file.unlink()
-    make_studies(studies)
-    words = ["--app", app, "--studies", studies, "--conf", "bundles", bundle]
+    address = make_studies(studies)
+    place = address if isinstance(address, str) else studies
+    words = ["--app", app, "--studies", place, "--conf", "bundles", bundle]
     words += ["--conf", "members", 2, "--conf", "num_steps", 1]
-    process, port = start_server(python, site, app, log, *words, settings={"TMPDIR": str(folder / "temporary")})
+    settings = {"TMPDIR": str(folder / "temporary"), **settings}
+    process, port = start_server(python, site, app, log, *words, settings=settings)
     try:
         wait_until_ready(process, port, log)
         yield process.pid, port, studies, bundle
