@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -43,11 +44,9 @@ def contender(row: Mapping[str, Any], study: Mapping[str, Any], args: argparse.N
     segmenters = [training.load_segmenter(study, name, args) for name in names]
     if kind == "stochastic":
         return stochastic(parser, segmenters[0], MEMBERS)
-    pairs = []
-    for segmenter in segmenters:
-        pair = common.load_pair(parser)
-        pair.segmenter = segmenter
-        pairs.append(pair.eval())
+    pairs = [copy.deepcopy(common.load_pair(parser)) for _ in names]  # a parser builds a network once
+    for pair, segmenter in zip(pairs, segmenters, strict=True):
+        pair.segmenter = segmenter.eval()
     if kind == "field":
         return random_field(parser, pairs[0], row["length_mm"], MEMBERS)
     if kind == "dropout":

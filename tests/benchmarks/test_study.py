@@ -161,6 +161,21 @@ def test_flips_are_reverted():
     torch.testing.assert_close(mean, alone, atol=1e-2, rtol=0)  # bfloat16
 
 
+def test_each_network_of_an_ensemble_answers_for_itself(monkeypatch, tmp_path):
+    class Sure(torch.nn.Module):
+        def __init__(self, label):
+            super().__init__()
+            self.label = label
+
+        def forward(self, image):
+            return 9.0 * torch.nn.functional.one_hot(image[:, 0].long() * 0 + self.label, 3).movedim(-1, 1)
+
+    monkeypatch.setattr(training, "load_segmenter", lambda study, name, args: Sure(int(name[-1])))
+    row = {"kind": "passes", "networks": ["segmenter_1", "segmenter_2"]}
+    _, drawn = contenders.contender(row, STUDY, options(tmp_path))(torch.zeros(1, 1, 40, 56, 40))
+    assert [member.argmax(0).unique().tolist() for member in drawn] == [[1], [2]]
+
+
 def test_report(tmp_path, capsys):
     def row(dice, ece):
         cases = {f"scan_{i}": {"dice": d, "ece": ece, "calibrated_ece": ece / 2} for i, d in enumerate(dice)}
