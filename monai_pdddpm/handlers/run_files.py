@@ -26,12 +26,12 @@ logger = logging.getLogger(__name__)
 
 
 class RunFiles:
-    """Write ``run.json``, ``failures/<case>.json`` and ``index.html`` into the output folder.
+    """Write ``run.json``, ``failures/<case>.json``, ``index.html`` and ``cases.csv`` into the output folder.
 
     ``run.json`` lists code, weights and settings of each run that wrote to the folder, the number of cases that it was
     given, and what lay beside them; a run that is resumed replaces the last two. A failed case leaves a note (case,
     file, error), which is removed once the case succeeds, so that the page shows failures of earlier runs and of other
-    processes too. A ``run.json`` or ``index.html`` that this package did not write stays, with a warning.
+    processes too. A file of these names that this package did not write stays, with a warning.
 
     Args:
         output_dir: folder of the results, with one folder per case.
@@ -121,7 +121,7 @@ class RunFiles:
         try:
             print(f"overview of all cases: {write_report(self.output_dir)}")
         except UserError as error:  # the results are complete without the page
-            logger.warning("no index.html written: %s", error)
+            logger.warning("the page of all cases is not written: %s", error)
 
     def _stop(self, engine: CaseEvaluator, error: BaseException) -> NoReturn:
         """Write the page of the cases so far, and raise the error that ends the run, such as Ctrl-C."""

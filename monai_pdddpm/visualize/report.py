@@ -1,114 +1,103 @@
-"""Write a page for a folder of cases: one static HTML file with a sortable table and links to each case's files."""
+"""Write a page for a folder of cases: a static HTML file with a table and plots, and the table for a spreadsheet."""
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.ticker import MaxNLocator
+
 from monai_pdddpm.utils.atomic_write import write_text
 from monai_pdddpm.utils.errors import UserError, some_files
-from monai_pdddpm.utils.provenance import FAILURES, read_runs
+from monai_pdddpm.utils.provenance import read_runs
+from monai_pdddpm.visualize.cases import FIRST_COLUMNS, CaseRow, Report, as_csv, label_names, read_cases
 from monai_pdddpm.visualize.templates import render
 
 __all__ = ["write_report"]
 
-Report = Mapping[str, Any]
-
 _GENERATOR = "monai_pdddpm report"
+PAGE, TABLE = "index.html", "cases.csv"
+_WIDTH, _HEIGHT, _LEFT, _EDGE = 430, 190, 48, 12  # of a plot, in pixels
 
 
 def write_report(output_dir: Path, *, overwrite: bool = False) -> Path:
-    """Write ``index.html`` for the output folder of an inference.
+    """Write ``index.html`` and ``cases.csv`` for the output folder of an inference.
 
-    The page loads only the cases' own pictures, by relative links. The same folder gives the same page; a page that is
-    up to date is not written again, and an older page of this program is replaced.
+    The page loads only the cases' own pictures, by relative links. The same folder gives the same files; a file that is
+    up to date is not written again, and an older one of this program is replaced.
 
     Args:
         output_dir: folder with a folder for each case, which contains ``<case>_report.json``.
-        overwrite: also replace an ``index.html`` of another program.
+        overwrite: also replace files of another program.
 
     Returns:
         Path of the page.
 
     Raises:
-        UserError: when the folder holds no case, ``index.html`` is of another program, or the page cannot be written.
+        UserError: when the folder holds no case, a file is of another program, or a file cannot be written.
     """
     folder = Path(output_dir)
-    failures = dict(map(_failure, sorted(folder.glob(f"{FAILURES}/*.json"))))
-    reports = {path.parent.name: _json(path) for path in folder.glob("*/*_report.json") if _belongs(path)}
-    if not failures and not reports:
+    cases = read_cases(folder)
+    if not cases:
         raise UserError(
             f"{folder}: found no case, expected folders with <case>_report.json; name the output folder of an inference"
         )
-    path = folder / "index.html"
-    before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
-    if before is not None and f'content="{_GENERATOR}"' not in before and not overwrite:
-        raise UserError(f"{path}: found a file of another program, expected none; move it away or allow overwriting")
-    page = _page(folder, reports, failures)
-    if page != before:
-        write_text(path, page)
-    return path
+    # what each file of this program contains
+    files = {
+        TABLE: (as_csv(cases), ",".join(FIRST_COLUMNS)),
+        PAGE: (_page(folder, cases), f'content="{_GENERATOR}"'),
+    }
+    before = {}
+    for name, (_, mark) in files.items():
+        path = folder / name
+        if path.is_file():
+            before[name] = path.read_bytes().decode(errors="replace")
+            if mark not in before[name] and not overwrite:
+                raise UserError(
+                    f"{path}: found a file of another program, expected none; move it away or allow overwriting"
+                )
+    for name, (text, _) in files.items():
+        if text != before.get(name):
+            write_text(folder / name, text)
+    return folder / PAGE
 
 
-def _belongs(path: Path) -> bool:
-    return path.name == f"{path.parent.name}_report.json"
-
-
-def _failure(path: Path) -> tuple[str, str]:
-    return path.stem, str(_json(path).get("error", "unknown reason"))
-
-
-def _json(path: Path) -> Report:
-    """Return a JSON object, or an empty one if the file was cut short."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
-
-
-def _frames(report: Report) -> Sequence[Report]:
-    """Return the results of each frame of a time series; one result for a single scan."""
-    result = report.get("result", {})
-    return result.get("frames", [result])
-
-
-def _page(folder: Path, reports: Mapping[str, Report], failures: Mapping[str, str]) -> str:
-    good = {name: report for name, report in reports.items() if report}
-    broken = {name: f"{name}_report.json cannot be read; run this case again" for name in reports if name not in good}
-    failures = broken | dict(failures)
-    frames = [frame for name in sorted(good) for frame in _frames(good[name])]
-    labels = list(dict.fromkeys(label for frame in frames for label in frame.get("volume_ml", {})))
-    names = sorted({*good, *failures})
-    rows = [_row(folder / name, good.get(name, {}), failures.get(name, ""), labels) for name in names]
+def _page(folder: Path, cases: Sequence[CaseRow]) -> str:
+    labels = label_names(cases)
+    good = [case for case in cases if case.report]
     return render(
         "report.html.j2",
         generator=_GENERATOR,
+        table=TABLE,
         title=f"Cases in {folder.resolve().name}",
         finished=f"{len(good)} case{'' if len(good) == 1 else 's'}",
-        failed=len(failures),
-        unusual=sum(bool(row["unusual"]) for row in rows),
-        summary=[*_summary(list(good.values())), *_unused(folder)],
-        numbers=[*(f"{label} (mL)" for label in labels), "Predicted Dice", "Mean entropy (nats)", "Seconds"],
-        rows=rows,
+        counts={
+            "all": len(cases),
+            "check": sum(bool(case.unusual) for case in cases),
+            "failed": sum(bool(case.failure) for case in cases),
+            "notes": sum(bool(case.notes) for case in cases),
+        },
+        summary=[*_summary([case.report for case in good]), *_unused(folder)],
+        plots=[*(_volume_plot(good, label) for label in labels), _entropy_plot(good)] if len(good) > 1 else [],
+        numbers=[*(f"{label} (mL)" for label in labels), "Predicted Dice", "Uncertainty (nats)", "Seconds"],
+        rows=[_row(folder / case.name, case, labels) for case in cases],
     )
 
 
 def _summary(reports: Sequence[Report]) -> list[str]:
-    """Return lines on time, settings and program of all finished cases."""
+    """Return sentences on time, settings and program of all finished cases."""
     if not reports:
         return []
     seconds = [sum(report.get("seconds", {}).values()) for report in reports]
-    lines = [f"Median {statistics.median(seconds):.3g} s per case, {sum(seconds):.3g} s in total."]
-    runs = {json.dumps([report.get("settings"), _made_with(report)], sort_keys=True) for report in reports}
-    if len(runs) > 1:
-        lines.append("The settings differ between cases; see their reports.")
-    elif text := _made_with(reports[0]):
-        lines.append(f"Each case: {text}.")
+    lines = [f"Each case took about {statistics.median(seconds):.3g} s, all together {sum(seconds):.3g} s."]
+    made = {_made_with(report) for report in reports}
+    different = len({json.dumps(report.get("settings"), sort_keys=True) for report in reports}) > 1 or len(made) > 1
+    lines += ["The settings differ between cases; see their reports."] if different else sorted(made)
     programs = sorted({report.get("versions", {}).get("monai_pdddpm", "unknown") for report in reports})
-    return [*lines, f"monai_pdddpm {', '.join(programs)}."]
+    return [*filter(None, lines), f"Made with monai_pdddpm {', '.join(programs)}."]
 
 
 def _unused(folder: Path) -> list[str]:
@@ -119,42 +108,46 @@ def _unused(folder: Path) -> list[str]:
 
 
 def _made_with(report: Report) -> str:
-    """Return what was run in plain words, such as ``8 members, 15 steps, seed 0``."""
+    """Return what was run in plain words."""
     run = report.get("inference", {})
-    return f"{run['members']} members, {len(run['time_steps'])} steps, seed {run['seed']}" if run else ""
+    if not run:
+        return ""
+    return (
+        f"For each case, {run['members']} plausible segmentations were drawn in {len(run['time_steps'])} steps each "
+        f"(random seed {run['seed']})."
+    )
 
 
-def _row(folder: Path, report: Report, failure: str, labels: Sequence[str]) -> dict[str, Any]:
-    name, frames = folder.name, _frames(report)
-    files = sorted(path.name for path in folder.iterdir() if path.name[0] != ".") if report else []
-    unusual = report.get("result", {}).get("unlike_usual", [])
+def _row(folder: Path, case: CaseRow, labels: Sequence[str]) -> dict[str, Any]:
+    name, frames = case.name, case.frames
+    files = sorted(path.name for path in folder.iterdir() if path.name[0] != ".") if case.report else []
     dice = [frame["predicted_dice"] for frame in frames if frame.get("predicted_dice")]
     return {
-        "name": name,
-        "state": "failed" if failure else "unusual" if unusual else "finished",
-        "failure": failure,
-        "unusual": unusual,
-        "notes": report.get("notes", []),
+        "case": case,
         "overview": f"{name}_overview.png" if f"{name}_overview.png" in files else None,
+        "viewer": f"{name}_viewer.html" if f"{name}_viewer.html" in files else None,
         "files": files,
         "numbers": [
-            *(_volume([frame.get("volume_ml", {}).get(label, {}) for frame in frames]) for label in labels),
+            *(_cell(*_volumes(frames, label)) for label in labels),
             _cell([one["value"] for one in dice], min, dice[0]["interval_90"] if dice else ()),
             _cell([frame.get("mean_entropy_inside_nats") for frame in frames], max),
-            _cell([sum(report["seconds"].values())], max, digits=1) if "seconds" in report else None,
+            _cell([case.seconds], max, digits=1),
         ],
     }
 
 
-def _volume(volumes: Sequence[Report]) -> dict[str, str] | None:
-    members = [volumes[0].get("members_min"), volumes[0].get("members_max")]
-    interval = volumes[0].get("interval_90") or members
-    return _cell([volume.get("segmentation") for volume in volumes], statistics.fmean, interval)
+def _volumes(
+    frames: Sequence[Report], label: str
+) -> tuple[list[float | None], Callable[..., float], list[float | None]]:
+    """Return the volumes of a structure, the function that sums them up, and the interval of the first."""
+    volumes = [frame.get("volume_ml", {}).get(label, {}) for frame in frames]
+    interval = volumes[0].get("interval_90") or [volumes[0].get("members_min"), volumes[0].get("members_max")]
+    return [volume.get("segmentation") for volume in volumes], statistics.fmean, interval
 
 
 def _cell(
     values: Sequence[float | None],
-    key: Callable[[Sequence[float]], float],
+    key: Callable[..., float],
     interval: Sequence[float | None] = (),
     digits: int = 3,
 ) -> dict[str, str] | None:
@@ -168,4 +161,60 @@ def _cell(
         "text": low if low == high else f"{low} to {high}",
         "interval": " to ".join(bounds) if len(numbers) == 1 else "",
         "key": f"{key(numbers):.6g}",
+    }
+
+
+def _volume_plot(cases: Sequence[CaseRow], label: str) -> dict[str, Any]:
+    points = []
+    for case in cases:
+        values, _, interval = _volumes(case.frames, label)
+        points.append((case, values, interval if len(values) == 1 else ()))
+    return _plot(f"{label}: volume in mL", points)
+
+
+def _entropy_plot(cases: Sequence[CaseRow]) -> dict[str, Any]:
+    points = [(case, [frame.get("mean_entropy_inside_nats") for frame in case.frames], ()) for case in cases]
+    return _plot("Uncertainty: mean entropy inside, in nats", points)
+
+
+def _plot(
+    title: str, points: Sequence[tuple[CaseRow, Sequence[float | None], Sequence[float | None]]]
+) -> dict[str, Any]:
+    """Return the coordinates of a plot of the cases, sorted by their value, with intervals or the range of frames.
+
+    Args:
+        title: of the plot.
+        points: case, values of its frames, and an interval.
+    """
+    found = []
+    for case, values, interval in points:
+        numbers = [value for value in values if value is not None]
+        if numbers:
+            ends = [*numbers, *(bound for bound in interval if bound is not None)]
+            found.append((statistics.fmean(numbers), min(ends), max(ends), case))
+    found.sort(key=lambda point: point[:3])
+    ticks = MaxNLocator(4).tick_values(0, max((high for _, _, high, _ in found), default=0) or 1)
+
+    def y(value: float) -> float:
+        return round(_HEIGHT - _EDGE - value / ticks[-1] * (_HEIGHT - 2 * _EDGE), 1)
+
+    step = (_WIDTH - _LEFT - _EDGE) / max(len(found), 1)
+    return {
+        "title": title,
+        "width": _WIDTH,
+        "height": _HEIGHT,
+        "left": _LEFT,
+        "ticks": [{"y": y(tick), "text": f"{tick:g}"} for tick in ticks],
+        "radius": round(min(4, max(1.5, step / 2)), 1),
+        "points": [
+            {
+                "case": case,
+                "x": round(_LEFT + (rank + 0.5) * step, 1),
+                "y": y(value),
+                "low": y(low),
+                "high": y(high),
+                "text": f"{case.name}: {value:.3f}" + (f" ({low:.3f} to {high:.3f})" if low < high else ""),
+            }
+            for rank, (value, low, high, case) in enumerate(found)
+        ],
     }

@@ -72,7 +72,7 @@ def test_a_note_is_removed_when_its_case_succeeds(tmp_path):
     assert [path.name for path in (tmp_path / "failures").iterdir()] == ["d.json"]
     assert "d is &lt;bad&gt;" in (tmp_path / "index.html").read_text(encoding="utf-8")
     run(tmp_path, ["d"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "d", "index.html", "run.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "cases.csv", "d", "index.html", "run.json"]
     assert "0 failed" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
@@ -80,7 +80,7 @@ def test_a_page_of_another_program_is_kept_with_a_warning(tmp_path, caplog):
     (tmp_path / "index.html").write_text("mine")
     run(tmp_path, ["a"])
     assert (tmp_path / "index.html").read_text() == "mine"
-    assert "no index.html written" in caplog.text
+    assert "the page of all cases is not written" in caplog.text
 
 
 def test_page_of_a_killed_run_is_written_by_the_next(tmp_path):
@@ -88,7 +88,7 @@ def test_page_of_a_killed_run_is_written_by_the_next(tmp_path):
     (tmp_path / "index.html").unlink()
     (tmp_path / f".{'a' * 32}.part.html").write_text("half")
     run(tmp_path, [])  # the case is finished
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "index.html", "run.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "cases.csv", "index.html", "run.json"]
     assert "1 case finished" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
@@ -98,7 +98,10 @@ def test_a_stopped_run_has_a_page_of_the_cases_so_far(tmp_path):
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "1 case finished" in page
     assert "c is &lt;bad&gt;" in page
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "failures", "index.html", "run.json"]
+    expected = ["a", "cases.csv", "failures", "index.html", "run.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == expected
+    run(tmp_path, ["b"])  # the next run completes it
+    assert (tmp_path / "cases.csv").read_text(encoding="utf-8-sig").count("finished") == 2
 
 
 def test_it_can_be_turned_off(tmp_path):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import matplotlib.image
 import numpy as np
@@ -105,7 +106,7 @@ def test_every_case_has_a_row_with_its_numbers(cases):
     page = parsed(cases)
 
     heads = [cell["text"] for cell in page.rows[0]]
-    assert heads[1:] == ["Case", "State", "lung (mL)", "Predicted Dice", "Mean entropy (nats)", "Seconds", "Files"]
+    assert heads[1:] == ["Case", "State", "lung (mL)", "Predicted Dice", "Uncertainty (nats)", "Seconds", "Files"]
     assert [found[1]["text"] for found in page.rows[1:]] == sorted(["case_10", "case_2", "gone", ODD])
     texts = [cell["text"] for cell in row(page, "case_2")]
     assert texts[2:7] == ["finished", "9.0008.500 to 9.750", "0.8000.700 to 0.850", "0.250", "91.5"]
@@ -123,8 +124,10 @@ def test_failures_and_warnings_are_listed_and_counted(cases):
     assert "volume of lung <big>" in row(page, "case_10")[2]["text"]
     plain = re.sub("<[^>]+>", "", text)
     assert "3 cases finished,\n1 failed,\n1 outside the usual range." in plain
-    assert "Median 91.5 s per case, 220 s in total." in plain
-    assert "Each case: 8 members, 3 steps, seed 0." in plain
+    assert "Each case took about 91.5 s, all together 220 s." in plain
+    assert "For each case, 8 plausible segmentations were drawn in 3 steps each (random seed 0)." in plain
+    assert "Outside the usual range (1)" in plain
+    assert "Failed (1)" in plain
 
 
 def test_different_settings_are_reported(cases):
@@ -145,7 +148,9 @@ def test_links_stay_within_the_folder(cases):
     page = parsed(cases)
 
     assert len(page.pictures) == 3
-    for link in (*page.links, *page.pictures):
+    rows = [link for link in page.links if link.startswith("#case/")]
+    assert len(rows) == 5  # three volumes, two uncertainties
+    for link in {*page.links, *page.pictures} - set(rows):
         assert not re.match("[a-z]+:|/", link)
         assert (cases / unquote(link)).is_file()
         assert cases in (cases / unquote(link)).resolve().parents
@@ -188,7 +193,8 @@ def test_page_that_is_up_to_date_is_not_written_again(cases):
     before = path.stat().st_mtime_ns, path.read_bytes()
     assert write_report(cases) == path
     assert (path.stat().st_mtime_ns, path.read_bytes()) == before
-    assert sorted(file.name for file in cases.iterdir()) == sorted(["case_2", "case_10", ODD, "failures", "index.html"])
+    expected = ["case_2", "case_10", ODD, "failures", "index.html", "cases.csv"]
+    assert sorted(file.name for file in cases.iterdir()) == sorted(expected)
 
     write(cases, "new", report(5.0))
     write_report(cases)
@@ -201,6 +207,36 @@ def test_a_page_of_another_program_is_kept(cases):
         write_report(cases)
     assert (cases / "index.html").read_text() == "<p>mine</p>"
     assert "case_2" in write_report(cases, overwrite=True).read_text(encoding="utf-8")
+
+
+def test_a_table_of_another_program_is_kept(cases):
+    (cases / "cases.csv").write_text("mine")
+    with pytest.raises(UserError, match=r"cases\.csv: found a file of another program"):
+        write_report(cases)
+    assert not (cases / "index.html").exists()
+    write_report(cases, overwrite=True)
+    assert (cases / "cases.csv").read_bytes().startswith(b"\xef\xbb\xbfcase,status,")
+
+
+def test_viewer_page_is_linked(cases):
+    (cases / "case_2" / "case_2_viewer.html").write_text("")
+    assert [link for link in parsed(cases).links if "viewer" in link] == 2 * ["case_2/case_2_viewer.html"]
+
+
+def test_plot_shows_volumes_in_order_with_intervals(cases):
+    text = write_report(cases).read_text(encoding="utf-8")
+    plots = [ElementTree.fromstring(found) for found in re.findall("<svg.*?</svg>", text, re.DOTALL)]
+    assert len(plots) == 2
+    ticks = {float(tick.text): float(tick.get("y")) - 4 for tick in plots[0].findall("text")}
+    scale = (ticks[0] - ticks[12]) / 12  # pixels per mL
+    points = plots[0].findall("a")
+    assert [point.get("class") for point in points] == ["finished", "finished", "check"]
+    expected = [(ODD, 2, 1, 3), ("case_2", 9, 8.5, 9.75), ("case_10", 10.5, 9.5, 11.5)]
+    for point, (case, *values) in zip(points, expected, strict=True):
+        assert point.find("title").text == "{}: {:.3f} ({:.3f} to {:.3f})".format(case, *values)
+        line, dot = point.find("line"), point.find("circle")
+        heights = [float(y) for y in (dot.get("cy"), line.get("y1"), line.get("y2"))]
+        np.testing.assert_allclose(heights, [ticks[0] - value * scale for value in values], atol=0.1)
 
 
 @pytest.mark.parametrize("content", ["", "[]"])
@@ -227,6 +263,15 @@ addEventListener("load", () => {
   const seen = {first: names(), name: click("Case"), back: click("Case"), volume: click("lung (mL)")};
   seen.less = click("lung (mL)");
   seen.sorted = [...document.querySelectorAll("th[aria-sort]")].map(head => head.getAttribute("aria-sort"));
+  const visible = () => [...document.querySelectorAll("tbody tr")].filter(row => !row.hidden);
+  const shown = () => visible().map(row => row.cells[1].textContent);
+  document.querySelector("[data-show=failed]").click();
+  seen.failed = shown();
+  document.querySelector("[data-show=all]").click();
+  const search = document.getElementById("search");
+  search.value = "LUNG <big";
+  search.dispatchEvent(new Event("input"));
+  seen.found = shown();
   seen.loaded = [...document.images].filter(image => image.complete && image.naturalWidth === 30).length;
   seen.refused = refused;
   document.body.textContent = "SEEN" + JSON.stringify(seen) + "SEEN";
@@ -260,5 +305,7 @@ def test_a_browser_shows_and_sorts_the_page(cases, tmp_path):
     assert seen["volume"] == [ODD, "case_2", "case_10", "gone"]
     assert seen["less"] == ["case_10", "case_2", ODD, "gone"]  # rows without a value stay last
     assert seen["sorted"] == ["descending"]
+    assert seen["failed"] == ["gone"]
+    assert seen["found"] == ["case_10"]
     assert seen["loaded"] == 3
     assert seen["refused"] == []
