@@ -12,7 +12,7 @@ from monai.engines import SupervisedEvaluator
 from monai_pdddpm.data.case import Case, cases_of_batch
 from monai_pdddpm.data.dataset import CaseFailure, explain_failure
 from monai_pdddpm.utils.errors import UserError
-from monai_pdddpm.utils.ranks import gathered
+from monai_pdddpm.utils.ranks import gathered, world_size
 
 from .prepare_batch import PrepareCase
 
@@ -58,10 +58,9 @@ class CaseEvaluator(SupervisedEvaluator):
         if failures:
             names = ", ".join(failure["case"] for failure in failures[:5])
             more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
-            raise UserError(
-                f"{len(failures)} of {sum(count for count, _ in done)} cases failed ({names}{more}): "
-                f"{failures[0]['error']}"
-            )
+            count = sum(count for count, _ in done)
+            reason = f": {failures[0]['error']}" if count == 1 else "; the reason of each is above"
+            raise UserError(f"{len(failures)} of {count} cases failed ({names}{more}){reason}")
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> Any:
         if "failure" in batchdata:
@@ -79,7 +78,8 @@ class CaseEvaluator(SupervisedEvaluator):
 
     def _fail(self, engine: SupervisedEvaluator, failure: CaseFailure) -> list:
         self.failures.append(failure)
-        logger.error("%s: %s", failure["case"], failure["error"])
+        if self.state.epoch_length != 1 or world_size() > 1:  # the error of `run` explains a single case
+            logger.error("%s: %s", failure["case"], failure["error"])
         # handlers see a case without results
         engine.state.batch, engine.state.output = [], []
         return []

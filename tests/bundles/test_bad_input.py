@@ -171,7 +171,7 @@ def test_value_that_is_no_class_stops_one_case_of_an_evaluation(command, bundle,
     done = command("run", "evaluating", **options, dataset_dir=strange_label)
     assert done.error, done
     assert "1 of 2 cases failed (phantom_004)" in done.error
-    assert f"{strange_label}/labelsTr/phantom_004.nii.gz: found the label values 9" in done.error
+    assert f"{strange_label}/labelsTr/phantom_004.nii.gz: found the label values 9" in done.out
     rows = (tmp_path / "evaluation_cases.csv").read_text(encoding="utf-8")
     assert "phantom_005" in rows
     assert "phantom_004" not in rows

@@ -98,7 +98,8 @@ class TestInference:
 
         options = {"dataset_dir": scans, "output_dir": tmp_path / "output", **FEW}
         done = run("inference", tmp_path / "log", leave_little, **options)
-        assert_refused(done, "error: 1 of 4 cases failed (large): ", "memory")
+        assert_refused(done, "error: 1 of 4 cases failed (large)", "reason")
+        assert "large.nii: not enough memory" in done.text
         assert finished(tmp_path / "output") == list(CASES), done.text
         assert_tidy(tmp_path / "output")
         for case in CASES:
