@@ -40,8 +40,8 @@ def foreground_labels(labels: Mapping[str, str]) -> dict[int, str]:
 class CaseSummaryd(MapTransform):
     """Put what a decision needs into ``data["result"]``.
 
-    These are the volume of each label with its spread over the members, the agreement of the members with the answer,
-    and the expected Dice. A calibration adds the features outside their usual range; if there are none, it adds a 90 %
+    These are the volume of each label with its spread over the members, the agreement of the members with the answer
+    and the expected Dice, also per structure. A calibration adds the features outside their usual range; if there are none, it adds a 90 %
     interval of each volume and a predicted Dice. The interval and the predicted Dice come from the answer's
     probabilities and hardly depend on the seed. A time series has a list, ``frames``. MONAI Label sends ``result`` to
     its client, and the report keeps it.
@@ -85,24 +85,37 @@ class CaseSummaryd(MapTransform):
         whole, prob = maps[0], maps[3]
         labelled = [x for x in maps[:2] if x is not None]
         box = (slice(None), *box_above(labelled, [0] * len(labelled)))
-        seg, members, entropy = (x if x is None else plain(x)[box] for x in maps[:3])
+        seg = plain(whole)[box]
+        members, entropy = (x if x is None else plain(x)[box] for x in maps[1:3])
         voxel_ml = voxel_volume_ml(affine)
         volumes = _volumes(seg, members, self.labels, voxel_ml)
-        inside = seg.new_zeros(0) if entropy is None else entropy[seg > 0]
         features = _features(volumes, whole.shape[1:], affine)
         if members is not None:
             features["agreement"] = agreement(members, seg[0], list(self.labels))
         found: dict[str, Volume] = {}
+        dice_of: dict[str, float | None] = {}
         if prob is not None:
             prob = tempered(plain(prob), 1 / self.calibration.temperature, dim=0)  # as the calibration was fitted
-            features["expected_dice"] = expected_dice(prob, plain(whole)[0], list(self.labels))
+            dice_of = {
+                name: expected_dice(prob[index], plain(whole)[0] == index) for index, name in self.labels.items()
+            }
+            present = [dice for dice in dice_of.values() if dice is not None]
+            features["expected_dice"] = float(np.mean(present)) if present else 1.0
             found = {name: probable_volume(prob[index], voxel_ml) for index, name in self.labels.items()}
             for name, volume in found.items():
                 volumes[name]["expected"] = round(volume.expected_ml, 4)
         unlike = self.calibration.unlike(features)
         result: dict[str, Any] = {
             "volume_ml": volumes,
-            "mean_entropy_inside_nats": round(float(inside.float().mean()), 4) if inside.numel() else None,
+            "structures": {
+                name: {
+                    "expected_dice": _rounded(dice_of.get(name)),
+                    "agreement": None if members is None else _rounded(agreement(members, seg[0], [index])),
+                    "mean_entropy_inside_nats": _mean_inside(entropy, seg == index),
+                }
+                for index, name in self.labels.items()
+            },
+            "mean_entropy_inside_nats": _mean_inside(entropy, seg > 0),
             "features": {name: round(value, 5) for name, value in features.items()},
             "unlike_usual": unlike,
         }
@@ -115,6 +128,15 @@ class CaseSummaryd(MapTransform):
             value, low, high = (round(number, 4) for number in dice)
             result["predicted_dice"] = {"value": value, "interval_90": [low, high]}
         return result
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _mean_inside(entropy: torch.Tensor | None, inside: torch.Tensor) -> float | None:
+    """Return the mean entropy of some voxels, both (1, ...); None without any."""
+    return round(float(entropy[inside].float().mean()), 4) if entropy is not None and inside.any() else None
 
 
 def _volumes(
@@ -155,21 +177,18 @@ def agreement(members: torch.Tensor, answer: torch.Tensor, classes: Sequence[int
     return float(torch.stack(found).mean()) if found else 1.0
 
 
-def expected_dice(prob: torch.Tensor, answer: torch.Tensor, classes: Sequence[int]) -> float:
+def expected_dice(p: torch.Tensor, inside: torch.Tensor) -> float | None:
     """Return ``2 sum p inside / (size + sum p)``, the Dice to expect if voxels follow their probabilities.
 
     Args:
-        prob: probabilities, (K, ...).
-        answer: label map, (...).
-        classes: classes to average over; those that are absent in both are left out.
+        p: probabilities of a structure, (...).
+        inside: whether the answer has it, (...).
+
+    Returns:
+        the Dice; None if the structure is absent in both.
     """
-    found = []
-    for index in classes:
-        inside, p = answer == index, prob[index]
-        size = float(inside.sum() + p.sum(dtype=torch.float64))
-        if size > 0.5:
-            found.append(2 * float(p[inside].sum(dtype=torch.float64)) / size)
-    return float(np.mean(found)) if found else 1.0
+    size = float(inside.sum() + p.sum(dtype=torch.float64))
+    return 2 * float(p[inside].sum(dtype=torch.float64)) / size if size > 0.5 else None
 
 
 def probable_volume(p: torch.Tensor, voxel_ml: float) -> Volume:

@@ -58,6 +58,10 @@ def test_volumes_and_spread_by_hand():
     assert result["volume_ml"]["tail"]["members_min"] == 0
     # of the 28 voxels inside, half have 0.25 and half 0.5
     assert result["mean_entropy_inside_nats"] == 0.375
+    # the head has 14 voxels of 0.25 and 6 of 0.5, the tail 8 of 0.5; without probabilities there is no expected Dice
+    assert result["structures"]["head"]["mean_entropy_inside_nats"] == 0.325
+    assert result["structures"]["tail"]["mean_entropy_inside_nats"] == 0.5
+    assert result["structures"]["head"]["expected_dice"] is None
     assert json.loads(json.dumps(result)) == result
 
 
@@ -107,6 +111,12 @@ def test_a_calibration_adds_intervals_and_what_is_unusual():
     assert result["features"]["agreement"] == pytest.approx(agreed, abs=1e-5)
     # Dice to expect: 2 * 15 / (20 + 15) of the head, 1 of the tail
     assert result["features"]["expected_dice"] == pytest.approx((6 / 7 + 1) / 2, abs=1e-5)
+    assert result["structures"]["head"] == {
+        "expected_dice": pytest.approx(6 / 7, abs=1e-4),
+        "agreement": pytest.approx((2 * 10 / 30 + 2 * 20 / 50) / 2, abs=1e-4),
+        "mean_entropy_inside_nats": None,
+    }
+    assert result["structures"]["tail"] == {"expected_dice": 1.0, "agreement": 0.0, "mean_entropy_inside_nats": None}
     expected = 0.5 * (6 / 7 + 1) / 2 + 0.4
     assert result["predicted_dice"]["value"] == pytest.approx(expected, abs=1e-4)
     assert result["predicted_dice"]["interval_90"] == pytest.approx([expected - 0.1, expected + 0.1], abs=1e-4)
