@@ -41,10 +41,10 @@ class CaseSummaryd(MapTransform):
     """Put what a decision needs into ``data["result"]``.
 
     These are the volume of each label with its spread over the members, the agreement of the members with the answer
-    and the expected Dice, also per structure. A calibration adds the features outside their usual range; if there are none, it adds a 90 %
-    interval of each volume and a predicted Dice. The interval and the predicted Dice come from the answer's
-    probabilities and hardly depend on the seed. A time series has a list, ``frames``. MONAI Label sends ``result`` to
-    its client, and the report keeps it.
+    and the expected Dice, also per structure. A calibration adds the features outside their usual range; if there are
+    none, it adds a 90 % interval of each volume and a predicted Dice. The interval and the predicted Dice come from the
+    answer's probabilities and hardly depend on the seed. A time series has a list, ``frames``. MONAI Label sends
+    ``result`` to its client, and the report keeps it.
 
     Args:
         keys: the key of the label map, (1, X, Y, Z), or (1, X, Y, Z, T) with frames. The data may also hold the label
