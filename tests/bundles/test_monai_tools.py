@@ -148,16 +148,6 @@ def test_metadata_name_the_packages(metadata):
 
 
 @pytest.mark.slow
-def test_verify_metadata(command, copied, tmp_path):
-    # MONAI downloads the schema, unless the file is there
-    schema = tmp_path / "schema.json"
-    schema.write_text(SCHEMA.read_text(encoding="utf-8"), encoding="utf-8")
-    done = command("verify_metadata", meta_file=copied / "configs" / "metadata.json", filepath=schema)
-    assert done.code == 0, done
-    assert "metadata is verified with no error" in done.out + done.err
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("files", "kind"),
     [
@@ -181,14 +171,6 @@ def test_properties(copied, metadata, data_for, tmp_path, monkeypatch, files, ki
         device="cpu",
     )
     assert workflow.check_properties() == []
-
-
-@pytest.mark.slow
-def test_verify_net_in_out(command, copied):
-    files = {name: f"configs/{file}.json" for name, file in (("meta_file", "metadata"), ("config_file", "inference"))}
-    done = command("verify_net_in_out", "network_def", cwd=copied, **files)
-    assert done.code == 0, done
-    assert "data shape of network is verified with no error" in done.out + done.err
 
 
 @pytest.mark.slow
