@@ -14,6 +14,7 @@ from monai_pdddpm.inferers.autocast import autocast
 from monai_pdddpm.networks.weights import check_device
 from monai_pdddpm.utils.allocator import keep_freed_memory
 from monai_pdddpm.utils.checks import check_range
+from monai_pdddpm.utils.socket_paths import shorten_socket_paths
 
 
 def find_bundle_root(name: str) -> str:
@@ -51,6 +52,7 @@ def start_run(device: torch.device | str, precision: str = "float32") -> None:
     check_given_settings()
     check_device(device)
     autocast(torch.device(device), precision)
+    shorten_socket_paths()
     keep_freed_memory()
 
 

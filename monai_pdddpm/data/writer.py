@@ -27,7 +27,7 @@ _PLACE = (
 _COMPRESSION = 4  # of 9: a third of the size of level 1 on label maps, in half the time of level 6
 _STEPS = 32767  # of a scaled map, in 16 bits with a sign, which every reader of NIfTI knows
 _MILLIMETERS = 2
-_SAME_PLACE = 0.01  # voxels
+_SAME_PLACE, _SAME_FORM = 0.01, 1e-4  # voxels
 
 
 def find_grid(meta: Mapping[str, Any], shape: tuple[int, ...]) -> nib.Nifti1Header:
@@ -35,8 +35,8 @@ def find_grid(meta: Mapping[str, Any], shape: tuple[int, ...]) -> nib.Nifti1Head
 
     If the source is a NIfTI file with this grid, the header has the file's sform, qform, codes, units and voxel
     sizes, because MONAI may change them on loading. For other sources and other grids, sform and qform are the array's
-    affine with code 1, in mm. The qform has code 0 if it does not state the sform's place: a qform cannot be sheared,
-    and ITK would prefer it.
+    affine with code 1, in mm. Where the file states two positions, the sform counts: the qform and the voxel sizes are
+    made from it, and the qform gets code 0, because ITK would prefer it and it cannot be sheared.
 
     Args:
         meta: metadata of the array from MONAI's loader, restored by ``Invertd``.
@@ -58,8 +58,11 @@ def find_grid(meta: Mapping[str, Any], shape: tuple[int, ...]) -> nib.Nifti1Head
         header.set_sform(affine, code=1)
         header.set_qform(affine, code=1)
         header["xyzt_units"] = _MILLIMETERS
-    if header["sform_code"] > 0 and largest_shift(header.get_sform(), qform_of(header), shape) > _SAME_PLACE:
-        header["qform_code"] = 0
+    sform = header.get_sform()
+    shift = largest_shift(sform, qform_of(header), shape) if header["sform_code"] > 0 else 0.0
+    if shift > _SAME_FORM:
+        # MONAI reads a qform of code 0 where its voxel sizes fit pixdim, so its numbers have to be right too
+        header.set_qform(sform, int(header["qform_code"]) if shift <= _SAME_PLACE else 0, strip_shears=True)
     return header
 
 

@@ -146,7 +146,7 @@ class TestTheWayThroughABundle:
             else:
                 source = nib.load(path)
                 assert np.array_equal(written.affine, source.affine)
-                for field in HEADER:
+                for field in HEADER if codes[1] else HEADER[:5]:  # without a code the qform is made from the sform
                     assert np.array_equal(written.header[field], source.header[field]), field
 
 

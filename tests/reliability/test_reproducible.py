@@ -76,9 +76,13 @@ def test_cases_have_different_results(first):
     assert len({first[number][f"{name(number)}_prob.nii.gz"] for number in range(COUNT)}) == COUNT
 
 
-@pytest.mark.parametrize("workers", [0, 3])
-def test_any_number_of_workers(infer, first, workers):
-    assert infer(workers=workers) == first
+def test_again(infer, first):
+    assert infer() == first
+
+
+@pytest.mark.parametrize(("workers", "method"), [(3, "fork"), (1, "spawn"), (2, "forkserver")])
+def test_any_number_of_workers_and_way_to_start_them(infer, first, workers, method):
+    assert infer(workers=workers, **{"dataloader::multiprocessing_context": method}) == first
 
 
 def test_any_order(infer, first):
