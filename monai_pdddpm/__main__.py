@@ -52,6 +52,14 @@ COMMANDS: dict[str, tuple[str, str, Sequence[tuple[str, dict[str, Any]]]]] = {
             ("--output_dir", {"type": path, "default": Path("bundles"), "help": "folder for the bundle (bundles)"}),
             ("--memory", {"type": float, "metavar": "GiB", "help": "for training (this computer's)"}),
             ("--segmenter", {"type": existing, "metavar": "BUNDLE", "help": "bundle with a trained segmenter"}),
+            (
+                "--presegmentations",
+                {"type": existing, "metavar": "DIR", "help": "pre-segmentations of the cases, in place of a segmenter"},
+            ),
+            (
+                "--nnunet",
+                {"type": existing, "metavar": "RESULTS", "help": "folder of a trained nnU-Net with its fold_k"},
+            ),
             ("--spacing", {"type": float, "nargs": 3, "metavar": "MM", "help": "voxel size (chosen by rule)"}),
             *_BIDS,
         ),

@@ -21,6 +21,7 @@ from monai_pdddpm.bundle.render import as_text, fill, render_task
 from monai_pdddpm.cli import Result
 from monai_pdddpm.cli.datasets import DataSet, Finding, as_decathlon
 from monai_pdddpm.cli.fingerprint import fingerprint, read_case
+from monai_pdddpm.cli.first_stage import FirstStage, folder_stage, keep_usable, nnunet_stage
 from monai_pdddpm.cli.formats import read_dataset
 from monai_pdddpm.cli.memory import GIB, memory_budget
 from monai_pdddpm.cli.planner import plan
@@ -38,7 +39,17 @@ _NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
 def run(options: argparse.Namespace) -> Result:
     """Run ``create-bundle``."""
     data = read_dataset(options.dataset, options.modalities, options.derivative)
-    place, settings = options.output_dir, (options.memory, options.segmenter, options.spacing)
+    given = {
+        "--segmenter": options.segmenter,
+        "--presegmentations": options.presegmentations,
+        "--nnunet": options.nnunet,
+    }
+    if len(named := [option for option, value in given.items() if value is not None]) > 1:
+        raise UserError(f"{named[1]}: found {named[0]} beside it, expected one of them; remove one")
+    stage = folder_stage(options.presegmentations, data) if options.presegmentations else None
+    if options.nnunet:
+        stage = nnunet_stage(options.nnunet, data)
+    place, settings = options.output_dir, (options.memory, options.segmenter, options.spacing, stage)
     return create_bundle(options.name, data, place, *settings, progress=not options.quiet)
 
 
@@ -49,6 +60,7 @@ def create_bundle(
     memory: float | None = None,
     segmenter: Path | None = None,
     spacing: Sequence[float] | None = None,
+    stage: FirstStage | None = None,
     progress: bool = True,
 ) -> Result:
     """Read the scans of a data set and write a bundle for it.
@@ -60,6 +72,7 @@ def create_bundle(
         memory: GiB for training; None takes what this computer has.
         segmenter: folder of a bundle with a trained segmenter, or None.
         spacing: voxel size in mm along R, A, S; None applies the rule.
+        stage: pre-segmentations in place of a segmenter, or None.
         progress: show a progress bar.
 
     Returns:
@@ -81,16 +94,19 @@ def create_bundle(
     listed = as_decathlon(data)
     statistics, findings = _read_cases(data, progress)
     listed["labels"] = {value: label["name"] for value, label in statistics["labels"].items()}
+    more = keep_usable(listed, stage, progress) if stage else []
     foreign = read_segmenter(segmenter, len(data.channels), len(listed["labels"])) if segmenter else None
     budget, computer = memory_budget(memory), total_memory() or 8 * GIB
     values, choices = plan(statistics, len(listed["training"]), budget, computer, foreign, spacing)
     texts = bundle_texts(name, data, statistics)
-    configs = _render(name, values | texts, foreign)
-    stages = ["train"] if foreign else ["train_segmenter", "train"]
+    configs = _render(name, values | texts, foreign, stage)
+    stages = ["train"] if foreign or stage else ["train_segmenter", "train"]
     words = f"A {foreign.definition['_target_']} with the weights of {foreign.name}" if foreign else "A SegResNet"
+    words = stage.words if stage else words
+    more += foreign.notes if foreign else []
     content: dict[str, Any] = {"bundle": str(folder), "choices": [asdict(choice) for choice in choices]}
     files = {f"configs/{file}": as_text(config) for file, config in configs.items()} | {
-        "docs/README.md": readme(texts, choices, words, stages),
+        "docs/README.md": readme(texts, choices, words, stages, stage),
         "docs/data_license.txt": f"Data: {texts['license']}\n",
         "docs/fingerprint.json": as_text(statistics),
         "docs/choices.json": as_text(content["choices"]),
@@ -99,10 +115,10 @@ def create_bundle(
     _write(folder, files, foreign)
     held = [Path(str(entry["label"])).name for entry in listed["validation"]]
     notes = [f"validation cases: {', '.join(held[:5])}{f' and {len(held) - 5} more' if len(held) > 5 else ''}"]
-    notes += [str(finding) for finding in findings] + (foreign.notes if foreign else [])
+    notes += [str(finding) for finding in findings] + more
     if not name.endswith("_segmentation"):
         notes.append("MONAI Label serves bundles for segmentation whose name ends in _segmentation")
-    content |= {"notes": notes, "commands": commands(folder, stages)}
+    content |= {"notes": notes, "commands": commands(folder, stages, stage)}
     lines = [*map(str, choices), *(f"note: {note}" for note in notes)]
     return Result(content, [*lines, f"written: {folder}", "next:", *content["commands"]])
 
@@ -122,13 +138,16 @@ def _read_cases(data: DataSet, progress: bool) -> tuple[dict[str, Any], list[Fin
     return fingerprint(data, statistics), findings
 
 
-def _render(name: str, values: Mapping[str, Any], foreign: SegmenterBundle | None) -> dict[str, Any]:
+def _render(
+    name: str, values: Mapping[str, Any], foreign: SegmenterBundle | None, stage: FirstStage | None
+) -> dict[str, Any]:
     """Return file name -> content of the configurations."""
     configs = templates()
     task = fill(json.loads((configs / "_new_task.json").read_text(encoding="utf-8")), dict(values), "_new_task.json")
-    if foreign:
-        task["segmenter"] = foreign.definition
-        task["without"] = [f.name for f in configs.glob("*.json") if "train_segmenter" in f.name or "cross_" in f.name]
+    if foreign or stage:
+        task["segmenter"] = foreign.definition if foreign else {"_target_": "monai_pdddpm.networks.NoSegmenter"}
+        parts = ("train_segmenter", "cross_", *(["export"] if stage else []))
+        task["without"] = [f.name for f in configs.glob("*.json") if any(part in f.name for part in parts)]
     rendered, task["overrides"] = render_task(configs, task, name), {}
     for file, content in rendered.items():
         new: dict[str, Any] = {}
@@ -143,6 +162,8 @@ def _render(name: str, values: Mapping[str, Any], foreign: SegmenterBundle | Non
                 sampler["_desc_"] = "several windows per case and epoch, since there are few cases"
                 new |= {"train::dataloader::shuffle": None, "train::dataloader::drop_last": None}
                 new["train::dataloader::sampler"] = sampler
+        if stage and "presegmentation_dir" in content:
+            new["presegmentation_dir"] = str(stage.folder.absolute())
         if foreign:
             new |= _foreign_preprocessing(content, foreign)
         task["overrides"][file] = new

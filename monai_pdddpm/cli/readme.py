@@ -11,6 +11,7 @@ from typing import Any
 from monai_pdddpm import __version__
 from monai_pdddpm.bundle.render import fill
 from monai_pdddpm.cli.datasets import DataSet
+from monai_pdddpm.cli.first_stage import FirstStage
 from monai_pdddpm.cli.planner import Choice, modality_of
 from monai_pdddpm.cli.shipped import templates
 
@@ -45,16 +46,22 @@ def bundle_texts(name: str, data: DataSet, fingerprint: Mapping[str, Any]) -> di
     }
 
 
-def readme(texts: Mapping[str, Any], choices: Sequence[Choice], segmenter: str, stages: Sequence[str]) -> str:
+def readme(
+    texts: Mapping[str, Any],
+    choices: Sequence[Choice],
+    segmenter: str,
+    stages: Sequence[str],
+    stage: FirstStage | None = None,
+) -> str:
     """Return the bundle's ``docs/README.md`` from `bundle_texts`, the plan and a description of the segmenter."""
     table = "\n".join(f"| {choice.name} | {choice.text} | {choice.reason} |" for choice in choices)
-    more = {"segmenter": segmenter, "choices_table": table, "commands": "\n".join(commands(Path(), stages))}
+    more = {"segmenter": segmenter, "choices_table": table, "commands": "\n".join(commands(Path(), stages, stage))}
     template = (templates() / "_new_task.md").read_text(encoding="utf-8")
     return fill(template, dict(texts) | more, "_new_task.md")
 
 
-def commands(folder: Path, stages: Sequence[str]) -> list[str]:
-    """Return the next commands for a bundle in a folder, given the stages of its training."""
+def commands(folder: Path, stages: Sequence[str], first: FirstStage | None = None) -> list[str]:
+    """Return the next commands for a bundle in a folder, given the stages of its training and its first stage."""
     lines = []
     for stage in (*stages, "calibrate", "evaluate", "inference"):
         run = {"calibrate": "calibrating", "evaluate": "evaluating", "inference": "inference"}.get(stage, "training")
@@ -62,5 +69,9 @@ def commands(folder: Path, stages: Sequence[str]) -> list[str]:
         if stage in ("calibrate", "evaluate"):  # overlays on inference.json
             files = json.dumps([str(folder / "configs" / f"{name}.json") for name in ("inference", stage)])
             files = f"'{files}'"
-        lines.append(f"python -m monai.bundle run {run} --config_file {files}")
+        line = f"python -m monai.bundle run {run} --config_file {files}"
+        if first and stage == "inference":
+            lines += [first.command] if first.command else []
+            line += " --dataset_dir <scans> --presegmentation_dir <presegmentations>"
+        lines.append(line)
     return lines

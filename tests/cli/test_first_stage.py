@@ -1,0 +1,206 @@
+"""Bundles without a segmenter: trained on the pre-segmentations of another program, with one line per mistake."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.bundle import ConfigWorkflow
+
+from monai_pdddpm.__main__ import main
+from monai_pdddpm.utils.errors import UserError
+
+from .conftest import a_label, write_scan
+
+QUICK = {"device": "cpu", "precision": "float32"}
+
+
+def shifted(label, voxels=1):
+    return np.roll(label, voxels, axis=1)
+
+
+@pytest.fixture
+def dataset(decathlon, tmp_path):
+    """Six cases with the values 0, 2 and 5, and a folder with shifted label maps as their pre-segmentations."""
+    root = decathlon(cases=6, values=(0, 2, 5), test=["imagesTr/case_5.nii.gz"])
+    for file in (root / "labelsTr").iterdir():
+        write_scan(tmp_path / "pre" / file.name, shifted(np.asarray(nib.load(file).dataobj)))
+    return root
+
+
+@pytest.fixture
+def create(dataset, tmp_path, capsys):
+    """Run create-bundle; return exit code, output, and the bundle's folder."""
+
+    def run(*words, data=dataset):
+        place = ["--dataset", str(data), "--output_dir", str(tmp_path / "b"), "--memory", "8", "--quiet", "--json"]
+        code = main(["create-bundle", "boxes_segmentation", *place, *map(str, words)])
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if code == 0 else err, tmp_path / "b" / "boxes_segmentation"
+
+    return run
+
+
+def config(folder, name):
+    return json.loads((folder / "configs" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+class TestPresegmentations:
+    def test_bundle_without_a_segmenter(self, create, tmp_path):
+        code, found, folder = create("--presegmentations", tmp_path / "pre")
+        assert code == 0
+        assert config(folder, "train")["presegmentation_dir"] == str(tmp_path / "pre")
+        assert config(folder, "inference")["segmenter_def"] == {"_target_": "monai_pdddpm.networks.NoSegmenter"}
+        there = {file.name for file in (folder / "configs").iterdir()}
+        assert not {"train_segmenter.json", "cross_fitting.json", "export.json"} & there
+        assert found["commands"][-1].endswith("--dataset_dir <scans> --presegmentation_dir <presegmentations>")
+        # boxes of 10, 9, 8, 10, 9 and 8 voxels that were moved by one
+        assert "pre-segmentations: mean Dice 0.891 on training, 0.875 on validation" in found["notes"]
+
+    def test_cases_without_a_usable_one_are_left_out(self, create, tmp_path):
+        (tmp_path / "pre" / "case_1.nii.gz").unlink()
+        write_scan(tmp_path / "pre" / "case_2.nii.gz", a_label((0, 1)))
+        code, found, folder = create("--presegmentations", tmp_path / "pre")
+        assert code == 0
+        notes = [note for note in found["notes"] if note.startswith("left out")]
+        assert [note.split(":")[0] for note in notes] == ["left out case_1", "left out case_2"]
+        assert "found no pre-segmentation" in notes[0]
+        assert "label values 1, expected none but 0, 2, 5" in notes[1]
+        listed = json.loads((folder / "data" / "dataset.json").read_text(encoding="utf-8"))
+        assert [Path(entry["label"]).name[:6] for entry in listed["training"]] == ["case 0", "case_3", "case_4"]
+
+    def test_leakage(self, create, dataset, tmp_path):
+        for name in ("case_1", "case_2", "case_3", "case_4"):
+            shutil.copy(dataset / "labelsTr" / f"{name}.nii.gz", tmp_path / "pre")
+        code, found, _ = create("--presegmentations", tmp_path / "pre")
+        assert code == 0
+        assert "leakage: 4 pre-segmentations equal their label maps; give predictions of a network" in found["notes"]
+
+    def test_training_cases_that_fit_better(self, create, dataset, tmp_path):
+        for number in (3, 4, 5):
+            write_scan(tmp_path / "pre" / f"case_{number}.nii.gz", shifted(a_label((0, 2, 5), number=number), 5))
+        content = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))
+        content["validation"], content["training"] = content["training"][3:], content["training"][:3]
+        (dataset / "dataset.json").write_text(json.dumps(content))
+        code, found, _ = create("--presegmentations", tmp_path / "pre")
+        assert code == 0
+        assert any(note.startswith("leakage: training cases fit better") for note in found["notes"])
+
+    def test_predicted_by_a_network_of_the_same_data_set(self, create, dataset, tmp_path):
+        for name, content in (("predict_from_raw_data_args", {}), ("plans", {"dataset_name": dataset.name})):
+            (tmp_path / "pre" / f"{name}.json").write_text(json.dumps(content))
+        code, found, _ = create("--presegmentations", tmp_path / "pre")
+        assert code == 0
+        assert any("was predicted by a network that was trained on decathlon itself" in n for n in found["notes"])
+
+    def test_none_is_usable(self, create, tmp_path):
+        shutil.rmtree(tmp_path / "pre")
+        (tmp_path / "pre").mkdir()
+        code, line, folder = create("--presegmentations", tmp_path / "pre")
+        assert code == 1
+        assert "found no usable pre-segmentation of a training case" in line
+        assert len(line.splitlines()) == 1
+        assert not folder.exists()
+
+    def test_two_first_stages(self, create, tmp_path):
+        code, line, _ = create("--presegmentations", tmp_path / "pre", "--nnunet", tmp_path / "pre")
+        assert code == 1
+        assert line == "error: --nnunet: found --presegmentations beside it, expected one of them; remove one\n"
+
+
+class TestNNUNet:
+    @pytest.fixture
+    def results(self, nnunet, tmp_path):
+        """A trained folder for a data set of four cases: two folds, with label maps of their validation cases."""
+        data, folder = nnunet(), tmp_path / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+        for number in range(4):
+            label = nib.load(data / "labelsTr" / f"box_{number:03d}.nii.gz")
+            file = folder / f"fold_{number // 2}" / "validation" / f"box_{number:03d}.nii.gz"
+            write_scan(file, shifted(np.asarray(label.dataobj)))
+        shutil.copy(data / "dataset.json", folder)
+        (folder / "plans.json").write_text(json.dumps({"dataset_name": data.name}))
+        return data, folder
+
+    def test_out_of_fold_predictions(self, create, results):
+        data, folder = results
+        code, found, made = create("--nnunet", folder, data=data)
+        assert code == 0
+        assert not any("leakage" in note or "left out" in note for note in found["notes"])
+        assert any(note.startswith("nnU-Net's label maps are softened") for note in found["notes"])
+        predict = f"nnUNetv2_predict_from_modelfolder -m {folder} -f 0 1 --save_probabilities -i <scans> "
+        assert found["commands"][-2] == predict + "-o <presegmentations>"
+        assert config(made, "train")["presegmentation_dir"] == str(folder)
+        assert "nnU-Net (version 2) makes a pre-segmentation" in (made / "docs" / "README.md").read_text()
+
+    def spoil(self, folder, key, value):
+        content = json.loads((folder / "dataset.json").read_text())
+        (folder / "dataset.json").write_text(json.dumps(content | {key: value}))
+
+    @pytest.mark.parametrize(
+        ("mistake", "message"),
+        [
+            ("version 1", "found plans.pkl of version 1"),
+            ("other folder", "found no plans.json"),
+            ("missing fold", "found no fold_0"),
+            ("not validated", "found no predictions in .*fold_1/validation.* --val --npz"),
+            ("channel order", r"the channels \('FLAIR', 'T1'\), expected \('T1', 'FLAIR'\)"),
+            ("labels", "a network for the labels {'background': 0, 'sphere': 1}"),
+            ("regions", "a network for regions"),
+        ],
+    )
+    def test_mistakes(self, create, results, mistake, message):
+        data, folder = results
+        if mistake in ("version 1", "other folder"):
+            (folder / "plans.json").unlink()
+        if mistake == "version 1":
+            (folder / "plans.pkl").write_bytes(b"")
+        if mistake in ("missing fold", "not validated"):
+            shutil.rmtree(folder / ("fold_0" if mistake == "missing fold" else "fold_1/validation"))
+        if mistake == "channel order":
+            self.spoil(folder, "channel_names", {"0": "FLAIR", "1": "T1"})
+        if mistake == "labels":
+            self.spoil(folder, "labels", {"background": 0, "sphere": 1})
+        if mistake == "regions":
+            self.spoil(folder, "labels", {"background": 0, "whole": [1, 2]})
+        code, line, _ = create("--nnunet", folder, data=data)
+        assert code == 1
+        assert len(line.splitlines()) == 1
+        assert re.search(message, line), line
+
+    def test_case_in_two_folds(self, create, results):
+        data, folder = results
+        shutil.copy(folder / "fold_0" / "validation" / "box_000.nii.gz", folder / "fold_1" / "validation")
+        code, found, _ = create("--nnunet", folder, data=data)
+        assert code == 0
+        assert any(note.startswith("left out box_000: box_000: found") for note in found["notes"])
+
+
+@pytest.mark.slow
+def test_training_evaluation_and_inference(create, dataset, tmp_path):
+    code, _, folder = create("--presegmentations", tmp_path / "pre")
+    assert code == 0
+
+    def run(*names, kind="infer", **more):
+        files = [str(folder / "configs" / f"{name}.json") for name in names]
+        workflow = ConfigWorkflow(files, workflow_type=kind, bundle_root=str(folder), **QUICK, **more)
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+
+    run("train", kind="train", max_epochs=1, **{"train::dataloader::sampler::num_samples": 4})
+    run("inference", "evaluate", members=1, num_steps=1)
+    table = (folder / "eval" / "evaluation_cases.csv").read_text().splitlines()
+    assert any(line.startswith("case_5,segmenter,a,0.875") for line in table)  # the pre-segmentation from disk
+    run("inference", members=1, num_steps=1)
+    made = folder / "output" / "case_5"
+    given = np.asarray(nib.load(tmp_path / "pre" / "case_5.nii.gz").dataobj)
+    assert (np.asarray(nib.load(made / "case_5_preseg.nii.gz").dataobj) == given).all()
+    report = json.loads((made / "case_5_report.json").read_text())
+    assert report["presegmentation"]["file"] == str(tmp_path / "pre" / "case_5.nii.gz")
+    with pytest.raises((UserError, RuntimeError)):  # MONAI wraps the error in some versions
+        run("inference", members=1, presegmentation_dir=str(tmp_path), output_dir=str(tmp_path / "other"))
+    failure = json.loads((tmp_path / "other" / "failures" / "case_5.json").read_text())
+    assert failure["error"].startswith("case_5: found no pre-segmentation")
