@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -269,6 +270,19 @@ def write_results(folder: Path, name: str, content: Any, text: str) -> None:
     print(f"{text}\n", flush=True)
     write_json(folder / f"{name}.json", without_folders(content))
     (folder / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+
+
+def measuring_options(doc: str | None, output_dir: Path) -> argparse.ArgumentParser:
+    """Return a parser with the options that all scripts with :func:`measured` share."""
+    options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--device", default=default_device())
+    options.add_argument("--overrides", type=json.loads, default={}, help="changes of inference.json, JSON")
+    options.add_argument("--work", type=Path, default=ROOT / "runs" / "speed", help="folder of measurements")
+    options.add_argument("--output_dir", type=Path, default=output_dir, help="folder of tables and figures")
+    options.add_argument("--again", action="store_true", help="ignore earlier measurements")
+    options.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
+    options.add_argument("--job_file", type=Path, help=argparse.SUPPRESS)
+    return options
 
 
 def default_device() -> str:

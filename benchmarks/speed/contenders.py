@@ -9,7 +9,6 @@ settings is not repeated.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -226,20 +225,13 @@ def phantom_cases(number: int, work: Path) -> list[dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the contenders and write the table."""
     friendly_errors(force=True)
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = common.measuring_options(__doc__, HERE)
     options.add_argument("--dataset_dir", type=Path, help="labeled scans of the bundle; a phantom by default")
     options.add_argument("--bundle", type=Path, help="hippocampus with --dataset_dir, else phantom")
-    options.add_argument("--device", default=common.default_device())
     options.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     options.add_argument("--cases", type=int, default=5, help="number of validation cases")
     options.add_argument("--repeats", type=int, default=3, help="rounds over all cases")
     options.add_argument("--seconds", type=float, default=30, help="no round begins after this time")
-    options.add_argument("--overrides", type=json.loads, default={}, help="changes of inference.json, JSON")
-    options.add_argument("--work", type=Path, default=common.ROOT / "runs" / "speed", help="folder of measurements")
-    options.add_argument("--output_dir", type=Path, default=HERE, help="folder of table and figure")
-    options.add_argument("--again", action="store_true", help="ignore earlier measurements")
-    options.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
-    options.add_argument("--job_file", type=Path, help=argparse.SUPPRESS)
     args = options.parse_args(argv)
     if args.job:
         common.write_json(args.job_file, run_job(**args.job))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -116,8 +117,9 @@ def write_nifti(
 
 def _write(file: Any, header: nib.Nifti1Header, voxels: np.ndarray) -> None:
     """Write header and voxels; nibabel's images would replace the slope."""
-    header.write_to(file)
-    file.write(bytes(header.get_data_offset() - file.tell()))
+    start = io.BytesIO()
+    header.write_to(start)
+    file.write(start.getvalue().ljust(header.get_data_offset(), b"\0"))
     file.write(np.asarray(voxels, header.get_data_dtype()).tobytes(order="F"))
 
 

@@ -83,8 +83,8 @@ class CaseSummaryd(MapTransform):
     def _summary(self, *maps: Any, affine: torch.Tensor) -> dict[str, Any]:
         """Return the numbers of one frame from seg (1, ...), members (N, ...), entropy (1, ...), prob (K, ...)."""
         whole, prob = maps[0], maps[3]
-        labelled = [x for x in maps[:2] if x is not None]
-        box = (slice(None), *box_above(labelled, [0] * len(labelled)))
+        labeled = [x for x in maps[:2] if x is not None]
+        box = (slice(None), *box_above(labeled, [0] * len(labeled)))
         seg = plain(whole)[box]
         members, entropy = (x if x is None else plain(x)[box] for x in maps[1:3])
         voxel_ml = voxel_volume_ml(affine)

@@ -10,12 +10,11 @@ from monai.networks.schedulers import DDPMScheduler
 from torch import nn
 
 from benchmarks import common, gpu
-from benchmarks.speed import contenders, growth, rivals
+from benchmarks.speed import budget, contenders, drawn, rivals
 from benchmarks.speed.entries import CONTENDERS, Task, flops
 from monai_pdddpm.data import write_phantom
-from monai_pdddpm.inferers import EnsembleOutput
+from monai_pdddpm.inferers import EnsembleOutput, PDDDPMInferer
 from monai_pdddpm.inferers.chain import reverse_chain
-from monai_pdddpm.inferers.windows import WindowPlan
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.schedulers import decode_probabilities
 
@@ -120,86 +119,66 @@ def test_the_script_of_contenders_runs(tmp_path, capsys):
     assert json.loads((tmp_path / "results_contenders_cpu.json").read_text())["rows"] == rows
 
 
-def test_slopes_of_a_line():
-    line = {n: (float(n), 3 + 0.5 * n) for n in (1, 2, 8, 64)}
-    assert growth.slopes(line, 8) == {"behind": 0.5, "before": 0.5, "ratio": 1}
-    line[64] = (64.0, line[8][1] + 56 * 2.0)
-    assert growth.slopes(line, 8)["ratio"] == 4
-    assert growth.slopes(line, 1) is growth.slopes(line, 64) is growth.slopes(line, 5) is None
+def test_drawn_classes_are_nested_and_unsure_at_their_surfaces_only():
+    size = drawn.Size((40, 40, 40), common.PHANTOM, balls=1, radius=14)
+    logits = drawn.DrawnSegmenter(None, 3)(drawn.distance_image(size, channels=2).as_tensor())
+    probability = logits.softmax(1)[0]
+    labels = probability.argmax(0)
+    for value, radius in ((1, 14), (2, 14 - drawn.LAYER)):
+        assert abs(int((labels >= value).sum()) / (4 / 3 * math.pi * radius**3) - 1) < 0.1
+    unsure = probability.amax(0) < 0.95
+    assert not unsure[20, 20, 20]
+    assert not unsure[0, 0, 0]
+    assert unsure[20, 20, 33:35].any()
 
 
-@pytest.mark.parametrize("windows", [1, 2, 16])
-@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.9])
-def test_images_have_the_requested_number_of_windows(windows, overlap):
-    assert len(WindowPlan(growth.size_of("windows", windows, [10, 14], overlap), [10, 14], overlap)) == windows
-
-
-@pytest.mark.parametrize(
-    ("curve", "value", "run", "skipped", "evaluations"),
-    [
-        ("members", 3, 1, 0, 3 * 2),
-        ("steps", 3, 1, 0, 2 * 3),
-        ("windows", 2, 2, 0, 2 * 2 * 2),
-        ("volume", 32, 1, 26, 2 * 2),
-    ],
-)
-def test_points_of_growth(curve, value, run, skipped, evaluations):
-    row = growth.run_point(curve, value, str(common.PHANTOM), "cpu", TINY, repeats=1, seconds=60)
-    assert (row["windows_run"], row["windows_skipped"], row["denoiser_evaluations"]) == (run, skipped, evaluations)
-    assert 0 < row["seconds"]["chain"]["median"] <= row["seconds"]["total"]["median"]
-    assert row["peak_mib"] > 0.99 * row["start_mib"] > 0
+def test_drawn_members_differ_at_the_surface():
+    pair = common.load_pair(common.read_bundle(common.PHANTOM))
+    pair.prediction = "x0"
+    pair = drawn.drawn_pair(pair, "cpu", runs=False)
+    inferer = PDDDPMInferer(roi_size=[24, 24, 24], time_steps=[900, 500], members=3, return_members=True)
+    image = drawn.distance_image(drawn.Size((24, 24, 24), common.PHANTOM, 1, 8))
+    parts, _ = common.run_inferer(inferer, pair, image.as_tensor())
+    labels = parts["members"].argmax(1)
+    assert (labels[0] != labels[1]).any()
+    assert (labels[:, 12, 12, 12] == 2).all()
+    assert (labels[:, 0, 0] == 0).all()
 
 
 @pytest.mark.slow
-def test_the_script_of_growth_runs(tmp_path, monkeypatch):
-    monkeypatch.setitem(growth.CURVES, "members", growth.Curve("members", (1, 2, 3), 2, "member"))
-    command = ["--bundle", str(common.PHANTOM), "--curves", "members", "--repeats", "1", "--device", "cpu"]
-    command += ["--overrides", json.dumps(TINY), "--work", str(tmp_path / "work"), "--output_dir", str(tmp_path)]
-    growth.main(command)
-    found = json.loads((tmp_path / "results_growth_cpu.json").read_text())
-    assert [row["members"] for row in found["curves"]["members"]] == [1, 2, 3]
-    assert set(found["slopes"]["members"]) == {"behind", "before", "ratio"}
-    assert (tmp_path / "results_growth_cpu.md").read_text().startswith("### Members")
-    assert (tmp_path / "results_growth_cpu.png").stat().st_size > 5000
-
-
-def test_a_drawn_answer_is_unsure_at_the_surface_only():
-    size = gpu.Size((24, 24, 24), common.PHANTOM, balls=1, radius=7)
-    image = gpu.balls_image(2, size, torch.device("cpu"))
-    probability = gpu.DrawnAnswer(nn.Conv3d(2, 3, 1))(image).softmax(1)[0].detach()
-    inside = int((probability.argmax(0) == 1).sum())
-    assert abs(inside / (4 / 3 * math.pi * 7**3) - 1) < 0.05
-    assert probability[2].max() < 1e-6
-    unsure = probability.amax(0) < 0.95
-    assert not unsure[12, 12, 12]
-    assert not unsure[0, 0, 0]
-    assert unsure[12, 12, 18:20].all()
+def test_the_budget_of_a_case(tmp_path, monkeypatch):
+    size = drawn.Size((24, 24, 24), common.HIPPOCAMPUS, 1, 8, {"roi_size": [16, 16, 16]})
+    monkeypatch.setitem(drawn.SIZES, "tiny", size)
+    row = budget.run_job("tiny", "cpu", False, {"members": 2})
+    assert all(row["seconds"][stage] > 0 for stage in ("read", "preprocess", "chain", "inverse", "write", "picture"))
+    assert row["total"] == pytest.approx(sum(row["seconds"].values()) + row["rest"])
+    assert 0.01 < row["megabytes"] < 10
+    assert "| write |" in budget.as_table([row | {"gpu_peak_mib": None}])
 
 
 def test_what_does_not_fit_in_the_seconds_is_named_and_a_failure_stops_nothing():
-    bench = gpu.Bench(torch.device("cpu"), gpu.DRY, seconds=5)
-    assert bench.has(1, "short")
-    assert not bench.has(10, "long")
-    assert bench.attempt("broken", lambda: 1 / 0) is None
+    bench, rows = gpu.Bench(torch.device("cpu"), gpu.DRY, seconds=5), []
+    bench.attempt(rows, 1, "short", lambda: {"value": 1})
+    bench.attempt(rows, 10, "long", lambda: {"value": 2})
+    bench.attempt(rows, 1, "broken", lambda: {"value": 1 / 0})
+    assert rows == [{"value": 1, "gpu_peak_mib": None}]
     assert (bench.skipped, bench.failed) == (["long"], {"broken": "ZeroDivisionError: division by zero"})
 
 
 @pytest.mark.slow
 def test_the_dry_run_of_the_gpu_benchmark_measures_every_part(tmp_path):
     gpu.main(["--small", "--device", "cpu", "--output_dir", str(tmp_path)])
-    found = json.loads((tmp_path / "results_gpu.json").read_text())
+    found = json.loads((tmp_path / "results_cpu.json").read_text())
     assert found["failed"] == {}
     assert found["skipped"] == []
     assert {name for name, rows in found["parts"].items() if not rows} == {"compiled calls", "compiled training"}
     assert found["parts"]["correctness"][0]["pred largest difference"] == 0
-    table = (tmp_path / "results_gpu.md").read_text()
-    (tmp_path / "results_gpu.md").unlink()
-    gpu.main(["--render", str(tmp_path / "results_gpu.json")])
-    assert (tmp_path / "results_gpu.md").read_text() == table
+    table = (tmp_path / "results_cpu.md").read_text()
+    (tmp_path / "results_cpu.md").unlink()
+    gpu.main(["--render", str(tmp_path / "results_cpu.json")])
+    assert (tmp_path / "results_cpu.md").read_text() == table
 
 
 def test_the_table_of_the_card_is_that_of_its_numbers():
     numbers = common.ROOT / "benchmarks" / "speed" / "results_gpu.json"
-    if not numbers.is_file():
-        pytest.skip("not measured yet")
     assert numbers.with_suffix(".md").read_text() == gpu.render(json.loads(numbers.read_text())) + "\n"

@@ -1,1 +1,0 @@
-"""Cost of whole volumes, and traces of their windows."""
