@@ -163,7 +163,7 @@ class EnsembleMapsd(MapTransform):
             layout = EnsembleOutput(self.num_classes)
             parts = layout.split(statistics.flatten(0, 1))
             grid = ScanGrid(image, box_above([self._foreground(parts[name]) for name in _SUMMED], self.limits))
-            found = layout.split(grid.resample(statistics.flatten(0, 1)))
+            found: dict[Hashable, Any] = dict(layout.split(grid.resample(statistics.flatten(0, 1))))
             made = self.uncertainty(found | {"ensemble_run": run})
             made["prob"] = made.pop("pred")
             for name in ("prob", "seg", "entropy", "mutual_information", "variance", "preseg", "preseg_seg"):

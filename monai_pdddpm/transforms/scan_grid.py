@@ -55,7 +55,7 @@ class ScanGrid:
     def __init__(self, image: MetaTensor, box: Sequence[slice]) -> None:
         dims = image.dim() - 1
         self.box = tuple(box)
-        self.affine = np.asarray(image.meta.get("original_affine", image.affine), dtype=np.float64)
+        self.affine = torch.as_tensor(np.asarray(image.meta.get("original_affine", image.affine), dtype=np.float64))
         shape = image.meta.get("spatial_shape", image.shape[1:])
         self.shape = tuple(int(n) for n in shape)[:dims]
         network, scan = (to_affine_nd(dims, np.asarray(a, dtype=np.float64)) for a in (image.affine, self.affine))
