@@ -15,6 +15,7 @@ import ast
 import contextlib
 import csv
 import json
+import math
 import os
 import random
 import shutil
@@ -38,6 +39,7 @@ FOLDERS = {  # mutated folder or file -> folders or files of its tests
 }
 EQUIVALENT = ROOT / "tools" / "mutation_equivalent.csv"
 SECONDS = 180
+MOST = 200  # tests of one mutant, the quickest
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Div},
     **{ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr, ast.MatMult: ast.Mult},
@@ -180,14 +182,15 @@ class Coverage:
         }
 
 
-def covered_lines(copy: Path, files: list[str]) -> dict[str, dict[int, list[str]]]:
-    """Run test files without a mutant, and return the tests of each line by module."""
-    result = copy / "coverage.json"
-    if os.fork() == 0:
+def covered_lines(copy: Path, files: list[str], result: Path | None) -> dict[str, dict[int, list[str]]]:
+    """Run test files without a mutant, and return the tests of each line by module; `result` keeps them in a file."""
+    result = result or copy / "coverage.json"
+    if not result.is_file() and os.fork() == 0:
         plugin = Coverage(copy)
         plugin.tracer.start()
         _test(copy, files, plugin, lambda: result.write_text(json.dumps([[*plugin.failed], plugin.by_line()])))
-    os.wait()
+    with contextlib.suppress(ChildProcessError):  # none if the result was there
+        os.wait()
     failed, found = json.loads(result.read_text())
     print("tests that fail without a change, not used:", failed, file=sys.stderr, flush=True)
     return {module: {int(line): tests for line, tests in lines.items()} for module, lines in found.items()}
@@ -196,7 +199,7 @@ def covered_lines(copy: Path, files: list[str]) -> dict[str, dict[int, list[str]
 def survives(mutant: Mutant, copy: Path, covered: dict[str, dict[int, list[str]]]) -> bool:
     """Return whether the fast tests that run the line pass with a mutant in the copy of the package."""
     lines = covered.get(mutant.module, {})
-    tests = lines.get(mutant.line) or test_files(mutant.module)  # a line outside of functions runs on import
+    tests = lines.get(mutant.line, [])[:MOST] or test_files(mutant.module)  # a line outside of functions runs on import
     path = copy / "monai_pdddpm" / mutant.module
     original = path.read_bytes()
     path.write_bytes(original[: mutant.start] + mutant.after.encode() + original[mutant.end :])
@@ -242,6 +245,8 @@ def main() -> None:
     parser.add_argument("modules", nargs="*", help="folders or files below monai_pdddpm; all of FOLDERS by default")
     parser.add_argument("--sample", type=int, default=300, help="number of mutants, 0 for all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start no further mutant after this time")
+    parser.add_argument("--coverage", type=Path, help="file for the tests of each line, reused if it is there")
     parser.add_argument("--least", type=float, default=0.0, help="exit with 1 if a smaller share is killed")
     options = parser.parse_args()
     import hypothesis  # noqa: F401  (before the forks, which then need not read them)
@@ -271,8 +276,13 @@ def main() -> None:
         shutil.copytree(package, copy / "monai_pdddpm", ignore=shutil.ignore_patterns("__pycache__"))
         sys.dont_write_bytecode = True
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-        covered = covered_lines(copy, sorted({file for mutant in chosen for file in test_files(mutant.module)}))
-        for mutant in sorted(chosen):
+        covered = covered_lines(
+            copy, sorted({file for mutant in chosen for file in test_files(mutant.module)}), options.coverage
+        )
+        begun = time.monotonic()
+        for mutant in chosen:
+            if time.monotonic() - begun > 60 * options.minutes:
+                break
             outcome = "equivalent"
             if mutant.key not in equivalent:
                 outcome = "survived" if survives(mutant, copy, covered) else "killed"

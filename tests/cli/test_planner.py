@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from monai_pdddpm.cli.memory import GIB, MemoryBudget, training_memory
-from monai_pdddpm.cli.planner import modality_of, plan
+from monai_pdddpm.cli.planner import LARGEST_WINDOW, modality_of, plan
 from monai_pdddpm.cli.segmenter_bundle import SegmenterBundle
 from monai_pdddpm.utils.errors import UserError
 
@@ -96,6 +96,9 @@ class TestSpacing:
             ((200, 200, 20), [(1, 1, z) for z in (2, 4, 6, 8, 10, 10, 10, 10, 10, 10, 10)], [1, 1, 4]),
             ((200, 200, 20), [(2, 2, 0.5)] * 4 + [(2, 2, 8)] * 6, [2, 2, 2]),
             ((200, 200, 90), [(1, 1, 5)], [1, 1, 5]),  # thick, but many slices
+            # three times coarser, or a third of the slices, is not enough
+            ((200, 200, 20), [(1, 1, 2)] * 4 + [(1, 1, 3)] * 6, [1, 1, 3]),
+            ((60, 60, 20), [(1, 1, 2)] * 4 + [(1, 1, 8)] * 6, [1, 1, 8]),
         ],
     )
     def test_rule(self, shape, spacings, expected):
@@ -184,9 +187,14 @@ def test_widths_are_halved_only_for_lack_of_memory():
     assert planned(fingerprint([least]), budget=room_for(least, 2, 8))[0]["filters"] == 8
 
 
+def test_largest_windows():
+    assert LARGEST_WINDOW == {True: 128 * 128 * 128, False: 64 * 64 * 64}
+
+
 def test_length():
     values, choices = planned(cases=1)
     assert (values["epochs"], values["epoch_windows"]) == (200, 100)  # 25 steps per epoch
+    assert (values["segmenter_val_interval"], values["val_interval"]) == (10, 40)  # 20 and 5 validations
     assert "from 1 case" in choices["length"].text
     assert planned(cases=170)[0]["epochs"] == 120  # 42 steps per epoch
 
@@ -195,6 +203,7 @@ def test_cache():
     found = fingerprint([(64, 64, 64)])  # image and label take 2 MiB
     assert planned(found, memory=2 * GIB)[0]["cache_rate"] == 1
     assert planned(found, memory=GIB / 512)[0]["cache_rate"] == 0.5
+    assert planned(found, memory=1.01 * GIB / 512)[0]["cache_rate"] == 0.5  # rounded down
 
 
 @pytest.mark.parametrize(
