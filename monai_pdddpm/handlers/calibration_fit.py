@@ -17,7 +17,8 @@ from ignite.engine import Engine, Events
 from monai_pdddpm.bundle.calibration_file import FITTED_WITH, save_calibration
 from monai_pdddpm.data.case import case_of
 from monai_pdddpm.inferers import PDDDPMInferer
-from monai_pdddpm.metrics.calibration import near_structure
+from monai_pdddpm.metrics.calibration import masked_voxels, near_structure
+from monai_pdddpm.metrics.held_out import sample_voxels
 from monai_pdddpm.metrics.recalibration import (
     LEAST_CASES,
     LEAST_RANK_CORRELATION,
@@ -25,13 +26,13 @@ from monai_pdddpm.metrics.recalibration import (
     cross_validated,
     fit_calibration,
 )
+from monai_pdddpm.metrics.segmentation import class_names
 from monai_pdddpm.metrics.summary import subject_of
-from monai_pdddpm.transforms.case_summary import agreement, foreground_labels, probable_volume, voxel_volume_ml
+from monai_pdddpm.transforms.case_summary import agreement, probable_volume, voxel_volume_ml
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
 
 _VOXELS = 20000  # of a case in the fit of the temperature, drawn at random
-_NEAR = 3  # voxels around the structure
 
 
 class CalibrationFit:
@@ -56,7 +57,7 @@ class CalibrationFit:
     ) -> None:
         self.path = Path(path)
         self.scans_per_subject = scans_per_subject
-        self.labels = foreground_labels(labels)
+        self.labels = class_names(labels)
         settings = inferer.config.as_report()
         self.settings = {key: settings[key] for key in FITTED_WITH}
         self.cases: list[CalibrationCase] = []
@@ -71,17 +72,15 @@ class CalibrationFit:
         """Store what the fit needs of each case in the engine's output."""
         for item in engine.state.output:  # type: ignore[union-attr]
             truth = torch.as_tensor(np.asarray(item["label"]))[0].long()
-            near = near_structure(truth, _NEAR)
-            rows, classes = item["prob"].as_tensor()[:, near].T.cpu(), truth[near].cpu()
-            generator = torch.Generator().manual_seed(len(self.cases))
-            some = torch.randperm(len(rows), generator=generator)[:_VOXELS]
+            found = masked_voxels(item["prob"], truth, near_structure(truth))
+            probability, classes = sample_voxels(*found, most=_VOXELS, seed=len(self.cases))
             ml = voxel_volume_ml(item["seg"].affine)
             seg = torch.as_tensor(np.asarray(item["seg"]))[0]
             self.cases.append(
                 CalibrationCase(
                     subject=subject_of(case_of(item["image"].meta).name, self.scans_per_subject),
-                    probability=rows[some],
-                    truth=classes[some],
+                    probability=probability,
+                    truth=classes,
                     true_ml={name: float((truth == index).sum()) * ml for index, name in self.labels.items()},
                     volumes={
                         name: probable_volume(item["prob"].as_tensor()[index].cpu(), ml)

@@ -19,7 +19,7 @@ from monai.engines.utils import IterationEvents
 from monai_pdddpm.data.case import case_of, cases_of_batch
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.handlers.viewer_files import ViewerFiles
-from monai_pdddpm.transforms.case_summary import foreground_labels
+from monai_pdddpm.metrics.segmentation import class_names
 from monai_pdddpm.transforms.outputs import frames_of
 from monai_pdddpm.utils.atomic_write import remove_partial_files, write_json
 from monai_pdddpm.utils.chosen_outputs import chosen_outputs
@@ -67,7 +67,7 @@ class CaseFiles:
         outputs: str | Sequence[str] = "default",
     ) -> None:
         self.output_dir = Path(output_dir)
-        self.labels = foreground_labels(labels)
+        self.labels = class_names(labels)
         self.record = record
         self.viewer = ViewerFiles(labels, dicom_codes, outputs, label_values)
         self.outputs = chosen_outputs(outputs)

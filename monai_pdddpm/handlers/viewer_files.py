@@ -11,7 +11,7 @@ import numpy as np
 
 from monai_pdddpm.data.case import case_of
 from monai_pdddpm.data.datalist import SCAN_EXTENSIONS
-from monai_pdddpm.transforms.case_summary import foreground_labels
+from monai_pdddpm.metrics.segmentation import class_names
 from monai_pdddpm.transforms.dicom_seg import segment_codes
 from monai_pdddpm.transforms.outputs import frames_of
 from monai_pdddpm.utils.atomic_write import write_text
@@ -47,7 +47,7 @@ class ViewerFiles:
         values: Sequence[int] | None = None,
     ) -> None:
         self.outputs = chosen_outputs(outputs)
-        names = foreground_labels(labels)
+        names = class_names(labels)
         codes = segment_codes(names, dicom_codes)
         self.values = np.asarray(range(max(names, default=0) + 1) if values is None else values)
         self.labels = {int(self.values[index]): name for index, name in names.items()}

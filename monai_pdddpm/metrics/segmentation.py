@@ -10,6 +10,8 @@ from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surf
 from monai.transforms.utils import generate_spatial_bounding_box
 from monai.utils import convert_to_tensor
 
+from monai_pdddpm.utils.errors import UserError
+
 NSD_TOLERANCE_MM = 1.0
 # A spacing from a float32 affine can be 1.0000001 mm; a neighboring voxel is still within 1 mm.
 NSD_SLACK_MM = 1e-4
@@ -26,13 +28,21 @@ def class_names(labels: Labels) -> dict[int, str]:
         labels: names by channel index, the background (0) included or not; JSON's text keys are allowed.
 
     Raises:
-        ValueError: if there is no foreground class, an index is below 0, or a name is duplicate or reserved.
+        UserError: if an index is no whole number of 0 or more, there is no foreground class, or a name is duplicate or
+            reserved.
     """
-    names = {int(index): str(name) for index, name in labels.items() if int(index) != 0}
+    try:
+        names = {int(index): str(name) for index, name in labels.items() if int(index) != 0}
+    except ValueError:
+        names = {}
     if not names or min(names) < 0:
-        raise ValueError(f"labels: found {labels}, expected at least one class with a channel index from 1 on")
+        raise UserError(
+            f"labels: found {dict(labels)}, expected channel numbers from '0' up and at least one class; fix labels"
+        )
     if len(set(names.values())) != len(names) or set(names.values()) & set(RESERVED_NAMES):
-        raise ValueError(f"labels: found {labels}, expected unique names, none of {RESERVED_NAMES}")
+        raise UserError(
+            f"labels: found {dict(labels)}, expected unique names, none of {', '.join(RESERVED_NAMES)}; rename one"
+        )
     return dict(sorted(names.items()))
 
 

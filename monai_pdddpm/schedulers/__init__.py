@@ -2,7 +2,7 @@
 
 from .chain import Chain, chain_step
 from .predictions import PREDICTIONS, decode_probabilities, encode_labels, predicted_x0, regression_target
-from .processes import TRAINING_PROCESSES, is_residual, matching_start, noisy_state
+from .processes import TRAINING_PROCESSES, is_residual, noisy_state
 from .rules import AncestralRule, DDIMRule, ancestral_step, ddim_step, implied_noise, reverse_step
 from .schedule import cumulative_schedule, signal_to_noise, start_state
 from .steps import check_steps, stored_steps, uneven_steps, uniform_steps
@@ -22,7 +22,6 @@ __all__ = [
     "encode_labels",
     "implied_noise",
     "is_residual",
-    "matching_start",
     "noisy_state",
     "predicted_x0",
     "regression_target",

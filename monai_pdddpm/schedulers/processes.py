@@ -46,8 +46,3 @@ def noisy_state(
         return start_state(x_0, noise, abar_t)
     root = abar_t.sqrt()
     return (2 * root - 1) * x_0 + (1 - root) * x_pre + (1 - abar_t).sqrt() * noise
-
-
-def matching_start(abar: torch.Tensor) -> int:
-    """Return the T' at which the residual process starts where it was trained: sqrt(abar) nearest to 1/2."""
-    return int((abar.sqrt() - 0.5).abs().argmin()) + 1

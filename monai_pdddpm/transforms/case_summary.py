@@ -13,28 +13,14 @@ from nibabel.affines import voxel_sizes
 
 from monai_pdddpm.inferers.denoising_inferer import plain
 from monai_pdddpm.metrics.recalibration import Calibration, Volume, tempered
+from monai_pdddpm.metrics.segmentation import class_names
 from monai_pdddpm.transforms.outputs import frames_of
 from monai_pdddpm.transforms.scan_grid import box_above
-from monai_pdddpm.utils.errors import UserError
 
 
 def voxel_volume_ml(affine: torch.Tensor | np.ndarray) -> float:
     """Return the volume of a voxel in mL from a 4x4 affine in mm."""
     return abs(float(np.linalg.det(np.asarray(affine, dtype=float)[:3, :3]))) / 1000
-
-
-def foreground_labels(labels: Mapping[str, str]) -> dict[int, str]:
-    """Return the names of the classes above 0 by number, from JSON's names by text.
-
-    Raises:
-        UserError: when a key is not a number.
-    """
-    try:
-        return {int(index): name for index, name in labels.items() if int(index) > 0}
-    except ValueError as error:
-        raise UserError(
-            f"labels: found the keys {', '.join(map(repr, labels))}, expected channel numbers from '0' up; fix them"
-        ) from error
 
 
 class CaseSummaryd(MapTransform):
@@ -54,12 +40,12 @@ class CaseSummaryd(MapTransform):
         calibration: of the bundle.
 
     Raises:
-        UserError: when a key of ``labels`` is not a number.
+        UserError: when ``labels`` are not as :func:`monai_pdddpm.metrics.segmentation.class_names` expects.
     """
 
     def __init__(self, keys: Any, labels: Mapping[str, str], calibration: Calibration | None = None) -> None:
         super().__init__(keys)
-        self.labels = foreground_labels(labels)
+        self.labels = class_names(labels)
         self.calibration = calibration or Calibration()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -18,7 +18,7 @@ from monai_pdddpm import __version__
 from monai_pdddpm.data.case import case_of
 from monai_pdddpm.data.dicom import Series, read_series
 from monai_pdddpm.data.dicom_files import require_dicom
-from monai_pdddpm.transforms.case_summary import foreground_labels
+from monai_pdddpm.metrics.segmentation import class_names
 from monai_pdddpm.utils.atomic_write import atomic_write
 from monai_pdddpm.utils.chosen_outputs import chosen_outputs
 from monai_pdddpm.utils.errors import UserError
@@ -165,7 +165,7 @@ class SaveDicomSegd(MapTransform):
         if not self.write:
             return
         require_dicom("highdicom")
-        self.labels = dict(sorted(foreground_labels(labels).items()))
+        self.labels = class_names(labels)
         for index, name in self.labels.items():
             if not name or len(name) > _LONGEST or "\\" in name:
                 raise UserError(

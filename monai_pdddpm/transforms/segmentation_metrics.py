@@ -21,7 +21,6 @@ from monai_pdddpm.metrics.segmentation import Labels, class_names, segmentation_
 from monai_pdddpm.utils.probabilities import likeliest_class
 
 _METHODS: Mapping[Hashable, Hashable] = {"preseg": "segmenter", "prob": "ensemble"}
-_NEAR = 3  # voxels
 
 
 def file_name(*tensors: Any) -> str:
@@ -66,7 +65,7 @@ class SegmentationMetricsd(MapTransform):
         label = found["label"]
         name = file_name(label, *(found.get(key) for key in self.keys))
         truth = convert_to_tensor(label, track_meta=False)[0].long()
-        near = near_structure(truth, _NEAR)
+        near = near_structure(truth)
         metrics: dict[Hashable, Any] = {}
         for key in self.key_iterator(found):
             try:

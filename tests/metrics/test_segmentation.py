@@ -109,11 +109,23 @@ def test_two_dimensions():
     assert (found["dice"], found["hd95_mm"], found["nsd_1mm"]) == (0.75, 0.5, 1)
 
 
+@pytest.mark.parametrize("corner", [0, 3])
+def test_a_structure_in_a_corner_of_the_image(corner):
+    truth = torch.zeros(5, 5, 5, dtype=torch.long)
+    inside = slice(corner, corner + 2)
+    truth[inside, inside, inside] = 1
+    found = segmentation_metrics(truth, truth, LESION, (1.0, 1.0, 1.0))["lesion"]
+    assert (found["dice"], found["hd95_mm"], found["nsd_1mm"]) == (1, 0, 1)
+    beside = truth.roll(1 if corner == 0 else -1, dims=0)
+    found = segmentation_metrics(beside, truth, LESION, (1.0, 1.0, 1.0))["lesion"]
+    assert (found["dice"], found["hd95_mm"], found["nsd_1mm"]) == (0.5, 1, 1)
+
+
 def test_class_names():
     assert class_names({"2": "b", "0": "background", "1": "a"}) == {1: "a", 2: "b"}
 
 
-@pytest.mark.parametrize("labels", [{}, {0: "background"}, {-1: "a"}, {1: "a", 2: "a"}, {1: "mean"}])
+@pytest.mark.parametrize("labels", [{}, {0: "background"}, {-1: "a"}, {1: "a", 2: "a"}, {1: "mean"}, {"tumour": "1"}])
 def test_bad_class_names_raise(labels):
     with pytest.raises(ValueError, match="labels: found"):
         class_names(labels)

@@ -10,7 +10,6 @@ from monai_pdddpm.schedulers import (
     chain_step,
     cumulative_schedule,
     is_residual,
-    matching_start,
     noisy_state,
     start_state,
     uneven_steps,
@@ -107,31 +106,6 @@ def test_the_residual_process_starts_where_inference_does(states):
     found = noisy_state(x_0, x_pre, quarter, noise, True)
     torch.testing.assert_close(found, start_state(x_pre, noise, quarter))
     torch.testing.assert_close(found, x_pre / 2 + 0.75**0.5 * noise)
-
-
-@pytest.mark.parametrize(("schedule", "index"), [("cosine", 663), ("linear_beta", 367)])
-def test_the_matching_start_of_a_schedule(schedule, index, states):
-    abar = cumulative_schedule(1000, schedule)
-    start = matching_start(abar)
-    assert start == index + 1
-    assert uniform_steps(start, 5)[0] == index
-    # There the truth weighs no more than half of what one step of the schedule changes.
-    of_truth = [float(mean_coefficients(True, abar[t].double())[0]) for t in range(1000)]
-    assert abs(of_truth[index]) <= max(abs(of_truth[index] - of_truth[i]) for i in (index - 1, index + 1)) / 2
-    assert abs(of_truth[index]) < 2e-3
-    x_0, x_pre, noise = states
-    found = noisy_state(x_0, x_pre, abar[index], noise, True)
-    torch.testing.assert_close(found, start_state(x_pre, noise, abar[index]), rtol=0, atol=2 * 2e-3)
-    # Above that start it would be of the wrong sign, far below it leaks.
-    assert of_truth[index + 50] < -0.02
-    assert of_truth[index - 50] > 0.02
-
-
-@pytest.mark.parametrize("steps", [12, 50, 200])
-def test_the_matching_start_is_the_nearest(steps):
-    abar = cumulative_schedule(steps, "cosine")
-    distances = [abs(float(a) ** 0.5 - 0.5) for a in abar]
-    assert matching_start(abar) == distances.index(min(distances)) + 1
 
 
 @pytest.mark.parametrize("residual", PROCESSES, ids=["ddpm", "residual"])

@@ -10,8 +10,7 @@ from monai.data import MetaTensor
 
 from monai_pdddpm.metrics.recalibration import Calibration
 from monai_pdddpm.transforms import CaseSummaryd
-from monai_pdddpm.transforms.case_summary import agreement, foreground_labels, voxel_volume_ml
-from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.transforms.case_summary import agreement, voxel_volume_ml
 
 LABELS = {"0": "background", "1": "head", "2": "tail"}
 AFFINE = torch.diag(torch.tensor([0.5, 2.0, 5.0, 1.0], dtype=torch.float64))  # 5 mm3, 0.005 mL a voxel
@@ -147,10 +146,3 @@ def test_item_is_not_changed_but_for_the_result():
     item = CaseSummaryd("seg", LABELS)(data)
     assert "result" not in data
     assert set(item) == {"seg", "other", "result"}
-
-
-def test_labels():
-    assert foreground_labels({"0": "background", "2": "b", "1": "a"}) == {2: "b", 1: "a"}
-    assert foreground_labels({}) == {}
-    with pytest.raises(UserError, match="labels: found the keys 'background', 'tumour', expected channel numbers"):
-        CaseSummaryd("seg", {"background": "0", "tumour": "1"})

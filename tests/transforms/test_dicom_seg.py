@@ -393,7 +393,7 @@ def test_a_second_file_is_a_new_instance_of_the_same_content(tmp_path):
         ({"dicom_codes": {"1": {"category": ["1", "SCT", "a" * 65]}}}, "as category of label 1"),
         ({"dicom_codes": {"1": {"category": ["1", "S" * 17, "a"]}}}, "as category of label 1"),
         ({"labels": {"1": "a" * 65}}, "labels: found 'a{65}' for label 1, expected 1 to 64"),
-        ({"labels": {"one": "a"}}, "labels: found the keys 'one'"),
+        ({"labels": {"one": "a"}}, "labels: found {'one': 'a'}"),
     ],
 )
 def test_labels_and_codes_are_checked_at_construction(tmp_path, options, message):
