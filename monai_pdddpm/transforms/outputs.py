@@ -163,15 +163,15 @@ class EnsembleMapsd(MapTransform):
             layout = EnsembleOutput(self.num_classes)
             parts = layout.split(statistics.flatten(0, 1))
             grid = ScanGrid(image, box_above([self._foreground(parts[name]) for name in _SUMMED], self.limits))
-            found: dict[Hashable, Any] = dict(layout.split(grid.resample(statistics.flatten(0, 1))))
-            made = self.uncertainty(found | {"ensemble_run": run})
+            found = layout.split(grid.resample(statistics.flatten(0, 1)))
+            made: dict[Any, Any] = self.uncertainty({**found, "ensemble_run": run})  # type: ignore[dict-item]
             made["prob"] = made.pop("pred")
             for name in ("prob", "seg", "entropy", "mutual_information", "variance", "preseg", "preseg_seg"):
                 whole = grid.paste(made[name], background=float(name in ("prob", "preseg")))
-                d[name] = MetaTensor(whole, affine=grid.affine, meta=dict(meta))
+                d[name] = MetaTensor(whole, affine=grid.affine.clone(), meta=dict(meta))
             members = channels[:, 4 * self.num_classes :].unflatten(1, (-1, self.num_classes))
             if members.shape[1]:
-                d["members"] = MetaTensor(self._members(members, image), affine=grid.affine, meta=dict(meta))
+                d["members"] = MetaTensor(self._members(members, image), affine=grid.affine.clone(), meta=dict(meta))
             d[key] = d["seg"]
         return d
 
