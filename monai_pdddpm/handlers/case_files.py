@@ -21,7 +21,8 @@ from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.handlers.viewer_files import ViewerFiles
 from monai_pdddpm.metrics.segmentation import class_names
 from monai_pdddpm.transforms.outputs import frames_of
-from monai_pdddpm.utils.atomic_write import remove_partial_files, write_json
+from monai_pdddpm.transforms.slice_values import slice_values
+from monai_pdddpm.utils.atomic_write import remove_partial_files, write_json, write_text
 from monai_pdddpm.utils.chosen_outputs import chosen_outputs
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.provenance import checksum, made_by, report_path, versions
@@ -121,6 +122,8 @@ class CaseFiles:
                 begin = time.perf_counter()
                 write_viewer(folder / f"{case}_viewer.html", view, item.get("result", {}))
                 seconds["viewer"] = time.perf_counter() - begin
+            if "slices" in self.outputs:
+                write_text(folder / f"{case}_slices.csv", slice_values(item, self.labels))
             report = {
                 "case": case,
                 "image": scan.files[0] if len(scan.files) == 1 else list(scan.files),
