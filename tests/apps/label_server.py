@@ -24,7 +24,12 @@ START = 180  # seconds until a server must be ready
 
 
 def make_environment() -> Path:
-    """Return the Python of a virtual environment with MONAI Label and without monai_pdddpm; make it once."""
+    """Return the Python of a virtual environment with MONAI Label and without monai_pdddpm; make it once.
+
+    ``LABEL_PYTHON`` names the Python of another environment, to test another version of MONAI Label.
+    """
+    if chosen := os.environ.get("LABEL_PYTHON"):
+        return Path(chosen)
     wanted = (APP / "requirements.txt").read_bytes()
     name = f"monai_pdddpm_label_{sys.version_info[0]}{sys.version_info[1]}_{hashlib.sha256(wanted).hexdigest()[:10]}"
     folder = Path(tempfile.gettempdir()) / name

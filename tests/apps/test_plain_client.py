@@ -130,6 +130,7 @@ def test_batch(client, labels):
     done = client.job("/batch/infer")
     assert done["status"] == "DONE"
     assert any(line.startswith("error: ") and f"{CORRUPT}.nii.gz" in line for line in done["details"]), done
+    time.sleep(5)  # the server notices what the job wrote
     for scan in labels:
         assert read(client.get("/datastore/label", label=scan, tag="original")).get_data_dtype() == np.uint8
 

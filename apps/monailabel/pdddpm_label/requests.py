@@ -38,8 +38,9 @@ def plain_names_only(write: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(write)
     def checked(image_id: str, file: str, tag_or_info: Any, *others: Any) -> Any:
         for key, found in (("image", image_id), ("tag", tag_or_info)):
-            if isinstance(found, str) and (found != Path(found).name or found == ".."):
-                raise UserError(f"{key}: found {found!r}, expected a name without folders; rename it")
+            name = str.__str__(found) if isinstance(found, str) else ""  # MONAI Label's own tags are an enumeration
+            if name != Path(name).name or name == "..":
+                raise UserError(f"{key}: found {name!r}, expected a name without folders; rename it")
         return write(image_id, file, tag_or_info, *others)
 
     return checked
