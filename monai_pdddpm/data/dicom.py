@@ -25,6 +25,7 @@ _NEEDED = {
     "PixelSpacing": "pixel spacing",
 }
 _NOT_A_SLICE = ("LOCALIZER", "MOSAIC", "SCREEN SAVE")  # in the image type
+_PROCESSED = ("DERIVED", "SECONDARY")
 _UNEVEN = 0.1  # of the distance between two slices
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -99,6 +100,8 @@ def read_series(folder: str | os.PathLike) -> Series:
     affine[:3, 2] = _step(folder, files, headers, normal)
     affine[:3, 3] = _numbers(headers[0], "ImagePositionPatient")
     notes = list(_check_numbers(folder, headers))
+    if kinds := {kind.upper() for header in headers for kind in header.get("ImageType") or ()} & set(_PROCESSED):
+        notes.append(f"its image type is {' and '.join(sorted(kinds))}: its values were computed, not acquired")
     if others:
         names = ", ".join(printable(file.name) for file in others[:3])
         more = f", ... ({len(others)} in all)" if len(others) > 3 else ""
@@ -193,6 +196,8 @@ def _check_slice(file: Path, header: Dataset) -> None:
         found = f"an image of the type {kinds[0]}"
     elif meaning != "MONOCHROME2":
         found = f"pixels of the kind {meaning}"
+    elif float(1 if header.get("RescaleSlope") is None else header.RescaleSlope) == 0:
+        found = "a rescale slope of 0"
     elif "RealWorldValueMappingSequence" in header and not {"RescaleSlope", "ModalityLUTSequence"} & set(header.dir()):
         found = "real-world values without a rescale slope"
     if found:
@@ -248,13 +253,20 @@ def _check_numbers(folder: Path, headers: Sequence[Dataset]) -> tuple[str, ...]:
             f"{folder}: found no slices between the instance numbers {numbers[at]} and {numbers[at + 1]}, expected a "
             "complete series; export or copy it again, or convert the part to NIfTI, for example with dcm2niix"
         )
-    if int(headers[0].get("NumberOfSlices") or 0) > len(headers):
+    remedy = "export or copy the series again, or convert the part to NIfTI, for example with dcm2niix"
+    counted = int(headers[0].get("NumberOfSlices") or 0)
+    acquired = int(headers[0].get("ImagesInAcquisition") or 0)
+    if len(numbers) == len(headers) and numbers[-1] <= acquired:  # the acquisition is this series alone
+        counted = max(counted, acquired)
+    if counted > len(headers):
+        raise UserError(f"{folder}: found {len(headers)} slices, expected {counted} as their headers count; {remedy}")
+    before = numbers[0] - 1 if numbers and len(headers) > 1 else 0
+    if before > 0 and before % len(headers):  # a multiple is a part, such as a time point, that was put aside
         raise UserError(
-            f"{folder}: found {len(headers)} slices, expected {headers[0].NumberOfSlices} as their headers count; "
-            "export or copy the series again, or convert the part to NIfTI, for example with dcm2niix"
+            f"{folder}: found instance numbers from {numbers[0]}, expected the {before} slices before; {remedy}"
         )
-    if (counted := int(headers[0].get("ImagesInAcquisition") or 0)) > len(headers):
-        return (f"its headers count {counted} images and {len(headers)} were found: the series may be incomplete",)
-    if numbers and numbers[0] > 1 and len(headers) > 1:
+    if acquired > len(headers):
+        return (f"its headers count {acquired} images and {len(headers)} were found: the series may be incomplete",)
+    if before > 0:
         return (f"its instance numbers begin at {numbers[0]}: the series may be incomplete",)
     return ()

@@ -146,7 +146,9 @@ def slices_of(folder: Path) -> tuple[list[Path], list[Path]]:
     files = [f for f in entries if not f.name.startswith(".") and f.name not in _IGNORED and not f.is_dir()]
     slices = [file for file in files if _is_whole(file)]
     if not slices:
-        raise UserError(f"{folder}: a folder without DICOM files, expected a scan or a DICOM series; check dataset_dir")
+        raise UserError(
+            f"{folder}: a folder without slices of a scan, expected a scan or a DICOM series; check dataset_dir"
+        )
     return slices, [file for file in files if file not in slices]
 
 

@@ -162,7 +162,7 @@ class TestRefused:
 
     def test_folder_without_slices(self, tmp_path):
         (tmp_path / "a.txt").touch()
-        refused(tmp_path, "without DICOM files")
+        refused(tmp_path, "without slices of a scan")
 
 
 @pytest.mark.parametrize("affine", [oblique(), tilted()], ids=["upright", "tilted"])
@@ -180,7 +180,7 @@ def test_result_lies_where_the_headers_say(tmp_path, write_series, affine, name)
         ]
     )
     (item,) = decollate_batch(case_collate([read({"image": str(tmp_path / name)})]))
-    item["pred"] = item["image"]
+    item["pred"] = item["image"] / 1000  # as a probability
     item = Invertd("pred", read, orig_keys="image", nearest_interp=False, to_tensor=True)(item)
     SaveImageMapsd(tmp_path / "out", {"0": "background"}, outputs="prob")(
         {"image": item["image"], "prob": item["pred"]}

@@ -119,6 +119,8 @@ def test_compressed_slices(series):
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "found an image of the type MOSAIC"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "found an image of the type LOCALIZER"),
         ({"NumberOfSlices": 5}, "found 4 slices, expected 5 as their headers count"),
+        ({"ImagesInAcquisition": 6}, "found 4 slices, expected 6 as their headers count"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 1}, "found a rescale slope of 0"),
         ({"RealWorldValueMappingSequence": [pydicom.Dataset()]}, "found real-world values without a rescale slope"),
     ],
 )
@@ -132,7 +134,8 @@ def test_series_of_other_kinds_are_refused(series, tags, message):
     ("numbers", "found"),
     [
         ((1, 2, 4, 5), "refused"),
-        ((3, 4, 5, 6), "its instance numbers begin at 3"),
+        ((3, 4, 5, 6), "refused"),
+        ((5, 6, 7, 8), "its instance numbers begin at 5"),
         ((1, 3, 5, 7), ""),
         ((4, 3, 2, 1), ""),
     ],
@@ -143,10 +146,27 @@ def test_instance_numbers_tell_of_missing_slices(series, numbers, found):
 
     folder = series(change)
     if found == "refused":
-        with pytest.raises(UserError, match="found no slices between the instance numbers 2 and 4"):
+        missing = (
+            "found no slices between the instance numbers 2 and 4|found instance numbers from 3, expected the 2 sl"
+        )
+        with pytest.raises(UserError, match=missing):
             LoadScan()(folder)
     else:
         assert [note.split(":")[0] for note in read(folder)[1]] == ([found] if found else [])
+
+
+def test_images_of_an_acquisition_that_are_more_than_the_series(series):
+    def change(index, ds):
+        ds.ImagesInAcquisition, ds.InstanceNumber = 6, index + 9
+
+    _, notes = read(series(change))
+    assert notes == ("its headers count 6 images and 4 were found: the series may be incomplete",)
+
+
+def test_computed_values_get_a_note(series):
+    voxels, notes = read(series(set_tags(ImageType=["DERIVED", "SECONDARY", "MPR"])))
+    assert np.array_equal(voxels, VOXELS)
+    assert notes == ("its image type is DERIVED and SECONDARY: its values were computed, not acquired",)
 
 
 def test_slices_of_one_series_in_subfolders_and_without_preamble(series):

@@ -69,7 +69,7 @@ class TestNifti:
     def test_missing_empty(self, tmp_path):
         refused(tmp_path / "a.nii", "does not exist")
         (tmp_path / "b.nii").mkdir()
-        refused(tmp_path / "b.nii", "a folder without DICOM files")
+        refused(tmp_path / "b.nii", "a folder without slices of a scan")
         for name in ("c.nii", "c.nii.gz", "c.mha"):
             (tmp_path / name).touch()
             refused(tmp_path / name, "empty file")
