@@ -45,6 +45,7 @@ NOT_RUN = {
     "#SBATCH": "needs Slurm and GPUs; the first block of the page runs torchrun",
     "MonaiBundleInferenceOperator": "needs Holoscan; tests/bundles/test_deploy.py runs the operator's code",
     "label-env/bin/pip": "two gigabytes; tests/apps installs the same lines into its own environment",
+    "Slicer --python-script": "needs 3D Slicer; tests/viewer/test_slicer.py runs the script with a stand-in",
     "curl ": "needs a server; tests/apps/test_plain_client.py sends this request",
     "monailabel.main": "servers; tests/apps starts them with these lines and sends requests",
 }
