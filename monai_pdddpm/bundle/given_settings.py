@@ -162,6 +162,6 @@ def _take_paths_literally(parser: ConfigParser, typed: Mapping[str, str]) -> Non
                     f"path; write --{key} ./{text}"
                 ) from error
         paths = value if listed and isinstance(value, list) else [value]
-        empty = key.endswith(("_dir", "_root")) and "" in paths
+        empty = text is not None and key.endswith(("_dir", "_root")) and "" in paths  # a default may be empty
         if empty or not all(isinstance(path, (str, os.PathLike)) for path in paths):
             raise UserError(f"{key}: found {value!r}, expected a path; write --{key} ./<name>")
