@@ -230,7 +230,7 @@ def test_report_replaces_an_older_one_whole(tmp_path, monkeypatch):
 
 
 def test_label_keys_are_numbers():
-    with pytest.raises(UserError, match="labels: found {'lesion': '1'}"):
+    with pytest.raises(UserError, match=r"labels: found {'lesion': '1'}"):
         CaseFiles("out", {"lesion": "1"}, record())
 
 

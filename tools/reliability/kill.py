@@ -4,12 +4,14 @@
 
 A run is killed, then its rerun, until one run ends: a chain. Most runs are forks of this process, which has imported
 everything already; their times are uniform in the CPU time of the run. Every tenth run is a new process that is killed
-while it imports or shortly after. The exit code is 1 if anything was lost. Needs Linux.
+while it imports or shortly after. The task "group" is an inference in two processes of torchrun, which are all killed
+at once, by SIGKILL. The exit code is 1 if anything was lost. Needs Linux.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import re
@@ -46,12 +48,15 @@ IMPORTS = 5.0  # CPU seconds of the imports
 PATIENCE = 300  # seconds until a run must have stopped after SIGTERM
 SIZE = (16, 16, 16)
 _SHORT = {"max_epochs": 6, "val_interval": 4, "roi_size": "[16, 16, 16]", "batch_size": 2}
+_INFERENCE = {"members": 2, "num_steps": 1, "outputs": "default,seg-nrrd"}
 SETTINGS = {
-    "inference": {"members": 2, "num_steps": 1, "outputs": "default,seg-nrrd"},
+    "inference": _INFERENCE,
+    "group": _INFERENCE,
     "segmenter": {**_SHORT},
     "denoiser": {**_SHORT, "num_steps": 1, "val_members": 1},
 }
-CONFIGS = {"inference": "inference", "segmenter": "train_segmenter", "denoiser": "train"}
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+CONFIGS = {"inference": "inference", "group": "inference", "segmenter": "train_segmenter", "denoiser": "train"}
 
 
 @dataclass
@@ -59,7 +64,7 @@ class Task:
     """A command and its output folder.
 
     Attributes:
-        name: "inference", "segmenter" or "denoiser".
+        name: "inference", "group", "segmenter" or "denoiser".
         folder: folder for all files of the task.
         words: arguments of ``python -m monai.bundle``.
         seconds: CPU time of an unbroken run.
@@ -78,10 +83,16 @@ class Task:
         """Return the task with its command."""
         folder = work / name
         folder.mkdir()
-        verb = "inference" if name == "inference" else "training"
+        has_cases = name in ("inference", "group")
+        verb = "inference" if has_cases else "training"
         options = {"config_file": BUNDLE / "configs" / f"{CONFIGS[name]}.json", "dataset_dir": data, "device": "cpu"}
         options |= {"precision": "float32", "output_dir": folder / "output", **SETTINGS[name]}
-        if name != "inference":
+        if name == "group":
+            options["config_file"] = [
+                str(BUNDLE / "configs" / f"{n}.json") for n in ("inference", "multi_gpu_inference")
+            ]
+            del options["device"]
+        if not has_cases:
             options["model_file"] = folder / "output" / "model.pt"
         if name == "denoiser":
             options["segmenter_files"] = f"['{BUNDLE / 'models' / 'model.pt'}']"
@@ -91,8 +102,8 @@ class Task:
         """Start the command as a fork or as a new process; return the process id."""
         words = [*self.words, *(word for key, value in options.items() for word in (f"--{key}", str(value)))]
         stream = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        if cold:
-            command = [sys.executable, "-m", "monai.bundle", *words]
+        if cold or self.name == "group":
+            command = [sys.executable, *(TORCHRUN if self.name == "group" else []), "-m", "monai.bundle", *words]
             pid = subprocess.Popen(command, stdout=stream, stderr=stream, cwd=self.folder).pid
         else:
             pid = os.fork()
@@ -109,15 +120,16 @@ class Task:
 
     def run_unbroken(self) -> None:
         """Run to the end once, and keep the output for comparison."""
+        begun = time.monotonic()
         _, status, used = os.wait4(self.start(), 0)
-        self.seconds = used.ru_utime + used.ru_stime
+        self.seconds = time.monotonic() - begun if self.name == "group" else used.ru_utime + used.ru_stime
         if status != 0:
             raise SystemExit(f"{self.name}: an unbroken run ended with {status}\n{self.log.read_text()}")
         self.output.rename(self.expected)
 
     def state(self) -> dict:
         """Return what a run must keep: the files of each finished case, or the epoch of the checkpoint."""
-        if self.name != "inference":
+        if self.name not in ("inference", "group"):
             file = self.output / "checkpoint.pt"
             return {"epoch": torch.load(file, weights_only=True)["progress"]["epoch"] if file.is_file() else 0}
         cases = {report.parent for report in self.output.glob("*/*_report.json")}
@@ -156,6 +168,24 @@ def cpu_clock(pid: int) -> Callable[[], float]:
     return lambda: int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process started, and theirs."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [each for child in children for each in (int(child), *descendants(int(child)))]
+
+
+def kill(task: Task, pid: int, number: signal.Signals) -> None:
+    """Send a signal to a run, or to all processes of a group, and wait until its workers have ended."""
+    workers = descendants(pid) if task.name == "group" else []
+    for each in (pid, *workers):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, number)
+    for worker in workers:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it is gone
+            while Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                time.sleep(0.01)
+
+
 def _identity(path: Path) -> tuple[int, int, int]:
     status = path.stat()
     return status.st_ino, status.st_mtime_ns, status.st_size
@@ -164,7 +194,7 @@ def _identity(path: Path) -> tuple[int, int, int]:
 def check_kept(task: Task, ledger: Ledger, before: dict, seen: set) -> None:
     """Check the files after a run; ``seen`` contains the files that were complete at an earlier check."""
     after = task.state()
-    if task.name == "inference":
+    if task.name in ("inference", "group"):
         ledger.add("lost", before.keys() - after.keys())
         ledger.add("redone", [case for case in before.keys() & after.keys() if before[case] != after[case]])
     elif after["epoch"] < before["epoch"]:
@@ -207,16 +237,17 @@ def run_chain(task: Task, number: signal.Signals, ledger: Ledger, left: int, cha
     """Kill a command and its reruns until one ends, at most ``left`` times; return the number of kills."""
     shutil.rmtree(task.output, ignore_errors=True)
     # SIGKILL: a checkpoint per epoch; SIGTERM: the run itself saves one
-    options = {} if task.name == "inference" or number == signal.SIGTERM else {"checkpoint_seconds": 0}
+    options = {} if task.name in ("inference", "group") or number == signal.SIGTERM else {"checkpoint_seconds": 0}
     kills, seen = 0, set()
     while True:
         before = task.state()
         cold = kills < left and chance.random() < COLD
         pid = task.start(cold, **options)
         delay = chance.uniform(0, IMPORTS + task.seconds / 2 if cold else task.seconds)
-        code = wait(pid, delay, cpu_clock(pid)) if kills < left else wait(pid, 3600)
+        clock = time.monotonic if task.name == "group" else cpu_clock(pid)
+        code = wait(pid, delay, clock) if kills < left else wait(pid, 3600)
         if code is None:
-            os.kill(pid, number)
+            kill(task, pid, number)
             code = wait(pid, PATIENCE)
         if code is None:
             os.kill(pid, signal.SIGKILL)
@@ -236,7 +267,7 @@ def run_chain(task: Task, number: signal.Signals, ledger: Ledger, left: int, cha
 def run_task(task: Task, signals: Iterable[signal.Signals], kills: int, seed: int) -> Iterator[Ledger]:
     """Kill a task so many times with each signal."""
     task.run_unbroken()
-    for number in signals:
+    for number in signals if task.name != "group" else [signal.SIGKILL]:
         chance = random.Random(f"{seed} {task.name} {number.name}")
         ledger, left = Ledger(task.name, number.name), kills
         while left > 0:
