@@ -6,8 +6,10 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from monai_pdddpm.inferers import DenoisingInferer
+from monai_pdddpm.inferers.denoising_inferer import InForward
 from monai_pdddpm.networks import PDDDPM, ODEUNet
 from monai_pdddpm.transforms import PresegmentationCorruption
 from monai_pdddpm.utils.errors import UserError
@@ -348,6 +350,27 @@ class TestSettings:
         wrong, case.label = case.label, case.label * 0
         with pytest.raises(UserError, match=r"presegmentation: found values from"):
             case.run("ddpm", presegmentation=wrong)
+
+
+class TestDistributedDataParallel:
+    """Gradients are averaged only if the whole training call runs within the wrapper's forward."""
+
+    def wrapped(self, network):
+        wrapper = DistributedDataParallel.__new__(DistributedDataParallel)  # without a process group
+        torch.nn.Module.__init__(wrapper)
+        wrapper.module = network
+        return wrapper
+
+    def test_within_forward(self, case, monkeypatch):
+        monkeypatch.setattr(DistributedDataParallel, "forward", lambda self, *args: self.module(*args))
+        inferer, seeds = DenoisingInferer(STEPS, precision="float32"), torch.arange(len(case.image))
+        expected = inferer(case.image, case.network, case.label, seeds=seeds)
+        found = inferer(case.image, self.wrapped(InForward(case.network)), case.label, seeds=seeds)
+        assert torch.equal(found.output, expected.output)
+
+    def test_the_pair_itself_is_refused(self, case):
+        with pytest.raises(UserError, match=r"^network: found DistributedDataParallel around the pair itself"):
+            DenoisingInferer(STEPS)(case.image, self.wrapped(case.network), case.label)
 
 
 class TestSeeds:

@@ -291,3 +291,11 @@ def test_monais_ddim_steps_land_beside_its_own_respaced_list():
     ours = DDIMRule()(start_state(truth, eps, abar[999]), truth, abar[999], abar[888])
     torch.testing.assert_close(ours, start_state(truth, eps, abar[888]))
     assert (ours - found).abs().max() > 1e-3
+
+
+def test_rounding_makes_no_square_root_of_a_negative_number():
+    # at abar_t = 0 and eta = 1 nothing of the direction is left: 1 - abar_prev - sigma^2 is 0 up to rounding
+    x, ones = torch.zeros(1), torch.ones(1)
+    for abar_prev in torch.linspace(0.01, 0.99, 99):
+        found = ddim_step(x, x, torch.tensor(0.0), abar_prev, 1.0, ones)
+        torch.testing.assert_close(found, (1 - abar_prev).sqrt().reshape(1))

@@ -139,7 +139,7 @@ def test_marked_voxels_lie_where_they_lay(tmp_path):
     uids = write_series(tmp_path / "ct")
     ds = pydicom.dcmread(saved(tmp_path, segmentation(tmp_path / "ct")))
     require_same_places(world_positions(ds), expected_positions())
-    assert ds.SegmentationType == "BINARY"
+    assert (ds.SegmentationType, ds.ContentLabel) == ("BINARY", "SEGMENTATION")
     assert len(ds.PerFrameFunctionalGroupsSequence) == 5  # planes 3 and 4, and 0, 10 and 11
     corner = {plane: position(0, 0, plane) for plane in range(SLICES)}
     for group in ds.PerFrameFunctionalGroupsSequence:
