@@ -64,6 +64,16 @@ COMMANDS: dict[str, tuple[str, str, Sequence[tuple[str, dict[str, Any]]]]] = {
             *_BIDS,
         ),
     ),
+    "calibrate-files": (
+        "monai_pdddpm.cli.calibrate_files",
+        "calibrated maps from the probabilities that networks wrote",
+        (
+            ("probabilities", {"type": existing, "nargs": "+", "metavar": "DIR", "help": "folder of each network"}),
+            ("--dataset", _DATASET | {"required": True}),
+            ("--output_dir", {"type": path, "required": True, "help": "new folder for the results"}),
+            *_BIDS,
+        ),
+    ),
     "check": ("monai_pdddpm.cli.check", "find problems of a data set", (("dataset", _DATASET), *_BIDS)),
     "report": (
         "monai_pdddpm.cli.report",

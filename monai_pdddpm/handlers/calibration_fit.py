@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from ignite.engine import Engine, Events
 
 from monai_pdddpm.bundle.calibration_file import FITTED_WITH, save_calibration
 from monai_pdddpm.data.case import case_of
-from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.metrics.calibration import masked_voxels, near_structure
 from monai_pdddpm.metrics.held_out import sample_voxels
 from monai_pdddpm.metrics.recalibration import (
@@ -30,9 +29,18 @@ from monai_pdddpm.metrics.segmentation import class_names
 from monai_pdddpm.metrics.summary import subject_of
 from monai_pdddpm.transforms.case_summary import agreement, probable_volume, voxel_volume_ml
 from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.provenance import Settings
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
 
 _VOXELS = 20000  # of a case in the fit of the temperature, drawn at random
+
+
+class ConfiguredInferer(Protocol):
+    """An inferer whose settings can be stored."""
+
+    @property
+    def config(self) -> Settings:
+        """The settings."""
 
 
 class CalibrationFit:
@@ -53,7 +61,7 @@ class CalibrationFit:
     """
 
     def __init__(
-        self, path: str | os.PathLike, labels: Mapping[str, str], inferer: PDDDPMInferer, scans_per_subject: int = 1
+        self, path: str | os.PathLike, labels: Mapping[str, str], inferer: ConfiguredInferer, scans_per_subject: int = 1
     ) -> None:
         self.path = Path(path)
         self.scans_per_subject = scans_per_subject

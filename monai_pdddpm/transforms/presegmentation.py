@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ class LoadPresegmentationd(MapTransform):
 
     Args:
         folder: of the pre-segmentations, see :func:`monai_pdddpm.data.presegmentations.find_presegmentation`; empty
-            leaves the segmenter to the network.
+            leaves the segmenter to the network. The channels of several folders follow one another.
         labels: value in label maps -> name, with the background first.
         keys: the key of the image, (C, X, Y, Z), loaded by :class:`monai_pdddpm.data.LoadImageScand`.
 
@@ -33,25 +34,29 @@ class LoadPresegmentationd(MapTransform):
         UserError: on a call, when a scan has no pre-segmentation, or one that does not fit it.
     """
 
-    def __init__(self, folder: str, labels: Mapping[str, str], keys: Any = "image") -> None:
+    def __init__(self, folder: str | Sequence[str], labels: Mapping[str, str], keys: Any = "image") -> None:
         super().__init__(keys)
-        self.folder = folder
+        self.folders = ([folder] if folder else []) if isinstance(folder, str) else list(folder)
         self.labels = {int(value): name for value, name in labels.items()}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with ``presegmentation``, (K, X, Y, Z) float32, added."""
+        """Return the data with ``presegmentation``, (folders x K, X, Y, Z) float32, added."""
         d = dict(data)
-        for key in self.key_iterator(d) if self.folder else ():
+        for key in self.key_iterator(d) if self.folders else ():
             image = d[key]
-            path = find_presegmentation(self.folder, case_of(image.meta).name)
-            shape = tuple(int(size) for size in image.meta["spatial_shape"])[: image.ndim - 1]
-            affine = np.asarray(image.meta["original_affine"], dtype=np.float64)
-            voxels, soft = read_presegmentation(path, shape, affine, self.labels)
-            if not soft:
-                voxels = softened(voxels[0], len(self.labels), [float(size) for size in affine_to_spacing(affine)])
-            placed: Any = MetaTensor(voxels, affine=torch.as_tensor(affine))
-            to_image = SpatialResample(mode="bilinear", padding_mode="border")
-            on_grid: Any = to_image(placed, dst_affine=image.affine, spatial_size=image.shape[1:])
-            d["presegmentation"] = (on_grid / on_grid.sum(dim=0)).as_tensor()
-            image.meta["presegmentation_file"] = str(path)
+            paths = [find_presegmentation(folder, case_of(image.meta).name) for folder in self.folders]
+            d["presegmentation"] = torch.cat([self._on_grid(path, image) for path in paths])
+            image.meta["presegmentation_file"] = str(paths[0])
         return d
+
+    def _on_grid(self, path: Path, image: MetaTensor) -> torch.Tensor:
+        """Return the probabilities of a file on the grid of an image, (K, X, Y, Z)."""
+        shape = tuple(int(size) for size in image.meta["spatial_shape"])[: image.ndim - 1]
+        affine = np.asarray(image.meta["original_affine"], dtype=np.float64)
+        voxels, soft = read_presegmentation(path, shape, affine, self.labels)
+        if not soft:
+            voxels = softened(voxels[0], len(self.labels), [float(size) for size in affine_to_spacing(affine)])
+        placed: Any = MetaTensor(voxels, affine=torch.as_tensor(affine))
+        to_image = SpatialResample(mode="bilinear", padding_mode="border")
+        on_grid: Any = to_image(placed, dst_affine=image.affine, spatial_size=image.shape[1:])
+        return (on_grid / on_grid.sum(dim=0)).as_tensor()

@@ -1,0 +1,148 @@
+"""``calibrate-files``: calibrated maps from the probabilities that several networks wrote, without training."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.transforms import Compose, CopyItemsd
+from torch.utils.data import DataLoader
+
+from monai_pdddpm.bundle.calibration_file import load_calibration
+from monai_pdddpm.cli import Result
+from monai_pdddpm.cli.datasets import DataSet, LabeledCase
+from monai_pdddpm.cli.first_stage import folder_stage
+from monai_pdddpm.cli.formats import read_dataset
+from monai_pdddpm.data import CaseDataset, CheckImaged, CheckLabeld, LoadImageScand, ScanSpec, case_collate
+from monai_pdddpm.data.presegmentations import find_presegmentation
+from monai_pdddpm.engines import CaseEvaluator
+from monai_pdddpm.handlers import CalibrationFit, CaseFiles, CaseProgress, EvaluationReport, RunFiles
+from monai_pdddpm.inferers.file_ensemble import FileEnsembleInferer
+from monai_pdddpm.transforms import (
+    CaseSummaryd,
+    EnsembleMapsd,
+    LabelValuesd,
+    LoadPresegmentationd,
+    SaveImageMapsd,
+    SegmentationMetricsd,
+)
+from monai_pdddpm.utils.checks import check_output_dir
+from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.provenance import provenance_record
+
+
+def run(options: argparse.Namespace) -> Result:
+    """Run ``calibrate-files``."""
+    data = read_dataset(options.dataset, options.modalities, options.derivative)
+    return calibrate_files(data, options.probabilities, options.output_dir)
+
+
+def calibrate_files(data: DataSet, folders: Sequence[Path], output_dir: Path) -> Result:
+    """Calibrate an ensemble from files on the labeled cases, and write maps, reports and a page for the others.
+
+    The calibration is fitted and evaluated on the labeled cases that any folder has; it is valid for networks that
+    were not trained on them. The answer is the mean of the networks' probabilities. It is an ensemble like that of a
+    bundle, with the same statistics, calibration, maps, reports and page.
+
+    Args:
+        data: the data set, with label maps for some cases.
+        folders: probabilities of each network, see
+            :func:`monai_pdddpm.data.presegmentations.find_presegmentation`.
+        output_dir: a new folder for ``calibration.json``, ``evaluation/`` and the cases.
+
+    Returns:
+        the files and the number of cases.
+
+    Raises:
+        UserError: if the folder has a calibration already, labels have no names, there are too few labeled cases; or,
+            after the last case, if a case failed.
+    """
+    file = output_dir / "calibration.json"
+    if file.exists():
+        raise UserError(f"{file}: found results of an earlier run, expected a new folder; give another --output_dir")
+    if not data.labels:
+        raise UserError(f"{data.source}: found no names of labels, expected them; add labels to dataset.json")
+    check_output_dir(output_dir)
+    labeled = [case for case in data.labeled if _any(folders, case)]
+    new = [case for case in data.cases if case.list_key == "test"]
+    pipeline = _Pipeline(data, [str(folder.absolute()) for folder in folders])
+    notes = [note for folder in folders for note in folder_stage(folder, data).notes]
+    for note in notes:
+        print(f"warning: {note}", flush=True)
+    pipeline.calibrate(labeled, output_dir)
+    if new:
+        pipeline.write_maps(new, output_dir)
+    content = {"calibration": str(file), "evaluation": str(output_dir / "evaluation"), "labeled": len(labeled)}
+    lines = [f"written: {path}" for path in (file, output_dir / "evaluation")]
+    lines += [f"written: {output_dir / 'index.html'}, {len(new)} cases" if new else "no case without a label is listed"]
+    return Result(content | {"cases": len(new), "notes": notes}, lines)
+
+
+def _any(folders: Sequence[Path], case: LabeledCase) -> bool:
+    """Return whether a folder has probabilities of a case; a folder that lacks them fails the case later."""
+    for folder in folders:
+        try:
+            return find_presegmentation(folder, case.case.name) is not None
+        except UserError:
+            continue
+    return False
+
+
+class _Pipeline:
+    """The parts of a bundle's inference, with files in place of networks."""
+
+    def __init__(self, data: DataSet, folders: Sequence[str]) -> None:
+        self.labels = {str(index): name for index, name in enumerate(data.labels.values())}
+        self.values = list(data.labels)
+        self.spec = ScanSpec(channels=len(data.channels), missing="zero")
+        self.inferer = FileEnsembleInferer(len(self.labels), folders)
+        self.load = LoadPresegmentationd(folders, {str(value): name for value, name in data.labels.items()})
+
+    def calibrate(self, cases: Sequence[LabeledCase], output_dir: Path) -> None:
+        """Write ``calibration.json`` and ``evaluation/``."""
+        label = [LoadImageScand("label", channels=None), CheckLabeld("label", self.values)]
+        metrics = SegmentationMetricsd(("preseg", "prob"), labels=self.labels)
+        maps = [CaseSummaryd("seg", self.labels), metrics]
+        handlers = [
+            CalibrationFit(output_dir / "calibration.json", self.labels, self.inferer),
+            EvaluationReport(output_dir / "evaluation"),
+        ]
+        self._run(cases, [*label, LabelValuesd("label", self.values)], 1.0, maps, handlers)
+
+    def write_maps(self, cases: Sequence[LabeledCase], output_dir: Path) -> None:
+        """Write maps, reports and the page."""
+        file = output_dir / "calibration.json"
+        calibration = load_calibration(file)
+        record = provenance_record(
+            output_dir, ", ".join(self.inferer.config.folders), file, True, self.inferer.config, self.spec.missing
+        )
+        save = SaveImageMapsd(output_dir, self.labels, self.values)
+        maps = [CaseSummaryd("seg", self.labels, calibration), save]
+        files = CaseFiles(output_dir, self.labels, record, label_values=self.values)
+        given = {"cases": len(cases), "unused": []}
+        handlers = [files, RunFiles(output_dir, record, given=given)]
+        self._run(cases, [], calibration.temperature, maps, handlers)
+
+    def _run(
+        self,
+        cases: Sequence[LabeledCase],
+        more: Sequence[Any],
+        temperature: float,
+        maps: Sequence[Any],
+        handlers: Sequence[Any],
+    ) -> None:
+        before = [LoadImageScand("image", self.spec), CheckImaged("image", self.spec), CopyItemsd("image", 1, "scan")]
+        entries: list[dict[str, Any]] = [{"image": c.case} | ({"label": c.label} if more else {}) for c in cases]
+        dataset = CaseDataset(entries, Compose([*before, *more, self.load]))
+        evaluator = CaseEvaluator(
+            device=torch.device("cpu"),
+            val_data_loader=DataLoader(dataset, batch_size=1, collate_fn=case_collate),
+            network=torch.nn.Identity(),
+            inferer=self.inferer,
+            postprocessing=Compose([EnsembleMapsd("pred", len(self.labels), temperature), *maps]),
+            val_handlers=[CaseProgress(), *handlers],
+        )
+        evaluator.run()
