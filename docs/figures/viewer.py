@@ -40,13 +40,13 @@ def main() -> None:
 
 
 def take(page: Path, picture: Path, size: str, temporary: str) -> None:
-    """Take a picture of a page, with at most 256 colors."""
+    """Take a picture of a page."""
     program = next(filter(None, map(shutil.which, BROWSERS)))
     quiet = ["--headless", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
     what = [f"--window-size={size}", "--hide-scrollbars", "--virtual-time-budget=20000", f"--screenshot={picture}"]
     profile = f"--user-data-dir={temporary}/profile"
     subprocess.run([program, *quiet, *what, profile, page.as_uri()], check=True, capture_output=True)
-    Image.open(picture).convert("RGB").quantize(256).save(picture, optimize=True)
+    Image.open(picture).convert("RGB").save(picture, optimize=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from importlib.util import find_spec
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
@@ -102,12 +103,14 @@ def digests(folder):
 
 
 def test_there_is_one_folder_a_case_and_a_page_over_all(output):
-    assert sorted(path.name for path in output.iterdir()) == sorted([*CASES, "index.html", "run.json"])
+    assert sorted(path.name for path in output.iterdir()) == sorted([*CASES, "cases.csv", "index.html", "run.json"])
 
 
 def test_folder_holds_these_files_and_no_others(output, case):
     names = {f"{case}_{name}.nii.gz" for name in IMAGES} | {f"{case}_report.json", f"{case}_overview.png"}
     names |= {f"{case}_seg.ctbl", f"{case}_seg_itksnap.txt", f"{case}_scene.mrml"}
+    if find_spec("ipyniivue"):
+        names.add(f"{case}_viewer.html")
     assert {path.name for path in (output / case).iterdir()} == names
 
 
