@@ -32,7 +32,7 @@ class CaseStatistics:
         spacing: mm along R, A and S.
         samples: (channels, n) intensities inside the labels, or anywhere if nothing is labeled; NaN if a channel is
             missing.
-        nonzero: fraction of nonzero voxels of each channel.
+        background: for each channel, the value that surrounds the scan and the fraction of voxels that have it.
         labels: value -> number of voxels, with the background.
         content: hash of the image's voxels.
     """
@@ -41,7 +41,7 @@ class CaseStatistics:
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     samples: np.ndarray
-    nonzero: tuple[float, ...]
+    background: tuple[tuple[float, float], ...]
     labels: dict[int, int]
     content: str
 
@@ -95,10 +95,17 @@ def read_case(case: LabeledCase, dataset: DataSet, seed: int = 0) -> tuple[CaseS
         shape=tuple(int(voxels.shape[1:][axis]) for axis in order),
         spacing=tuple(round(float(voxel_sizes(affine)[axis]), 6) for axis in order),
         samples=samples,
-        nonzero=tuple(float(np.mean(channel != 0)) for channel in voxels),
+        background=tuple(map(_background, voxels)),
         labels=counts,
         content=hashlib.sha256(repr(voxels.shape).encode() + np.ascontiguousarray(voxels).tobytes()).hexdigest(),
     ), findings
+
+
+def _background(voxels: np.ndarray) -> tuple[float, float]:
+    """Return the value that more voxels of a channel have, of 0 and the usual value of its corners; and how many."""
+    corners, counts = np.unique(voxels[np.ix_(*([0, -1] for _ in voxels.shape))], return_counts=True)
+    found = [(value, float(np.mean(voxels == value))) for value in (0.0, float(corners[counts.argmax()]))]
+    return max(found, key=lambda one: one[1])
 
 
 @cache
@@ -151,11 +158,13 @@ def _channel(dataset: DataSet, index: int, cases: Sequence[CaseStatistics]) -> d
     numbers = {"mean": samples.mean(), "sd": samples.std(), "min": samples.min(), "max": samples.max()}
     for name, percentage in (("percentile_00_5", 0.5), ("median", 50), ("percentile_99_5", 99.5)):
         numbers[name] = np.percentile(samples, percentage)
+    backgrounds = {case.background[index][0] for case in known}
     return {
         "name": dataset.channels[index],
         "missing": len(cases) - len(known),
         **{name: float(f"{number:.6g}") for name, number in numbers.items()},
-        "nonzero_fraction": round(float(np.median([case.nonzero[index] for case in cases])), 4),
+        "background": backgrounds.pop() if len(backgrounds) == 1 else None,
+        "foreground_fraction": round(1 - float(np.median([case.background[index][1] for case in known])), 4),
     }
 
 

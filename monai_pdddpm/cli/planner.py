@@ -26,7 +26,7 @@ from monai_pdddpm.utils.errors import UserError
 LEVELS = {8: ((1, 2, 2, 4), (1, 1, 1), (2, 4, 8)), 4: ((1, 2, 4), (1, 1), (2, 4))}
 
 ANISOTROPY = 3.0  # one axis is this many times coarser than the others
-FULL_SCAN = 0.75  # fraction of nonzero voxels; below it, zeros are background
+FULL_SCAN = 0.75  # fraction of voxels; where more have the background's value, it does not count
 BATCH_SIZES = (4, 3, 2)
 LARGEST_WINDOW = {True: 128**3, False: 64**3}  # voxels, with and without a GPU
 ITERATIONS = 5000  # training steps of each stage
@@ -181,17 +181,23 @@ def _intensity(channels: Sequence[Mapping[str, Any]]) -> Choice:
         return Choice("intensity", [transform], text, "CT: percentiles 0.5 and 99.5, mean and SD of the foreground")
     per_channel = {"channel_wise": True} if len(channels) > 1 else {}
     normalize: dict[str, Any] = {"_target_": "NormalizeIntensityd", "keys": "image", **per_channel}
-    filled = min(channel["nonzero_fraction"] for channel in channels)
+    filled = min(channel["foreground_fraction"] for channel in channels)
+    backgrounds = {channel["background"] for channel in channels}
+    background = backgrounds.pop() if len(backgrounds) == 1 else None
     unnamed = [c["name"] for c in channels if c["min"] <= -500 and modality_of(c["name"]) == "n/a"]
     hint = f"; the values of {unnamed[0]} look like CT: name the channel CT if they are" if unnamed else ""
+    if filled < FULL_SCAN and background is not None:
+        shift = [{"_target_": "ShiftIntensityd", "keys": "image", "offset": -background}] if background else []
+        text = f"zero mean and unit variance of the voxels of each scan that are not {background:g}"
+        reason = f"not CT, and {1 - filled:.0%} of the voxels are {background:g}{hint}"
+        return Choice("intensity", [*shift, normalize | {"nonzero": True}], text, reason)
     if filled < FULL_SCAN:
-        text = "zero mean and unit variance of the nonzero voxels of each scan"
-        reason = f"not CT, and {1 - filled:.0%} of the voxels are 0{hint}"
-        return Choice("intensity", [normalize | {"nonzero": True}], text, reason)
+        hint += "; the value of the background differs from scan to scan or channel to channel"
     clip: dict[str, Any] = {"_target_": "ScaleIntensityRangePercentilesd", "keys": "image", "lower": 0.5, "upper": 99.5}
     clip |= {"b_min": 0.0, "b_max": 1.0, "clip": True, **per_channel}
     text = "clipped to the percentiles 0.5 and 99.5 of each scan, then zero mean and unit variance"
-    return Choice("intensity", [clip, normalize], text, f"not CT, and {filled:.0%} of the voxels are not 0{hint}")
+    reason = f"not CT, and {filled:.0%} of the voxels are not background{hint}"
+    return Choice("intensity", [clip, normalize], text, reason)
 
 
 def _levels(shape: Sequence[int], divisor: int, segmenter: SegmenterBundle | None) -> Choice:
@@ -215,7 +221,11 @@ def _window(
     budget: MemoryBudget,
     segmenter: SegmenterBundle | None,
 ) -> Choice:
-    """Take the median scan; shorten its relatively longest side until the window is small enough."""
+    """Take the median scan; shorten a side until the window is small enough.
+
+    It is the relatively longest one of the sides that are longer than the edge of a cube of the same size, so that thin
+    axes stay whole.
+    """
 
     def fits(window: Sequence[int]) -> bool:
         return need(window, BATCH_SIZES[-1]) <= budget.size
@@ -231,6 +241,8 @@ def _window(
         if math.prod(window) <= limit:
             reason = f"the largest of which two fit in {budget.text}"
         shrinkable = [axis for axis in range(3) if window[axis] > 2 * divisor]
+        edge = math.prod(window) ** (1 / 3)
+        shrinkable = [axis for axis in shrinkable if window[axis] > edge - 1e-6] or shrinkable
         if not shrinkable:
             least = need(window, BATCH_SIZES[-1]) / GIB
             raise UserError(

@@ -36,7 +36,17 @@ def test_statistics(decathlon):
     assert (found.shape, found.spacing) == ((20, 16, 24), (1, 2, 3))
     assert found.labels == {0: 20 * 24 * 16 - 24, 1: 24}
     assert sorted(found.samples[0]) == list(range(24))
-    assert found.nonzero[0] == pytest.approx(24 / (20 * 24 * 16))
+    assert found.background == ((0.0, pytest.approx(1 - 24 / (20 * 24 * 16))),)
+
+
+def test_background_of_another_value(decathlon):
+    root = decathlon()
+    image = np.random.default_rng(0).normal(100, 5, (20, 24, 16)).astype(np.float32)
+    image[:12] = -1000
+    image[0, 0, 0] = 3
+    save(root / "imagesTr" / "case_1.nii.gz", image)
+    found, _ = read(root, 1)
+    assert found.background == ((-1000.0, pytest.approx(0.6, abs=1e-3)),)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +108,7 @@ def test_fingerprint(decathlon):
     }
     (channel,) = found["channels"]
     assert channel["mean"] == pytest.approx(200, abs=1)  # 100 and twice 50
-    assert channel["nonzero_fraction"] == 1
+    assert channel["foreground_fraction"] == pytest.approx(1, abs=2e-4)
 
 
 def test_nothing_labelled(decathlon):
