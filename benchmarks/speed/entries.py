@@ -82,26 +82,6 @@ def diffusion(task: Task, chain: Callable[[], Any]) -> Entry:
     return Entry(in_fast_layout(pair.to(task.device).eval(), task.device), inferer, trained=False)
 
 
-def plain(task: Task, match: str) -> Entry:
-    """Build the bundle with a plain U-Net as denoiser, as large as the bundle's by `match`: parameters or flops."""
-    parser = task.parser()
-    pair = parser.get_parsed_content("network_def")
-    classes, channels, roi = len(parser["labels"]), common.image_channels(parser), parser["roi_size"]
-
-    def candidate(width: int) -> nn.Module:
-        return rivals.plain_denoiser(len(roi), channels, classes, width)
-
-    def cost(denoiser: nn.Module) -> int:
-        if match == "parameters":
-            return rivals.parameters(denoiser)
-        return rivals.denoiser_flops(denoiser, channels, classes, roi)["call"]
-
-    with torch.device("meta"):
-        width = rivals.closest_width(cost(pair.denoiser), lambda w: cost(candidate(w)))
-    pair.denoiser = candidate(width)
-    return _untrained(task, pair, common.make_inferer(parser))
-
-
 def segmenter(task: Task, flips: bool = False, copies: int = 1) -> Entry:
     """Build the bundle's segmenter, with all flips, or with untrained copies for the time of an ensemble."""
     alone = ours(task, time_steps=[], members=1)
@@ -135,13 +115,6 @@ class Contender:
 CONTENDERS = {
     "ours": Contender("ours", ours),
     "ours_one": Contender("ours, 1 member", partial(ours, members=1)),
-    "ours_rk4": Contender("ours, rk4", partial(ours, **{"inferer::solver": "rk4", "inferer::solver_steps": 1})),
-    # One Euler step never evaluates the acceleration.
-    "ours_euler": Contender(
-        "ours, Euler (2 steps)", partial(ours, **{"inferer::solver": "euler", "inferer::solver_steps": 2})
-    ),
-    "plain_parameters": Contender("plain U-Net, as many parameters", partial(plain, match="parameters")),
-    "plain_flops": Contender("plain U-Net, as many FLOPs", partial(plain, match="flops")),
     "segmenter": Contender("segmenter", segmenter),
     "segmenter_flips": Contender("segmenter, all flips", partial(segmenter, flips=True)),
     "segmenter_ensemble": Contender(f"ensemble of {PASSES} segmenters", partial(segmenter, copies=PASSES)),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
-from monai.networks.nets import DiffusionModelUNet, UNet
+from monai.networks.nets import DiffusionModelUNet
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -62,31 +62,26 @@ class FromNoise(PDDDPM):
 
 
 class Concatenated(nn.Module):
-    """Use an ordinary network as the denoiser: it sees the condition beside the state in every call.
+    """Use an ordinary network with an argument `timesteps` as the denoiser: it sees the image beside the state.
 
     Args:
-        network: takes the state, the condition and, for a plain network, the time as a channel.
+        network: takes the state and the image.
         num_classes: number K of classes.
         divisor: the input's size must be a multiple of this.
-        plain: the condition is image and pre-segmentation and the time is a channel; otherwise the condition is the
-            image and the network has an argument `timesteps`.
     """
 
-    def __init__(self, network: nn.Module, num_classes: int, divisor: int = 4, plain: bool = False) -> None:
+    def __init__(self, network: nn.Module, num_classes: int, divisor: int = 4) -> None:
         super().__init__()
-        self.network, self.num_classes, self.divisor, self.plain = network, num_classes, divisor, plain
+        self.network, self.num_classes, self.divisor = network, num_classes, divisor
 
     def encode(self, image: torch.Tensor, presegmentation: torch.Tensor) -> list[torch.Tensor]:
-        return [torch.cat([image, presegmentation], dim=1) if self.plain else image]
+        return [image]
 
     def denoise(
         self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str = "", solver_steps: int = 0
     ) -> torch.Tensor:
         x = torch.cat([x_t, features[0].expand(len(x_t), *features[0].shape[1:])], dim=1)
-        if not self.plain:
-            return self.network(x, timesteps=t.expand(len(x_t)))
-        time_channel = (t / NOISE_STEPS).view(-1, *[1] * (x_t.dim() - 1)).expand_as(x_t[:, :1])
-        return self.network(torch.cat([x, time_channel], dim=1))
+        return self.network(x, timesteps=t.expand(len(x_t)))
 
 
 def diffusion_unet(spatial_dims: int, image_channels: int, num_classes: int) -> PDDDPM:
@@ -101,27 +96,6 @@ def diffusion_unet(spatial_dims: int, image_channels: int, num_classes: int) -> 
     )
     denoiser = Concatenated(network, num_classes)
     return FromNoise(NoSegmenter(num_classes), denoiser, prediction="eps", schedule="linear_beta")
-
-
-def plain_denoiser(spatial_dims: int, image_channels: int, num_classes: int, width: int) -> Concatenated:
-    """Build MONAI's U-Net of four levels as denoiser, each level twice as wide as the one above it."""
-    network = UNet(
-        spatial_dims=spatial_dims,
-        in_channels=2 * num_classes + image_channels + 1,
-        out_channels=num_classes,
-        channels=[width * 2**level for level in range(4)],
-        strides=(2, 2, 2),
-    )
-    return Concatenated(network, num_classes, divisor=8, plain=True)
-
-
-def closest_width(wanted: int, cost: Callable[[int], int], most: int = 256) -> int:
-    """Return the width from 1 to `most` whose cost, which rises with it, is closest to the wanted one."""
-    low, high = 1, most
-    while low < high:  # the first width that costs at least as much
-        middle = (low + high) // 2
-        low, high = (low, middle) if cost(middle) >= wanted else (middle + 1, high)
-    return min({max(1, low - 1), low}, key=lambda width: abs(cost(width) - wanted))
 
 
 def scheduler_chain(scheduler: DDPMScheduler | DDIMScheduler) -> tuple[Chain, DDPMScheduler | DDIMScheduler]:

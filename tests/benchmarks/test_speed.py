@@ -26,11 +26,6 @@ def test_flops_by_hand():
     assert rivals.count_flops(lambda: layer(torch.zeros(1, 2, 4, 4, 4, device="meta"))) == 2 * 64 * 27 * 2 * 3
 
 
-@pytest.mark.parametrize(("wanted", "expected"), [(27, 3), (1, 1), (10**9, 256)])
-def test_closest_width(wanted, expected):
-    assert rivals.closest_width(wanted, lambda w: w**3) == expected
-
-
 def test_only_the_chain_is_scaled():
     found = contenders.scaled({"read": 1.0, "chain": 2.0, "total": 4.0}, 250)
     assert found == {"read": 1.0, "chain": 500.0, "total": 502.0}
@@ -90,10 +85,6 @@ def test_flops_of_contenders(name):
     elif name.startswith("segmenter"):
         assert counted["segment"] == entry.passes * expected["segment"]
         assert counted["call"] == 0
-    elif name == "plain_flops":
-        assert counted["call"] == pytest.approx(expected["call"], rel=0.15)
-    elif name == "ours_rk4":
-        assert counted["call"] > 2 * expected["call"]
     else:
         assert counted["segment"] == expected["segment"]
 
