@@ -2,9 +2,11 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from scipy.stats import beta
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -350,6 +352,17 @@ class TestSettings:
         wrong, case.label = case.label, case.label * 0
         with pytest.raises(UserError, match=r"presegmentation: found values from"):
             case.run("ddpm", presegmentation=wrong)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
+def test_times_of_dense_cases_follow_a_beta_distribution(fraction):
+    torch.manual_seed(0)
+    inferer = DenoisingInferer(list(range(9, -1, -1)), dense_fraction=fraction)
+    t = inferer._draw(torch.zeros(40_000, 2, 1, 1), None).t
+    found = torch.bincount(9 - t, minlength=10) / len(t)  # from the start of the chain to its end
+    dense = np.diff(beta.cdf(np.linspace(0, 1, 11), 1.2, 4.0))
+    assert dense[0] > 0.2 > 1e-3 > dense[-1]
+    assert found.numpy() == pytest.approx(fraction * dense + (1 - fraction) / 10, abs=0.008)
 
 
 class TestDistributedDataParallel:
