@@ -44,6 +44,7 @@ NOT_RUN = {
     "configs/export_args.json": "a minute; tests/bundles/test_monai_tools.py runs them for each bundle",
     "#SBATCH": "needs Slurm and GPUs; the first block of the page runs torchrun",
     "MonaiBundleInferenceOperator": "needs Holoscan; tests/bundles/test_deploy.py runs the operator's code",
+    "python -m build": "minutes; tests/test_wheel.py and tests/tools/test_archive_bundles.py run these lines",
     "label-env/bin/pip": "two gigabytes; tests/apps installs the same lines into its own environment",
     "Slicer --python-script": "needs 3D Slicer; tests/viewer/test_slicer.py runs the script with a stand-in",
     "curl ": "needs a server; tests/apps/test_plain_client.py sends this request",
