@@ -16,7 +16,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "gpu_training"
 def tool(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOL))
     yield
-    for name in ("fields", "phantoms", "augmentation", "train"):
+    for name in ("fields", "phantoms", "augmentation", "batches", "fit", "train"):
         sys.modules.pop(name, None)
 
 
@@ -34,6 +34,40 @@ def test_phantoms_follow_the_same_distribution(tool):
     normalized = np.stack([(s.image - s.image.mean()) / s.image.std() for s in scans])
     quantiles = (0.05, 0.5, 0.8)
     assert np.quantile(images.numpy(), quantiles) == pytest.approx(np.quantile(normalized, quantiles), abs=0.15)
+
+
+def test_an_interrupted_training_resumes(tool, tmp_path, monkeypatch):
+    import fit
+
+    monkeypatch.setattr(fit.time, "monotonic", iter(range(0, 10_000, 61)).__next__)  # a checkpoint after each batch
+    budget, state, done = fit.Budget(batches=4, cycles=2), tmp_path / "state.pt", []
+    network = torch.nn.Linear(1, 1)
+
+    def loss_at(strength):
+        if len(done) == 3:
+            done.append("interrupted")
+            raise KeyboardInterrupt
+        done.append(strength)
+        return network(torch.ones(1, 1)).sum()
+
+    with pytest.raises(KeyboardInterrupt):
+        fit.fit(network, loss_at, budget, state)
+    trained = network.weight.item()
+    network = torch.nn.Linear(1, 1)
+    first, last = fit.fit(network, loss_at, budget, state)
+    assert done == [1.0, 1.0, 1.0, "interrupted", 1.0]
+    assert last.weight.item() < trained < first.weight.item()  # the loss falls with the weight
+    assert not state.exists()
+
+
+def test_the_rate_rises_and_falls_in_each_cycle(tool):
+    import fit
+
+    budget = fit.Budget(batches=100, learning_rate=1.0, cycles=2)
+    assert budget.rate(0.0) == pytest.approx(0.05)
+    assert budget.rate(0.25) == pytest.approx(0.5)
+    assert budget.rate(0.5) == pytest.approx(0.05)
+    assert budget.rate(0.999) == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.slow
