@@ -32,7 +32,7 @@ from monai_pdddpm.visualize.templates import render
 
 logger = logging.getLogger(__name__)
 
-MAX_VOXELS = 8 * 2**20  # of an embedded volume: a page of some 10 MB
+MAX_VOXELS = 4 * 2**20  # of an embedded volume: a page of at most some 8 MB
 _INSTALL = "install it with pip install 'monai-pdddpm[viewer]'"
 # NiiVue's ES module, percent-encoded, which the widget uses for saving pages of its own
 _MODULE = re.compile(r'"([^"\n]+export%7B[^"\n]*Niivue%2C[^"\n]*)"')
@@ -109,7 +109,7 @@ def write_viewer(path: Path, view: CaseView, result: Mapping[str, Any]) -> bool:
         logger.info("%s: no page written, the case has more than %d voxels to show", path, MAX_VOXELS)
         return False
     cut = partial(_cut, affine=view.affine, box=box)
-    scan, affine = cut(np.nan_to_num(view.image, posinf=0, neginf=0).astype(np.float32))
+    scan, affine = cut(np.where(np.isfinite(view.image), view.image, 0).astype(np.float32))
     label_maps = {name: cut(volume.astype(np.uint8))[0] for name, volume in view.label_maps().items()}
     maps = view.maps()
     parts = {name: np.nan_to_num(cut(volume.astype(np.float32))[0]) / top for name, (volume, top, _) in maps.items()}
@@ -189,4 +189,4 @@ def _encoded(volume: Array, affine: Array, dtype: type[np.generic]) -> str:
     """Return a NIfTI file, compressed by gzip, in base64."""
     image = nib.Nifti1Image(volume, affine)
     image.set_data_dtype(dtype)  # nibabel scales floats to whole numbers
-    return base64.b64encode(gzip.compress(image.to_bytes(), 6, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(image.to_bytes(), 4, mtime=0)).decode()
