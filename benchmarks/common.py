@@ -24,8 +24,6 @@ from monai.transforms import LoadImage, ResampleToMatch
 from monai_pdddpm.bundle import pick_device
 from monai_pdddpm.data import case_name
 from monai_pdddpm.inferers import EnsembleConfig, EnsembleOutput, EnsembleRunInfo, PDDDPMInferer
-from monai_pdddpm.inferers.autocast import autocast
-from monai_pdddpm.inferers.stopwatch import Stopwatch
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.networks.weights import load_network
 from monai_pdddpm.utils.errors import UserError
@@ -105,23 +103,6 @@ def load_items(parser: ConfigParser, cases: Sequence[Mapping[str, Any]]) -> list
     return items
 
 
-def run_bundle(verb: str, options: Mapping[str, Any], log: Path) -> None:
-    """Run a bundle's command in a process of its own, with this repository on its path.
-
-    Raises:
-        UserError: if the command fails.
-    """
-    command = [sys.executable, "-m", "monai.bundle", "run", verb]
-    for key, value in options.items():
-        command += [f"--{key}", value if isinstance(value, str) else repr(value)]
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
-        done = subprocess.run(command, stdout=file, stderr=file, env={**os.environ, "PYTHONPATH": path}, check=False)
-    if done.returncode:
-        raise UserError(f"{verb}: found exit code {done.returncode}, expected 0; read {log}")
-
-
 def measured(script: Path, name: str, job: Mapping[str, Any], work: Path, again: bool = False) -> dict[str, Any]:
     """Return the result of a job: measured in a process of its own, or kept from the same job on the same machine.
 
@@ -191,29 +172,6 @@ def peak_mib() -> float:
     # On Linux ru_maxrss of a child starts at the peak of its parent, so the status comes first.
     high, largest = status_mib("VmHWM"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return high if high is not None else largest / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def yardstick(device: torch.device, repeats: int = 5) -> float:
-    """Return the median seconds of a fixed convolution, to compare the state of the machine between measurements."""
-    layer = torch.nn.Conv3d(32, 32, 3, padding=1, device=device).eval()
-    x, watch, seconds = torch.ones(1, 32, 40, 56, 40, device=device), Stopwatch(device), []
-    with torch.no_grad(), autocast(device, "bfloat16"):
-        layer(x)
-        for _ in range(repeats):
-            watch.seconds.clear()
-            with watch("yardstick"):
-                layer(x)
-            seconds.append(watch.seconds["yardstick"])
-    return float(np.median(seconds))
-
-
-def steadiness(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Describe how much the speed of the machine varied between measurements."""
-    found = [row["yardstick_seconds"] for row in rows]
-    return (
-        f"The same convolution, timed after each measurement, took {1000 * min(found):.1f} to "
-        f"{1000 * max(found):.1f} ms; ratios are uncertain by a factor of {max(found) / min(found):.2f}."
-    )
 
 
 def quartiles(values: Sequence[float]) -> dict[str, float]:

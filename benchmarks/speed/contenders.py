@@ -141,7 +141,6 @@ def run_job(
         "flops": own,
         **common.memory_of(start_mib, on),
         "dice": float(np.mean(dice)) if dice else None,
-        "yardstick_seconds": common.yardstick(on),
     }
 
 
@@ -252,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = (
         f"{as_table(rows)}\n\n{bundle.name}, {len(cases)} cases, {json.dumps(common.machine(args.device))}. Seconds "
         "a case: medians over cases and rounds, in brackets the quartiles. Scaled: only the first steps of the chain "
-        f"were timed. {common.steadiness(list(rows.values()))}"
+        "were timed."
     )
     part = f"results_contenders_{torch.device(args.device).type}"
     content = {"bundle": bundle.name, "machine": common.machine(args.device), "cases": len(cases), "rows": rows}
