@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -92,7 +91,8 @@ def _read_nnunet(source: Path, content: dict[str, Any]) -> DataSet:
     ending = content.get("file_ending")
     if ending not in SCAN_EXTENSIONS:
         raise UserError(
-            f"{source}: file_ending: found {ending!r}, expected one of {', '.join(SCAN_EXTENSIONS)}; convert the scans"
+            f"{source}: file_ending: found {ending!r}, expected one of {', '.join(SCAN_EXTENSIONS)}; convert the scans "
+            "to these (two-dimensional images are not supported)"
         )
     root, cases = source.parent, []
     for key, suffix in (("training", "Tr"), ("test", "Ts")):
@@ -181,7 +181,11 @@ def _findings(dataset: DataSet) -> list[Finding]:
             found.append(Finding("no-label", name, "no label map is listed; add it, or move the scan to test"))
         if case.label is not None and not os.path.isfile(case.label):
             found.append(Finding("missing-file", case.label, f"the label map of {name} does not exist; restore it"))
-    for name, count in Counter(case.case.name for case in dataset.cases).items():
-        if count > 1:
-            found.append(Finding("name-clash", name, f"{count} cases have this name; rename all but one"))
+    names: dict[str, list[str]] = {}
+    for case in dataset.cases:
+        names.setdefault(case.case.folder_key, []).append(case.case.name)
+    for alike in names.values():
+        if len(alike) > 1:
+            text = f"{len(alike)} cases have this name, ignoring case and accent encoding; rename all but one"
+            found.append(Finding("name-clash", alike[0], text))
     return found

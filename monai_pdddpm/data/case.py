@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,11 @@ class Case:
     def file(self) -> str:
         """The file that the case is named after."""
         return _main_file(self.files)
+
+    @property
+    def folder_key(self) -> str:
+        """The name as file systems compare it that ignore case and Unicode's forms."""
+        return unicodedata.normalize("NFC", unicodedata.normalize("NFC", self.name).casefold())
 
     @property
     def present_files(self) -> tuple[str | None, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -236,8 +235,7 @@ def _check_names(cases: Iterable[dict[str, Any]]) -> None:
     """Check that no two names are the same for a file system that ignores case or Unicode's forms."""
     seen: dict[str, Case] = {}
     for case in (Case.of(case["image"]) for case in cases):
-        key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", case.name).casefold())
-        if key in seen:
+        if (key := case.folder_key) in seen:
             raise UserError(
                 f"{seen[key].file} and {case.file}: both would be written as {case.name!r}, expected a different name "
                 "for each case, also for file systems that ignore case and accent encoding; rename or remove one"

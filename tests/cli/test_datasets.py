@@ -72,6 +72,15 @@ class TestDecathlon:
         change(root, training=[case, case])
         assert kinds(read_dataset(root)) == ["name-clash"]
 
+    def test_names_that_some_file_systems_take_for_the_same(self, decathlon):
+        root = decathlon()
+        for folder in ("imagesTr", "labelsTr"):
+            (root / folder / "case_3.nii.gz").rename(root / folder / "CASE_2.nii.gz")
+        text = (root / "dataset.json").read_text(encoding="utf-8").replace("case_3", "CASE_2")
+        (root / "dataset.json").write_text(text, encoding="utf-8")
+        (finding,) = read_dataset(root).findings
+        assert (finding.kind, finding.where) == ("name-clash", "case_2")
+
 
 class TestNnunet:
     def test_read(self, nnunet):
