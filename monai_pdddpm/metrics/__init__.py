@@ -6,7 +6,7 @@ from monai_pdddpm.metrics.ranking import area_under_risk_coverage
 from monai_pdddpm.metrics.samples import crps, disagreement_ratio, generalized_energy_distance, volume_z
 from monai_pdddpm.metrics.segmentation import segmentation_metrics
 from monai_pdddpm.metrics.summary import as_table, case_rows, summarize
-from monai_pdddpm.metrics.uncertainty import mutual_information
+from monai_pdddpm.utils.probabilities import mutual_information
 
 __all__ = [
     "area_under_risk_coverage",

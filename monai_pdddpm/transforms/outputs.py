@@ -12,10 +12,8 @@ from monai.transforms import MapTransform
 
 from monai_pdddpm.inferers.output import EnsembleOutput
 from monai_pdddpm.inferers.run_info import EnsembleRunInfo
-from monai_pdddpm.metrics.recalibration import tempered
-from monai_pdddpm.metrics.uncertainty import mutual_information
 from monai_pdddpm.transforms.scan_grid import ScanGrid, box_above
-from monai_pdddpm.utils.probabilities import likeliest_class, predictive_entropy
+from monai_pdddpm.utils.probabilities import likeliest_class, mutual_information, predictive_entropy, tempered
 from monai_pdddpm.utils.scratch import scratch_tensor
 
 _NEGLIGIBLE = 1e-6  # foreground probability that is stored as 0; its entropy is below 2e-5 nats

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["likeliest_class", "predictive_entropy", "tempered"]
+__all__ = ["likeliest_class", "mutual_information", "predictive_entropy", "tempered"]
 
 
 def likeliest_class(probability: torch.Tensor, dim: int, keepdim: bool = False) -> torch.Tensor:
@@ -36,6 +36,22 @@ def predictive_entropy(probability: torch.Tensor, dim: int) -> torch.Tensor:
     if probability.dtype in (torch.float16, torch.bfloat16):
         probability = probability.float()
     return torch.special.entr(probability.clamp(0, 1)).sum(dim)
+
+
+def mutual_information(probability_mean: torch.Tensor, mean_member_entropy: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    """Compute the entropy of the members' mean minus the mean of the members' entropies.
+
+    This is the Jensen-Shannon divergence of the members, 0 if their probabilities are equal.
+
+    Args:
+        probability_mean: mean probabilities of the members, K classes along `dim`.
+        mean_member_entropy: mean of the members' `predictive_entropy`, nats, without `dim`.
+        dim: class axis, 0 for (K, X, Y, Z), 1 for (B, K, X, Y, Z).
+
+    Returns:
+        Mutual information in nats, from 0 to ln K; negative rounding errors become 0.
+    """
+    return (predictive_entropy(probability_mean, dim) - mean_member_entropy).clamp(min=0)
 
 
 def tempered(p: torch.Tensor, temperature: float, dim: int = 0) -> torch.Tensor:

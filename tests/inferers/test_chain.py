@@ -119,7 +119,8 @@ def test_members_of_a_batch_do_not_see_each_other(network, given, rule):
 
 
 @pytest.mark.parametrize("members", [2, 3, 4])
-def test_half_of_the_members_with_their_own_features_when_memory_is_short(network, given, members, caplog):
+def test_half_of_the_members_with_their_own_features_when_memory_is_short(network, given, members, caplog, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: pytest.fail("there is no GPU"))
     _, presegmentation, noise = given
     images = torch.randn(members, 1, 6, 5, generator=torch.Generator().manual_seed(1))
     own, shared = network.encode(images, presegmentation.expand(members, 2, 6, 5)), presegmentation

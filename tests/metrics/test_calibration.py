@@ -18,8 +18,7 @@ from monai_pdddpm.metrics.calibration import (
     negative_log_likelihood,
     voxel_metrics,
 )
-from monai_pdddpm.metrics.uncertainty import mutual_information
-from monai_pdddpm.utils.probabilities import predictive_entropy
+from monai_pdddpm.utils.probabilities import mutual_information, predictive_entropy
 
 
 def two_classes(background):

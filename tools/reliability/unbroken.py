@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import xml.etree.ElementTree as ET
@@ -74,6 +75,8 @@ def same_file(path: Path, expected: Path) -> bool:
             if "files" in content:
                 content["files"] = {name: sha for name, sha in content["files"].items() if not name.endswith(".mrml")}
         return same(*contents)
+    if path.suffix == ".csv":
+        return same(*(list(csv.DictReader(file.read_text(encoding="utf-8").splitlines())) for file in (path, expected)))
     return path.read_bytes() == expected.read_bytes()
 
 
