@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import logging
 import os
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader
+from monai.data import DataLoader, MetaTensor
 from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
 from monai.transforms import Compose, CopyItemsd, EnsureChannelFirstd, LoadImaged, Orientationd
@@ -17,7 +19,7 @@ import monai_pdddpm
 from monai_pdddpm.data import CaseDataset, case_collate, pending_cases
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.handlers import CaseFiles
-from monai_pdddpm.handlers.case_files import device_name, peak_memory_mib
+from monai_pdddpm.handlers.case_files import case_view, device_name, peak_memory_mib
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.metrics.recalibration import Calibration
 from monai_pdddpm.networks import PDDDPM
@@ -66,7 +68,7 @@ def record(settings=SETTINGS):
     return {"id": "1", "settings": settings, "calibration": None, **parts}
 
 
-def run(cases, out, settings=SETTINGS, overview=False, save=True, before=None, inferer=None, calibration=None):
+def run(cases, out, settings=SETTINGS, outputs="seg", save=True, before=None, inferer=None, calibration=None):
     """Infer as a bundle does; ``before`` is called before the report is written."""
     orient = Orientationd("image", "RAS", labels=None)
     read = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), CopyItemsd("image", names="scan"), orient])
@@ -91,7 +93,7 @@ def run(cases, out, settings=SETTINGS, overview=False, save=True, before=None, i
     )
     if before:
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, before)
-    CaseFiles(out, LABELS, record(settings), outputs="overview" if overview else "seg").attach(engine)
+    CaseFiles(out, LABELS, record(settings), outputs=outputs).attach(engine)
     engine.run()
 
 
@@ -155,11 +157,56 @@ def test_json_is_strict_and_readable(cases, tmp_path):
 
 
 def test_picture_is_drawn_and_listed(cases, tmp_path):
-    run(cases[:1], tmp_path / "out", overview=True)
+    run(cases[:1], tmp_path / "out", outputs="overview")
     assert (tmp_path / "out/one/one_overview.png").read_bytes().startswith(b"\x89PNG")
     found = report(tmp_path / "out")
     assert list(found["files"]) == ["one_overview.png", "one_seg.nii.gz"]
     assert "overview" in found["seconds"]
+
+
+def test_viewer_page_and_slices_are_written_and_listed(cases, tmp_path):
+    pytest.importorskip("ipyniivue")
+    run(cases[:1], tmp_path / "out", outputs=["viewer", "slices"])
+    found = report(tmp_path / "out")
+    assert list(found["files"]) == ["one_seg.nii.gz", "one_slices.csv", "one_viewer.html"]
+    assert "<title>one</title>" in (tmp_path / "out/one/one_viewer.html").read_text(encoding="utf-8")
+    # three slices of 20 voxels of 1 mm2
+    assert (tmp_path / "out/one/one_slices.csv").read_text().count(",lesion,20.0,") == 3
+    assert "viewer" in found["seconds"]
+
+
+def test_without_the_extra_the_viewer_page_is_left_out(cases, tmp_path, monkeypatch, caplog):
+    def missing():
+        raise UserError("ipyniivue: found no installation")
+
+    monkeypatch.setattr("monai_pdddpm.handlers.case_files.niivue", missing)
+    with caplog.at_level(logging.INFO):
+        run(cases[:1], tmp_path / "out", outputs="default")
+    assert caplog.text.count("no viewer pages are written: ipyniivue: found no installation") == 1
+    assert "one_viewer.html" not in report(tmp_path / "out")["files"]
+
+
+def test_pictures_show_the_frame_with_the_most_uncertainty():
+    seg = torch.zeros(1, 4, 3, 2, 3)
+    entropy = torch.zeros(1, 4, 3, 2, 3)
+    seg[0, 1, 1, 1, 2], entropy[..., 2] = 1, 0.5
+    item = {
+        "image": MetaTensor(torch.zeros(3, 4, 3, 2), meta={"filename_or_obj": "cine.nii.gz"}),
+        "seg": MetaTensor(seg, affine=torch.diag(torch.tensor([1.0, 2, 3, 1]))),
+        "entropy": entropy,
+        "members": torch.cat([seg, seg]),
+        "variance": entropy / 2,
+        "ensemble_run": SimpleNamespace(frames=3),
+    }
+    view = case_view(item, torch.arange(3.0)[:, None, None, None].expand(3, 4, 3, 2), "cine", {1: "lesion"})
+    assert view.title == "cine, frame 2 (0 to 2)"
+    assert (view.image == 2).all()
+    assert view.seg.sum() == 1
+    assert view.members.shape == (2, 4, 3, 2)
+    assert view.variance.shape == (1, 4, 3, 2)
+    assert view.entropy.min() == 0.5
+    assert view.affine[1, 1] == 2
+    assert view.preseg is None
 
 
 def test_nothing_else_was_written(cases, tmp_path):
