@@ -179,7 +179,16 @@ class TestNNUNet:
 
 
 @pytest.mark.slow
-def test_training_evaluation_and_inference(create, dataset, tmp_path):
+@pytest.mark.parametrize("form", ["label map", "masks"])
+def test_training_evaluation_and_inference(create, dataset, tmp_path, form):
+    given = np.asarray(nib.load(tmp_path / "pre" / "case_5.nii.gz").dataobj)
+    if form == "masks":  # as TotalSegmentator writes them
+        for file in list((tmp_path / "pre").iterdir()):
+            label = np.asarray(nib.load(file).dataobj)
+            for name, value in (("a", 2), ("b", 5), ("c", 7)):
+                mask = (label == value).astype(np.uint8)
+                write_scan(file.with_name(file.name.removesuffix(".nii.gz")) / f"{name}.nii.gz", mask)
+            file.unlink()
     code, _, folder = create("--presegmentations", tmp_path / "pre")
     assert code == 0
 
@@ -196,10 +205,10 @@ def test_training_evaluation_and_inference(create, dataset, tmp_path):
     assert any(line.startswith("case_5,segmenter,a,0.875") for line in table)  # the pre-segmentation from disk
     run("inference", members=1, num_steps=1)
     made = folder / "output" / "case_5"
-    given = np.asarray(nib.load(tmp_path / "pre" / "case_5.nii.gz").dataobj)
     assert (np.asarray(nib.load(made / "case_5_preseg.nii.gz").dataobj) == given).all()
     report = json.loads((made / "case_5_report.json").read_text())
-    assert report["presegmentation"]["file"] == str(tmp_path / "pre" / "case_5.nii.gz")
+    name = "case_5" if form == "masks" else "case_5.nii.gz"
+    assert report["presegmentation"]["file"] == str(tmp_path / "pre" / name)
     with pytest.raises((UserError, RuntimeError)):  # MONAI wraps the error in some versions
         run("inference", members=1, presegmentation_dir=str(tmp_path), output_dir=str(tmp_path / "other"))
     failure = json.loads((tmp_path / "other" / "failures" / "case_5.json").read_text())

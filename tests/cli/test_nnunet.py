@@ -14,6 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from monai.bundle import ConfigWorkflow
 
 from monai_pdddpm.__main__ import main
@@ -79,7 +80,7 @@ def nnunet(data):
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "shared.pth").write_text(sysconfig.get_paths()["purelib"])
     python = str(folder / "bin" / "python")
-    install = [python, "-m", "pip", "install", "--quiet", "nnunetv2>=2.6"]
+    install = [python, "-m", "pip", "install", "--quiet", "nnunetv2>=2.6", f"torch=={torch.__version__}"]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"pip cannot install nnunetv2: {done.stderr.strip().splitlines()[-1]}")
