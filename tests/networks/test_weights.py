@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from monai_pdddpm.bundle import load_network, load_segmenter
-from monai_pdddpm.networks import PDDDPM
+from monai_pdddpm.networks import PDDDPM, NoSegmenter
 from monai_pdddpm.networks.weights import in_fast_layout, load_weights, read_weights
 from monai_pdddpm.utils.errors import UserError
 
@@ -131,6 +131,10 @@ class TestSegmenter:
     def test_none_is_there(self, tmp_path):
         with pytest.raises(UserError, match=r"segmenter: no weights were found at a.pt or b.pt; train the segmenter"):
             load_segmenter(pair(), ["a.pt", "b.pt"])
+
+    def test_none_is_needed_without_a_segmenter(self):
+        network = PDDDPM(NoSegmenter(), pair().denoiser)
+        assert load_segmenter(network, ["a.pt"]) is network
 
     def test_of_another_segmenter(self, tmp_path):
         with pytest.raises(UserError, match="holds weights of another network"):
