@@ -28,6 +28,7 @@ from monai_pdddpm.cli.planner import plan
 from monai_pdddpm.cli.readme import bundle_texts, commands, readme
 from monai_pdddpm.cli.segmenter_bundle import SegmenterBundle, read_segmenter
 from monai_pdddpm.cli.shipped import bundles, templates
+from monai_pdddpm.metrics.recalibration import LEAST_CASES
 from monai_pdddpm.utils.checks import check_output_dir
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.memory import total_memory
@@ -115,6 +116,11 @@ def create_bundle(
     _write(folder, files, foreign)
     held = [Path(str(entry["label"])).name for entry in listed["validation"]]
     notes = [f"validation cases: {', '.join(held[:5])}{f' and {len(held) - 5} more' if len(held) > 5 else ''}"]
+    if len(held) <= LEAST_CASES:
+        notes.append(
+            f"calibrating needs {LEAST_CASES + 1} cases that are not trained on, and {len(held)} are held out: list "
+            "more under validation, or use the bundle without a calibration"
+        )
     notes += [str(finding) for finding in findings] + more
     if not name.endswith("_segmentation"):
         notes.append("MONAI Label serves bundles for segmentation whose name ends in _segmentation")

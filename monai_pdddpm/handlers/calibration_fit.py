@@ -57,7 +57,7 @@ class CalibrationFit:
             :func:`monai_pdddpm.metrics.summary.subject_of`; cross-validation leaves out whole subjects.
 
     Raises:
-        UserError: at the end of the run, if there are too few cases.
+        UserError: if there are too few cases: before the first one, or at the end if several are of one subject.
     """
 
     def __init__(
@@ -72,9 +72,21 @@ class CalibrationFit:
 
     def attach(self, engine: Engine) -> None:
         """Register with an engine whose output is a list of items."""
-        engine.add_event_handler(Events.STARTED, lambda engine: self.cases.clear())
+        engine.add_event_handler(Events.STARTED, self.begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def begin(self, engine: Engine) -> None:
+        """Forget the cases of an earlier run, and refuse a list that is too short before any work."""
+        self.cases.clear()
+        self._check_count(sum(gathered(engine.state.epoch_length or 0)), LEAST_CASES + 1)
+
+    def _check_count(self, count: int, needed: int) -> None:
+        if count < needed:
+            raise UserError(
+                f"calibration: found {count} cases with a label, expected at least {needed}; check dataset_dir and the "
+                "list of validation cases in its dataset.json"
+            )
 
     def collect(self, engine: Engine) -> None:
         """Store what the fit needs of each case in the engine's output."""
@@ -103,11 +115,7 @@ class CalibrationFit:
         """Fit, cross-validate, write and print."""
         cases = [case for part in gathered(self.cases) for case in part]
         needed = LEAST_CASES + max(Counter(case.subject for case in cases).values(), default=1)
-        if len(cases) < needed:
-            raise UserError(
-                f"calibration: found {len(cases)} cases with a label, expected at least {needed}; check "
-                "dataset_dir and the list of validation cases in its dataset.json"
-            )
+        self._check_count(len(cases), needed)
         if not is_first_rank():
             return
         calibration = fit_calibration(cases)
