@@ -103,7 +103,7 @@ def segment(sdk, bundle, scan):
     found = Ports()
     operator.compute(Ports(image=as_deploy_image(sdk, scan)), found, None)
     names = [type(step).__name__ for step in (*operator._preproc.transforms, *operator._postproc.transforms)]
-    assert not [name for name in names if "Load" in name or "SaveImage" in name]
+    assert not [name for name in names if "LoadImage" in name or "SaveImage" in name]
     return found
 
 
