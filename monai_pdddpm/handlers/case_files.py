@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
@@ -41,8 +42,8 @@ logger = logging.getLogger(__name__)
 class CaseFiles:
     """Write viewer files, ``<case>_overview.png``, ``<case>_viewer.html`` and ``<case>_report.json`` of each case.
 
-    The report is the last file and marks the case as finished. A report of an earlier run, and partial files of a
-    killed one, are removed before the first file of their case is replaced.
+    The report is the last file and marks the case as finished. A report of an earlier run with the files that it lists,
+    and partial files of a killed run, are removed before the first file of their case is written.
 
     Args:
         output_dir: folder of the results, with one folder per case.
@@ -92,6 +93,8 @@ class CaseFiles:
         self._inferred_at = time.perf_counter()
         for case in cases_of_batch(engine.state.output["image"].meta):
             report = report_path(self.output_dir, case.name)
+            for name in _listed_files(report):  # this run may write fewer files
+                (report.parent / name).unlink(missing_ok=True)
             report.unlink(missing_ok=True)
             remove_partial_files(report.parent)
 
@@ -151,8 +154,19 @@ class CaseFiles:
         written = [case for part in gathered(self._written) for case in part]
         if written and is_first_rank():
             first = self.output_dir / written[0]
-            text = f"{len(written)} cases are in {self.output_dir}; look at {first}/{first.name}_overview.png first"
-            print(text, flush=True)  # another process may end the run before this one ends
+            pictures = [first / f"{first.name}_{name}" for name in ("viewer.html", "overview.png")]
+            look = next((f"; look at {picture} first" for picture in pictures if picture.is_file()), "")
+            # flushed, because another process may end the run before this one ends
+            print(f"{len(written)} cases are in {self.output_dir}{look}", flush=True)
+
+
+def _listed_files(report: Path) -> list[str]:
+    """Return the names of the files that an earlier report lists, none outside of its folder."""
+    try:
+        names = list(json.loads(report.read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [name for name in names if isinstance(name, str) and Path(name).name == name]
 
 
 def case_view(item: Mapping[str, Any], scan: torch.Tensor, case: str, labels: Mapping[int, str]) -> CaseView:

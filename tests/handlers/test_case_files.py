@@ -240,6 +240,19 @@ def test_a_finished_case_is_skipped_and_done_again_only_when_asked(cases, tmp_pa
     assert sorted(os.listdir(out / "one")) == ["one_report.json", "one_seg.nii.gz"]
 
 
+def test_files_that_only_the_earlier_run_wrote_are_removed(cases, tmp_path):
+    out = tmp_path / "out"
+    run(cases[:1], out, outputs="overview,slices")
+    (out / "one" / "mine.txt").write_text("not listed")
+    listed = json.loads((out / "one" / "one_report.json").read_text())
+    listed["files"]["../outside"] = "0"
+    write_json(out / "one" / "one_report.json", listed)
+    (out / "outside").write_text("kept")
+    run(cases[:1], out, SETTINGS | {"seed": 6}, outputs="overview")
+    assert sorted(os.listdir(out / "one")) == ["mine.txt", "one_overview.png", "one_report.json", "one_seg.nii.gz"]
+    assert (out / "outside").read_text() == "kept"
+
+
 def test_a_case_that_was_being_done_again_when_the_run_died_is_not_finished(cases, tmp_path):
     out = tmp_path / "out"
     run(cases, out)
