@@ -219,7 +219,7 @@ class TestGivenSegmenter:
         assert content["roi_size"] == [16, 16, 16]
         transforms = content["preprocessing"]["transforms"]
         assert [each["axcodes"] for each in transforms if each["_target_"] == "Orientationd"] == ["LPS"]
-        assert transforms[-1] == {
+        assert transforms[-2] == {
             **{"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 0, "a_max": 200},
             **{"b_min": 0.0, "b_max": 1.0, "clip": True},
         }
@@ -230,7 +230,7 @@ class TestGivenSegmenter:
     def test_without_orientation_and_spacing(self, made, foreign):
         content = config(folder_of(made(options={"segmenter": foreign(preprocessing={"transforms": []})})))
         kinds = [each["_target_"] for each in content["preprocessing"]["transforms"]]
-        assert kinds[-2:] == ["Identityd", "Identityd"]
+        assert kinds[-3:-1] == ["Identityd", "Identityd"]
 
     @pytest.mark.slow
     def test_the_denoiser_is_trained_behind_it(self, made, foreign):
