@@ -49,7 +49,7 @@ def summary(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     base, lines = rows[BASELINE], []
     for name, row in rows.items():
         line: dict[str, Any] = {"name": name, "cases": len(row["cases"]), "pooled": row["pooled"]}
-        line |= {key: round(row[key], 3) for key in ("batches_of_training", "seconds_per_case")}
+        line |= {key: row.get(key) for key in ("batches_of_training", "seconds_per_case")}
         line |= {key: row[key] for key in ("at", "commit")}
         for metric in COLUMNS:
             ours, theirs = values_of(row, metric), values_of(base, metric)
@@ -74,7 +74,8 @@ def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
             cells.append(cell)
         pooled = [line["pooled"].get(kind, {}).get("ece") for kind in ("raw", "calibrated")]
         cells += ["-" if value is None else f"{value:.4f}" for value in pooled]
-        rows.append([*cells, f"{line['batches_of_training']:.0f}", f"{line['seconds_per_case']:.2f}"])
+        seconds = line["seconds_per_case"]
+        rows.append([*cells, line["batches_of_training"] or "-", "-" if seconds is None else f"{seconds:.2f}"])
     return common.table(head, rows) + (
         "\n\nCalibrated: with the temperature fitted on the cases of all other subjects, for every contender. In "
         "brackets the 95 % bootstrap interval over subjects of the paired difference from the segmenter."

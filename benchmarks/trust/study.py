@@ -107,8 +107,11 @@ def measure_row(row: Mapping[str, Any], study: Mapping[str, Any], args: argparse
         common.read_bundle(common.HIPPOCAMPUS, device=args.device), labelled_cases(args.dataset_dir, "validation")
     )
     found = measure_all(contender(row, study, args), items[:: row.get("every", 1)], row["name"])
-    batches = training.batches_of({network.partition(":")[0] for network in row["networks"]}, args.work)
-    common.write_json(path, {"asked": asked, **common.stamp(), "batches_of_training": batches, **found})
+    found.pop("seconds_per_case")  # other processes may be running; `time` measures it
+    common.write_json(
+        path,
+        {"asked": asked, **common.stamp(), "batches_of_training": training.batches_of(row, study, args.work), **found},
+    )
 
 
 def time_rows(study: Mapping[str, Any], args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,8 +121,12 @@ def _write_fold(network: nn.Module, batches: Batches, fold: int, file: Path) -> 
     np.savez_compressed(file, label=np.stack(maps))
 
 
-def batches_of(names: Iterable[str], work: Path) -> int:
-    """Return the number of batches of trainings, together."""
+def batches_of(row: Mapping[str, Any], study: Mapping[str, Any], work: Path) -> int:
+    """Return the batches of all trainings that a row needs, with those of the segmenters of other folds."""
+    copies = copies_of(study)
+    names = {network.partition(":")[0] for network in row["networks"]}
+    if any(study["networks"][copies[name]].get("part") == "denoiser" for name in names):
+        names |= {name for name, network in copies.items() if study["networks"][network].get("held_out")}
     return sum(json.loads((work / name / "training.json").read_text(encoding="utf-8"))["batches"] for name in names)
 
 
