@@ -113,6 +113,7 @@ def plan(
     return {
         "num_classes": len(labels),
         "highest_label": len(labels) - 1,
+        "highest_value": max(map(int, fingerprint["labels"])),
         "highest_entropy": round(math.log(len(labels)), 4),
         "labels": {str(index): name for index, name in enumerate(labels)},
         "label_values": [int(value) for value in fingerprint["labels"]],

@@ -33,7 +33,7 @@ def bundle_texts(name: str, data: DataSet, fingerprint: Mapping[str, Any]) -> di
         "description": f"PD-DDPM with an ODE-U-Net denoiser: {name}, made for {fingerprint['cases']} labeled scans",
         "data_source": f"Data set: {data.about.get('title', data.source.stem)}",
         "image_classes": f"{len(data.channels)} channel(s) ({channels}), about {shape} voxels of {spacing} mm",
-        "label_classes": ", ".join(f"{index} {label}" for index, label in enumerate(labels.values())),
+        "label_classes": ", ".join(f"{value} {label}" for value, label in labels.items()),
         "data_references": [f"Data: {reference}"] if reference else [],
         "image_format": "hounsfield" if modalities == {"CT"} else "magnitude",
         "modality": modalities.pop() if len(modalities) == 1 else "n/a",

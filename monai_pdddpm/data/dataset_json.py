@@ -78,8 +78,8 @@ def listed_cases(path: Path, content: dict[str, Any], key: str) -> list[dict[str
             raise UserError(f"{path}: found the key {name!r}, expected {name.strip().lower()!r}; rename it")
     root = path.parent / _root_of(path, content)
     content = {_ALIASES.get(name, name): value for name, value in content.items()}
-    folds = [entry.get("fold") if isinstance(entry, dict) else None for entry in _list(path, content, "training")]
-    by_fold = not content.get("validation") and 0 in folds and None not in folds
+    folds = [] if content.get("validation") else _folds(path, _list(path, content, "training"))
+    by_fold = 0 in folds
     source = "training" if by_fold and key == "validation" else key
     names = content.get("modality") or content.get("channel_names")
     channels = len(names) if isinstance(names, dict) and names else 1
@@ -103,6 +103,17 @@ def listed_cases(path: Path, content: dict[str, Any], key: str) -> list[dict[str
             case["label"] = str(root / _checked(path, where, "label", files["label"]))
         cases.append(case)
     return cases
+
+
+def _folds(path: Path, entries: list[Any]) -> list[int]:
+    """Return the fold of each training entry, none if no entry has one."""
+    folds: list[Any] = [entry.get("fold") if isinstance(entry, dict) else None for entry in entries]
+    if folds.count(None) == len(folds):
+        return []
+    for number, fold in enumerate(folds):
+        if type(fold) is not int:
+            raise UserError(f"{path}: fold of training[{number}] is {fold!r}, expected a whole number; fix it")
+    return folds
 
 
 def _list(path: Path, content: dict[str, Any], key: str) -> list[Any]:

@@ -70,6 +70,7 @@ class CaseFiles:
     ) -> None:
         self.output_dir = Path(output_dir)
         self.labels = class_names(labels)
+        self.values = list(label_values) if label_values is not None else range(len(self.labels) + 1)
         self.record = record
         self.viewer = ViewerFiles(labels, dicom_codes, outputs, label_values)
         self.outputs = chosen_outputs(outputs)
@@ -133,7 +134,7 @@ class CaseFiles:
                 "inputs": scan.checksums(),
                 "notes": list(scan.notes),
                 "presegmentation": _file_record(item["image"].meta.get("presegmentation_file")),
-                "labels": {str(index): name for index, name in self.labels.items()},
+                "labels": {str(self.values[index]): name for index, name in self.labels.items()},
                 "result": item.get("result", {}),
                 **meanings,
                 "settings": self.record["settings"],

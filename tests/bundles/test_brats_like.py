@@ -98,7 +98,10 @@ def test_values_in_report_files_and_card(data, results, capsys):
     assert main(["info", str(bundle)]) == 0
     assert "labels: 0 background, 1 necrosis, 2 edema, 4 enhancing" in capsys.readouterr().out
     card = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
-    assert "4 enhancing" in card or "enhancing (4)" in card or "4: enhancing" in card, card
+    assert "Labels: 0 background, 1 necrosis, 2 edema, 4 enhancing." in card
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    assert metadata["label_classes"] == "0 background, 1 necrosis, 2 edema, 4 enhancing"
+    assert metadata["network_data_format"]["post_processed_outputs"]["seg"]["value_range"] == [0, 4]
 
 
 def test_the_data_set_itself_as_input(command, data, results, tmp_path):

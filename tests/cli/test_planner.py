@@ -52,6 +52,7 @@ def test_hippocampus_like():
     assert values == {
         "num_classes": 3,
         "highest_label": 2,
+        "highest_value": 2,
         "highest_entropy": 1.0986,
         "labels": {"0": "background", "1": "anterior", "2": "posterior"},
         "label_values": [0, 1, 2],

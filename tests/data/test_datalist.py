@@ -454,6 +454,14 @@ class TestAuto3DSeg:
         assert names(labelled_cases(tmp_path, "validation")) == ["b"]
         assert names(inference_cases(tmp_path)) == ["t"]
 
+    @pytest.mark.parametrize("fold", ["0", False, 1.0, None])
+    def test_folds_that_are_no_numbers(self, tmp_path, fold):
+        touch_pairs(tmp_path, "a", "b")
+        first, second = pairs("a", "b")
+        decathlon(tmp_path, training=[first | {"fold": 0}, second | {"fold": fold}])
+        with pytest.raises(UserError, match=rf"json: fold of training\[1\] is {fold!r}, expected a whole number"):
+            labelled_cases(tmp_path, "training")
+
     def test_a_validation_list_comes_before_folds(self, tmp_path):
         touch_pairs(tmp_path, "a", "v")
         decathlon(tmp_path, training=[pairs("a")[0] | {"fold": 0}], validation=pairs("v"))
