@@ -149,7 +149,9 @@ def test_probabilities_sum_to_one(read):
 
 
 def test_segmentation_is_the_likeliest_class(read):
-    assert np.array_equal(read("seg"), read("prob").argmax(-1))
+    p = read("prob")
+    clear = np.ptp(np.sort(p, axis=-1)[..., -2:], axis=-1) > 1e-4  # files hold 16 bits
+    assert np.array_equal(read("seg")[clear], p.argmax(-1)[clear])
 
 
 def test_entropy_is_that_of_the_mean_in_nats(read):
