@@ -185,6 +185,16 @@ def test_too_few_cases():
         fit_calibration(cases(4))
 
 
+def test_the_predicted_dice_is_off_by_the_largest_residual_of_few_cases():
+    # two cases at each expected Dice, 0.1 above and below the line
+    points = [(x, 0.5 + 0.2 * x + off) for x in (0.2, 0.4, 0.6) for off in (-0.1, 0.1)]
+    some = [
+        CalibrationCase(**{**vars(case), "features": {"expected_dice": x}, "dice": y})
+        for case, (x, y) in zip(cases(6), points, strict=True)
+    ]
+    assert fit_calibration(some).dice_line == pytest.approx((0.2, 0.5, 0.1))
+
+
 def test_expected_dice_without_variation_gives_no_line():
     same = [CalibrationCase(**{**vars(case), "features": {"expected_dice": 0.9}}) for case in cases(6)]
     assert fit_calibration(same).dice_line is None

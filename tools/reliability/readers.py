@@ -3,7 +3,7 @@
     python tools/reliability/readers.py            # all orientations, about two minutes
     python tools/reliability/readers.py --write    # and store the table in docs/reference/readers.md
 
-A scan goes through the steps of a bundle (load, orient, resample, invert, write). Each reader then says where the eight
+A scan goes through the steps of a bundle (load, orient, resample, invert, write). Each reader then returns where the eight
 corner voxels lie in mm, and what value they have. The error is the distance to the place that the scan's header states.
 """
 
