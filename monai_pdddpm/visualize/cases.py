@@ -93,7 +93,7 @@ def as_csv(cases: Sequence[CaseRow]) -> str:
     with_frames = any(row["frame"] is not None for row in rows)
     columns = [column for column in columns if column != "frame" or with_frames]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\r\n")
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow([_plain(column) for column in columns])
     writer.writerows([_plain(row[column]) for column in columns] for row in rows)
     return "\ufeff" + text.getvalue()

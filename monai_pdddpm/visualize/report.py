@@ -54,7 +54,7 @@ def write_report(output_dir: Path, *, overwrite: bool = False) -> Path:
     for name, (_, mark) in files.items():
         path = folder / name
         if path.is_file():
-            before[name] = path.read_bytes().decode(errors="replace")
+            before[name] = path.read_text(encoding="utf-8", errors="replace")
             if mark not in before[name] and not overwrite:
                 raise UserError(
                     f"{path}: found a file of another program, expected none; move it away or allow overwriting"
