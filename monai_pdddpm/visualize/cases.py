@@ -135,9 +135,9 @@ def _rows(case: CaseRow, labels: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 def _plain(value: Any) -> Any:
     """Return a cell that a spreadsheet shows as it is."""
-    if value is None:
-        return ""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    if not isinstance(value, str):
+        return "" if value is None else value
+    return ("'" * value.startswith(_FORMULA) + value).replace("\r", "\n")  # the writer quotes \n only
 
 
 def _json(path: Path) -> Report:

@@ -52,6 +52,7 @@ def test_texts_are_not_formulas(tmp_path, start):
     write(tmp_path, "a", report(1.0) | {"notes": [f"{start}cmd|' /C calc'!A0"]})
     fail(tmp_path, "-b", f"{start}2+5")
     found = table(tmp_path)
+    start = start.replace("\r", "\n")
     assert found["a"]["notes"] == f"'{start}cmd|' /C calc'!A0"
     assert found["'-b"]["failure"] == f"'{start}2+5"
 
