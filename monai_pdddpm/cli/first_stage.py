@@ -79,11 +79,10 @@ def nnunet_stage(results: Path, data: DataSet) -> FirstStage:
     if missing:
         raise UserError(f"--nnunet: found no fold_{missing[0]} in {results}, expected every fold; train it")
     for fold in folds:
-        if not any((results / f"fold_{fold}" / "validation").glob("*.nii.gz")) and not any(
-            (results / f"fold_{fold}" / "validation").glob("*.npz")
-        ):
+        folder = results / f"fold_{fold}" / "validation"
+        if not any(folder.glob(f"*{trained.get('file_ending')}")):
             raise UserError(
-                f"--nnunet: found no predictions in {results / f'fold_{fold}' / 'validation'}, expected those of its "
+                f"--nnunet: found no predictions in {folder}, expected those of its "
                 "validation cases; run nnUNetv2_train with --val --npz"
             )
     words = ["nnUNetv2_predict_from_modelfolder", "-m", str(results), "-f", *map(str, folds), "--save_probabilities"]
