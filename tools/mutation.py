@@ -53,11 +53,12 @@ SKIPPED = (ast.Raise, ast.Assert, ast.Import, ast.ImportFrom, ast.Global, ast.Jo
 
 
 class Mutant(NamedTuple):
-    """One change: module, function, line, text before and after, and the place of the text in the file."""
+    """One change: module, function, line and its code, text before and after, and the place of the text in the file."""
 
     module: str
     function: str
     line: int
+    code: str
     before: str
     after: str
     start: int
@@ -66,7 +67,7 @@ class Mutant(NamedTuple):
     @property
     def key(self) -> tuple[str, ...]:
         """Return what identifies the mutant while lines move."""
-        return self.module, self.function, self.before, self.after
+        return self.module, self.function, self.code, self.before, self.after
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
@@ -114,6 +115,7 @@ def mutants(module: str) -> list[Mutant]:
     for line in text.encode().splitlines(keepends=True):
         offsets.append(offsets[-1] + len(line))
     found: list[Mutant] = []
+    lines = text.splitlines()
 
     def visit(node: ast.AST, function: str) -> None:
         call = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
@@ -128,7 +130,8 @@ def mutants(module: str) -> list[Mutant]:
             after = ast.unparse(ast.fix_missing_locations(new))
             expression = isinstance(new, ast.expr) and not isinstance(new, ast.Constant)
             after = f"({after})" if expression else after
-            found.append(Mutant(module, function, target.lineno, ast.unparse(target), after, start, end))
+            code = lines[target.lineno - 1].strip()
+            found.append(Mutant(module, function, target.lineno, code, ast.unparse(target), after, start, end))
         for name, value in ast.iter_fields(node):
             if name in ("annotation", "returns", "decorator_list", "type_comment", "bases", "ctx"):
                 continue
@@ -265,7 +268,7 @@ def main() -> None:
     ]
     found = [m for path in files if path.name != "__init__.py" for m in mutants(path.relative_to(package).as_posix())]
     rows = list(csv.reader(EQUIVALENT.open(encoding="utf-8"))) if EQUIVALENT.is_file() else []
-    equivalent = {tuple(row[:4]) for row in rows}
+    equivalent = {tuple(row[:5]) for row in rows}
     chosen = random.Random(options.seed).sample(found, min(options.sample or len(found), len(found)))
     counts: dict[str, Counter[str]] = {}
     with tempfile.TemporaryDirectory() as folder:

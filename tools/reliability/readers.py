@@ -3,8 +3,8 @@
     python tools/reliability/readers.py            # all orientations, about two minutes
     python tools/reliability/readers.py --write    # and store the table in docs/reference/readers.md
 
-A scan goes through the steps of a bundle (load, orient, resample, invert, write). Each reader then returns where the eight
-corner voxels lie in mm, and what value they have. The error is the distance to the place that the scan's header states.
+A scan goes through the steps of a bundle (load, orient, resample, invert, write). Each reader then returns where the
+eight corner voxels lie in mm, and what value they have. The error is the distance to the place in the scan's header.
 """
 
 from __future__ import annotations
