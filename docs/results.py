@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,20 +26,28 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 ROWS = {
     ("mean", "dice"): "Dice, mean of both labels",
     ("mean", "hd95_mm"): "HD95 (mm)",
-    ("mean", "nsd_1mm"): "NSD at 1 mm",
     ("near structure, calibrated", "nll"): "NLL near structure",
     ("near structure, calibrated", "ece"): "ECE near structure",
-    ("near structure, calibrated", "error_auroc"): "AUROC of errors near structure",
 }
 
 STUDIED = (
     "segmenter",
-    "segmenter, 2 flips (trained with)",
     "MC dropout, 8 passes",
     "deep ensemble of 5",
-    "Gaussian random field at the segmenter's probabilities",
     "PD-DDPM, the bundle's chain (3 calls)",
 )
+SHIPPED, SEGMENTER = "as shipped", "the segmenter's answer"
+RECIPE = """
+    Trained by one recipe from random weights on the same cases (`benchmarks/trust/study.py`,
+    [whole table](benchmarks/trust/results_study.md); in brackets the interval of the difference from the segmenter; all
+    have a temperature fitted on other subjects; "members differ" is 1 for samples). The answer comes from the first
+    call; later calls make the members. Other rivals, among them the segmenter trained as long as both networks, were not
+    trained yet.
+"""
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(" ".join(text.split()), 120, break_on_hyphens=False)
 
 
 def read(name: str) -> dict[str, Any]:
@@ -95,8 +104,18 @@ def card_table(summary: Mapping[str, Any]) -> str:
 def readme() -> str:
     """Return the results of the README."""
     summary, members, phantom, study = read("hippocampus"), read("members"), read("phantom"), read("study")
-    shipped = members["rows"]["as shipped"]
+    shipped = members["rows"][SHIPPED]
     rows = {row["name"]: row for row in phantom["rows"]}
+    energy = {name: f"{abs(rows[name]['ged']['mean']):.3f}" for name in (SHIPPED, "other annotations", SEGMENTER)}
+    spread = {name: f"{rows[SHIPPED][f'volume_sd_{name}']['mean']:.2f}" for name in ("body", "core")}
+    samples = f"""
+        Members as samples (`benchmarks/trust/members.py`, `phantom.py`): two members differ
+        {interval(shipped["disagreement"], digits=2)} times as much as a member differs from the annotation (1 is
+        honest); the volume error is {interval(shipped["volume_z"], digits=2)} standard deviations of the members. On phantoms,
+        whose distribution of annotations is known, the generalized energy distance is {energy[SHIPPED]} (other
+        annotations {energy["other annotations"]}, the segmenter {energy[SEGMENTER]}), and the volumes spread
+        {spread["body"]} (body) and {spread["core"]} (core) times as much as those of annotations.
+    """
     return f"""
 `hippocampus_mri_segmentation` on its {summary["cases"]} validation cases ({summary["subjects"]} subjects): mean, 95 %
 bootstrap interval over subjects, and the paired difference. "Near structure" means the truth dilated by 3 voxels; there
@@ -110,24 +129,11 @@ both methods have a temperature fitted on all other subjects.
 
 Probabilities improve; a gain in Dice is not shown. Some settings were chosen on these cases.
 
-Members as samples: two members differ {interval(shipped["disagreement"], digits=2)} times as much as a member differs
-from the annotation (1 is honest), and the volume error is {interval(shipped["volume_z"], digits=2)} standard deviations
-of the members (`benchmarks/trust/members.py`). On fresh phantoms with a known distribution of annotations, the
-generalized energy distance is {rows["as shipped"]["ged"]["mean"]:.3f} (other annotations
-{abs(rows["other annotations"]["ged"]["mean"]):.3f}, the segmenter's answer
-{rows["the segmenter's answer"]["ged"]["mean"]:.3f}) and the members' volumes spread
-{rows["as shipped"]["volume_sd_body"]["mean"]:.2f} (body) and {rows["as shipped"]["volume_sd_core"]["mean"]:.2f} (core)
-times as much as those of annotations (`benchmarks/trust/phantom.py`).
+{_paragraph(samples)}
 
-Trained from random weights on the same cases by the same recipe ([the whole table](benchmarks/trust/results_study.md),
-`benchmarks/trust/study.py`; in brackets the interval of the difference from the segmenter; all methods have a
-temperature fitted on other subjects; "members differ" is 1 for samples):
+{_paragraph(RECIPE)}
 
 {study_table(study)}
-
-The answer comes from the first call; the calls after it make the members. The batches of PD-DDPM include the segmenters
-that made its pre-segmentations for training. Rivals of `study.json` that are not in the table, among them the segmenter
-trained as long as both networks, were not trained yet.
 """
 
 
