@@ -144,5 +144,6 @@ def _rounded(x: torch.Tensor, unit: float) -> torch.Tensor:
 
 def _generator(seed: int, member: int, draw: int, case: str, block: Sequence[int]) -> torch.Generator:
     """Return the generator of one cube of a field; an image without a case name adds nothing to the seed."""
-    words = [int.from_bytes(hashlib.sha256(case.encode("utf-8", "surrogateescape")).digest()[:8])] if case else []
+    name = hashlib.sha256(case.encode("utf-8", "surrogateescape")).digest()[:8]
+    words = [int.from_bytes(name, "big")] if case else []  # Python 3.10 needs the byte order
     return torch.Generator().manual_seed(hashed_seed(seed, member, draw, *words, *block))

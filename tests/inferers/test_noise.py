@@ -74,7 +74,7 @@ def test_part_of_a_field_is_cut_from_it(shape):
 
 def test_each_cube_has_its_own_generator():
     field = member_noise(1, 2, 3, (2, 30, 24), case="a")
-    name = int.from_bytes(hashlib.sha256(b"a").digest()[:8])
+    name = int.from_bytes(hashlib.sha256(b"a").digest()[:8], "big")
     for i, rows in enumerate((slice(0, 24), slice(24, 30))):
         generator = torch.Generator().manual_seed(hashed_seed(1, 2, 3, name, i, 0))
         drawn = torch.randn(2, 24, 24, generator=generator)
