@@ -41,8 +41,8 @@ RECIPE = """
     Trained by one recipe from random weights on the same cases (`benchmarks/trust/study.py`,
     [whole table](benchmarks/trust/results_study.md); in brackets the interval of the difference from the segmenter; all
     have a temperature fitted on other subjects; "members differ" is 1 for samples). The answer comes from the first
-    call; later calls make the members. Other rivals, among them the segmenter trained as long as both networks, were not
-    trained yet.
+    call; later calls make the members. Other rivals, among them the segmenter trained as long as both networks,
+    were not trained yet.
 """
 
 
@@ -111,9 +111,9 @@ def readme() -> str:
     samples = f"""
         Members as samples (`benchmarks/trust/members.py`, `phantom.py`): two members differ
         {interval(shipped["disagreement"], digits=2)} times as much as a member differs from the annotation (1 is
-        honest); the volume error is {interval(shipped["volume_z"], digits=2)} standard deviations of the members. On phantoms,
-        whose distribution of annotations is known, the generalized energy distance is {energy[SHIPPED]} (other
-        annotations {energy["other annotations"]}, the segmenter {energy[SEGMENTER]}), and the volumes spread
+        honest); the volume error is {interval(shipped["volume_z"], digits=2)} standard deviations of the members. On
+        phantoms, whose distribution of annotations is known, the generalized energy distance is {energy[SHIPPED]}
+        (other annotations {energy["other annotations"]}, the segmenter {energy[SEGMENTER]}), and the volumes spread
         {spread["body"]} (body) and {spread["core"]} (core) times as much as those of annotations.
     """
     return f"""
@@ -128,7 +128,6 @@ both methods have a temperature fitted on all other subjects.
 {comparison(summary, ROWS)}
 
 Probabilities improve; a gain in Dice is not shown. Some settings were chosen on these cases.
-
 {_paragraph(samples)}
 
 {_paragraph(RECIPE)}
