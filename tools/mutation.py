@@ -49,6 +49,7 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 NAMES = {"min": "max", "max": "min", "amin": "amax", "amax": "amin", "floor": "ceil", "ceil": "floor", "any": "all"}
 NAMES |= {"all": "any", "argmin": "argmax", "argmax": "argmin", "zeros_like": "ones_like", "ones_like": "zeros_like"}
 DROPPED = ("clamp", "clamp_", "float", "double", "sqrt", "abs", "log", "square", "softmax", "eval", "round", "flip")
+UNCHANGED = ("dtype", "device", "strict", "name", "desc", "encoding")  # keyword arguments
 SKIPPED = (ast.Raise, ast.Assert, ast.Import, ast.ImportFrom, ast.Global, ast.JoinedStr)
 
 
@@ -96,7 +97,7 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
         if name in DROPPED and isinstance(node.func, ast.Attribute):
             yield node.func.value
         for i, word in enumerate(node.keywords):
-            if word.arg not in (None, "dtype", "device", "strict", "name", "desc", "encoding"):
+            if word.arg not in (None, *UNCHANGED):
                 yield _with(node, keywords=node.keywords[:i] + node.keywords[i + 1 :])
     elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         yield ast.Pass()
@@ -119,6 +120,8 @@ def mutants(module: str) -> list[Mutant]:
 
     def visit(node: ast.AST, function: str) -> None:
         call = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        if isinstance(node, ast.keyword) and node.arg in UNCHANGED:
+            return
         if isinstance(node, SKIPPED) or call.startswith(("logger.", "warnings.", "check_", "UserError", "print")):
             return
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
