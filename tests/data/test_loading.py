@@ -294,7 +294,7 @@ class TestList:
     def test_written_as_the_first_file(self, tmp_path):
         files = [save(tmp_path / f"{name}.nii.gz", affine=grid("LPS", degrees=9)) for name in ("flair", "t1")]
         item, pred = there_and_back(files, channels=2)
-        SaveImageMapsd(tmp_path, {"0": "background"}, outputs="prob")({"image": item["image"], "prob": pred})
+        SaveImageMapsd(tmp_path, {"0": "background"}, outputs="prob")({"image": item["image"], "prob": pred / 1000})
         written = nib.load(tmp_path / "flair" / "flair_prob.nii.gz")
         assert written.shape == (*SHAPE, 2)
         assert np.array_equal(written.affine, nib.load(files[0]).affine)
