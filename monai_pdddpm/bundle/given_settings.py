@@ -94,7 +94,7 @@ def typed_values(words: Sequence[str]) -> dict[str, str]:
         words: of the command line, with ``--key value`` or ``--key=value``.
     """
     found = {}
-    for word, following in zip(words, (*words[1:], "--"), strict=True):
+    for word, following in zip(words, (*words[1:], "--"), strict=False):
         if word.startswith("-"):
             key, equals, value = word.lstrip("-").partition("=")
             if equals or not following.startswith("--"):

@@ -125,4 +125,5 @@ def test_own_keys_that_something_refers_to_are_allowed(folder):
 
 def test_words_as_python_fire_pairs_them():
     words = ["run", "inference", "--a", "1", "--b=2", "-c", "-5", "--my-key", "x", "--flag", "--last"]
+    assert typed_values([]) == {}
     assert typed_values(words) == {"a": "1", "b": "2", "c": "-5", "my_key": "x"}
