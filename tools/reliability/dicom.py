@@ -36,8 +36,8 @@ VOXELS = np.random.default_rng(3).integers(-900, 900, (6, 5, 4)).astype(np.int16
 INTRODUCTION = """# DICOM: what is read, what is refused
 
 Each row is a file of pydicom's tests, or a series of four slices in which one tag was changed. *Difference* is the
-largest difference between a voxel as loaded and the value of pydicom (`apply_modality_lut(pixel_array)`), or the value known
-beforehand. A refusal is one line; the other cases of a run are processed.
+largest difference between a voxel as loaded and the value of pydicom (`apply_modality_lut(pixel_array)`), or the value
+known beforehand. A refusal is one line; the other cases of a run are processed.
 `python tools/reliability/dicom.py --write` makes this page.
 
 | kind | outcome |
