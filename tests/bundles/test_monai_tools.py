@@ -15,6 +15,7 @@ import torch
 from monai.bundle import create_workflow
 
 import monai_pdddpm
+from monai_pdddpm.transforms import SplitOutputd
 from monai_pdddpm.transforms.save_maps import MAP_FILES
 
 ROOT = Path(__file__).parents[2]
@@ -236,8 +237,8 @@ def test_exported_ensemble_gives_what_inference_gives(command, copied, metadata,
     image = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(2))
     output = parser.get_parsed_content("inferer")(image, load(parser, copied))[0]
     data = {"pred": output}
-    split, _, _, uncertainty = parser.get_parsed_content("postprocessing::transforms::0").steps.transforms
-    data = uncertainty(split(data))  # an array has no preprocessing to invert
+    maps = parser.get_parsed_content("postprocessing::transforms::0")
+    data = maps.uncertainty(SplitOutputd("pred", classes)(data))  # an array has no preprocessing to invert
     names = ["prob", "entropy", "mutual_information", "variance"]
     expected = [data["pred" if name == "prob" else name] for name in names]
 
