@@ -72,8 +72,8 @@ def test_inference_applies_it(command, calibrated, data, tmp_path):
         return nib.load(folder / f"{folder.name}_{kind}.nii.gz").get_fdata()
 
     p, q = load(plain, "prob"), load(hot, "prob")
-    softer = np.sqrt(p) / np.sqrt(p).sum(-1, keepdims=True)
-    assert q == pytest.approx(softer, abs=2e-3)
+    # a square root would enlarge what rounding to 16 bits changes in small probabilities
+    assert p == pytest.approx(q**2 / (q**2).sum(-1, keepdims=True), abs=1e-3)
     assert np.array_equal(load(plain, "seg"), load(hot, "seg"))
     assert np.array_equal(load(plain, "mutual-information"), load(hot, "mutual-information"))
     assert load(hot, "entropy").mean() > load(plain, "entropy").mean()
