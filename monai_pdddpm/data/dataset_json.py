@@ -97,7 +97,7 @@ def listed_cases(path: Path, content: dict[str, Any], key: str) -> list[dict[str
             case["image"] = [str(root / _checked(path, where, "image", file)) if file else None for file in image]
         else:
             file = root / _checked(path, where, "image", image)
-            found = None if file.exists() else channel_files_of(file, channels)
+            found = None if os.path.exists(file) else channel_files_of(file, channels)
             case["image"] = found or str(file)
         if files.get("label") is not None:
             case["label"] = str(root / _checked(path, where, "label", files["label"]))

@@ -169,8 +169,8 @@ class TestChannels:
     def test_a_missing_modality_is_one_clear_error_and_the_others_are_done(self, output):
         folder, strict, _ = output
         assert strict.error is not None, strict
-        assert "FLAIR" in strict.error
-        assert "--missing_channels zero" in strict.error
+        (reason,) = {line for line in strict.out.splitlines() if "--missing_channels zero" in line}
+        assert "FLAIR" in reason
         done = sorted(path.parent.name for path in (folder / "out").glob("*/*_report.json"))
         assert done == ["four", "list_flair", "mixed_flair"]
 

@@ -158,8 +158,10 @@ def test_both_stages_evaluation_and_inference(made):
     def voxels(kind):
         return np.asanyarray(nib.load(case / f"{case.name}_{kind}.nii.gz").dataobj)
 
-    expected = np.array([0, 2, 5])[voxels("prob").argmax(axis=-1)]
-    assert (voxels("seg") == expected).all()
+    expected, stored = voxels("seg"), voxels("prob").astype(int)
+    low, high = np.sort(stored, axis=-1)[..., -2:].T
+    sure = (high - low).T > 3  # the probabilities are rounded to 16 bits
+    assert (expected == np.array([0, 2, 5])[stored.argmax(axis=-1)])[sure].all()
     assert (nib.load(case / f"{case.name}_seg.nii.gz").affine == np.eye(4)).all()
     shown = sitk.GetArrayFromImage(sitk.ReadImage(case / f"{case.name}_seg.seg.nrrd"))
     assert (expected == shown.T).all()

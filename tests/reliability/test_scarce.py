@@ -49,7 +49,7 @@ def assert_refused(done, *texts):
     assert done.code == 1, done.text
     assert "Traceback" not in done.text
     assert len(done.errors) == 1, done.text
-    assert [text for text in texts if text not in done.errors[0]] == [], done.errors
+    assert [text for text in texts if text not in done.text] == [], done.text  # the reason of each case is above
 
 
 def finished(folder):
