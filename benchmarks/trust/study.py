@@ -2,7 +2,7 @@
 
     python benchmarks/trust/study.py --dataset_dir <hippocampus>                # trains, measures, prints; resumable
     python benchmarks/trust/study.py --dataset_dir <hippocampus> --scale 0.01   # a hundredth of the training
-    python benchmarks/trust/study.py --dataset_dir <hippocampus> --parallel 10  # so many processes share one GPU
+    python benchmarks/trust/study.py --dataset_dir <hippocampus> --parallel 6   # so many processes share one GPU
 
 `study.json` names budgets, networks (changes of the bundle's configuration), the rows of the table and the
 sweep over starts and calls. All networks train on the training cases with the same augmentation (`tools/gpu_training`)
