@@ -38,8 +38,8 @@ STUDIED = (
 )
 SHIPPED, SEGMENTER = "as shipped", "the segmenter's answer"
 RECIPE = """
-    Trained by one recipe from random weights on the same cases (`benchmarks/trust/study.py`,
-    [whole table](benchmarks/trust/results_study.md); in brackets the interval of the difference from the segmenter; all
+    Trained by one recipe from random weights on the same cases ([`study.py`](benchmarks/trust/results_study.md); in
+    brackets the interval of the difference from the segmenter; all
     have a temperature fitted on other subjects; "members differ" is 1 for samples). The answer comes from the first
     call; later calls make the members. PD-DDPM's noise was tuned on eight of these cases.
     The segmenter trained as long as both networks and other rivals were not trained yet.
