@@ -21,7 +21,7 @@ MEASURED = {
     "hippocampus": {
         "calibrated_nll": "NLL, calibrated",
         "disagreement": "disagreement ratio",
-        "volume_z": "z",
+        "volume_z": "volume error / members' SD",
     },
     "phantom": {"ged": "GED", "volume_sd_body": "volume SD, body", "volume_sd_core": "volume SD, core"},
 }
@@ -113,6 +113,8 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
                     label=f"{kind}, T'={start}",
                 )
             axis.set_xscale("log")
+            axis.set_xticks([int(calls) for calls in found[0]["calls"]], found[0]["calls"], minor=False)
+            axis.minorticks_off()
             axis.set_title(f"{task}: {title}")
             axis.set_xlabel("calls of the denoiser")
             axis.grid(alpha=0.3)
