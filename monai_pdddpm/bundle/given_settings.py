@@ -1,4 +1,4 @@
-"""The settings given to a command, checked before it runs: mistyped keys are refused, paths are taken literally."""
+"""The settings given to a command, checked before it runs: keys, ranges, and paths, which are taken literally."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 
 from monai.bundle import ConfigComponent, ConfigItem, ConfigParser, ConfigWorkflow
 
+from monai_pdddpm.bundle.setting_ranges import LISTS, RANGES, check_setting
 from monai_pdddpm.utils.errors import UserError, is_command
 from monai_pdddpm.utils.paths import with_home
 
@@ -69,7 +70,8 @@ def check_given_settings() -> None:
     ``None`` or ``a#b`` into other values, so that paths are read again from the words of the command line.
 
     Raises:
-        UserError: if a key has another name now or is unknown, or the value of a key for paths is not a path.
+        UserError: if a key has another name now or is unknown, a value is out of range, or that of a key for paths is
+            not a path.
     """
     callers = [frame.f_locals.get("self") for frame, _ in traceback.walk_stack(inspect.currentframe())]
     parser = next((one for one in callers if isinstance(one, ConfigParser)), None)
@@ -84,6 +86,9 @@ def check_given_settings() -> None:
         ids = (workflow.init_id, workflow.run_id, workflow.final_id)
         _check_keys(parser, workflow.config_root_path, ids)
     _check_components(parser)
+    scan = parser.config.get("scan")
+    for key in (RANGES.keys() | LISTS.keys()) & parser.config.keys():
+        check_setting(key, parser.get_parsed_content(key), scan.get("spatial_dims", 3) if isinstance(scan, dict) else 3)
     _take_paths_literally(parser, typed_values(sys.argv[1:]) if is_command() else {})
 
 

@@ -13,7 +13,6 @@ from monai_pdddpm.bundle.given_settings import check_given_settings
 from monai_pdddpm.inferers.autocast import autocast
 from monai_pdddpm.networks.weights import check_device
 from monai_pdddpm.utils.allocator import keep_freed_memory
-from monai_pdddpm.utils.checks import check_range
 from monai_pdddpm.utils.socket_paths import shorten_socket_paths
 
 
@@ -47,7 +46,8 @@ def start_run(device: torch.device | str, precision: str = "float32") -> None:
     """Check the given settings, device and precision, and let the process keep freed memory.
 
     Raises:
-        UserError: if a key is unknown or a path is none, the device cannot be used, or it does not have the precision.
+        UserError: if a key is unknown, a value is out of range or a path is none, the device cannot be used, or it
+            does not have the precision.
     """
     check_given_settings()
     check_device(device)
@@ -57,10 +57,5 @@ def start_run(device: torch.device | str, precision: str = "float32") -> None:
 
 
 def has_full_batch(cases: Sized, batch_size: int) -> bool:
-    """Return whether an epoch has more cases than a batch, so that its incomplete last batch may be dropped.
-
-    Raises:
-        UserError: if the batch size is not a whole number of at least 1.
-    """
-    check_range("batch_size", batch_size, 1)
+    """Return whether an epoch has more cases than a batch, so that its incomplete last batch may be dropped."""
     return len(cases) > batch_size

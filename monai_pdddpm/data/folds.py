@@ -52,11 +52,12 @@ def fold_cases(cases: Sequence[dict[str, Any]], folds: int = 0, fold: int = -1) 
     Raises:
         UserError: when there are fewer cases than folds, or no such fold.
     """
-    if folds == 0:
+    if folds == 0 and fold == -1:
         return list(cases)
     if not 2 <= folds <= len(cases):
         raise UserError(
-            f"folds: found {folds}, expected 2 to the number of training cases ({len(cases)}); set folds to one"
+            f"folds: found {folds} and fold {fold}, expected 2 to the number of training cases ({len(cases)}), or 0 "
+            "and -1 for no folds; set folds to one"
         )
     if not -1 <= fold < folds:
         raise UserError(f"fold: found {fold}, expected 0 to {folds - 1}, or -1 for all cases; set fold to one")

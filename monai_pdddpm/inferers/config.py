@@ -122,6 +122,8 @@ class EnsembleConfig:
             check_switch(name, getattr(self, name))
         check_precision(self.precision)
         is_residual(self.training_process)
+        if not isinstance(self.rule, DDIMRule | AncestralRule):
+            raise UserError(f"rule: found {self.rule!r}, expected a reverse step; set inferer#rule#_target_")
         if not isinstance(self.roi_size, Iterable):
             raise UserError(f"roi_size: found {self.roi_size!r}, expected a list of whole numbers; fix --roi_size")
         self._set("roi_size", tuple(check_range("roi_size", r, 1) for r in self.roi_size))

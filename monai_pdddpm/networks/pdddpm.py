@@ -68,7 +68,7 @@ class PDDDPM(nn.Module):
         check_choice("prediction", prediction, PREDICTIONS)
         check_choice("presegmentation", presegmentation, PRESEGMENTATIONS)
         check_choice("segmenter_output", segmenter_output, ("logits", "probabilities"))
-        if len(label_range) != 2 or not label_range[0] < label_range[1]:
+        if not isinstance(label_range, Sequence) or len(label_range) != 2 or not label_range[0] < label_range[1]:
             raise UserError(f"label_range: found {label_range}, expected two rising numbers; fix network_def")
         self.segmenter = segmenter.requires_grad_(False).eval()
         self.denoiser = denoiser

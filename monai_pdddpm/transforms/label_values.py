@@ -10,6 +10,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from monai_pdddpm.utils.errors import UserError
+
 __all__ = ["LabelValuesd", "named_values", "to_values"]
 
 
@@ -51,5 +53,13 @@ def to_values(label_map: torch.Tensor, values: Sequence[int] | None) -> torch.Te
 
 
 def named_values(labels: Mapping[str, str], values: Sequence[int] | None) -> dict[str, str]:
-    """Return the names of the classes by the value that they have in the files."""
+    """Return the names of the classes by the value that they have in the files.
+
+    Raises:
+        UserError: if there are not as many values as names.
+    """
+    if values and len(values) != len(labels):
+        raise UserError(
+            f"label_values: found {values!r}, expected one value for each of the {len(labels)} labels; fix it"
+        )
     return {str(values[int(index)] if values else index): name for index, name in labels.items()}

@@ -1,7 +1,10 @@
+import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_pdddpm.transforms import LabelValuesd
+from monai_pdddpm.transforms import LabelValuesd, named_values
+from monai_pdddpm.transforms.label_values import to_values
+from monai_pdddpm.utils.errors import UserError
 
 
 def test_values_become_classes():
@@ -10,3 +13,21 @@ def test_values_become_classes():
     assert found["label"].tolist() == [[0, 1, 2, 1]]
     assert found["label"].affine[0, 0] == 2  # keeps its place
     assert found["other"] == 1
+
+
+def test_classes_become_values_again():
+    classes = MetaTensor(torch.tensor([[0, 1, 2, 1]]), affine=torch.eye(4) * 2)
+    found = to_values(classes, [0, 2, 500])
+    assert found.tolist() == [[0, 2, 500, 2]]
+    assert found.affine[0, 0] == 2
+    for same in (None, [0, 1, 2]):
+        assert to_values(classes, same) is classes
+    assert to_values(torch.tensor([1.0]), [0, 7]).tolist() == [7]
+
+
+def test_names_by_value():
+    labels = {"0": "background", "1": "edema", "2": "tumor"}
+    assert named_values(labels, [0, 2, 4]) == {"0": "background", "2": "edema", "4": "tumor"}
+    assert named_values(labels, None) == labels
+    with pytest.raises(UserError, match=r"label_values: found \[0, 2\], expected one value for each of the 3 labels"):
+        named_values(labels, [0, 2])

@@ -1,0 +1,76 @@
+"""The range of each setting of a bundle, so that a value out of range is refused before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from monai_pdddpm.utils.checks import check_choice, check_number, check_range, check_switch
+from monai_pdddpm.utils.errors import UserError
+
+_FROM_0, _FROM_1 = partial(check_range, low=0), partial(check_range, low=1)
+
+
+def _check_type(key: str, value: object, kind: type, expected: str) -> None:
+    if not isinstance(value, kind):
+        raise UserError(f"{key}: found {value!r}, expected {expected}; fix --{key}")
+
+
+_CHECK_OBJECT = partial(_check_type, kind=Mapping, expected="a JSON object, such as {'1': 'tumor'}")
+RANGES: Mapping[str, Callable[[str, Any], object]] = {
+    "batch_size": _FROM_1,
+    "calibrated": check_switch,
+    "chains": _CHECK_OBJECT,
+    "checkpoint_policy": partial(check_choice, choices=("best", "last")),
+    "checkpoint_seconds": partial(check_number, low=0),
+    "dicom_codes": lambda key, value: value is None or _CHECK_OBJECT(key, value),
+    "end_step": lambda key, value: value is None or _FROM_0(key, value),
+    "fold": partial(check_range, low=-1),
+    "folds": _FROM_0,
+    "labels": _CHECK_OBJECT,
+    "largest_component": check_switch,
+    "learning_rate": partial(check_number, low=1e-12, high=10),
+    "max_epochs": _FROM_1,
+    "members": _FROM_1,
+    "num_steps": _FROM_1,
+    "num_workers": _FROM_0,
+    "overwrite": check_switch,
+    "presegmentation_weight": partial(check_number, low=0, high=1, below=True),
+    "processes_per_device": _FROM_1,
+    "resume": check_switch,
+    "seed": partial(check_range, low=0, high=2**63 - 1),  # the largest seed of torch
+    "start_step": lambda key, value: value is None or _FROM_0(key, value),
+    "val_interval": _FROM_1,
+    "val_members": _FROM_1,
+}
+LISTS: Mapping[str, Callable[[str, Any], object]] = {  # checks of each entry
+    "label_values": _FROM_0,
+    "roi_size": _FROM_1,
+    "spacing": partial(check_number, low=1e-6, high=1e6),  # mm
+    "train_list_keys": partial(_check_type, kind=str, expected="names of lists"),
+    "trained_solver_steps": _FROM_0,
+}
+PER_AXIS = ("roi_size", "spacing")
+
+
+def check_setting(key: str, value: Any, spatial_dims: int = 3) -> None:
+    """Check a setting of a bundle; one without a range is passed over.
+
+    Args:
+        key: of the bundle's configuration.
+        value: its value, no expression.
+        spatial_dims: axes of the bundle's scans, the length of a list with one number per axis.
+
+    Raises:
+        UserError: if the value has another type or is out of range.
+    """
+    if key in RANGES:
+        RANGES[key](key, value)
+    elif key in LISTS:
+        length = f"{spatial_dims}, one per axis" if key in PER_AXIS else "at least 1"
+        is_list = isinstance(value, Sequence) and not isinstance(value, str)
+        if not is_list or not value or (key in PER_AXIS and len(value) != spatial_dims):
+            raise UserError(f"{key}: found {value!r}, expected a list of {length}; fix --{key}")
+        for entry in value:
+            LISTS[key](key, entry)
