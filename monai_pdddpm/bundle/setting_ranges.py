@@ -55,7 +55,7 @@ PER_AXIS = ("roi_size", "spacing")
 
 
 def check_setting(key: str, value: Any, spatial_dims: int = 3) -> None:
-    """Check a setting of a bundle; one without a range is passed over.
+    """Check a setting of a bundle; one without a range is ignored.
 
     Args:
         key: of the bundle's configuration.

@@ -107,7 +107,7 @@ def test_numbers_of_each_axis(number):
     check_setting("spacing", [0.5, 1, 2.5])
 
 
-def test_other_keys_are_passed_over():
+def test_other_keys_are_ignored():
     check_setting("device", -1)
 
 
