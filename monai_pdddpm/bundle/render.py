@@ -84,7 +84,7 @@ def _dump(content: Any, indent: int) -> str:
         return one_line
     keys, values = (content.keys(), content.values()) if isinstance(content, dict) else ([], content)
     plain = len(keys) <= 4 and not any(isinstance(value, dict) for value in values)
-    if plain and indent + len(one_line) < 110:
+    if plain and indent + len(one_line) <= 119:
         return one_line
     entries = [_dump(value, indent + 4) for value in values]
     if isinstance(content, dict):

@@ -50,7 +50,7 @@ class CaseFiles:
         labels: channel index -> name, the background included.
         record: record of the run, see :func:`monai_pdddpm.utils.provenance.provenance_record`.
         label_values: the value in label maps of class 0, 1, 2, ...; None keeps the class numbers.
-        dicom_codes: DICOM codes of the labels, see :func:`monai_pdddpm.transforms.dicom_seg.segment_codes`.
+        dicom_codes: DICOM codes of the labels, see :func:`monai_pdddpm.data.dicom_seg.segment_codes`.
         outputs: files to write, see :func:`monai_pdddpm.utils.chosen_outputs.chosen_outputs`; ``overview`` and
             ``viewer`` need the loaded scan in the batch under ``scan``.
 

@@ -1,4 +1,4 @@
-"""Write files for 3D Slicer and ITK-SNAP beside each case's NIfTI files."""
+"""Write files for viewers and archives beside each case's NIfTI files."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from monai_pdddpm.data.case import case_of
 from monai_pdddpm.data.datalist import SCAN_EXTENSIONS
+from monai_pdddpm.data.dicom_seg import check_dicom_seg, segment_codes, write_dicom_seg
 from monai_pdddpm.metrics.segmentation import class_names
-from monai_pdddpm.transforms.dicom_seg import segment_codes
 from monai_pdddpm.transforms.outputs import frames_of
 from monai_pdddpm.utils.atomic_write import write_text
 from monai_pdddpm.utils.chosen_outputs import chosen_outputs
@@ -25,18 +25,19 @@ class ViewerFiles:
     """Write names, colors and a scene of each case for viewers.
 
     Files: ``<case>_seg.ctbl`` (color table of 3D Slicer), ``<case>_seg_itksnap.txt`` (label descriptions of ITK-SNAP),
-    ``<case>_scene.mrml`` (Slicer scene), ``<case>_seg.seg.nrrd`` (Slicer segmentation). A time series has one
-    ``<case>_seg_frame-<t>.seg.nrrd`` per frame and no scene.
+    ``<case>_scene.mrml`` (Slicer scene), ``<case>_seg.seg.nrrd`` (Slicer segmentation), ``<case>_seg.dcm`` (DICOM SEG
+    of a case that was read from a DICOM series). A time series has one ``<case>_seg_frame-<t>.seg.nrrd`` per frame and
+    no scene.
 
     Args:
         labels: names by channel index, including the background.
-        dicom_codes: codes by channel index, see :func:`monai_pdddpm.transforms.dicom_seg.segment_codes`.
-        outputs: ``scene`` writes color table, label descriptions and scene, ``seg-nrrd`` the segmentation; see
-            :func:`monai_pdddpm.utils.chosen_outputs.chosen_outputs`.
+        dicom_codes: codes by channel index, see :func:`monai_pdddpm.data.dicom_seg.segment_codes`.
+        outputs: ``scene`` writes color table, label descriptions and scene, ``seg-nrrd`` and ``dicom-seg`` the
+            segmentation; see :func:`monai_pdddpm.utils.chosen_outputs.chosen_outputs`.
         values: value of each channel index in the label maps on disk; None for the indices themselves.
 
     Raises:
-        UserError: when ``outputs``, ``labels`` or ``dicom_codes`` are invalid.
+        UserError: when ``outputs``, ``labels`` or ``dicom_codes`` are invalid, or a package for DICOM is missing.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class ViewerFiles:
         values: Sequence[int] | None = None,
     ) -> None:
         self.outputs = chosen_outputs(outputs)
-        names = class_names(labels)
-        codes = segment_codes(names, dicom_codes)
+        self.names = names = class_names(labels)
+        self.dicom_codes = codes = segment_codes(names, dicom_codes)
+        if "dicom-seg" in self.outputs:
+            check_dicom_seg(names)
         self.values = np.asarray(range(max(names, default=0) + 1) if values is None else values)
         self.labels = {int(self.values[index]): name for index, name in names.items()}
         self.codes = {int(self.values[index]): code for index, code in codes.items()}
@@ -61,6 +64,9 @@ class ViewerFiles:
             case: name of the case.
             folder: folder of the case.
         """
+        if "dicom-seg" in self.outputs:
+            source = case_of(item["image"].meta).file
+            write_dicom_seg(folder / f"{case}_seg.dcm", item["seg"], source, self.names, self.dicom_codes)
         written = self._segmentations(item, case, folder) if "seg-nrrd" in self.outputs else []
         if "scene" in self.outputs:
             write_text(folder / f"{case}_seg.ctbl", color_table(self.labels))

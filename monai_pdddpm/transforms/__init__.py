@@ -3,7 +3,6 @@
 from .case_summary import CaseSummaryd
 from .corruption import PresegmentationCorruption
 from .cross_fitting import CrossFittedPresegmentationd
-from .dicom_seg import SaveDicomSegd
 from .fresh_phantom import RandPhantomd
 from .label_values import LabelValuesd, named_values
 from .largest_component import LargestComponentd
@@ -22,7 +21,6 @@ __all__ = [
     "LoadPresegmentationd",
     "PresegmentationCorruption",
     "RandPhantomd",
-    "SaveDicomSegd",
     "SaveImageMapsd",
     "SegmentationMetricsd",
     "Spacingd",

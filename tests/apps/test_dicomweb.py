@@ -16,7 +16,7 @@ import pydicom
 import pytest
 from label_server import make_environment, phantom_server
 
-from ..transforms.test_dicom_seg import COLUMNS, ROWS, SLICES, write_series
+from ..data.test_dicom_seg import COLUMNS, ROWS, SLICES, write_series
 from .test_plain_client import NAMES, Client, read, written
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")

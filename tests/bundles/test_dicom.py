@@ -7,7 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from ..transforms.test_dicom_seg import COLUMNS, ROWS, SLICES, affine_ras, world_positions, write_series
+from ..data.test_dicom_seg import COLUMNS, ROWS, SLICES, affine_ras, world_positions, write_series
 
 pytestmark = pytest.mark.slow
 

@@ -26,7 +26,7 @@ from monai.networks.nets import SegResNet
 
 from monai_pdddpm.data import write_phantom
 
-from ..transforms.test_dicom_seg import write_series
+from ..data.test_dicom_seg import write_series
 from .python_server import CLIENT
 
 ROOT = Path(__file__).parents[2]

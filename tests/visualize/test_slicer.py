@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from monai_pdddpm.transforms.dicom_seg import segment_codes
+from monai_pdddpm.data.dicom_seg import segment_codes
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.visualize.slicer import (
     color_table,

@@ -10,15 +10,16 @@ import pydicom
 import pytest
 import torch
 from highdicom.seg import segread
-from monai.bundle import ConfigParser
 from monai.data import ITKReader, MetaTensor
 from monai.transforms import Compose, Invertd, LoadImaged, Orientationd, Spacingd
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from monai_pdddpm import __version__
+from monai_pdddpm.data.dicom_seg import check_dicom_seg, segment_codes, write_dicom_seg
 from monai_pdddpm.data.loading import LoadImageScand, LoadScan
-from monai_pdddpm.transforms.dicom_seg import SaveDicomSegd, segment_codes
+from monai_pdddpm.handlers.viewer_files import ViewerFiles
+from monai_pdddpm.metrics.segmentation import class_names
 from monai_pdddpm.utils.errors import UserError
 
 LABELS = {"0": "background", "1": "Läsion", "2": "kidney"}
@@ -101,11 +102,18 @@ def segmentation(folder, affine=None, marks=MARKS, values=None):
     )
 
 
-def saved(tmp_path, seg, labels=LABELS, dicom_codes=CODES, case="ct"):
-    data = {"seg": seg}
-    assert SaveDicomSegd(output_dir=tmp_path / "out", labels=labels, dicom_codes=dicom_codes)(data)["seg"] is seg
-    assert os.listdir(tmp_path / "out" / case) == [f"{case}_seg.dcm"]
-    return tmp_path / "out" / case / f"{case}_seg.dcm"
+def write(tmp_path, seg, labels=LABELS, dicom_codes=None):
+    """Write a label map to the folder ``out``, for the series that its metadata name."""
+    names, out = class_names(labels), tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    source = seg.meta.get("filename_or_obj", "")
+    write_dicom_seg(out / "ct_seg.dcm", seg, source, names, segment_codes(names, dicom_codes))
+
+
+def saved(tmp_path, seg, labels=LABELS, dicom_codes=CODES):
+    write(tmp_path, seg, labels, dicom_codes)
+    assert os.listdir(tmp_path / "out") == ["ct_seg.dcm"]
+    return tmp_path / "out" / "ct_seg.dcm"
 
 
 def world_positions(ds):
@@ -252,7 +260,7 @@ def test_as_the_package_loads_it(tmp_path):
     planes = [round(float(image[0, 0, 0, index]) / 100) for index in range(SLICES)]
     assert planes == list(range(SLICES))
     seg = MetaTensor(segmentation(None).as_tensor(), meta=image.meta)
-    require_same_places(world_positions(pydicom.dcmread(saved(tmp_path, seg, case="ct.1"))), expected_positions())
+    require_same_places(world_positions(pydicom.dcmread(saved(tmp_path, seg))), expected_positions())
 
 
 def test_behind_the_inverse_of_the_preprocessing(tmp_path):
@@ -266,8 +274,7 @@ def test_behind_the_inverse_of_the_preprocessing(tmp_path):
     data["pred"] = MetaTensor(torch.cat([1 - bright, bright]).as_tensor(), meta=data["image"].meta)
     data = Invertd("pred", preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True)(data)
     data["seg"] = data["pred"].argmax(dim=0, keepdim=True)
-    SaveDicomSegd(output_dir=tmp_path / "out", labels={"1": "bright"})(data)
-    found = world_positions(pydicom.dcmread(tmp_path / "out" / "ct" / "ct_seg.dcm"))[1]
+    found = world_positions(pydicom.dcmread(saved(tmp_path, data["seg"], {"1": "bright"}, None)))[1]
     heights = (found - ORIGIN) @ turned()[2] / SPACING[2]
     assert len(found) == data["seg"].sum()
     assert heights.min() == pytest.approx(6, abs=1e-3)
@@ -292,16 +299,16 @@ def test_other_cases_get_a_line_and_no_file(tmp_path, caplog, source):
     write_series(tmp_path)  # beside the file, which is none of the series
     (tmp_path / "scan.nii.gz").write_bytes(b"not DICOM")
     with caplog.at_level(logging.WARNING):
-        SaveDicomSegd(output_dir=tmp_path / "out", labels=LABELS)({"seg": segmentation(source and tmp_path / source)})
+        write(tmp_path, segmentation(source and tmp_path / source))
     assert "no DICOM SEG written" in caplog.records[0].getMessage()
     assert len(caplog.records) == 1
     assert "\n" not in caplog.records[0].getMessage()
-    assert not (tmp_path / "out").exists()
+    assert not os.listdir(tmp_path / "out")
 
 
 def refused(tmp_path, seg, message):
     with pytest.raises(UserError, match=message) as caught:
-        SaveDicomSegd(output_dir=tmp_path / "out", labels=LABELS)({"seg": seg})
+        write(tmp_path, seg)
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "out").rglob("*"))
 
@@ -363,15 +370,15 @@ def test_values_and_shapes_that_do_not_fit_are_refused(tmp_path):
     seg = segmentation(tmp_path / "ct")
     refused(tmp_path, MetaTensor(seg.repeat(2, 1, 1, 1), meta=seg.meta), r"shape \(2, 7, 9, 12\).*\(1, X, Y, Z\)")
     seg[0, 0, 0, 5] = 3
-    refused(tmp_path, seg, r"'seg' holds other values than 0 and those of labels \(1, 2\)")
+    refused(tmp_path, seg, r"its segmentation holds other values than 0 and those of labels \(1, 2\)")
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     write_series(tmp_path / "ct")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk")))
     with pytest.raises(UserError, match=r"ct_seg\.dcm: cannot be written"):
-        SaveDicomSegd(output_dir=tmp_path / "out", labels=LABELS)({"seg": segmentation(tmp_path / "ct")})
-    assert not os.listdir(tmp_path / "out" / "ct")
+        write(tmp_path, segmentation(tmp_path / "ct"))
+    assert not os.listdir(tmp_path / "out")
 
 
 def test_a_second_file_is_a_new_instance_of_the_same_content(tmp_path):
@@ -396,10 +403,9 @@ def test_a_second_file_is_a_new_instance_of_the_same_content(tmp_path):
         ({"labels": {"one": "a"}}, "labels: found {'one': 'a'}"),
     ],
 )
-def test_labels_and_codes_are_checked_at_construction(tmp_path, options, message):
+def test_labels_and_codes_are_checked_before_the_run(options, message):
     with pytest.raises(UserError, match=message):
-        SaveDicomSegd(**({"output_dir": tmp_path, "labels": LABELS} | options))
-    SaveDicomSegd(**({"output_dir": tmp_path, "labels": LABELS, "outputs": "default"} | options))
+        ViewerFiles(**({"labels": LABELS, "outputs": "dicom-seg"} | options))
 
 
 def test_codes_by_number_or_text():
@@ -410,7 +416,7 @@ def test_codes_by_number_or_text():
         assert found[2]["category"] == ("123037004", "SCT", "Anatomical Structure")
 
 
-def test_a_missing_package_is_told_at_construction(tmp_path, monkeypatch):
+def test_a_missing_package_is_reported_before_the_run(monkeypatch):
     real = builtins.__import__
 
     def without(name, *args, **kwargs):
@@ -420,37 +426,15 @@ def test_a_missing_package_is_told_at_construction(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"No module named 'pydicom'.*; pip install highdicom pydicom$"):
-        SaveDicomSegd(output_dir=tmp_path, labels=LABELS)
-    data = {"seg": 1}
-    assert SaveDicomSegd(output_dir=tmp_path, labels=LABELS, outputs="default")(data) == data
+        check_dicom_seg({1: "a"})
+    ViewerFiles(LABELS)
 
 
 @pytest.mark.slow
 def test_neither_package_is_needed_until_a_file_is_asked_for():
     # None makes an import fail; MONAI's own readers then do without pydicom
     code = (
-        "import sys; sys.modules.update(pydicom=None, highdicom=None); import monai_pdddpm.transforms as transforms; "
-        "transforms.SaveDicomSegd(output_dir='x', labels={'1': 'a'}, outputs='default')({'seg': 1})"
+        "import sys; sys.modules.update(pydicom=None, highdicom=None); from monai_pdddpm.handlers.viewer_files import "
+        "ViewerFiles; ViewerFiles({'1': 'a'})"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_from_a_configuration(tmp_path):
-    write_series(tmp_path / "ct")
-    parser = ConfigParser(
-        {
-            "outputs": "dicom-seg",
-            "labels": LABELS,
-            "dicom_codes": None,
-            "save": {
-                "_target_": "monai_pdddpm.transforms.SaveDicomSegd",
-                "keys": "seg",
-                "output_dir": str(tmp_path / "out"),
-                "labels": "@labels",
-                "dicom_codes": "@dicom_codes",
-                "outputs": "@outputs",
-            },
-        }
-    )
-    parser.get_parsed_content("save")({"seg": segmentation(tmp_path / "ct")})
-    assert (tmp_path / "out" / "ct" / "ct_seg.dcm").is_file()
