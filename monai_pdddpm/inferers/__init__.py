@@ -1,7 +1,7 @@
 """MONAI inferers: how a network is called, in training and on whole volumes."""
 
 from .autocast import AutocastInferer
-from .communicator import Communicator, DistributedMembers, SingleProcess, make_communicator
+from .communicator import Communicator, DistributedMembers, make_communicator
 from .config import EnsembleConfig
 from .denoising_inferer import Denoised, DenoisingInferer
 from .output import EnsembleOutput
@@ -18,6 +18,5 @@ __all__ = [
     "EnsembleOutput",
     "EnsembleRunInfo",
     "PDDDPMInferer",
-    "SingleProcess",
     "make_communicator",
 ]

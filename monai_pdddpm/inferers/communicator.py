@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,82 +23,47 @@ T = TypeVar("T")
 _DONE = "done"
 
 
-class Communicator(Protocol):
-    """The interface by which an inferer draws the members of a volume in one or several processes."""
+class Communicator:
+    """All members of a volume in this process; subclasses divide them between several."""
 
     @property
     def processes(self) -> int:
         """Return the number of processes that draw members."""
-        ...
+        return 1
 
     @property
     def is_first(self) -> bool:
         """Return whether this process segments and gets the result."""
-        ...
+        return True
 
     def share(self, members: int) -> range:
         """Return the numbers of the members that this process draws."""
-        ...
-
-    def broadcast(self, tensor: torch.Tensor | None) -> torch.Tensor:
-        """Return the first process's tensor; the others pass None."""
-        ...
-
-    def gather_statistics(self, statistics: EnsembleStatistics) -> EnsembleStatistics:
-        """Return the merged statistics in the first process, empty ones in the others."""
-        ...
-
-    def gather_members(self, members: Sequence[torch.Tensor]) -> None:
-        """Fill the first process's tensors, one per member, with those of the processes that drew them."""
-        ...
-
-    def run(self, work: Callable[[torch.Tensor, str], T], image: torch.Tensor, case: str) -> T:
-        """Return ``work(image, case)`` in the first process, while the others do the same work in :meth:`serve`."""
-        ...
-
-    def serve(self, work: Callable[[torch.Tensor, str], object]) -> None:
-        """Do the work of :meth:`run` for each image of the first process, until it dismisses this one."""
-        ...
-
-    def dismiss(self) -> None:
-        """End :meth:`serve` in the other processes."""
-        ...
-
-
-class SingleProcess:
-    """All members in this process."""
-
-    processes = 1
-    is_first = True
-
-    def share(self, members: int) -> range:
-        """Return all members."""
         return range(members)
 
     def broadcast(self, tensor: torch.Tensor | None) -> torch.Tensor:
-        """Return the tensor."""
+        """Return the first process's tensor; the others pass None."""
         assert tensor is not None
         return tensor
 
     def gather_statistics(self, statistics: EnsembleStatistics) -> EnsembleStatistics:
-        """Return the statistics."""
+        """Return the merged statistics in the first process, empty ones in the others."""
         return statistics
 
     def gather_members(self, members: Sequence[torch.Tensor]) -> None:
-        """Leave the members as they are."""
+        """Fill the first process's tensors, one per member, with those of the processes that drew them."""
 
     def run(self, work: Callable[[torch.Tensor, str], T], image: torch.Tensor, case: str) -> T:
-        """Return ``work(image, case)``."""
+        """Return ``work(image, case)`` in the first process, while the others do the same work in :meth:`serve`."""
         return work(image, case)
 
     def serve(self, work: Callable[[torch.Tensor, str], object]) -> None:
-        """Return at once."""
+        """Do the work of :meth:`run` for each image of the first process, until it dismisses this one."""
 
     def dismiss(self) -> None:
-        """Do nothing."""
+        """End :meth:`serve` in the other processes."""
 
 
-class DistributedMembers:
+class DistributedMembers(Communicator):
     """A part of the members in each process of torch's default group.
 
     The first process is called with volumes, the others :meth:`serve`. Every step that may fail is followed by a
@@ -191,7 +156,7 @@ def make_communicator(spread: str = "cases") -> Communicator:
         UserError: if ``spread`` is neither.
     """
     check_choice("spread", spread, SPREADS)
-    return DistributedMembers() if spread == "members" and world_size() > 1 else SingleProcess()
+    return DistributedMembers() if spread == "members" and world_size() > 1 else Communicator()
 
 
 class OtherProcessError(RuntimeError):

@@ -14,7 +14,7 @@ from monai_pdddpm.networks import Pair
 from monai_pdddpm.schedulers import check_steps
 from monai_pdddpm.utils.errors import UserError
 
-from .communicator import Communicator, SingleProcess
+from .communicator import Communicator
 from .config import EnsembleConfig
 from .ensemble import EnsembleRun
 from .run_info import EnsembleRunInfo
@@ -44,7 +44,7 @@ class PDDDPMInferer(Inferer):
         super().__init__()
         self.config = EnsembleConfig.from_settings(settings)
         self.chain = self.config.chain()
-        self.communicator = communicator or SingleProcess()
+        self.communicator = communicator or Communicator()
 
     def __call__(  # type: ignore[override]
         self,

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from monai_pdddpm.metrics.calibration import voxel_metrics
-from monai_pdddpm.metrics.recalibration import held_out_temperatures, nll_curve, tempered
+from monai_pdddpm.metrics.recalibration import held_out_temperatures, nll_curve
 from monai_pdddpm.metrics.summary import subject_of
+from monai_pdddpm.utils.probabilities import tempered
 
 CALIBRATED = "near structure, calibrated"
 Voxels = tuple[torch.Tensor, torch.Tensor]

@@ -12,10 +12,11 @@ from monai.transforms import MapTransform
 from nibabel.affines import voxel_sizes
 
 from monai_pdddpm.inferers.denoising_inferer import plain
-from monai_pdddpm.metrics.recalibration import Calibration, Volume, tempered
+from monai_pdddpm.metrics.recalibration import Calibration, Volume
 from monai_pdddpm.metrics.segmentation import class_names
 from monai_pdddpm.transforms.outputs import frames_of
 from monai_pdddpm.transforms.scan_grid import box_above
+from monai_pdddpm.utils.probabilities import tempered
 
 
 def voxel_volume_ml(affine: torch.Tensor | np.ndarray) -> float:

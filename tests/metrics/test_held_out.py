@@ -5,7 +5,7 @@ import torch
 
 from monai_pdddpm.metrics.calibration import voxel_metrics
 from monai_pdddpm.metrics.held_out import calibrated_rows, held_out_calibration, sample_voxels
-from monai_pdddpm.metrics.recalibration import tempered
+from monai_pdddpm.utils.probabilities import tempered
 from monai_pdddpm.metrics.summary import summarize
 
 
