@@ -5,8 +5,8 @@ import torch
 
 from monai_pdddpm.metrics.calibration import voxel_metrics
 from monai_pdddpm.metrics.held_out import calibrated_rows, held_out_calibration, sample_voxels
-from monai_pdddpm.utils.probabilities import tempered
 from monai_pdddpm.metrics.summary import summarize
+from monai_pdddpm.utils.probabilities import tempered
 
 
 def sharpened(seed, temperature, count=3000):

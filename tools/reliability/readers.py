@@ -28,9 +28,9 @@ from scipy.spatial.transform import Rotation
 
 from monai_pdddpm.data import LoadImageScand
 from monai_pdddpm.data.dataset import case_collate
+from monai_pdddpm.data.dicom_seg import segment_codes
 from monai_pdddpm.data.writer import find_grid, write_nifti
 from monai_pdddpm.transforms import Spacingd
-from monai_pdddpm.data.dicom_seg import segment_codes
 from monai_pdddpm.utils.errors import user_message
 from monai_pdddpm.visualize.slicer import write_seg_nrrd
 
