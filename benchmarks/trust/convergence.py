@@ -1,0 +1,197 @@
+"""Does the ODE-U-Net learn faster than other denoisers? Quality against batches and seconds of training, on phantoms.
+
+    python benchmarks/trust/convergence.py                                                      # on a GPU
+    python benchmarks/trust/convergence.py --batches 100 200 400 --batch_size 4 --networks ODE-U-Net 'plain blocks'
+
+Every network trains from random weights on fresh phantoms, with the bundle's segmenter and loss; each length is a
+training of its own with a whole schedule of the learning rate. Columns: mean divergence KL(p || q) of the answer q from
+the true probabilities p near the borders, in nats; GED of the members with annotations; seconds, of the processor on a
+CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.networks.nets import DiffusionModelUNet
+from torch import nn
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from benchmarks import common  # noqa: E402
+from benchmarks.speed.rivals import Concatenated  # noqa: E402
+from benchmarks.trust.phantom import CLASSES, FIRST_SEED, near_border  # noqa: E402
+from benchmarks.trust.training import PHANTOM_WINDOW, Batches, Budget, train_denoiser  # noqa: E402
+from monai_pdddpm.data.phantom_distribution import Phantom, make_phantom_scan  # noqa: E402
+from monai_pdddpm.metrics import generalized_energy_distance  # noqa: E402
+from monai_pdddpm.metrics.summary import statistic  # noqa: E402
+from monai_pdddpm.networks import PDDDPM, SecondOrderODEBlock  # noqa: E402
+from monai_pdddpm.utils.errors import friendly_errors  # noqa: E402
+
+NETWORKS = ("ODE-U-Net", "plain blocks", "DiffusionModelUNet")
+MEMBERS = 8
+
+
+class PlainBlock(SecondOrderODEBlock):
+    """A residual block z + a(z, e): the ODE block without velocity, of almost as many parameters and operations."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.velocity, self.acceleration.from_velocity = nn.Identity(), nn.Identity()
+
+    def forward(self, z: torch.Tensor, embedding: torch.Tensor, solver: str, steps: int) -> torch.Tensor:
+        scale, shift = (p[:, :, None, None, None] for p in self.film(embedding).chunk(2, dim=1))
+        return z + self.acceleration(z, torch.zeros_like(z), scale, shift).to(z.dtype)
+
+
+class DiffusionUNet(Concatenated):
+    """MONAI's network for diffusion as a denoiser that sees image and pre-segmentation beside the state."""
+
+    def __init__(self, num_classes: int, channels: Sequence[int]) -> None:
+        network = DiffusionModelUNet(
+            spatial_dims=3,
+            in_channels=2 * num_classes + 1,
+            out_channels=num_classes,
+            channels=channels,
+            num_res_blocks=1,
+            attention_levels=[False] * len(channels),
+            norm_num_groups=8,
+        )
+        super().__init__(network, num_classes)
+
+    def encode(self, image: torch.Tensor, presegmentation: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.cat([image, presegmentation.to(image.dtype)], dim=1)]
+
+
+def make_pair(name: str, parser: ConfigParser) -> PDDDPM:
+    """Return the bundle's pair with its trained segmenter and a new denoiser."""
+    pair = common.load_pair(parser)
+    definition = dict(parser.get("network_def::denoiser"))
+    if name == "DiffusionModelUNet":
+        pair.denoiser = DiffusionUNet(definition["num_classes"], definition["channels"])
+    else:
+        new = ConfigParser({"denoiser": definition}).get_parsed_content("denoiser")
+        for parent in list(new.modules()) if name == "plain blocks" else ():
+            for key, block in parent.named_children():
+                if isinstance(block, SecondOrderODEBlock):
+                    width = block.film.out_features // 2
+                    setattr(parent, key, PlainBlock(3, width, block.film.in_features))
+        pair.denoiser = new
+    return pair.to(parser["device"])
+
+
+def quality(pair: PDDDPM, parser: ConfigParser, phantoms: Sequence[Phantom], device: torch.device) -> dict[str, float]:
+    """Return the divergence of the answer and the GED of the members, means over the phantoms."""
+    chain = common.make_inferer(parser).chain
+    found = []
+    for number, phantom in enumerate(phantoms):
+        rng, generator = np.random.default_rng(number), torch.Generator().manual_seed(number)
+        image = torch.as_tensor((phantom.image - phantom.image.mean()) / phantom.image.std())[None, None].to(device)
+        noise = torch.randn(MEMBERS, len(CLASSES), *image.shape[2:], generator=generator).to(device)
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            presegmentation = pair.prepare_presegmentation(pair.segment(image))
+            first, members = pair.reverse(presegmentation, pair.encode(image, presegmentation), [noise], chain)
+        region = near_border(phantom)
+        p, q = (x[:, region].clip(1e-6) for x in (phantom.probability, first.mean(0).cpu().numpy()))
+        annotations = np.stack([phantom.draw_annotation(rng) for _ in range(MEMBERS)])
+        maps = [members.argmax(1).cpu(), torch.as_tensor(annotations)]
+        ged = generalized_energy_distance(maps[0], maps[1], len(CLASSES))
+        found.append({"divergence": float((p * np.log(p / q)).sum(0).mean()), "ged": ged})
+    return {key: float(np.mean([one[key] for one in found])) for key in found[0]}
+
+
+def train_and_measure(name: str, batches: int, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Train one network for a number of batches and measure it; the seconds are those of the training."""
+    device = torch.device(args.device)
+    parser, training = common.read_bundle(common.PHANTOM, device=args.device), ConfigParser()
+    training.read_config(common.PHANTOM / "configs" / "train.json")
+    training["corruption"] = None
+    torch.manual_seed(seed)
+    pair = make_pair(name, parser)
+    source, budget = Batches(device, PHANTOM_WINDOW), Budget(batches=batches, batch_size=args.batch_size)
+    call, loss = (training.get_parsed_content(key) for key in ("train::inferer", "loss"))
+    clock = time.process_time if device.type == "cpu" else time.monotonic  # other programs do not count
+    begin = clock()
+    average = train_denoiser(pair, call, loss, source, budget, args.work / f"{name}_{batches}_{seed}.state")[-1]
+    seconds = clock() - begin
+    phantoms = [make_phantom_scan(seed=FIRST_SEED + number) for number in range(args.scans)]
+    found = quality(pair.with_denoiser(average), parser, phantoms, device)
+    parameters = sum(p.numel() for p in pair.denoiser.parameters())
+    return {"network": name, "batches": batches, "seed": seed, "seconds": seconds, "parameters": parameters, **found}
+
+
+def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw both measures over batches and over seconds, a line for each network and seed."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained", sharey="row")
+    for (row, metric), (column, x) in itertools.product(
+        enumerate(("divergence", "ged")), enumerate(("batches", "seconds"))
+    ):
+        axis = axes[row, column]
+        for name, seed in sorted({(line["network"], line["seed"]) for line in rows}):
+            line = [one for one in rows if (one["network"], one["seed"]) == (name, seed)]
+            color, label = f"C{NETWORKS.index(name)}", name if seed == 0 else None
+            axis.plot([one[x] for one in line], [one[metric] for one in line], "o-", color=color, label=label)
+        axis.set(xlabel=f"{x} of training", ylabel="GED" if metric == "ged" else "KL divergence, nats", xscale="log")
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, measure and write table, numbers and figure; finished trainings are kept in the folder of the work."""
+    friendly_errors(force=True)
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    options.add_argument("--batches", nargs="+", type=int, default=[200, 400, 800, 1600])
+    options.add_argument("--batch_size", type=int, default=16)
+    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--scans", type=int, default=4, help="phantoms to measure on")
+    options.add_argument("--device", default=common.default_device())
+    options.add_argument("--work", type=Path, default=common.ROOT / "runs" / "convergence")
+    options.add_argument("--output_dir", type=Path, default=HERE)
+    args = options.parse_args(argv)
+    args.work.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for seed, batches, name in itertools.product(range(args.seeds), args.batches, args.networks):
+        kept = args.work / f"{name}_{batches}_{seed}_{args.batch_size}.json".replace(" ", "_")
+        if not kept.is_file():
+            common.write_json(kept, train_and_measure(name, batches, seed, args))
+        rows.append(json.loads(kept.read_text(encoding="utf-8")))
+    cells = []
+    for name, batches in itertools.product(args.networks, args.batches):
+        group = [row for row in rows if (row["network"], row["batches"]) == (name, batches)]
+        stats = {key: statistic([row[key] for row in group]) for key in ("divergence", "ged", "seconds")}
+        spread = {
+            key: f"{s['mean']:.4f} ({min(row[key] for row in group):.4f} to {max(row[key] for row in group):.4f})"
+            for key, s in stats.items()
+            if key != "seconds"
+        }
+        cells.append(
+            [name, f"{group[0]['parameters']:,}", batches, *spread.values(), f"{stats['seconds']['mean']:.0f}"]
+        )
+    head = ["denoiser", "parameters", "batches", "KL divergence, nats", "GED", "s"]
+    text = common.table(head, cells) + (
+        f"\n\nMean of {args.seeds} trainings with batches of {args.batch_size}, in brackets the range; measured on "
+        f"{args.scans} phantoms."
+    )
+    content = {"machine": common.machine(args.device), **common.stamp(), "batch_size": args.batch_size, "rows": rows}
+    common.write_results(args.output_dir, "results_convergence", content, text)
+    draw(rows, args.output_dir / "results_convergence.png")
+
+
+if __name__ == "__main__":
+    main()
