@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from monai.data import ImageReader
 
-from monai_pdddpm.data.dicom_files import check_one_series, not_a_slice, read_slice_header, require_dicom, slices_of
+from monai_pdddpm.data.dicom_files import (
+    check_one_series,
+    headers_of_frames,
+    not_a_slice,
+    read_slice_header,
+    require_dicom,
+    slices_of,
+)
 from monai_pdddpm.utils.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -35,8 +42,9 @@ class Series:
     """A DICOM series whose slices form an even stack.
 
     Attributes:
-        files: one for each slice, along the third axis.
-        headers: theirs, without pixels.
+        files: the file of each slice, along the third axis.
+        frames: the frame of each slice in its file, from 0.
+        headers: that of each slice, without pixels.
         shape: voxels along columns, rows and slices.
         affine: (4, 4), voxel to mm, RAS as in NIfTI. Its third axis runs from slice to slice, so that a tilted gantry
             gives a sheared grid, which is where the voxels are.
@@ -44,6 +52,7 @@ class Series:
     """
 
     files: tuple[str, ...]
+    frames: tuple[int, ...]
     headers: tuple[Dataset, ...]
     shape: tuple[int, int, int]
     affine: np.ndarray
@@ -54,8 +63,9 @@ def read_series(folder: str | os.PathLike) -> Series:
     """Read the headers of a DICOM series and sort its slices by position.
 
     Args:
-        folder: a folder with the slices of one series, one in a file, under any names; slices of the same series in
-            subfolders belong to it. Without slices of its own, its subfolders hold one series. Other files are ignored.
+        folder: a folder with the slices of one series, one in a file or as frames of an enhanced file, under any names;
+            slices of the same series in subfolders belong to it. Without slices of its own, its subfolders hold one
+            series. Other files are ignored.
 
     Returns:
         The series.
@@ -67,9 +77,10 @@ def read_series(folder: str | os.PathLike) -> Series:
     require_dicom()
     folder = Path(folder)
     slices, others = slices_of(folder)
-    found = [(file, read_slice_header(file)) for file in slices]
-    check_one_series(folder, [header for _, header in found])
-    for file, header in found:
+    of_files = [(file, read_slice_header(file)) for file in slices]
+    check_one_series(folder, [header for _, header in of_files])
+    found = [(file, *frame) for file, header in of_files for frame in enumerate(_frames(file, header))]
+    for file, _, header in found:
         try:
             _check_slice(file, header)
             for tag in ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient"):
@@ -78,8 +89,8 @@ def read_series(folder: str | os.PathLike) -> Series:
             raise
         except Exception as error:  # pydicom decodes a value when it is accessed
             raise not_a_slice(file) from error
-    (first_file, first), *rest = found
-    for file, other in rest:
+    (first_file, _, first), *rest = found
+    for file, _, other in rest:
         for what, tag in (
             ("size", "Rows"),
             ("size", "Columns"),
@@ -93,21 +104,22 @@ def read_series(folder: str | os.PathLike) -> Series:
                 )
     axes = _numbers(first, "ImageOrientationPatient").reshape(2, 3).T
     normal = np.cross(axes[:, 0], axes[:, 1])
-    found.sort(key=lambda one: (float(_numbers(one[1], "ImagePositionPatient") @ normal), one[0].name))
-    files, headers = zip(*found, strict=True)
+    found.sort(key=lambda one: (float(_numbers(one[2], "ImagePositionPatient") @ normal), one[0].name, one[1]))
+    files, frames, headers = zip(*found, strict=True)
     affine = np.eye(4)
     affine[:3, :2] = axes * _numbers(first, "PixelSpacing")[::-1]  # the distance between rows comes first in the tag
-    affine[:3, 2] = _step(folder, files, headers, normal)
+    names = [f"frame {frame + 1}" if any(frames) else file.name for file, frame in zip(files, frames, strict=True)]
+    affine[:3, 2] = _step(folder, names, headers, normal)
     affine[:3, 3] = _numbers(headers[0], "ImagePositionPatient")
     notes = list(_check_numbers(folder, headers))
     if kinds := {kind.upper() for header in headers for kind in header.get("ImageType") or ()} & set(_PROCESSED):
         notes.append(f"its image type is {' and '.join(sorted(kinds))}: its values were computed, not acquired")
     if others:
-        names = ", ".join(printable(file.name) for file in others[:3])
+        listed = ", ".join(printable(file.name) for file in others[:3])
         more = f", ... ({len(others)} in all)" if len(others) > 3 else ""
-        notes.append(f"files beside its slices are not DICOM and were not used: {names}{more}")
+        notes.append(f"files beside its slices are not DICOM and were not used: {listed}{more}")
     shape = (int(first.Columns), int(first.Rows), len(files))
-    return Series(tuple(map(str, files)), headers, shape, _LPS_TO_RAS @ affine, tuple(notes))
+    return Series(tuple(map(str, files)), frames, headers, shape, _LPS_TO_RAS @ affine, tuple(notes))
 
 
 class SeriesReader(ImageReader):
@@ -134,10 +146,15 @@ class SeriesReader(ImageReader):
 
     def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the voxels, (columns, rows, slices), and their metadata."""
+        from pydicom import dcmread
+
         voxels = np.empty(self.series.shape, np.float32)
         padding = np.zeros(self.series.shape, bool)
-        for index, file in enumerate(self.series.files):
-            values, padded = _pixels(file)
+        path, content = "", None
+        for index, (file, frame) in enumerate(zip(self.series.files, self.series.frames, strict=True)):
+            if file != path:
+                path, content = file, dcmread(file, force=True)  # it keeps the pixels of all frames once decoded
+            values, padded = _pixels(content, self.series.headers[index], file, frame)
             voxels[:, :, index], padding[:, :, index] = values.T, padded.T
         if padding.any() and not padding.all():
             voxels[padding] = voxels[~padding].min()
@@ -150,19 +167,23 @@ class SeriesReader(ImageReader):
         return voxels, meta | {"spatial_shape": np.array(voxels.shape), "original_channel_dim": float("nan")}
 
 
-def _pixels(file: str) -> tuple[np.ndarray, np.ndarray]:
+def _pixels(content: Any, header: Dataset, file: str, frame: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the values of a slice, (rows, columns), and which of them are padding."""
-    from pydicom import dcmread
     from pydicom.pixels import apply_modality_lut, get_decoder
 
-    header = dcmread(file, force=True)
+    syntax = content.file_meta.TransferSyntaxUID
     try:
-        decoder = get_decoder(header.file_meta.TransferSyntaxUID)
+        decoder = get_decoder(syntax)
     except NotImplementedError:
         decoder = None
     if decoder is not None and decoder.is_available:
-        stored = header.pixel_array
+        stored = content.pixel_array.reshape(-1, header.Rows, header.Columns)[frame]
         return np.asarray(apply_modality_lut(stored, header)), _is_padding(header, stored)
+    if "PerFrameFunctionalGroupsSequence" in content:  # ITK has one rescale slope for all frames
+        raise UserError(
+            f"{file}: found frames compressed as {syntax.name}, which pydicom cannot decode, expected another form; "
+            "convert it to NIfTI, for example with dcm2niix"
+        )
     import itk
 
     # ITK's GDCM decodes compressed slices that need another package in pydicom, and rescales them
@@ -180,6 +201,14 @@ def _is_padding(header: Dataset, stored: np.ndarray) -> np.ndarray:
     if header.PixelRepresentation == 1:  # some writers store the bits of a negative number as an unsigned one
         limits = [limit - (1 << bits) if limit >= 1 << (bits - 1) else limit for limit in limits]
     return (stored >= min(limits)) & (stored <= max(limits))
+
+
+def _frames(file: Path, header: Dataset) -> list[Dataset]:
+    """Return the header of each frame of a file."""
+    try:
+        return headers_of_frames(header)
+    except Exception as error:  # pydicom decodes a value when it is accessed
+        raise not_a_slice(file) from error
 
 
 def _check_slice(file: Path, header: Dataset) -> None:
@@ -216,28 +245,28 @@ def _numbers(header: Dataset, tag: str) -> np.ndarray:
     return np.asarray(header[tag].value, dtype=float)
 
 
-def _step(folder: Path, files: Sequence[Path], headers: Sequence[Dataset], normal: np.ndarray) -> np.ndarray:
+def _step(folder: Path, names: Sequence[str], headers: Sequence[Dataset], normal: np.ndarray) -> np.ndarray:
     """Return the vector in mm (LPS) from one slice to the next, the same for all of them."""
-    if len(files) == 1:
+    if len(names) == 1:
         distances = [headers[0].get("SpacingBetweenSlices"), headers[0].get("SliceThickness")]
         return normal * next((float(distance) for distance in distances if distance and distance > 0), 1.0)
     positions = np.array([_numbers(header, "ImagePositionPatient") for header in headers])
     gaps = np.diff(positions @ normal)
     usual = float(np.median(gaps))
     places = 1 + int((gaps > 1e-3).sum())
-    if places < len(files):
+    if places < len(names):
         at = int(gaps.argmin())
         raise UserError(
-            f"{folder}: found {len(files)} slices at {places} places ({files[at].name} and {files[at + 1].name} lie at "
+            f"{folder}: found {len(names)} slices at {places} places ({names[at]} and {names[at + 1]} lie at "
             "the same), expected each slice once; keep one time point or echo in a folder"
         )
-    step = (positions[-1] - positions[0]) / (len(files) - 1)
-    even = positions[0] + np.arange(len(files))[:, None] * step
+    step = (positions[-1] - positions[0]) / (len(names) - 1)
+    even = positions[0] + np.arange(len(names))[:, None] * step
     if np.linalg.norm(positions - even, axis=1).max() > _UNEVEN * usual:
         at = int(np.abs(gaps - usual).argmax())
         raise UserError(
-            f"{folder}: slices are not evenly spaced, found {gaps[at]:.4g} mm between {files[at].name} and "
-            f"{files[at + 1].name} and {usual:.4g} mm elsewhere, expected no slice missing or doubled; export or "
+            f"{folder}: slices are not evenly spaced, found {gaps[at]:.4g} mm between {names[at]} and "
+            f"{names[at + 1]} and {usual:.4g} mm elsewhere, expected no slice missing or doubled; export or "
             "copy the series again"
         )
     return step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_one_series",
     "find_series",
+    "headers_of_frames",
     "not_a_slice",
     "read_slice_header",
     "require_dicom",
@@ -25,6 +27,14 @@ __all__ = [
 _SUFFIX = ".dcm"
 _NO_SCANS = ("SEG", "SR", "PR", "KO", "REG", "RTSTRUCT", "RTPLAN", "RTDOSE")  # modalities, such as our own results
 _IGNORED = ("DICOMDIR",)  # the table of contents of a disk is DICOM too
+_GROUPS = (  # functional groups with the place of a frame and the meaning of its values
+    *("PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence", "PixelValueTransformationSequence"),
+    *("CTImageFrameTypeSequence", "MRImageFrameTypeSequence", "PETFrameTypeSequence"),
+)
+_OF_THE_FILE = (  # tags that count files, or describe all frames
+    *("NumberOfFrames", "InstanceNumber", "ImagesInAcquisition"),
+    *("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"),
+)
 # the first element of a file without preamble: group 2 or 8, then a value representation or a short length
 _BARE = re.compile(rb"[\x02\x08]\x00.\x00(?:[A-Z]{2}|..\x00\x00)|\x00[\x02\x08]\x00.[A-Z]{2}", re.DOTALL)
 
@@ -110,6 +120,35 @@ def read_slice_header(file: Path) -> Dataset:
         return dcmread(file, stop_before_pixels=True, force=True)
     except Exception as error:  # pydicom raises many kinds for damaged files
         raise not_a_slice(file) from error
+
+
+def headers_of_frames(header: Dataset) -> list[Dataset]:
+    """Return the header of each frame of an enhanced multi-frame file, as if the frame were a file of its own.
+
+    Tags of the functional groups, shared ones first, replace those of the file.
+
+    Args:
+        header: of a file; one without a functional group for each frame is returned alone.
+    """
+    groups = header.get("PerFrameFunctionalGroupsSequence") or ()
+    if len(groups) != int(header.get("NumberOfFrames") or 1):
+        return [header]
+    shared = list(header.get("SharedFunctionalGroupsSequence") or ())
+    frames = []
+    plain = copy.deepcopy(header)
+    for tag in _OF_THE_FILE:
+        plain.pop(tag, None)
+    for group in groups:
+        frame = copy.deepcopy(plain)
+        for macro in (macro for one in (*shared, group) for macro in one):
+            if macro.keyword in _GROUPS and macro.value:
+                frame.update(macro.value[0])
+            elif macro.keyword == "RealWorldValueMappingSequence":
+                frame.add(macro)
+        if frame.get("FrameType"):
+            frame.ImageType = frame.FrameType
+        frames.append(frame)
+    return frames
 
 
 def not_a_slice(file: Path) -> UserError:

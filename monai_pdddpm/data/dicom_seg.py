@@ -14,7 +14,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from monai_pdddpm import __version__
 from monai_pdddpm.data.dicom import Series, read_series
-from monai_pdddpm.data.dicom_files import require_dicom
+from monai_pdddpm.data.dicom_files import read_slice_header, require_dicom
 from monai_pdddpm.utils.atomic_write import atomic_write
 from monai_pdddpm.utils.errors import UserError
 
@@ -209,7 +209,11 @@ def _instance(
         )
         for number, (index, name) in enumerate(labels.items(), start=1)
     ]
-    first = series.headers[0]
+    sources = list(series.headers)
+    if any(series.frames):  # highdicom takes the one file, and its frames in their order there
+        sources = [read_slice_header(Path(series.files[0]))]
+        frames = frames[np.argsort(series.frames)]
+    first = sources[0]
     for name in _MAY_BE_EMPTY:
         if name not in first:
             setattr(first, name, None)
@@ -217,7 +221,7 @@ def _instance(
         first.SliceThickness = round(float(np.linalg.norm(series.affine[:3, 2])), 6)
     try:
         return hd.seg.Segmentation(
-            source_images=series.headers,
+            source_images=sources,
             pixel_array=frames,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=descriptions,

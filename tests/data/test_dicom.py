@@ -3,6 +3,7 @@
 import itk
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from monai.data import decollate_batch
 from monai.transforms import Compose, Invertd, LoadImage, Orientationd
@@ -64,6 +65,15 @@ class TestSeries:
         assert np.array_equal(found.numpy(), expected.numpy())
         assert np.allclose(found.affine, expected.affine, atol=1e-6)
         assert found.meta["case"].notes == ()
+
+    def test_several_frames_as_itk_writes_them(self, tmp_path):
+        image = itk.image_from_array(np.ascontiguousarray(VOXELS.T).astype(np.uint8))
+        image.SetSpacing([1.0, 2.0, 3.0])
+        image.SetOrigin([4.0, 5.0, 6.0])
+        itk.imwrite(image, str(tmp_path / "a.dcm"))
+        found = LoadScan()(tmp_path)
+        assert np.array_equal(found.numpy()[0], VOXELS.astype(np.uint8))
+        assert np.allclose(found.affine, [[-1, 0, 0, -4], [0, -2, 0, -5], [0, 0, 3, 6], [0, 0, 0, 1]])
 
     def test_tilted_gantry_is_a_sheared_grid(self, tmp_path, write_series):
         write_series(tmp_path, VOXELS, tilted())
@@ -155,9 +165,12 @@ class TestRefused:
         file.write_bytes(file.read_bytes().replace(tag, b"\x20\x00\x33\x00"))
         refused(tmp_path, str(file), "no position")
 
-    def test_several_frames_in_a_file(self, tmp_path):
+    def test_several_frames_without_their_places(self, tmp_path):
         image = itk.image_from_array(np.ascontiguousarray(VOXELS.T).astype(np.uint8))
         itk.imwrite(image, str(tmp_path / "a.dcm"))
+        file = pydicom.dcmread(tmp_path / "a.dcm")
+        del file.PerFrameFunctionalGroupsSequence
+        file.save_as(tmp_path / "a.dcm")
         refused(tmp_path, "a.dcm", "found 12 frames")
 
     def test_folder_without_slices(self, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from highdicom.legacy import LegacyConvertedEnhancedCTImage
 from highdicom.seg import segread
 from monai.data import ITKReader, MetaTensor
 from monai.transforms import Compose, Invertd, LoadImaged, Orientationd, Spacingd
@@ -155,6 +156,26 @@ def test_marked_voxels_lie_where_they_lay(tmp_path):
         plane = next(plane for plane in corner if np.allclose(corner[plane], place, atol=1e-4))
         references = group.DerivationImageSequence[0].SourceImageSequence
         assert [item.ReferencedSOPInstanceUID for item in references] == [uids[plane]]
+
+
+def test_frames_of_an_enhanced_file_are_referenced(tmp_path):
+    write_series(tmp_path / "classic")
+    slices = [pydicom.dcmread(tmp_path / "classic" / f"{number:02d}.dcm") for number in range(SLICES)]
+    for ds in slices:
+        ds.Manufacturer, ds.PositionReferenceIndicator, ds.ImageType = "x", "", ["ORIGINAL", "PRIMARY", "AXIAL"]
+        ds.RescaleType = "HU"
+    one = LegacyConvertedEnhancedCTImage(slices, generate_uid(), 5, generate_uid(), 1)
+    (tmp_path / "ct").mkdir()
+    one.save_as(tmp_path / "ct" / "one.dcm")
+    assert np.array_equal(LoadScan()(tmp_path / "ct"), LoadScan()(tmp_path / "classic"))
+    ds = pydicom.dcmread(saved(tmp_path, segmentation(tmp_path / "ct")))
+    require_same_places(world_positions(ds), expected_positions())
+    place_of = [group.PlanePositionSequence[0].ImagePositionPatient for group in one.PerFrameFunctionalGroupsSequence]
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        (item,) = group.DerivationImageSequence[0].SourceImageSequence
+        assert item.ReferencedSOPInstanceUID == one.SOPInstanceUID
+        here = group.PlanePositionSequence[0].ImagePositionPatient
+        np.testing.assert_allclose(place_of[int(item.ReferencedFrameNumber) - 1], here, atol=1e-4)
 
 
 def test_as_highdicom_reads_it(tmp_path):

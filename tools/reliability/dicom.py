@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from highdicom.legacy import LegacyConvertedEnhancedCTImage
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.pixels import apply_modality_lut
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
@@ -37,7 +38,7 @@ INTRODUCTION = """# DICOM: what is read, what is refused
 
 Each row is a file of pydicom's tests, or a series of four slices in which one tag was changed. *Difference* is the
 largest difference between a voxel as loaded and the value of pydicom (`apply_modality_lut(pixel_array)`), or the value
-known beforehand. A refusal is one line; the other cases of a run are processed.
+known beforehand. Enhanced files are made by highdicom. A refusal is one line; the other cases of a run are processed.
 `python tools/reliability/dicom.py --write` makes this page.
 
 | kind | outcome |
@@ -63,6 +64,23 @@ def write_series(folder: Path, change: Change, array: np.ndarray = VOXELS) -> No
         ds.PixelData = np.ascontiguousarray(array[:, :, number].T).astype("<i2").tobytes()
         change(number, ds)
         ds.save_as(folder / f"IM{number:04d}", enforce_file_format=True)
+
+
+def to_enhanced(folder: Path) -> None:
+    """Replace a series by the enhanced file that highdicom makes of it."""
+    files = sorted(folder.iterdir(), reverse=True)  # frames in another order than the slices
+    slices = [pydicom.dcmread(file) for file in files]
+    for ds in slices:
+        for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
+            setattr(ds, name, "")
+        ds.StudyDate = ds.ContentDate = "20260101"
+        ds.StudyTime = ds.ContentTime = "120000"
+        ds.ReferringPhysicianName, ds.Manufacturer, ds.SeriesNumber, ds.FrameOfReferenceUID = "", "x", 1, "1.2.3.9"
+        ds.PositionReferenceIndicator, ds.ImageType, ds.AcquisitionDateTime = "", ["ORIGINAL", "PRIMARY", "AXIAL"], ""
+    one = LegacyConvertedEnhancedCTImage(slices, "1.2.3.2", 2, "1.2.3.2.1", 1)
+    for file in files:
+        file.unlink()
+    one.save_as(folder / "enhanced.dcm")
 
 
 def tags(**values: object) -> Change:
@@ -102,16 +120,11 @@ def _frames(number: int, ds: Dataset) -> None:
     ds.NumberOfFrames, ds.PixelData = 2, ds.PixelData * 2
 
 
-def _per_frame(number: int, ds: Dataset) -> None:
-    _frames(number, ds)
-    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
-    ds.PerFrameFunctionalGroupsSequence, ds.SharedFunctionalGroupsSequence = [Dataset(), Dataset()], [Dataset()]
-
-
 def _both(number: int, ds: Dataset) -> None:
     tags(RealWorldValueMappingSequence=[Dataset()], RescaleSlope=3, RescaleIntercept=1)(number, ds)
 
 
+PADDING = tags(PixelPaddingValue=-900, PixelPaddingRangeLimit=-500)
 PADDED = np.where(VOXELS <= -500, VOXELS[VOXELS > -500].min(), VOXELS)
 SERIES: tuple[tuple[str, Change, np.ndarray | None], ...] = (
     ("as CT and MR scanners write it", tags(), VOXELS),
@@ -131,7 +144,7 @@ SERIES: tuple[tuple[str, Change, np.ndarray | None], ...] = (
         tags(PixelPaddingValue=-900),
         np.where(VOXELS == -900, VOXELS[VOXELS > -900].min(), VOXELS),
     ),
-    ("pixel padding value and range limit", tags(PixelPaddingValue=-900, PixelPaddingRangeLimit=-500), PADDED),
+    ("pixel padding value and range limit", PADDING, PADDED),
     ("pixel padding value written as unsigned", _unsigned_padding, np.where(VOXELS == -900, -899, VOXELS)),
     ("window center and width (not applied)", tags(WindowCenter=40, WindowWidth=400), VOXELS),
     ("real world value map beside a rescale slope", _both, 3.0 * VOXELS + 1),
@@ -142,7 +155,6 @@ SERIES: tuple[tuple[str, Change, np.ndarray | None], ...] = (
     ("image type LOCALIZER", tags(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), None),
     ("image type MOSAIC (Siemens)", tags(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), None),
     ("several frames in a file", _frames, None),
-    ("enhanced CT, per-frame functional groups", _per_frame, None),
     ("slices without position", lambda n, ds: delattr(ds, "ImagePositionPatient"), None),
     ("slices at one position", tags(ImagePositionPatient=[0, 0, 0]), None),
     ("uneven distances", lambda n, ds: setattr(ds, "ImagePositionPatient", [0, 0, n * n]), None),
@@ -151,6 +163,26 @@ SERIES: tuple[tuple[str, Change, np.ndarray | None], ...] = (
     ("first slices missing, by instance number", lambda n, ds: setattr(ds, "InstanceNumber", n + 3), None),
     ("last slices missing, by images in acquisition", tags(ImagesInAcquisition=6), None),
     ("last slices missing, by number of slices", tags(NumberOfSlices=6), None),
+)
+ENHANCED: tuple[tuple[str, Change, np.ndarray | None], ...] = (
+    ("enhanced multi-frame CT", tags(), VOXELS),
+    (
+        "enhanced: another rescale slope for each frame",
+        lambda n, ds: tags(RescaleSlope=n + 1, RescaleIntercept=n, RescaleType="HU")(n, ds),
+        VOXELS * np.arange(1.0, 5) + np.arange(4),
+    ),
+    ("enhanced: pixel padding value and range limit", PADDING, PADDED),
+    ("enhanced: a tilted gantry", lambda n, ds: setattr(ds, "ImagePositionPatient", [0, n, 2 * n]), VOXELS),
+    (
+        "enhanced: frames at one position (several times or echoes)",
+        lambda n, ds: setattr(ds, "ImagePositionPatient", [0, 0, n // 2]),
+        None,
+    ),
+    (
+        "enhanced: uneven distances (a frame is missing)",
+        lambda n, ds: setattr(ds, "ImagePositionPatient", [0, 0, n * n]),
+        None,
+    ),
 )
 
 
@@ -182,9 +214,11 @@ def rows() -> Iterator[tuple[str, str]]:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, name).write_bytes(Path(path).read_bytes())
             yield f"pydicom's `{name}`", outcome(Path(folder), expected)
-    for kind, change, expected in SERIES:
+    for kind, change, expected in (*SERIES, *ENHANCED):
         with tempfile.TemporaryDirectory() as folder:
             write_series(Path(folder), change)
+            if kind.startswith("enhanced"):
+                to_enhanced(Path(folder))
             yield kind, outcome(Path(folder), expected)
 
 
