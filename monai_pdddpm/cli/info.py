@@ -15,6 +15,7 @@ from monai_pdddpm.utils.errors import UserError
 
 WARNING = "warning: --size runs the code that the bundle's author wrote; use bundles from people you trust"
 _TEXTS = ("name", "version", "task", "intended_use")
+_FILES = {"trained weights": "model.pt", "calibration": "calibration.json"}
 _KEYS = (
     *("labels", "label_values", "scan", "spacing", "roi_size", "chains", "num_steps", "start_step"),
     *("end_step", "members", "presegmentation_weight", "training_process", "seed"),
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> Result:
         f"spacing: {found['spacing']} mm; window: {found['roi_size']} voxels",
         f"chain: {found['num_steps']} steps{_place(found)}; {found['members']} members",
         f"networks: segmenter {found['segmenter']}, denoiser {found['denoiser']}",
-        f"trained weights: {found['model.pt']}; calibration: {found['calibration.json']}",
+        "; ".join(f"{what}: {'yes' if found[file] else 'no'}" for what, file in _FILES.items()),
         f"intended use: {found['intended_use']}",
     ]
     if options.size:
@@ -73,7 +74,7 @@ def bundle_info(folder: Path) -> dict[str, Any]:
         part = network.get(key) if isinstance(network, dict) else None
         target = config.get(part[1:]) if isinstance(part, str) and part.startswith("@") else part
         found[key] = target.get("_target_") if isinstance(target, dict) else part
-    return found | {name: (folder / "models" / name).is_file() for name in ("model.pt", "calibration.json")}
+    return found | {name: (folder / "models" / name).is_file() for name in _FILES.values()}
 
 
 def bundle_cost(folder: Path, size: Sequence[int]) -> dict[str, Any]:
