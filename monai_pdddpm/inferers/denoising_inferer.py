@@ -40,7 +40,6 @@ class DenoisingInferer(Inferer):
     Args:
         time_steps: descending indices that t is drawn from; the first is the start of the chain.
         training_process: ``"ddpm"``, ``"presegmentation"``, ``"recycled"`` or ``"residual"``.
-        truth_share: fraction of cases, 0 to 1, for which ``presegmentation`` and ``recycled`` noise the truth.
         corruption: makes the segmenter's pre-segmentations of the training cases as imperfect as those of new cases;
             pre-segmentations that are given stay as they are.
         solver_steps: solver steps of the ODE blocks, 0 for the network's own; each batch draws one of several, so that
@@ -57,7 +56,6 @@ class DenoisingInferer(Inferer):
         self,
         time_steps: Sequence[int],
         training_process: str = "ddpm",
-        truth_share: float = 0.0,
         corruption: Corruption | None = None,
         solver_steps: Sequence[int] = (0,),
         dense_fraction: float = 0.0,
@@ -71,7 +69,6 @@ class DenoisingInferer(Inferer):
         self.residual = is_residual(training_process)
         self.training_process = training_process
         self.time_steps = torch.as_tensor(list(time_steps))
-        self.truth_share = check_number("truth_share", truth_share, 0, 1)
         self.corruption = corruption
         self.solver_steps = tuple(check_range("solver_steps", n, 0) for n in solver_steps)
         self.precision = check_precision(precision)
@@ -154,7 +151,7 @@ class DenoisingInferer(Inferer):
             presegmentation = corruption(presegmentation)
         count, device = len(presegmentation), presegmentation.device
         steps = self.time_steps.to(device)
-        start_noise, from_truth = presegmentation[:0].float(), torch.zeros(count, dtype=torch.bool, device=device)
+        start_noise = presegmentation[:0].float()
         place = torch.randint(len(steps), (count,), device=device)
         if self.dense_fraction > 0:
             near_start = 1 - torch.distributions.Beta(4.0, 1.2).sample((count,)).to(device)
@@ -165,10 +162,8 @@ class DenoisingInferer(Inferer):
             # half of the cases train the start itself, with which every chain begins
             t = torch.where(torch.rand(count, device=device) < 0.5, steps[0], t)
             start_noise = torch.randn_like(presegmentation, dtype=torch.float32)
-        if self.training_process in ("recycled", "presegmentation"):
-            from_truth = torch.rand(count, device=device) < self.truth_share
         noise = torch.randn_like(presegmentation, dtype=torch.float32)
-        return _Drawn(presegmentation, t, start_noise, from_truth, noise)
+        return _Drawn(presegmentation, t, start_noise, noise)
 
     def _source(
         self, network: PDDDPM, x_0: torch.Tensor, x_pre: torch.Tensor, drawn: _Drawn, features: list[torch.Tensor]
@@ -176,16 +171,15 @@ class DenoisingInferer(Inferer):
         """Return the clean state that is noised, per case."""
         if self.training_process in ("ddpm", "residual"):
             return x_0
-        source = x_pre
-        if self.training_process == "recycled":
-            first = int(self.time_steps[0])
-            x_start = start_state(x_pre, drawn.start_noise, network.abar[first])
-            # a separate autocast context: PyTorch 2.6 to 2.9 keeps the weights that it casts under no_grad until the
-            # context ends, and a training step inside it would leave these weights without a gradient
-            with torch.no_grad(), autocast(x_pre.device, self.precision):
-                own = network.predict(x_start, first, [f.detach() for f in features])
-            source = torch.where(_per_case(drawn.t, x_pre) == first, x_pre, own)
-        return torch.where(_per_case(drawn.from_truth, x_pre), x_0, source)
+        if self.training_process == "presegmentation":
+            return x_pre
+        first = int(self.time_steps[0])
+        x_start = start_state(x_pre, drawn.start_noise, network.abar[first])
+        # a separate autocast context: PyTorch 2.6 to 2.9 keeps the weights that it casts under no_grad until the
+        # context ends, and a training step inside it would leave these weights without a gradient
+        with torch.no_grad(), autocast(x_pre.device, self.precision):
+            own = network.predict(x_start, first, [f.detach() for f in features])
+        return torch.where(_per_case(drawn.t, x_pre) == first, x_pre, own)
 
 
 class _Drawn(NamedTuple):
@@ -194,7 +188,6 @@ class _Drawn(NamedTuple):
     presegmentation: torch.Tensor  # (B, K, ...)
     t: torch.Tensor  # (B,)
     start_noise: torch.Tensor  # (B, K, ...), or empty
-    from_truth: torch.Tensor  # (B,), boolean
     noise: torch.Tensor  # (B, K, ...)
 
 

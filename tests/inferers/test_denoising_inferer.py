@@ -152,24 +152,6 @@ class TestStates:
         n = sum(counts.values())
         assert abs(counts[STEPS[0]] / n - (0.5 + 0.5 / 4)) < 4 * (0.25 / n) ** 0.5
 
-    @pytest.mark.parametrize("process", ["presegmentation", "recycled"])
-    def test_truth_share_1_noises_the_truth(self, case, process):
-        case.run(process, truth_share=1.0)
-        shown = case.network.denoiser.shown[-1]
-        a = case.abar(shown["t"])
-        assert torch.equal(shown["x_t"], a.sqrt() * case.truth + (1 - a).sqrt() * case.fields[-1])
-
-    @pytest.mark.parametrize("process", ["presegmentation", "recycled"])
-    def test_truth_share_is_a_share_of_the_cases(self, monkeypatch, process):
-        case = Case(monkeypatch, batch=400, size=(2, 2))
-        case.run(process, truth_share=0.3)
-        shown = case.network.denoiser.shown[-1]
-        a = case.abar(shown["t"])
-        from_truth = a.sqrt() * case.truth + (1 - a).sqrt() * case.fields[-1]
-        share = torch.isclose(shown["x_t"], from_truth).flatten(1).all(1).float().mean()
-        # some pre-segmentations equal the truth
-        assert 0.3 - 4 * 0.023 < share < 0.3 + 4 * 0.023 + 0.05
-
 
 class TestTimes:
     @pytest.mark.parametrize("process", PROCESSES)
@@ -326,8 +308,8 @@ class TestSettings:
         ("options", "text"),
         [
             ({"time_steps": []}, "time_steps: found an empty list"),
-            ({"truth_share": 1.1}, "truth_share: found 1.1, expected a number from 0 to 1"),
-            ({"truth_share": -0.1}, "truth_share: found -0.1"),
+            ({"dense_fraction": 1.1}, "dense_fraction: found 1.1, expected a number from 0 to 1"),
+            ({"dense_fraction": -0.1}, "dense_fraction: found -0.1"),
             ({"precision": "bf16"}, "precision: found 'bf16'"),
         ],
     )
@@ -395,7 +377,7 @@ class TestSeeds:
         image = torch.randn(4, 1, 8, 8, generator=generator)
         label = torch.randint(K, (4, 1, 8, 8), generator=generator)
         network = PDDDPM(Segmenter(), Recorder(), time_steps=STEPS)
-        options = {"truth_share": 0.5, "corruption": PresegmentationCorruption(), "precision": "float32"}
+        options = {"corruption": PresegmentationCorruption(), "precision": "float32"}
         inferer = DenoisingInferer(STEPS, process, **options)
         seeds = torch.tensor([5, 2**62, 7, 5])
         whole = inferer(image, network, label, seeds=seeds)
