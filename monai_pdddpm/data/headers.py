@@ -96,7 +96,7 @@ def read_header(path: str | os.PathLike) -> ScanHeader:
         shape = " x ".join(map(str, header.shape))
         raise UserError(
             f"{path}: found shape {shape}, which takes {needed / 2**30:.0f} GiB of memory, expected "
-            f" at most the {available / 2**30:.0f} GiB of this computer; check the header, or crop the scan"
+            f"at most the {available / 2**30:.0f} GiB of this computer; check the header, or crop the scan"
         )
     check_affine(path, header.affine)
     if (distance := np.abs(header.affine[:3, 3]).max()) > _FARTHEST:

@@ -83,7 +83,7 @@ class SegmentationMetricsd(MapTransform):
             raise ValueError(
                 f"the probabilities have shape {tuple(probability.shape)}, expected (K, "
                 f"{', '.join(str(size) for size in truth.shape)}) as of the truth: invert their transforms first, or "
-                " load the truth through the image's transforms"
+                "load the truth through the image's transforms"
             )
         if len(probability) <= max(self.labels):
             raise ValueError(
