@@ -101,6 +101,7 @@ def create_bundle(
     values, choices = plan(statistics, len(listed["training"]), budget, computer, foreign, spacing)
     texts = bundle_texts(name, data, statistics)
     configs = _render(name, values | texts, foreign, stage)
+    _use_regions_and_ignored(configs, data, listed["labels"])
     stages = ["train"] if foreign or stage else ["train_segmenter", "train"]
     words = f"A {foreign.definition['_target_']} with the weights of {foreign.name}" if foreign else "A SegResNet"
     words = stage.words if stage else words
@@ -174,6 +175,27 @@ def _render(
             new |= _foreign_preprocessing(content, foreign)
         task["overrides"][file] = new
     return render_task(configs, task, name)
+
+
+def _use_regions_and_ignored(part: Any, data: DataSet, labels: Mapping[str, str]) -> None:
+    """Set the regions, and the value of voxels without a label, in the parts of configurations that take them."""
+    index = {int(value): number for number, value in enumerate(labels)}
+    regions = {name: [index[value] for value in values] for name, values in data.regions.items()}
+    new: dict[str, dict[str, Any]] = {}
+    if regions:
+        new |= {kind: {"regions": regions} for kind in ("CaseSummaryd", "SegmentationMetricsd", "CalibrationFit")}
+    if data.ignored is not None:
+        new |= {kind: {"ignored": data.ignored} for kind in ("CheckLabeld", "LabelValuesd")}
+        new["DiceCELoss"] = {"_target_": "monai_pdddpm.losses.PartialDiceCELoss"}
+    if isinstance(part, list):
+        places = [n for n, item in enumerate(part) if isinstance(item, dict) and item.get("_target_") == "AsDiscreted"]
+        keys = [key for key in part[places[0]]["keys"] if key != "label"] if places else []
+        if data.ignored is not None and places and "label" in part[places[0]]["keys"]:
+            part.insert(places[0], {"_target_": "monai_pdddpm.transforms.LeaveOutUnlabeledd", "keys": keys})
+    elif isinstance(part, dict) and "_target_" in part:
+        part.update(new.get(str(part["_target_"]).rpartition(".")[2], {}))
+    for item in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        _use_regions_and_ignored(item, data, labels)
 
 
 def _foreign_preprocessing(content: Mapping[str, Any], foreign: SegmenterBundle) -> dict[str, Any]:

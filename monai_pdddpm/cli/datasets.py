@@ -52,6 +52,9 @@ class DataSet:
         source: its ``dataset.json``, or its folder.
         channels: names of the channels.
         labels: value -> name, with the background (0) first; empty if none are named.
+        regions: name -> values of a union of labels, as nnU-Net has them.
+        ignored: value of voxels without a label (nnU-Net's ``ignore``), or None.
+        frames: whether scans and label maps are time series, (X, Y, Z, T).
         cases: all cases.
         findings: problems visible in names and lists.
         about: title, reference and license, as far as they are given.
@@ -64,6 +67,9 @@ class DataSet:
     cases: tuple[LabeledCase, ...]
     findings: tuple[Finding, ...] = ()
     about: dict[str, str] = field(default_factory=dict)
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    ignored: int | None = None
+    frames: bool = False
 
     @property
     def labeled(self) -> list[LabeledCase]:
@@ -93,7 +99,7 @@ def label_names(where: object, pairs: Iterable[tuple[Any, Any]]) -> dict[int, st
         UserError: if a value is not a whole number from 0 to 65535 or is named twice, or a name cannot be used.
     """
     labels: dict[int, str] = {}
-    for value, name in _classes(list(pairs)):
+    for value, name in pairs:
         text = str(value)
         if not text.isdecimal() or not 0 <= int(text) < 2**16 or int(text) in labels:
             raise UserError(
@@ -101,28 +107,30 @@ def label_names(where: object, pairs: Iterable[tuple[Any, Any]]) -> dict[int, st
                 "to 65535; fix it"
             )
         labels[int(text)] = check_name(name, f"{where}: label {text}")
-    if ignored := [name for name in labels.values() if name.lower() == "ignore"]:
-        raise UserError(f"{where}: found the label {ignored[0]!r}, expected classes only; give these voxels a class")
     labels = {0: "background"} | dict(sorted(labels.items()))
     if len(labels) < 2:
         raise UserError(f"{where}: found no label above 0, expected at least one; add it to labels")
     return labels
 
 
-def _classes(pairs: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """Replace regions, lists of values as nnU-Net has them, by their values, each named after its smallest region."""
-    found = {str(value): name for value, name in pairs if not isinstance(value, list)}
-    regions = [(set(map(str, value)), name) for value, name in pairs if isinstance(value, list)]
-    if not regions:
-        return pairs
-    smallest = {}
-    for value in sorted(set().union(*(values for values, _ in regions)) - found.keys()):
-        smallest[value] = min((len(values), name) for values, name in regions if value in values)[1]
-    names = list(smallest.values())
-    return [
-        *found.items(),
-        *((value, name if names.count(name) == 1 else f"{name} {value}") for value, name in smallest.items()),
-    ]
+def split_regions(pairs: Iterable[tuple[Any, Any]]) -> tuple[list[tuple[Any, Any]], dict[str, tuple[int, ...]]]:
+    """Split labels as nnU-Net has them into classes and regions, which are lists of values.
+
+    A value that only occurs in regions becomes a class named after its smallest region and the value.
+
+    Args:
+        pairs: value or list of values, and name.
+
+    Returns:
+        Value and name of each class; name -> values of each region with several values.
+    """
+    pairs = [(value[0] if isinstance(value, list) and len(value) == 1 else value, name) for value, name in pairs]
+    classes = {str(value): name for value, name in pairs if not isinstance(value, list)}
+    regions = {name: value for value, name in pairs if isinstance(value, list)}
+    for value in sorted({value for values in regions.values() for value in values}, key=str):
+        within = [(len(values), name) for name, values in regions.items() if value in values]
+        classes.setdefault(str(value), f"{min(within)[1]} {value}")
+    return list(classes.items()), {name: tuple(values) for name, values in regions.items()}
 
 
 def as_decathlon(dataset: DataSet) -> dict[str, Any]:
@@ -157,5 +165,6 @@ def as_decathlon(dataset: DataSet) -> dict[str, Any]:
         "root": str(root),
         "modality": {str(i): name for i, name in enumerate(dataset.channels)},
         "labels": {str(value): name for value, name in dataset.labels.items()},
+        **({} if dataset.ignored is None else {"ignored": dataset.ignored}),
         **lists,
     }

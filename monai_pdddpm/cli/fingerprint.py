@@ -33,7 +33,7 @@ class CaseStatistics:
         samples: (channels, n) intensities inside the labels, or anywhere if nothing is labeled; NaN if a channel is
             missing.
         background: for each channel, the value that surrounds the scan and the fraction of voxels that have it.
-        labels: value -> number of voxels, with the background.
+        labels: value -> number of voxels, with the background; of a time series their mean over the frames.
         content: hash of the image's voxels.
     """
 
@@ -42,7 +42,7 @@ class CaseStatistics:
     spacing: tuple[float, ...]
     samples: np.ndarray
     background: tuple[tuple[float, float], ...]
-    labels: dict[int, int]
+    labels: dict[int, float]
     content: str
 
 
@@ -60,33 +60,37 @@ def read_case(case: LabeledCase, dataset: DataSet, seed: int = 0) -> tuple[CaseS
     name, files = case.case.name, case.case.present_files
     present = [file is not None for file in files] if len(files) > 1 else [True] * len(dataset.channels)
     try:
-        image = _loader(dataset.channels)(case.case)
+        image = _loader(dataset.channels, dataset.frames)(case.case)
         for channel in np.flatnonzero(present):
             check_voxels(image[channel], files[channel % len(files)] or name)
     except UserError as error:
         return None, [Finding("unreadable", name, str(error))]
     voxels = image.as_tensor().numpy()
-    inside = np.ones(voxels.shape[1:], dtype=bool)
+    frames = len(voxels) if dataset.frames else 1  # labels are those of each frame
+    inside = np.ones((frames, *voxels.shape[1:]), dtype=bool)
     counts: dict[int, int] = {}
     findings = []
     if case.label is not None:
         try:
-            pair: dict[Hashable, Any] = {"image": image, "label": _loader(None)(case.label)}
-            label = CheckLabeld("label", list(dataset.labels) or range(2**16))(pair)["label"].as_tensor()
-            if len(label) != 1:
-                raise UserError(f"{case.label}: found {len(label)} channels, expected one; write one label map")
+            pair: dict[Hashable, Any] = {"image": image, "label": _loader(None, False)(case.label)}
+            check = CheckLabeld("label", list(dataset.labels) or range(2**16), dataset.ignored)
+            label = check(pair)["label"].as_tensor()
+            if len(label) != (len(image) if dataset.frames else 1):
+                expected = f"the {len(image)} frames of the scan" if dataset.frames else "one"
+                raise UserError(f"{case.label}: found {len(label)} channels, expected {expected}; fix the label map")
         except UserError as error:
             return None, [Finding("label", name, str(error))]
         values, numbers = torch.unique(label, return_counts=True)
         counts = {int(value): int(number) for value, number in zip(values, numbers, strict=True)}
+        counts.pop(dataset.ignored, None)  # type: ignore[arg-type]
         if any(counts.keys() - {0}):
-            inside = label[0].numpy() > 0
+            inside = ((label > 0) & (label != dataset.ignored)).numpy()
         else:
             findings.append(Finding("label-empty", name, "nothing is labeled; correct only if nothing is there"))
     index = np.flatnonzero(inside)
     if len(index) > SAMPLES:
         index = np.sort(np.random.default_rng(seed).choice(index, SAMPLES, replace=False))
-    samples = voxels.reshape(len(voxels), -1)[:, index].astype(np.float32)
+    samples = voxels.reshape(len(dataset.channels), -1)[:, index].astype(np.float32)
     samples[~np.asarray(present)] = np.nan
     affine = np.asarray(image.affine, dtype=float)
     order = np.argsort(nib.orientations.io_orientation(affine)[:3, 0])
@@ -95,8 +99,8 @@ def read_case(case: LabeledCase, dataset: DataSet, seed: int = 0) -> tuple[CaseS
         shape=tuple(int(voxels.shape[1:][axis]) for axis in order),
         spacing=tuple(round(float(voxel_sizes(affine)[axis]), 6) for axis in order),
         samples=samples,
-        background=tuple(map(_background, voxels)),
-        labels=counts,
+        background=tuple(map(_background, voxels[: len(dataset.channels)])),
+        labels={value: number / frames for value, number in counts.items()},
         content=hashlib.sha256(repr(voxels.shape).encode() + np.ascontiguousarray(voxels).tobytes()).hexdigest(),
     ), findings
 
@@ -109,9 +113,11 @@ def _background(voxels: np.ndarray) -> tuple[float, float]:
 
 
 @cache
-def _loader(channels: tuple[str, ...] | None) -> LoadScan:
+def _loader(channels: tuple[str, ...] | None, frames: bool) -> LoadScan:
     if channels is None:
         return LoadScan(channels=None)
+    if frames:
+        return LoadScan(fourth_dimension="time")
     names = {str(i): channel for i, channel in enumerate(channels)}
     return LoadScan(channels=len(channels), channel_names=names, missing="zero")
 
@@ -134,6 +140,7 @@ def fingerprint(dataset: DataSet, cases: Sequence[CaseStatistics]) -> dict[str, 
         "form": dataset.form,
         "cases": len(cases),
         "unlabeled": len(dataset.cases) - len(dataset.labeled),
+        "frames": dataset.frames,
         "files_per_case": max(len(case.case.case.files) for case in cases),
         "shape": _distribution(np.array([case.shape for case in cases])),
         "spacing_mm": _distribution(np.array([case.spacing for case in cases])),

@@ -109,6 +109,7 @@ def keep_usable(listed: dict[str, Any], stage: FirstStage, progress: bool) -> li
         UserError: if no training or no validation case is left.
     """
     labels, problems = {int(value): name for value, name in listed["labels"].items()}, []
+    known = (labels, listed.get("ignored"))
     dice: dict[str, list[float]] = {}
     for key in ("training", "validation"):
         entries, listed[key], dice[key] = listed[key], [], []
@@ -116,7 +117,7 @@ def keep_usable(listed: dict[str, Any], stage: FirstStage, progress: bool) -> li
             images = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
             case = Case.of([image and str(Path(listed["root"]) / image) for image in images])
             try:
-                dice[key].append(_mean_dice(case, Path(listed["root"]) / entry["label"], stage.folder, labels))
+                dice[key].append(_mean_dice(case, Path(listed["root"]) / entry["label"], stage.folder, *known))
             except UserError as error:
                 problems.append(f"left out {case.name}: {error}")
             else:
@@ -136,7 +137,7 @@ def keep_usable(listed: dict[str, Any], stage: FirstStage, progress: bool) -> li
     return notes
 
 
-def _mean_dice(case: Case, label: Path, folder: Path, labels: Mapping[int, str]) -> float:
+def _mean_dice(case: Case, label: Path, folder: Path, labels: Mapping[int, str], ignored: int | None) -> float:
     """Return the Dice of a pre-segmentation, averaged over the labels that it or the truth has."""
     header = next(h for h in plan_scan(case, ScanSpec(channels=None, missing="zero")).headers if h is not None)
     path = find_presegmentation(folder, case.name)
@@ -145,7 +146,7 @@ def _mean_dice(case: Case, label: Path, folder: Path, labels: Mapping[int, str])
     truth = LoadScan(channels=None)(str(label))[0].as_tensor()
     scores = []
     for index, value in enumerate(labels):
-        mine, theirs = found == index, truth == value
+        mine, theirs = (found == index) & (truth != ignored), truth == value
         if index and (total := int(mine.sum() + theirs.sum())):
             scores.append(2 * int((mine & theirs).sum()) / total)
     return float(np.mean(scores)) if scores else 1.0

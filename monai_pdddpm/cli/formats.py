@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from monai_pdddpm.cli.bids import read_bids
-from monai_pdddpm.cli.datasets import DataSet, Finding, LabeledCase, check_name, label_names
+from monai_pdddpm.cli.datasets import DataSet, Finding, LabeledCase, check_name, label_names, split_regions
 from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.channel_files import group_channels
 from monai_pdddpm.data.datalist import SCAN_EXTENSIONS
 from monai_pdddpm.data.dataset_json import LIST_KEYS, is_nnunet, listed_cases, read_json
+from monai_pdddpm.data.frames import count_frames
 from monai_pdddpm.utils.errors import UserError
 
 
 def read_dataset(path: Path, modalities: Sequence[str] = ("T1w",), derivative: str | None = None) -> DataSet:
-    """Read the lists and names of a data set; no scan is opened.
+    """Read the lists and names of a data set.
 
     Args:
         path: a ``dataset.json`` of the Decathlon, nnU-Net or Auto3DSeg, its folder, a table (``.csv``, see
@@ -28,7 +29,7 @@ def read_dataset(path: Path, modalities: Sequence[str] = ("T1w",), derivative: s
         derivative: BIDS only: folder in ``derivatives`` with the label maps, if there are several.
 
     Returns:
-        the data set; its findings list broken entries.
+        the data set; its findings list broken entries. Only the header of a label map is read.
 
     Raises:
         UserError: if there is no data set of these forms, or its lists, channels or labels cannot be used.
@@ -48,7 +49,17 @@ def read_dataset(path: Path, modalities: Sequence[str] = ("T1w",), derivative: s
         about["license"] = content.get("licence") or content.get("license")
         texts = {key: " ".join(str(text).split()).lstrip("$@% ") for key, text in about.items() if text}
         found = replace(found, about=texts)
-    return replace(found, findings=(*found.findings, *_findings(found)))
+    return replace(found, findings=(*found.findings, *_findings(found)), frames=_has_frames(found))
+
+
+def _has_frames(dataset: DataSet) -> bool:
+    """Return whether the first label map that can be read is a time series, of scans of one channel."""
+    for case in dataset.labeled if len(dataset.channels) == 1 else ():
+        try:
+            return count_frames(str(case.label)) > 1
+        except UserError:
+            continue
+    return False
 
 
 def _names(source: Path, content: dict[str, Any], key: str) -> dict[str, Any]:
@@ -57,13 +68,20 @@ def _names(source: Path, content: dict[str, Any], key: str) -> dict[str, Any]:
     return content[key]
 
 
-def _labels(source: Path, content: dict[str, Any]) -> dict[int, str]:
-    """Return the labels by value; nnU-Net names them the other way round."""
+def _labels(source: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields ``labels``, ``regions`` and ``ignored`` of a `DataSet`; nnU-Net names labels by name."""
     if "labels" not in content:
-        return {}
+        return {"labels": {}}
     found = _names(source, content, "labels")
     by_value = all(key.strip().lstrip("-").replace(".", "").isdecimal() for key in found)
-    return label_names(source, found.items() if by_value else ((value, name) for name, value in found.items()))
+    pairs = list(found.items()) if by_value else [(value, name) for name, value in found.items()]
+    ignored = [value for value, name in pairs if str(name).lower() == "ignore"]
+    classes, regions = split_regions(pair for pair in pairs if pair[0] not in ignored)
+    labels = label_names(source, classes)
+    fits = all(str(value).isdecimal() and int(value) not in labels for value in ignored) and len(ignored) < 2
+    if not fits or not labels.keys() >= {value for values in regions.values() for value in values}:
+        raise UserError(f"{source}: labels: found {found!r}, expected one value of its own for ignore; fix it")
+    return {"labels": labels, "regions": regions, "ignored": int(ignored[0]) if ignored else None}
 
 
 def _channels(source: Path, content: dict[str, Any], key: str) -> tuple[str, ...]:
@@ -83,7 +101,7 @@ def _read_decathlon(source: Path, content: dict[str, Any]) -> DataSet:
     unnamed = {str(number): f"image {number}" if count > 1 else "image" for number in range(count)}
     key = "channel_names" if "channel_names" in content else "modality"
     channels = _channels(source, {key: unnamed} | content, key)
-    return DataSet("decathlon", source, channels, _labels(source, content), tuple(cases))
+    return DataSet("decathlon", source, channels, cases=tuple(cases), **_labels(source, content))
 
 
 def _read_nnunet(source: Path, content: dict[str, Any]) -> DataSet:
@@ -116,7 +134,7 @@ def _read_nnunet(source: Path, content: dict[str, Any]) -> DataSet:
         for file in sorted((root / "labelsTr").glob(f"[!.]*{ending}"))
         if str(file) not in used
     ]
-    return DataSet("nnunet", source, channels, _labels(source, content), tuple(cases), tuple(findings))
+    return DataSet("nnunet", source, channels, cases=tuple(cases), findings=tuple(findings), **_labels(source, content))
 
 
 def _nnunet_case(source: Path, name: str, files: object) -> LabeledCase:

@@ -136,6 +136,8 @@ def plan(
         "epoch_windows": epoch_windows,
         "cache_rate": values["cache"],
         "missing_channels": values["missing channels"],
+        "fourth_dimension": "time" if fingerprint["frames"] else "channel",
+        "map_shape": ["X", "Y", "Z", *(["T"] if fingerprint["frames"] else [])],
     }, choices
 
 

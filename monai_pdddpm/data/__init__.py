@@ -9,6 +9,7 @@ from .checks import CheckImaged, CheckLabeld
 from .datalist import given_input, inference_cases, labelled_cases, training_cases
 from .dataset import CaseDataset, CaseFailure, case_collate
 from .folds import fold_cases
+from .frames import OneFramed, frame_cases
 from .loading import LoadImageScand, LoadScan
 from .pending_cases import pending_cases
 from .phantom import ensure_phantom, write_phantom
@@ -22,6 +23,7 @@ __all__ = [
     "CheckLabeld",
     "LoadImageScand",
     "LoadScan",
+    "OneFramed",
     "RankSampler",
     "ScanSpec",
     "case_collate",
@@ -30,6 +32,7 @@ __all__ = [
     "check_output_dir",
     "ensure_phantom",
     "fold_cases",
+    "frame_cases",
     "given_input",
     "inference_cases",
     "is_first_rank",

@@ -105,15 +105,17 @@ class CheckLabeld(MapTransform):
     Args:
         keys: entries to check, each of shape (annotations, spatial axes...).
         values: label values allowed, integers from 0.
+        ignored: a further value, of voxels without a label; None if there are none.
 
     Raises:
         UserError: on a call, when a label map is not as expected; the message names its file.
     """
 
-    def __init__(self, keys: KeysCollection, values: Sequence[int]) -> None:
+    def __init__(self, keys: KeysCollection, values: Sequence[int], ignored: int | None = None) -> None:
         super().__init__(keys)
-        self.known = torch.zeros(max(values) + 1, dtype=torch.bool)
-        self.known[list(values)] = True
+        allowed = [*values, *([] if ignored is None else [ignored])]
+        self.known = torch.zeros(max(allowed) + 1, dtype=torch.bool)
+        self.known[allowed] = True
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with rounded labels, or raise `UserError`."""

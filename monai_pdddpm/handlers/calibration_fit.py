@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from monai_pdddpm.metrics.recalibration import (
     cross_validated,
     fit_calibration,
 )
-from monai_pdddpm.metrics.segmentation import class_names
+from monai_pdddpm.metrics.segmentation import class_names, is_in, structures
 from monai_pdddpm.metrics.summary import subject_of
 from monai_pdddpm.transforms.case_summary import agreement, probable_volume, voxel_volume_ml
 from monai_pdddpm.utils.errors import UserError
@@ -47,7 +47,8 @@ class CalibrationFit:
     """Collect the cases of an evaluation, and write the calibration after the last one.
 
     Each item needs ``prob`` (K, X, Y, Z), ``seg``, ``members``, ``label`` and the ``result`` of
-    :class:`monai_pdddpm.transforms.CaseSummaryd`. The first process fits on the cases of all.
+    :class:`monai_pdddpm.transforms.CaseSummaryd`. Voxels whose label is -1 are left out. The first process fits on the
+    cases of all.
 
     Args:
         path: JSON file to write.
@@ -55,17 +56,24 @@ class CalibrationFit:
         inferer: its settings are stored beside the calibration.
         scans_per_subject: number of consecutively numbered scans of a subject, see
             :func:`monai_pdddpm.metrics.summary.subject_of`; cross-validation leaves out whole subjects.
+        regions: name -> channel indices of a union of labels, which gets volume intervals too.
 
     Raises:
         UserError: if there are too few cases: before the first one, or at the end if several are of one subject.
     """
 
     def __init__(
-        self, path: str | os.PathLike, labels: Mapping[str, str], inferer: ConfiguredInferer, scans_per_subject: int = 1
+        self,
+        path: str | os.PathLike,
+        labels: Mapping[str, str],
+        inferer: ConfiguredInferer,
+        scans_per_subject: int = 1,
+        regions: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.path = Path(path)
         self.scans_per_subject = scans_per_subject
         self.labels = class_names(labels)
+        self.structures = structures(self.labels, regions)
         settings = inferer.config.as_report()
         self.settings = {key: settings[key] for key in FITTED_WITH}
         self.cases: list[CalibrationCase] = []
@@ -92,19 +100,20 @@ class CalibrationFit:
         """Store what the fit needs of each case in the engine's output."""
         for item in engine.state.output:  # type: ignore[union-attr]
             truth = torch.as_tensor(np.asarray(item["label"]))[0].long()
-            found = masked_voxels(item["prob"], truth, near_structure(truth))
+            labeled = truth >= 0
+            found = masked_voxels(item["prob"], truth, near_structure(truth) & labeled)
             probability, classes = sample_voxels(*found, most=_VOXELS, seed=len(self.cases))
             ml = voxel_volume_ml(item["seg"].affine)
-            seg = torch.as_tensor(np.asarray(item["seg"]))[0]
+            seg = torch.where(labeled, torch.as_tensor(np.asarray(item["seg"]))[0], -1)
+            prob = item["prob"].as_tensor().cpu() * labeled
             self.cases.append(
                 CalibrationCase(
                     subject=subject_of(case_of(item["image"].meta).name, self.scans_per_subject),
                     probability=probability,
                     truth=classes,
-                    true_ml={name: float((truth == index).sum()) * ml for index, name in self.labels.items()},
+                    true_ml={name: float(is_in(truth, part).sum()) * ml for name, part in self.structures.items()},
                     volumes={
-                        name: probable_volume(item["prob"].as_tensor()[index].cpu(), ml)
-                        for index, name in self.labels.items()
+                        name: probable_volume(prob[list(part)].sum(dim=0), ml) for name, part in self.structures.items()
                     },
                     features=item["result"]["features"],
                     dice=agreement(seg[None], truth, list(self.labels)),

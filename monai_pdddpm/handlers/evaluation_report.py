@@ -42,7 +42,7 @@ class EvaluationReport:
     def __init__(self, output_dir: str | os.PathLike[str], scans_per_subject: int = 1) -> None:
         self.output_dir = Path(output_dir)
         self.scans_per_subject = scans_per_subject
-        self._metrics: dict[str, tuple[str, Mapping[str, Any]]] = {}  # file -> case, metrics
+        self._metrics: dict[tuple[str, str], Mapping[str, Any]] = {}  # file, case -> metrics
 
     def attach(self, engine: Engine) -> None:
         """Register with an engine whose output is a list of items, one per case."""
@@ -54,11 +54,11 @@ class EvaluationReport:
         """Store the metrics of every case in the engine's output."""
         for item in engine.state.output:  # type: ignore[union-attr]
             case = case_of(item["image"].meta)
-            self._metrics.setdefault(case.file, (case.name, item["metrics"]))
+            self._metrics.setdefault((case.file, case.name), item["metrics"])
 
     def write(self, engine: Engine) -> None:
         """Write both files and print the table."""
-        found: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        found: dict[tuple[str, str], Mapping[str, Any]] = {}
         for part in gathered(self._metrics):
             found |= part
         if not found:
@@ -68,10 +68,10 @@ class EvaluationReport:
             )
         if not is_first_rank():
             return
-        names = [name for name, _ in found.values()]
+        names = [name for _, name in found]
         rows: list[dict[str, Any]] = []
         voxels: dict[str, dict[str, Voxels]] = {}
-        for file, (name, metrics) in found.items():
+        for (file, name), metrics in found.items():
             case = name if names.count(name) == 1 else file
             rows += case_rows(case, metrics)
             for method, parts in metrics.items():

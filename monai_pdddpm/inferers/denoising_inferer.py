@@ -86,7 +86,7 @@ class DenoisingInferer(Inferer):
         Args:
             inputs: images, (B, C, ...).
             network: segmenter and denoiser, or DistributedDataParallel around an :class:`InForward` of them.
-            label: true label maps, (B, 1, ...).
+            label: true label maps, (B, 1, ...); where the class is -1, the pre-segmentation is noised.
             presegmentation: label maps of a segmenter that was not trained on these cases, (B, 1, ...); by default the
                 network's own segmenter makes them.
             seeds: one seed per case, (B,). All random draws of a case then depend on its seed alone, not on its batch
@@ -114,7 +114,8 @@ class DenoisingInferer(Inferer):
     ) -> Denoised:
         check_steps(self.time_steps.tolist(), len(pair.abar))
         inputs = plain(inputs)
-        truth = _one_hot(label, pair.num_classes, "label")
+        ignored = plain(label) == -1
+        truth = _one_hot(plain(label).masked_fill(ignored, 0), pair.num_classes, "label")
         with torch.no_grad(), autocast(inputs.device, self.precision):
             if presegmentation is None:
                 start = pair.prepare_presegmentation(pair.segment(inputs))
@@ -122,6 +123,8 @@ class DenoisingInferer(Inferer):
                 start = _one_hot(presegmentation, pair.num_classes, "presegmentation")
             corruption = self.corruption if presegmentation is None else None
             drawn = self._draw(start, corruption) if seeds is None else self._draw_by_case(start, corruption, seeds)
+        if ignored.any():
+            truth = torch.where(ignored, drawn.presegmentation.to(truth.dtype), truth)
         solver_steps = self.solver_steps[0]
         if len(self.solver_steps) > 1:
             solver_steps = self.solver_steps[int(torch.randint(len(self.solver_steps), ()))]

@@ -1,5 +1,6 @@
-"""The loss of the denoiser."""
+"""The losses."""
 
 from .denoising_loss import DenoisingLoss
+from .partial import PartialDiceCELoss
 
-__all__ = ["DenoisingLoss"]
+__all__ = ["DenoisingLoss", "PartialDiceCELoss"]

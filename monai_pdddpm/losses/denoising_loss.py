@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from monai.losses import DiceCELoss
 from torch import nn
 from torch.nn import functional as F
 
 from monai_pdddpm.inferers.denoising_inferer import Denoised, plain
 from monai_pdddpm.schedulers import PREDICTIONS
 from monai_pdddpm.utils.checks import check_choice
+
+from .partial import IGNORED, PartialDiceCELoss
 
 
 class DenoisingLoss(nn.Module):
@@ -30,7 +31,7 @@ class DenoisingLoss(nn.Module):
         super().__init__()
         check_choice("prediction", prediction, PREDICTIONS)
         self.prediction = prediction
-        self.dice_ce = DiceCELoss(
+        self.dice_ce = PartialDiceCELoss(
             include_background=False,
             to_onehot_y=True,
             softmax=True,
@@ -44,8 +45,9 @@ class DenoisingLoss(nn.Module):
 
         Args:
             denoised: result of :class:`monai_pdddpm.inferers.DenoisingInferer`.
-            label: true label maps, (B, 1, ...).
+            label: true label maps, (B, 1, ...); voxels of the class -1 are left out.
         """
         if self.prediction == "x0":
             return self.dice_ce(denoised.output, plain(label))
-        return F.mse_loss(denoised.output, denoised.target)
+        labeled = plain(label) != IGNORED
+        return F.mse_loss(denoised.output * labeled, denoised.target * labeled)

@@ -46,6 +46,16 @@ def class_names(labels: Labels) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
+def structures(labels: Mapping[int, str], regions: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]]:
+    """Return the classes of each structure by name: those of `class_names`, and regions, unions of classes."""
+    return {name: (index,) for index, name in labels.items()} | {k: tuple(v) for k, v in (regions or {}).items()}
+
+
+def is_in(label_map: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
+    """Return whether each voxel of a label map has one of the classes."""
+    return torch.stack([label_map == index for index in classes]).any(dim=0)
+
+
 def mask_metrics(predicted: torch.Tensor, truth: torch.Tensor, spacing: Sequence[float]) -> dict[str, float]:
     """Compute the metrics of one class; see `segmentation_metrics`."""
     voxel_ml = math.prod(spacing) / 1000

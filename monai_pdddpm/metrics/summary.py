@@ -22,7 +22,7 @@ Statistic = dict[str, float | int | None]
 
 
 def subject_of(case: str, scans_per_subject: int = 1) -> str:
-    """Return the subject of a case whose scans are numbered in sequence.
+    """Return the subject of a case whose scans are numbered in sequence, or of a frame of it.
 
     Args:
         case: name of the case.
@@ -31,6 +31,7 @@ def subject_of(case: str, scans_per_subject: int = 1) -> str:
     Returns:
         A name for the subject; the case's own name if it does not end with a number or `scans_per_subject` is 1.
     """
+    case = re.sub(r" frame \d+$", "", case)
     found = re.fullmatch(r"(.*?)(\d+)", case)
     if scans_per_subject == 1 or found is None:
         return case
@@ -42,7 +43,8 @@ def case_rows(case: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[
 
     Args:
         case: name of the case.
-        metrics: {method: {"labels": {name: {metric: value}}, "near structure": {metric: value}}}.
+        metrics: {method: {"labels": {name: {metric: value}}, "near structure": {metric: value}}}, and where there are
+            any, "regions" like "labels", which do not count in the mean.
 
     Returns:
         One dict for each method and label with `case`, `method`, `label` and the metrics. With two labels or more, a
@@ -52,7 +54,8 @@ def case_rows(case: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[
     rows: list[dict[str, Any]] = []
     for method, found in metrics.items():
         labels = found["labels"]
-        rows += [{"case": case, "method": method, "label": name, **values} for name, values in labels.items()]
+        structures = labels | found.get("regions", {})
+        rows += [{"case": case, "method": method, "label": name, **values} for name, values in structures.items()]
         if len(labels) > 1:
             means = {metric: float(np.mean([values[metric] for values in labels.values()])) for metric in MEAN_METRICS}
             rows.append({"case": case, "method": method, "label": "mean", **means})

@@ -4,7 +4,7 @@ from .case_summary import CaseSummaryd
 from .corruption import PresegmentationCorruption
 from .cross_fitting import CrossFittedPresegmentationd
 from .fresh_phantom import RandPhantomd
-from .label_values import LabelValuesd, named_values
+from .label_values import LabelValuesd, LeaveOutUnlabeledd, named_values
 from .largest_component import LargestComponentd
 from .outputs import EnsembleMapsd, SplitOutputd, Uncertaintyd
 from .presegmentation import LoadPresegmentationd
@@ -18,6 +18,7 @@ __all__ = [
     "EnsembleMapsd",
     "LabelValuesd",
     "LargestComponentd",
+    "LeaveOutUnlabeledd",
     "LoadPresegmentationd",
     "PresegmentationCorruption",
     "RandPhantomd",

@@ -13,7 +13,7 @@ from nibabel.affines import voxel_sizes
 
 from monai_pdddpm.inferers.denoising_inferer import plain
 from monai_pdddpm.metrics.recalibration import Calibration, Volume
-from monai_pdddpm.metrics.segmentation import class_names
+from monai_pdddpm.metrics.segmentation import class_names, is_in, structures
 from monai_pdddpm.transforms.outputs import frames_of
 from monai_pdddpm.transforms.scan_grid import box_above
 from monai_pdddpm.utils.probabilities import tempered
@@ -27,11 +27,11 @@ def voxel_volume_ml(affine: torch.Tensor | np.ndarray) -> float:
 class CaseSummaryd(MapTransform):
     """Put what a decision needs into ``data["result"]``.
 
-    These are the volume of each label with its spread over the members, the agreement of the members with the answer
-    and the expected Dice, also per structure. A calibration adds the features outside their usual range; if there are
-    none, it adds a 90 % interval of each volume and a predicted Dice. The interval and the predicted Dice come from the
-    answer's probabilities and hardly depend on the seed. A time series has a list, ``frames``. MONAI Label sends
-    ``result`` to its client, and the report keeps it.
+    These are the volume of each label and region with its spread over the members, the agreement of the members with
+    the answer and the expected Dice, also per structure. A calibration adds the features outside their usual range; if
+    there are none, it adds a 90 % interval of each volume and a predicted Dice. Both come from the answer's
+    probabilities and hardly depend on the seed. A time series has a list, ``frames``. MONAI Label sends ``result`` to
+    its client, and the report keeps it.
 
     Args:
         keys: the key of the label map, (1, X, Y, Z), or (1, X, Y, Z, T) with frames. The data may also hold the label
@@ -39,14 +39,22 @@ class CaseSummaryd(MapTransform):
             probabilities ``prob``, (K, X, Y, Z[, T]), with the calibration's temperature.
         labels: channel index -> name, the background (0) included.
         calibration: of the bundle.
+        regions: name -> channel indices of a union of labels.
 
     Raises:
         UserError: when ``labels`` are not as :func:`monai_pdddpm.metrics.segmentation.class_names` expects.
     """
 
-    def __init__(self, keys: Any, labels: Mapping[str, str], calibration: Calibration | None = None) -> None:
+    def __init__(
+        self,
+        keys: Any,
+        labels: Mapping[str, str],
+        calibration: Calibration | None = None,
+        regions: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         super().__init__(keys)
         self.labels = class_names(labels)
+        self.structures = structures(self.labels, regions)
         self.calibration = calibration or Calibration()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -75,20 +83,21 @@ class CaseSummaryd(MapTransform):
         seg = plain(whole)[box]
         members, entropy = (x if x is None else plain(x)[box] for x in maps[1:3])
         voxel_ml = voxel_volume_ml(affine)
-        volumes = _volumes(seg, members, self.labels, voxel_ml)
-        features = _features(volumes, whole.shape[1:], affine)
+        inside = {name: is_in(seg, classes) for name, classes in self.structures.items()}
+        drawn = {} if members is None else {name: is_in(members, classes) for name, classes in self.structures.items()}
+        volumes = {name: _volume(mask, drawn.get(name), voxel_ml) for name, mask in inside.items()}
+        features = _features({name: volumes[name] for name in self.labels.values()}, whole.shape[1:], affine)
         if members is not None:
             features["agreement"] = agreement(members, seg[0], list(self.labels))
         found: dict[str, Volume] = {}
         dice_of: dict[str, float | None] = {}
         if prob is not None:
             prob = tempered(plain(prob), 1 / self.calibration.temperature, dim=0)  # as the calibration was fitted
-            dice_of = {
-                name: expected_dice(prob[index], plain(whole)[0] == index) for index, name in self.labels.items()
-            }
-            present = [dice for dice in dice_of.values() if dice is not None]
+            of = {name: prob[list(classes)].sum(dim=0) for name, classes in self.structures.items()}
+            dice_of = {name: expected_dice(p, is_in(plain(whole)[0], self.structures[name])) for name, p in of.items()}
+            present = [one for name in self.labels.values() if (one := dice_of[name]) is not None]
             features["expected_dice"] = float(np.mean(present)) if present else 1.0
-            found = {name: probable_volume(prob[index], voxel_ml) for index, name in self.labels.items()}
+            found = {name: probable_volume(p, voxel_ml) for name, p in of.items()}
             for name, volume in found.items():
                 volumes[name]["expected"] = round(volume.expected_ml, 4)
         unlike = self.calibration.unlike(features)
@@ -97,10 +106,10 @@ class CaseSummaryd(MapTransform):
             "structures": {
                 name: {
                     "expected_dice": _rounded(dice_of.get(name)),
-                    "agreement": None if members is None else _rounded(agreement(members, seg[0], [index])),
-                    "mean_entropy_inside_nats": _mean_inside(entropy, seg == index),
+                    "agreement": None if members is None else _rounded(agreement(drawn[name], mask[0], [1])),
+                    "mean_entropy_inside_nats": _mean_inside(entropy, mask),
                 }
-                for index, name in self.labels.items()
+                for name, mask in inside.items()
             },
             "mean_entropy_inside_nats": _mean_inside(entropy, seg > 0),
             "features": {name: round(value, 5) for name, value in features.items()},
@@ -126,22 +135,14 @@ def _mean_inside(entropy: torch.Tensor | None, inside: torch.Tensor) -> float | 
     return round(float(entropy[inside].float().mean()), 4) if entropy is not None and inside.any() else None
 
 
-def _volumes(
-    seg: torch.Tensor, members: torch.Tensor | None, labels: Mapping[int, str], voxel_ml: float
-) -> dict[str, dict[str, Any]]:
-    """Return each label's volume with its spread over the members in mL."""
-    volumes: dict[str, dict[str, Any]] = {}
-    for index, name in labels.items():
-        volumes[name] = {"segmentation": round(int((seg == index).sum()) * voxel_ml, 4)}
-        if members is not None:
-            ml = (members == index).flatten(1).sum(dim=1).double() * voxel_ml
-            volumes[name] |= {
-                "members_mean": round(float(ml.mean()), 4),
-                "members_sd": round(float(ml.std(correction=0)), 4),
-                "members_min": round(float(ml.min()), 4),
-                "members_max": round(float(ml.max()), 4),
-            }
-    return volumes
+def _volume(inside: torch.Tensor, members: torch.Tensor | None, voxel_ml: float) -> dict[str, Any]:
+    """Return the volume of a mask, (1, ...), with its spread over those of the members, (N, ...), in mL."""
+    volume = {"segmentation": round(int(inside.sum()) * voxel_ml, 4)}
+    if members is None:
+        return volume
+    ml = members.flatten(1).sum(dim=1).double() * voxel_ml
+    numbers = {"mean": ml.mean(), "sd": ml.std(correction=0), "min": ml.min(), "max": ml.max()}
+    return volume | {f"members_{name}": round(float(number), 4) for name, number in numbers.items()}
 
 
 def agreement(members: torch.Tensor, answer: torch.Tensor, classes: Sequence[int]) -> float:

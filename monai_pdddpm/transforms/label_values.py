@@ -12,7 +12,7 @@ from monai.transforms import MapTransform
 
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["LabelValuesd", "named_values", "to_values"]
+__all__ = ["LabelValuesd", "LeaveOutUnlabeledd", "named_values", "to_values"]
 
 
 class LabelValuesd(MapTransform):
@@ -21,11 +21,12 @@ class LabelValuesd(MapTransform):
     Args:
         keys: entries with label maps, of any shape.
         values: the value in the files of class 0, 1, 2, ...; other values become class 0.
+        ignored: the value of voxels without a label, which become class -1; None if there are none.
     """
 
-    def __init__(self, keys: KeysCollection, values: Sequence[int]) -> None:
+    def __init__(self, keys: KeysCollection, values: Sequence[int], ignored: int | None = None) -> None:
         super().__init__(keys)
-        self.values = list(values)
+        self.classes = dict(enumerate(values)) | ({} if ignored is None else {-1: ignored})
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with the classes in float32 under each key."""
@@ -33,9 +34,28 @@ class LabelValuesd(MapTransform):
         for key in self.key_iterator(d):
             label = d[key]
             classes = torch.zeros_like(label, dtype=torch.float32)
-            for index, value in enumerate(self.values):
+            for index, value in self.classes.items():
                 classes[label == value] = index
             d[key] = classes
+        return d
+
+
+class LeaveOutUnlabeledd(MapTransform):
+    """Make the voxels without a label, whose class in ``label`` is -1, background in the label and in predictions.
+
+    Args:
+        keys: predictions, (K, X, Y, Z) with the background first; they become one-hot where there is no label.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with the label, (1, X, Y, Z), and the predictions changed."""
+        d = dict(data)
+        labeled = d["label"] >= 0
+        for key in self.key_iterator(d):
+            background = torch.zeros_like(d[key])
+            background[0] = 1
+            d[key] = torch.where(labeled.to(d[key].device), d[key], background)
+        d["label"] = d["label"] * labeled
         return d
 
 

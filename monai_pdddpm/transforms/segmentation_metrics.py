@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from monai_pdddpm.data.geometry import largest_shift
 from monai_pdddpm.metrics.calibration import masked_voxels, near_structure, voxel_metrics
 from monai_pdddpm.metrics.held_out import sample_voxels
 from monai_pdddpm.metrics.lesions import lesion_metrics
-from monai_pdddpm.metrics.segmentation import Labels, class_names, segmentation_metrics
+from monai_pdddpm.metrics.segmentation import Labels, class_names, is_in, mask_metrics, segmentation_metrics
 from monai_pdddpm.utils.probabilities import likeliest_class
 
 _METHODS: Mapping[Hashable, Hashable] = {"preseg": "segmenter", "prob": "ensemble"}
@@ -40,9 +40,10 @@ class SegmentationMetricsd(MapTransform):
 
     Args:
         keys: entries with probabilities (K, X, Y, Z) or (K, X, Y), background first. The truth ``label``, (1, X, Y, Z)
-            or (1, X, Y), holds 0 and the indices of `labels`.
+            or (1, X, Y), holds 0 and the indices of `labels`, and -1 in voxels that are left out.
         labels: names of the foreground classes by channel index, see `class_names`.
         lesions: add the metrics of lesions.
+        regions: name -> channel indices of a union of classes, which gets the metrics of a class.
 
     Raises:
         ValueError: on a call, if truth and probabilities do not match or their grid has no size in mm.
@@ -54,10 +55,12 @@ class SegmentationMetricsd(MapTransform):
         *,
         labels: Labels,
         lesions: bool = False,
+        regions: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         super().__init__(keys)
         self.labels = class_names(labels)
         self.lesions = lesions
+        self.regions = regions or {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Evaluate one case."""
@@ -65,7 +68,7 @@ class SegmentationMetricsd(MapTransform):
         label = found["label"]
         name = file_name(label, *(found.get(key) for key in self.keys))
         truth = convert_to_tensor(label, track_meta=False)[0].long()
-        near = near_structure(truth)
+        near = near_structure(truth) & (truth >= 0)
         metrics: dict[Hashable, Any] = {}
         for key in self.key_iterator(found):
             try:
@@ -102,7 +105,7 @@ class SegmentationMetricsd(MapTransform):
             )
         plain = convert_to_tensor(probability, track_meta=False)
         spacing = [float(size) for size in affine_to_spacing(placed[0], r=truth.ndim)]
-        label_map = likeliest_class(plain, dim=0)
+        label_map = torch.where(truth.to(plain.device) < 0, -1, likeliest_class(plain, dim=0))
         labels = segmentation_metrics(label_map, truth, self.labels, spacing)
         if self.lesions:
             more = lesion_metrics(label_map, truth, self.labels)
@@ -110,6 +113,10 @@ class SegmentationMetricsd(MapTransform):
         rows, classes = masked_voxels(plain, truth, near)
         return {
             "labels": labels,
+            "regions": {
+                name: mask_metrics(is_in(label_map, classes), is_in(truth, classes), spacing)
+                for name, classes in self.regions.items()
+            },
             "near structure": voxel_metrics(rows, classes),
             "voxels": sample_voxels(rows, classes),
         }

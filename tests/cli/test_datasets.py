@@ -54,7 +54,8 @@ class TestDecathlon:
             ({"labels": {"1.5": "a"}}, "a whole number of its own"),
             ({"labels": {"1": "a", "01": "b"}}, "a whole number of its own"),
             ({"labels": {"0": "background"}}, "no label above 0"),
-            ({"labels": {"1": "a", "2": "ignore"}}, "expected classes only"),
+            ({"labels": {"1": "a", "2": "ignore", "3": "Ignore"}}, "one value of its own for ignore"),
+            ({"labels": {"background": 0, "a": 1, "ignore": 1}}, "one value of its own for ignore"),
             ({"modality": {"1": "MRI"}}, "by number"),
             ({"labels": None}, "names and numbers"),
             ({"training": [{"image": "../x.nii.gz", "label": "y.nii.gz"}]}, "leaves the folder"),
@@ -113,15 +114,24 @@ class TestNnunet:
                 read_dataset(root)
 
     @pytest.mark.parametrize(
-        ("regions", "expected"),
+        ("labels", "classes", "regions"),
         [
-            ({"whole": [1, 2, 4], "core": [2, 4], "enhancing": 4}, {1: "whole", 2: "core", 4: "enhancing"}),
-            ({"whole": [1, 2, 3], "core": [3]}, {1: "whole 1", 2: "whole 2", 3: "core"}),
+            (
+                {"whole": [1, 2, 4], "core": [2, 4], "enhancing": 4},
+                {1: "whole 1", 2: "core 2", 4: "enhancing"},
+                {"whole": (1, 2, 4), "core": (2, 4)},
+            ),
+            (
+                {"whole": [1, 2, 3], "core": [3], "ignore": 4},
+                {1: "whole 1", 2: "whole 2", 3: "core"},
+                {"whole": (1, 2, 3)},
+            ),
         ],
     )
-    def test_regions_become_classes_named_after_the_smallest_region(self, nnunet, regions, expected):
-        found = read_dataset(nnunet(labels={"background": 0, **regions}))
-        assert found.labels == {0: "background", **expected}
+    def test_regions_are_kept_beside_their_classes(self, nnunet, labels, classes, regions):
+        found = read_dataset(nnunet(labels={"background": 0, **labels}))
+        assert found.labels == {0: "background", **classes}
+        assert (found.regions, found.ignored) == (regions, labels.get("ignore"))
 
     def test_names_without_a_channel(self, nnunet):
         root = nnunet()

@@ -27,6 +27,7 @@ def fingerprint(shapes=((100, 120, 80),), spacings=((1, 1, 1),), channels=("MRI"
     spacings = spacings * len(shapes) if len(spacings) == 1 else spacings
     return {
         "cases": len(shapes),
+        "frames": False,
         "shape": distribution(shapes),
         "spacing_mm": distribution(spacings),
         "channels": [{"name": name} | channel for name in channels],
@@ -79,6 +80,8 @@ def test_hippocampus_like():
         "epoch_windows": None,
         "cache_rate": 1.0,
         "missing_channels": "error",
+        "fourth_dimension": "channel",
+        "map_shape": ["X", "Y", "Z"],
     }
     assert all(choice.text and choice.reason for choice in choices.values())
 

@@ -138,13 +138,13 @@ def test_csv_has_every_metric_once():
 def test_the_first_of_several_processes_writes_the_cases_of_all(tmp_path, monkeypatch, rank):
     def gather(parts, mine, group=None):
         parts[rank] = mine
-        parts[1 - rank] = {"elsewhere.nii.gz": ("elsewhere", item("")["metrics"])}
+        parts[1 - rank] = {("elsewhere.nii.gz", "elsewhere"): item("")["metrics"]}
 
     report = EvaluationReport(tmp_path)
     for name, answer in {"is_initialized": True, "get_rank": rank, "get_world_size": 2}.items():
         monkeypatch.setattr(dist, name, lambda answer=answer: answer)
     monkeypatch.setattr(dist, "all_gather_object", gather)
-    report._metrics = {"here.nii.gz": ("here", item("")["metrics"])}
+    report._metrics = {("here.nii.gz", "here"): item("")["metrics"]}
     report.write(None)
     assert (tmp_path / "evaluation_cases.csv").exists() == (rank == 0)
     if rank == 0:

@@ -326,7 +326,18 @@ class TestSettings:
         with pytest.raises(ValueError, match="time_steps: "):
             DenoisingInferer(steps)(case.image, case.network, case.label)
 
-    @pytest.mark.parametrize("value", [K, -1])
+    def test_the_presegmentation_is_noised_where_there_is_no_label(self, case):
+        case.label[:, :, 0] = -1
+        preseg = torch.full_like(case.label, 2)
+        torch.manual_seed(0)
+        case.run("ddpm", presegmentation=preseg)
+        found = case.network.denoiser.shown[-1]["x_t"]
+        case.label[:, :, 0] = 2
+        torch.manual_seed(0)
+        case.run("ddpm", presegmentation=preseg)
+        assert torch.equal(found, case.network.denoiser.shown[-1]["x_t"])
+
+    @pytest.mark.parametrize("value", [K, -2])
     def test_labels_that_the_network_does_not_have(self, case, value):
         case.label[0, 0, 0, 0] = value
         with pytest.raises(UserError, match=r"label: found values from .* expected 0 to 2; fix 'labels'"):

@@ -37,6 +37,25 @@ def test_x0_by_definition(batch, weights):
     assert DenoisingLoss("x0", **weights)(*batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("prediction", ["x0", "eps"])
+def test_voxels_without_a_label_are_left_out(batch, prediction):
+    denoised, label = batch
+    label = torch.where(torch.arange(6)[:, None] > 3, -1, label)
+    kept = Denoised(*(part[..., :4, :].clone() for part in denoised))
+    scale = 1 if prediction == "x0" else 4 / 6  # the mean of the squares is over all voxels
+    expected = DenoisingLoss(prediction)(kept, label[..., :4, :]).item() * scale
+    output = denoised.output.requires_grad_()
+    loss = DenoisingLoss(prediction)(Denoised(output, denoised.target), label)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    loss.backward()
+    assert (output.grad[..., 4:, :] == 0).all()
+    assert (output.grad[..., :4, :] != 0).any()
+
+
+def test_no_voxel_has_a_label(batch):
+    assert DenoisingLoss()(batch[0], torch.full_like(batch[1], -1)).item() == 0
+
+
 def test_x0_is_monai_s(batch):
     theirs = DiceCELoss(
         include_background=False, to_onehot_y=True, softmax=True, batch=True, lambda_dice=0.2, lambda_ce=1.0

@@ -146,3 +146,17 @@ def test_item_is_not_changed_but_for_the_result():
     item = CaseSummaryd("seg", LABELS)(data)
     assert "result" not in data
     assert set(item) == {"seg", "other", "result"}
+
+
+def test_regions_by_hand():
+    prob = torch.nn.functional.one_hot(label_map(10, 20)[0], 3).movedim(-1, 0) * 0.8 + 0.2 / 3
+    item = {"seg": MetaTensor(label_map(10, 20), affine=AFFINE), "members": label_map(5, 0), "prob": prob}
+    found = CaseSummaryd("seg", LABELS, regions={"whole": [1, 2]})(item)["result"]
+    assert found["volume_ml"]["whole"]["segmentation"] == 0.15  # 30 voxels of 0.005 mL
+    assert found["volume_ml"]["whole"]["members_mean"] == 0.025
+    inside, outside = 30 * (0.8 + 0.4 / 3), 90 * 0.4 / 3
+    assert found["volume_ml"]["whole"]["expected"] == pytest.approx((inside + outside) * 0.005, abs=1e-4)
+    dice = 2 * inside / (30 + inside + outside)
+    assert found["structures"]["whole"]["expected_dice"] == pytest.approx(dice, abs=1e-4)
+    assert found["structures"]["whole"]["agreement"] == pytest.approx(10 / 35, abs=1e-4)
+    assert not any("whole" in name for name in found["features"])

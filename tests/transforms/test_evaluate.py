@@ -129,3 +129,21 @@ def test_another_place_is_warned_of(data):
         assert (
             any("case7" in str(warning.message) and "22.0 voxels" in str(warning.message) for warning in caught) == far
         )
+
+
+def test_voxels_without_a_label_are_left_out(data):
+    wrong = data["prob"].as_tensor().roll(1, dims=0)  # of another class
+    label = data["label"].clone()
+    label[:, :, 6:] = -1
+    data["prob"].as_tensor()[:, :, 6:] = wrong[:, :, 6:]
+    found = SegmentationMetricsd("prob", labels=LABELS)(data | {"label": label})["metrics"]["ensemble"]
+    assert found["labels"]["front"]["dice"] == 1
+    assert found["labels"]["front"]["true_volume_ml"] == pytest.approx(0.192)
+    assert found["near structure"]["nll"] == pytest.approx(-math.log(0.8))
+
+
+def test_regions_by_hand(data):
+    found = SegmentationMetricsd(labels=LABELS, regions={"both": [1, 2]})(data)["metrics"]
+    assert found["ensemble"]["regions"]["both"]["true_volume_ml"] == pytest.approx(0.768)
+    assert found["segmenter"]["regions"]["both"]["dice"] == 0.875  # 7 of 8 planes after a shift by one
+    assert found["segmenter"]["labels"]["front"]["dice"] == 0.75

@@ -2,7 +2,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_pdddpm.transforms import LabelValuesd, named_values
+from monai_pdddpm.transforms import LabelValuesd, LeaveOutUnlabeledd, named_values
 from monai_pdddpm.transforms.label_values import to_values
 from monai_pdddpm.utils.errors import UserError
 
@@ -31,3 +31,12 @@ def test_names_by_value():
     assert named_values(labels, None) == labels
     with pytest.raises(UserError, match=r"label_values: found \[0, 2\], expected one value for each of the 3 labels"):
         named_values(labels, [0, 2])
+
+
+def test_voxels_without_a_label():
+    label = LabelValuesd("label", [0, 2], ignored=9)({"label": torch.tensor([[0, 9, 2, 9]])})["label"]
+    assert label.tolist() == [[0, -1, 1, -1]]
+    pred = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.9, 0.8, 0.7, 0.6]])
+    found = LeaveOutUnlabeledd("pred")({"label": label, "pred": pred})
+    assert found["label"].tolist() == [[0, 0, 1, 0]]
+    assert torch.equal(found["pred"], torch.tensor([[0.1, 1, 0.3, 1], [0.9, 0, 0.7, 0]]))
