@@ -225,9 +225,12 @@ def rows() -> Iterator[tuple[str, str]]:
 def page() -> str:
     """Return the page with the table."""
     logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return INTRODUCTION + "".join(f"| {kind} | {result} |\n" for kind, result in rows())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return INTRODUCTION + "".join(f"| {kind} | {result} |\n" for kind, result in rows())
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 if __name__ == "__main__":
