@@ -98,6 +98,11 @@ class PDDDPMApp(MONAILabelApp):
         keys = {name: f"{name}_disagreement" for name in self.bundles}
         return {key: DisagreementScoring(self._infers[name], key) for name, key in keys.items()}
 
+    def bundle_path(self, model):
+        """Refuse a job of a bundle that is not served, before it starts; no bundle needs its folder on a path."""
+        if model is not None and model not in self.bundles:
+            raise UserError(f"model: found {model!r}, expected one of {', '.join(self.bundles)}; GET /info/ lists them")
+
     def infer(self, request, datastore=None):
         """Answer an inference request; store the uncertainty maps of a scan of the studies as labels under their names.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,11 @@ def write_report(output_dir: Path, *, overwrite: bool = False) -> Path:
 def _page(folder: Path, cases: Sequence[CaseRow]) -> str:
     labels = label_names(cases)
     good = [case for case in cases if case.report]
+    rows = [_row(folder / case.name, case, labels) for case in cases]
+    used = [any(column) for column in zip(*(row["numbers"] for row in rows), strict=True)]
+    for row in rows:
+        row["numbers"] = list(compress(row["numbers"], used))
+    heads = [*(f"{label} (mL)" for label in labels), "Predicted Dice", "Uncertainty (nats)", "Seconds"]
     return render(
         "report.html.j2",
         generator=_GENERATOR,
@@ -82,8 +88,8 @@ def _page(folder: Path, cases: Sequence[CaseRow]) -> str:
         },
         summary=[*_summary([case.report for case in good]), *_unused(folder)],
         plots=[*(_volume_plot(good, label) for label in labels), _entropy_plot(good)] if len(good) > 1 else [],
-        numbers=[*(f"{label} (mL)" for label in labels), "Predicted Dice", "Uncertainty (nats)", "Seconds"],
-        rows=[_row(folder / case.name, case, labels) for case in cases],
+        numbers=list(compress(heads, used)),
+        rows=rows,
     )
 
 

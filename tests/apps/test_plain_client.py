@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -149,6 +150,25 @@ def test_bad_requests_for_a_segmentation(client, query, params, expected):
     query = {"image": client.scan} | query
     answer = client.send("POST", f"/infer/{MODEL}", query, {"params": json.dumps(params)})
     assert answer.startswith(expected)
+    assert "\n" not in answer
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/infer/nothing", "There is no model 'nothing' available"),
+        ("/train/nothing", "model: found 'nothing', expected one of phantom_segmentation;"),
+        ("/batch/infer/nothing", "model: found 'nothing', expected one of phantom_segmentation;"),
+        ("/activelearning/nothing", "There is no such strategy 'nothing' available"),
+    ],
+)
+def test_a_bundle_that_is_not_installed(client, path, expected):
+    url = f"http://127.0.0.1:{client.port}{path}?image={client.scan}"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(url, data=b"", method="POST"), timeout=60)
+    assert refused.value.code == 400
+    answer = json.loads(refused.value.read())["detail"]
+    assert expected in answer
     assert "\n" not in answer
 
 

@@ -132,8 +132,26 @@ def seen(page, tmp_path_factory):
     const one = pixels("outlines");
     set("label_map", "all");
     seen.all = changed(one, pixels("outlines"));
+    const colored = () => {
+      const {data} = pixels("outlines");
+      return data.reduce((count, value, i) => count + (i % 4 === 0 && value !== data[i + 2]), 0);
+    };
+    seen.colored = colored();
     set("label_map", "-1");
-    seen.none = [element("label_map").value, element("outlines").hidden];
+    seen.none = [element("label_map").value, colored()];
+    // the letters lie inside the pictures: something white at the edges, on a black background
+    const texts = pixels("outlines");
+    seen.letters = nv.screenSlices.map(({leftTopWidthHeight: [left, top, width, height]}) => {
+      const white = (x, y) => texts.data[4 * (Math.round(y) * texts.width + Math.round(x))] > 100;
+      const near = (x, y) => [...Array(900).keys()].filter(i => white(x - 15 + i % 30, y - 15 + i / 30)).length;
+      const [first, last] = [left, left + width].toSorted((a, b) => a - b);
+      return [near(first + 16, top + height / 2), near(last - 16, top + height / 2),
+              near((first + last) / 2, top + 16), near((first + last) / 2, top + height - 16)];
+    });
+    // the bar of the axial picture, 5 mm of 24
+    const [left, top, width, height] = nv.screenSlices[0].leftTopWidthHeight;
+    const row = texts.data.slice(4 * texts.width * (Math.round(top + height) - 7)).filter((_, i) => i % 4 === 0);
+    seen.bar = row.slice(0, Math.abs(width)).filter(value => value > 127).length / Math.abs(width);
     set("label_map", "0");
 
     seen.thresholds = [];
@@ -213,7 +231,17 @@ def test_members_switch(seen):
     assert all(count > 20 for _, count in seen["switched"])
     assert seen["back"] == "First segmentation"
     assert seen["all"] > 100
-    assert seen["none"] == ["-1", True]
+    assert seen["colored"] > 100
+    assert seen["none"] == ["-1", 0]
+
+
+def test_directions_are_written_at_all_edges(seen):
+    assert len(seen["letters"]) == 3
+    assert min(min(tile) for tile in seen["letters"]) > 3
+
+
+def test_the_bar_has_its_length(seen):
+    assert seen["bar"] == pytest.approx(5 / SHAPE[0], abs=0.01)
 
 
 def test_threshold(seen):

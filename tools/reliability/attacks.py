@@ -45,7 +45,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "apps" / "monailabel"))
 from payloads import PAYLOADS, bare_pickle, object_array
 from pdddpm_label.bundles import bundle_labels, find_bundles
-from pdddpm_label.fine_tuning import load_segmenter_alone, validation_dice
+from pdddpm_label.fine_tuning import validation_dice
 
 PHANTOM = ROOT / "bundles" / "phantom_segmentation"
 TABLE = Path(__file__).with_name("attacks.csv")
@@ -144,7 +144,6 @@ CHECKPOINT_PLACES = {
     "segmenter file of train.json": lambda file: load_segmenter(_pair(), [str(file)]),
     "resumed training": lambda file: TrainingCheckpoint(file, {"network": _linear()}).load(Engine(lambda *_: None)),
     "training of the MONAI Label app": _label_training,
-    "training of the MONAI Label app, segmenter": lambda file: load_segmenter_alone(_linear(), str(file), "cpu"),
 }
 
 

@@ -15,8 +15,7 @@ from monailabel.tasks.activelearning.epistemic import Epistemic
 from monailabel.tasks.activelearning.random import Random
 
 from monai_pdddpm.utils.errors import user_message
-from pdddpm_label.inference import Segmentation
-from pdddpm_label.options import OPTIONS
+from pdddpm_label.inference import OPTIONS, Segmentation
 from pdddpm_label.scoring import member_disagreement
 
 __all__ = ["DisagreementScoring", "LargestDisagreement"]

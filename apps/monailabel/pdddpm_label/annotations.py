@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,25 +14,12 @@ from monai_pdddpm.data.headers import read_header
 from monai_pdddpm.data.loading import LoadScan
 from monai_pdddpm.utils.errors import UserError
 
+if TYPE_CHECKING:
+    from monailabel.interfaces.datastore import Datastore
+
 __all__ = ["check_annotations", "checked_labels", "read_pairs"]
 
 _SAME_GRID = 0.5  # voxels
-
-
-class Datastore(Protocol):
-    """Methods of a MONAI Label datastore that are used here."""
-
-    def datalist(self) -> list[dict[str, Any]]:
-        """Return ``{"image": path, "label": path}`` per finished annotation."""
-
-    def get_image_uri(self, image_id: str) -> str:
-        """Return the path of a scan, empty if there is none of this name."""
-
-    def get_label_info(self, label_id: str, tag: str) -> dict[str, Any]:
-        """Return what the viewer sent with a label."""
-
-    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Store a label; return its name."""
 
 
 def checked_labels(datastore: Datastore, bundles: Sequence[Mapping[int, str]]) -> Callable[..., str]:

@@ -13,17 +13,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from monai_pdddpm.data.case import case_name
 from monai_pdddpm.handlers.checkpoint import save_file
-from monai_pdddpm.networks.weights import load_weights, read_weights
+from monai_pdddpm.networks.weights import read_weights
 from monai_pdddpm.utils.atomic_write import atomic_write
 from monai_pdddpm.utils.checks import check_choice, check_output_dir, check_range
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["STAGES", "fine_tune", "hold_out", "load_segmenter_alone", "replace_model", "validation_dice"]
+__all__ = ["STAGES", "fine_tune", "hold_out", "replace_model", "validation_dice"]
 
 STAGES = ("denoiser", "segmenter", "both")
 _SEGMENTER = "segmenter."
@@ -181,24 +180,6 @@ def replace_model(bundle: Path, candidate: Path, keep_in: Path) -> None:
         os.replace(calibration, keep_in / "calibration_before.json")
 
 
-def load_segmenter_alone(network: torch.nn.Module, model_file: str, device: torch.device | str) -> torch.nn.Module:
-    """Load the segmenter's weights from the model file of a bundle.
-
-    Args:
-        network: the segmenter; its weights are replaced.
-        model_file: weights of segmenter and denoiser.
-        device: where the network goes.
-
-    Raises:
-        UserError: when the file has no weights of this network.
-    """
-    weights = read_weights(model_file)
-    load_weights(
-        network, {k.removeprefix(_SEGMENTER): v for k, v in weights.items() if k.startswith(_SEGMENTER)}, model_file
-    )
-    return network.to(device)
-
-
 def _train(
     bundle: Path,
     part: str,
@@ -229,8 +210,11 @@ def _train(
         overrides["segmenter_files"] = [str(start)]
         overrides["denoiser_file"] = str(start) if options["pretrained"] else None
     elif options["pretrained"]:
-        target = "pdddpm_label.fine_tuning.load_segmenter_alone"
-        overrides["network"] = {"_target_": target, "network": "@network_def", "model_file": str(start)}
+        alone = work / part / "before.pt"
+        weights = read_weights(start)
+        save_file({k.removeprefix(_SEGMENTER): v for k, v in weights.items() if k.startswith(_SEGMENTER)}, alone)
+        target = "monai_pdddpm.bundle.load_network"
+        overrides["network"] = {"_target_": target, "network": "@network_def", "model_file": str(alone)}
         overrides["network"]["device"] = "@device"
     workflow = ConfigWorkflow(str(config), logging_file=False, workflow_type="train", **overrides)
     workflow.initialize()

@@ -17,15 +17,21 @@ from monailabel.tasks.infer.bundle import BundleConstants, BundleInferTask
 from monai_pdddpm.bundle import load_network
 from monai_pdddpm.data.headers import read_header
 from monai_pdddpm.transforms import SaveImageMapsd
-from monai_pdddpm.utils.checks import check_choice
+from monai_pdddpm.utils.checks import check_choice, check_range
 from monai_pdddpm.utils.errors import UserError
 from pdddpm_label.bundles import bundle_labels
 from pdddpm_label.levels import EntropyLevelsd, level_names
-from pdddpm_label.options import OPTIONS, check_options
 
-__all__ = ["Segmentation", "Uncertainty"]
+__all__ = ["OPTIONS", "Segmentation", "Uncertainty"]
 
+OPTIONS = {"members": (1, None), "num_steps": (1, None), "seed": (0, 2**63 - 1)}  # of a request, with their ranges
 MAPS = ("entropy", "mutual_information")
+
+
+def _checked(options: Mapping[str, int]) -> Mapping[str, int]:
+    for key, value in options.items():
+        check_range(key, value, *OPTIONS[key])
+    return options
 
 
 class _Present(BundleConstants):
@@ -53,9 +59,7 @@ class Segmentation(BundleInferTask):
         self.path = [str(Path(path) / "models" / "model.pt")]
         self._config["model_filename"] = self._config["model_filename"] or ["model.pt"]
         own = json.loads(Path(self.bundle_config_path).read_text(encoding="utf-8"))
-        chosen = {key: int(conf.get(key, own[key])) for key in OPTIONS}
-        check_options(chosen)
-        self._config.update(chosen)
+        self._config.update(_checked({key: int(conf.get(key, own[key])) for key in OPTIONS}))
         self.series = own["scan"]["fourth_dimension"] == "time"
         self.classes = bundle_labels(path)
 
@@ -65,8 +69,7 @@ class Segmentation(BundleInferTask):
         Raises:
             UserError: when a setting is out of range or the scan is a time series.
         """
-        chosen = {key: request.get(key, self._config[key]) for key in OPTIONS}
-        check_options(chosen)
+        chosen = _checked({key: request.get(key, self._config[key]) for key in OPTIONS})
         image = request.get("image")
         if self.series and isinstance(image, str) and (frames := prod(read_header(image).extra)) > 1:
             raise UserError(
