@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sized
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -28,12 +29,9 @@ def find_bundle_root(name: str) -> str:
     """
     # the first entry belongs to the program that was started, often the working directory
     for folder in map(Path, (*sys.path[1:], *sys.path[:1])):
-        try:
-            metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(metadata, dict) and metadata.get("name") == name:
-            return str(folder.resolve())
+        with suppress(OSError, ValueError, AttributeError):
+            if json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8")).get("name") == name:
+                return str(folder.resolve())
     return "."
 
 
