@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ from monai.transforms import LoadImage, ResampleToMatch
 
 from monai_pdddpm.bundle import pick_device
 from monai_pdddpm.data import case_name
+from monai_pdddpm.data.case import Case
 from monai_pdddpm.inferers import EnsembleConfig, EnsembleOutput, EnsembleRunInfo, PDDDPMInferer
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.networks.weights import load_network
@@ -65,8 +67,12 @@ def make_inferer(parser: ConfigParser) -> PDDDPMInferer:
 def run_inferer(
     inferer: PDDDPMInferer, network: torch.nn.Module, image: torch.Tensor
 ) -> tuple[dict[str, torch.Tensor], EnsembleRunInfo]:
-    """Return the parts of the output for an image (1, C, ...) and its run; `members` is (N, K, ...) if returned."""
-    output = inferer(MetaTensor(image), network)
+    """Return the parts of the output for an image (1, C, ...) and its run; `members` is (N, K, ...) if returned.
+
+    The case is named after the image's voxels, so that different images have different noise, as cases in use have.
+    """
+    name = hashlib.sha256(image.flatten()[:: max(1, image.numel() // 2**16)].cpu().numpy().tobytes()).hexdigest()
+    output = inferer(MetaTensor(image, meta={"case": Case(name, ())}), network)
     assert isinstance(output, MetaTensor)
     members = inferer.config.members if inferer.config.return_members else 0
     classes = output.shape[1] // (4 + members)
