@@ -1,6 +1,8 @@
 """Archives of a release: MONAI downloads one, and its bundle runs in any folder."""
 
 import hashlib
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 from monai.bundle import create_workflow, download, load
 from monai.data import MetaTensor
 
+from monai_pdddpm import __version__
 from monai_pdddpm.data import write_phantom
 from monai_pdddpm.networks import PDDDPM
 
@@ -23,6 +26,14 @@ def release(tmp_path_factory):
     tool = [sys.executable, ROOT / "tools" / "archive_bundles.py", folder]
     subprocess.run(tool, check=True, capture_output=True)
     return folder
+
+
+def test_the_version_is_the_same_everywhere():
+    metadata = json.loads((ROOT / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    assert metadata["required_packages_version"]["monai_pdddpm"] == __version__
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    heads = re.findall(r"^## \[(.+)\] - (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert heads[0] == ("Unreleased", __version__) or heads[0][0] == __version__
 
 
 def test_checksums_cover_every_file(release):
