@@ -64,6 +64,18 @@ COMMANDS: dict[str, tuple[str, str, Sequence[tuple[str, dict[str, Any]]]]] = {
             *_BIDS,
         ),
     ),
+    "train-folds": (
+        "monai_pdddpm.cli.train_folds",
+        "train a segmenter for each fold, and write out-of-fold pre-segmentations",
+        (
+            ("bundle", {"type": existing, "help": "folder of the bundle"}),
+            ("--folds", {"type": int, "default": 5, "metavar": "N", "help": "number of folds (5)"}),
+            ("--dataset_dir", {"type": existing, "metavar": "DIR", "help": "labeled cases (the bundle's)"}),
+            ("--scans", {"type": existing, "metavar": "DIR", "help": "new scans for the ensemble of all folds"}),
+            ("--calibrate", {"action": "store_true", "help": "train a denoiser per fold, and calibrate on all cases"}),
+            ("--max_epochs", {"type": int, "metavar": "N", "help": "of each training (the bundle's)"}),
+        ),
+    ),
     "calibrate-files": (
         "monai_pdddpm.cli.calibrate_files",
         "calibrated maps from the probabilities that networks wrote",

@@ -106,26 +106,26 @@ def create_bundle(
     words = f"A {foreign.definition['_target_']} with the weights of {foreign.name}" if foreign else "A SegResNet"
     words = stage.words if stage else words
     more += foreign.notes if foreign else []
+    held = [Path(str(entry["label"])).name for entry in listed["validation"]]
+    notes = [f"validation cases: {', '.join(held[:5])}{f' and {len(held) - 5} more' if len(held) > 5 else ''}"]
+    by_folds = len(held) <= LEAST_CASES < len(listed["training"]) and not (foreign or stage or data.frames)
+    if len(held) <= LEAST_CASES:
+        remedy = "train-folds cross-fits it" if by_folds else "list more under validation, or do without"
+        need = f"a calibration needs {LEAST_CASES + 1} cases that are not trained on"
+        notes.append(f"{need}, and {len(held)} are held out: {remedy}")
     content: dict[str, Any] = {"bundle": str(folder), "choices": [asdict(choice) for choice in choices]}
     files = {f"configs/{file}": as_text(config) for file, config in configs.items()} | {
-        "docs/README.md": readme(texts, choices, words, stages, stage),
+        "docs/README.md": readme(texts, choices, words, commands(Path(), stages, stage, by_folds)),
         "docs/data_license.txt": f"Data: {texts['license']}\n",
         "docs/fingerprint.json": as_text(statistics),
         "docs/choices.json": as_text(content["choices"]),
         "data/dataset.json": as_text(listed),
     }
     _write(folder, files, foreign)
-    held = [Path(str(entry["label"])).name for entry in listed["validation"]]
-    notes = [f"validation cases: {', '.join(held[:5])}{f' and {len(held) - 5} more' if len(held) > 5 else ''}"]
-    if len(held) <= LEAST_CASES:
-        notes.append(
-            f"calibrating needs {LEAST_CASES + 1} cases that are not trained on, and {len(held)} are held out: list "
-            "more under validation, or use the bundle without a calibration"
-        )
     notes += [str(finding) for finding in findings] + more
     if not name.endswith("_segmentation"):
         notes.append("MONAI Label serves bundles for segmentation whose name ends in _segmentation")
-    content |= {"notes": notes, "commands": commands(folder, stages, stage)}
+    content |= {"notes": notes, "commands": commands(folder, stages, stage, by_folds)}
     lines = [*map(str, choices), *(f"note: {note}" for note in notes)]
     return Result(content, [*lines, f"written: {folder}", "next:", *content["commands"]])
 
@@ -153,7 +153,7 @@ def _render(
     task = fill(json.loads((configs / "_new_task.json").read_text(encoding="utf-8")), dict(values), "_new_task.json")
     if foreign or stage:
         task["segmenter"] = foreign.definition if foreign else {"_target_": "monai_pdddpm.networks.NoSegmenter"}
-        parts = ("train_segmenter", "cross_", *(["export"] if stage else []))
+        parts = ("train_segmenter", *(["export"] if stage else []))
         task["without"] = [f.name for f in configs.glob("*.json") if any(part in f.name for part in parts)]
     rendered, task["overrides"] = render_task(configs, task, name), {}
     for file, content in rendered.items():

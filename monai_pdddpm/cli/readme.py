@@ -50,18 +50,24 @@ def readme(
     texts: Mapping[str, Any],
     choices: Sequence[Choice],
     segmenter: str,
-    stages: Sequence[str],
-    stage: FirstStage | None = None,
+    next_commands: Sequence[str],
 ) -> str:
-    """Return the bundle's ``docs/README.md`` from `bundle_texts`, the plan and a description of the segmenter."""
+    """Return ``docs/README.md`` from `bundle_texts`, the plan, a description of the segmenter, and `commands`."""
     table = "\n".join(f"| {choice.name} | {choice.text} | {choice.reason} |" for choice in choices)
-    more = {"segmenter": segmenter, "choices_table": table, "commands": "\n".join(commands(Path(), stages, stage))}
+    more = {"segmenter": segmenter, "choices_table": table, "commands": "\n".join(next_commands)}
     template = (templates() / "_new_task.md").read_text(encoding="utf-8")
     return fill(template, dict(texts) | more, "_new_task.md")
 
 
-def commands(folder: Path, stages: Sequence[str], first: FirstStage | None = None) -> list[str]:
-    """Return the next commands for a bundle in a folder, given the stages of its training and its first stage."""
+def commands(folder: Path, stages: Sequence[str], first: FirstStage | None = None, by_folds: bool = False) -> list[str]:
+    """Return the next commands for a bundle in a folder.
+
+    Args:
+        folder: of the bundle.
+        stages: of its training.
+        first: its first stage, if it exists already.
+        by_folds: calibrate by cross-fitting.
+    """
     lines = []
     for stage in (*stages, "calibrate", "evaluate", "inference"):
         run = {"calibrate": "calibrating", "evaluate": "evaluating", "inference": "inference"}.get(stage, "training")
@@ -70,6 +76,8 @@ def commands(folder: Path, stages: Sequence[str], first: FirstStage | None = Non
             files = json.dumps([str(folder / "configs" / f"{name}.json") for name in ("inference", stage)])
             files = f"'{files}'"
         line = f"python -m monai.bundle run {run} --config_file {files}"
+        if stage == "calibrate" and by_folds:
+            line = f"python -m monai_pdddpm train-folds {shlex.quote(str(folder))} --calibrate"
         if first and stage == "inference":
             lines += [first.command] if first.command else []
             line += " --dataset_dir <scans> --presegmentation_dir <presegmentations>"

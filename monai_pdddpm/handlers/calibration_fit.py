@@ -57,6 +57,7 @@ class CalibrationFit:
         scans_per_subject: number of consecutively numbered scans of a subject, see
             :func:`monai_pdddpm.metrics.summary.subject_of`; cross-validation leaves out whole subjects.
         regions: name -> channel indices of a union of labels, which gets volume intervals too.
+        collect_only: leave the fit to a call of `fit`, which may follow on the cases of several folds.
 
     Raises:
         UserError: if there are too few cases: before the first one, or at the end if several are of one subject.
@@ -69,9 +70,11 @@ class CalibrationFit:
         inferer: ConfiguredInferer,
         scans_per_subject: int = 1,
         regions: Mapping[str, Sequence[int]] | None = None,
+        collect_only: bool = False,
     ) -> None:
         self.path = Path(path)
         self.scans_per_subject = scans_per_subject
+        self.collect_only = collect_only
         self.labels = class_names(labels)
         self.structures = structures(self.labels, regions)
         settings = inferer.config.as_report()
@@ -80,9 +83,10 @@ class CalibrationFit:
 
     def attach(self, engine: Engine) -> None:
         """Register with an engine whose output is a list of items."""
-        engine.add_event_handler(Events.STARTED, self.begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
-        engine.add_event_handler(Events.COMPLETED, self.write)
+        if not self.collect_only:
+            engine.add_event_handler(Events.STARTED, self.begin)
+            engine.add_event_handler(Events.COMPLETED, self.fit)
 
     def begin(self, engine: Engine) -> None:
         """Forget the cases of an earlier run, and refuse a list that is too short before any work."""
@@ -120,8 +124,12 @@ class CalibrationFit:
                 )
             )
 
-    def write(self, engine: Engine) -> None:
-        """Fit, cross-validate, write and print."""
+    def fit(self) -> None:
+        """Fit, cross-validate, write and print.
+
+        Raises:
+            UserError: if there are too few cases.
+        """
         cases = [case for part in gathered(self.cases) for case in part]
         needed = LEAST_CASES + max(Counter(case.subject for case in cases).values(), default=1)
         self._check_count(len(cases), needed)

@@ -2,7 +2,6 @@
 
 from .case_summary import CaseSummaryd
 from .corruption import PresegmentationCorruption
-from .cross_fitting import CrossFittedPresegmentationd
 from .fresh_phantom import RandPhantomd
 from .label_values import LabelValuesd, LeaveOutUnlabeledd, named_values
 from .largest_component import LargestComponentd
@@ -14,7 +13,6 @@ from .spacing import Spacingd
 
 __all__ = [
     "CaseSummaryd",
-    "CrossFittedPresegmentationd",
     "EnsembleMapsd",
     "LabelValuesd",
     "LargestComponentd",

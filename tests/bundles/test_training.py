@@ -155,20 +155,3 @@ def test_training_begins_with_a_given_denoiser(command, untrained, phantom, segm
     before, after = weights(given), weights(tmp_path / "model.pt")
     for key, value in before.items():
         torch.testing.assert_close(after[key], value, rtol=0, atol=1e-6)
-
-
-def test_cross_fitting(command, copy_bundle, phantom):
-    bundle = copy_bundle()
-    short = {**SHORT, "max_epochs": 1, "val_interval": 1, "dataset_dir": phantom, "folds": 2}
-    both = f"['{config(bundle, 'train')}', '{config(bundle, 'cross_fitting')}']"
-    done = command("run", "training", config_file=both, **short)
-    assert done.error, done
-    assert "segmenter_fold0" in done.error
-    for fold in (0, 1):
-        options = {"fold": fold, "output_dir": bundle / "runs" / f"segmenter_fold{fold}"}
-        done = command("run", "training", config_file=config(bundle, "train_segmenter"), **short, **options)
-        assert done.code == 0, done
-    written = (bundle / "models" / "model.pt").stat().st_mtime_ns
-    done = command("run", "training", config_file=both, **short)
-    assert done.code == 0, done
-    assert (bundle / "models" / "model.pt").stat().st_mtime_ns > written

@@ -108,7 +108,9 @@ class TestCommand:
         spacing = {"name": "spacing", "value": [2, 2, 2], "text": "2 x 2 x 2 mm", "reason": "set by --spacing"}
         assert spacing in found["choices"]
         assert "validation cases: case_3.nii.gz" in found["notes"]
-        assert "calibrating needs 6 cases that are not trained on, and 1 are held out" in " ".join(found["notes"])
+        assert "a calibration needs 6 cases that are not trained on, and 1 are held out: list more" in " ".join(
+            found["notes"]
+        )
         assert all(choice["reason"] for choice in found["choices"])
         assert "reading scans" in err
         assert main([*words]) == 1  # the folder exists

@@ -55,7 +55,7 @@ class TestPresegmentations:
         assert config(folder, "train")["presegmentation_dir"] == str(tmp_path / "pre")
         assert config(folder, "inference")["segmenter_def"] == {"_target_": "monai_pdddpm.networks.NoSegmenter"}
         there = {file.name for file in (folder / "configs").iterdir()}
-        assert not {"train_segmenter.json", "cross_fitting.json", "export.json"} & there
+        assert not {"train_segmenter.json", "export.json"} & there
         assert found["commands"][-1].endswith("--dataset_dir <scans> --presegmentation_dir <presegmentations>")
         # boxes of 10, 9, 8, 10, 9 and 8 voxels that were moved by one
         assert "pre-segmentations: mean Dice 0.891 on training, 0.875 on validation" in found["notes"]

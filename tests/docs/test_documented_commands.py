@@ -39,6 +39,7 @@ PHANTOM, HIPPOCAMPUS = "bundles/phantom_segmentation", "bundles/hippocampus_mri_
 
 # text of a block that is not run -> the reason, and the test that covers it
 NOT_RUN = {
+    "train-folds": "minutes; tests/cli/test_train_folds.py covers it",
     "-m pytest": "the tests themselves; .ci/run runs this line",
     "tools/reliability/bad_input.py": "minutes; tests/reliability/test_bad_input.py covers it",
     "configs/export_args.json": "a minute; tests/bundles/test_monai_tools.py runs them for each bundle",
@@ -90,7 +91,6 @@ LEAVES = {
     "seg-nrrd": ["my_results/*/*_seg.seg.nrrd"],
     "run export --config_file": [f"{HIPPOCAMPUS}/export/ensemble.onnx", f"{HIPPOCAMPUS}/export/ensemble.ts"],
     "/data/series": [f"{PHANTOM}/output/phantom_series_*/*_seg.nii.gz"],
-    "cross_fitting.json": [f"{PHANTOM}/runs/segmenter_fold4/segmenter.pt", f"{PHANTOM}/models/model.pt"],
     "--json > findings.json": ["findings.json"],
     "liver_ct_segmentation/configs/inference.json": ["bundles/liver_ct_segmentation/output/*/*_entropy.nii.gz"],
     "--segmenter zoo": ["bundles/spleen_ct_segmentation/models/model.pt"],

@@ -1,0 +1,128 @@
+"""``train-folds``: a segmenter for each fold, its out-of-fold pre-segmentations, and a cross-fitted calibration."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.bundle import ConfigWorkflow
+
+from monai_pdddpm.cli import Result
+from monai_pdddpm.data import inference_cases, labelled_cases, training_cases
+from monai_pdddpm.data.case import Case
+from monai_pdddpm.data.folds import fold_cases
+from monai_pdddpm.data.writer import write_nifti
+from monai_pdddpm.handlers import CalibrationFit
+from monai_pdddpm.utils.checks import check_range
+from monai_pdddpm.utils.errors import UserError
+
+FOLDS = 5
+
+
+def run(options: argparse.Namespace) -> Result:
+    """Run ``train-folds``."""
+    settings: dict[str, Any] = {}
+    if options.max_epochs is not None:
+        settings["max_epochs"] = check_range("--max_epochs", options.max_epochs, 1)
+    if options.dataset_dir:
+        settings["dataset_dir"] = str(options.dataset_dir)
+    folds = _Folds(options.bundle, options.folds, settings)
+    folds.train_segmenters()
+    folds.write_presegmentations(options.scans)
+    lines = [f"written: {folds.output}, for --presegmentation_dir"]
+    if options.calibrate:
+        lines.append(f"written: {folds.calibrate()}")
+    return Result({"presegmentations": str(folds.output), "folds": options.folds}, lines)
+
+
+class _Folds:
+    """The folds of a bundle's training cases; finished trainings and cases are not repeated.
+
+    Args:
+        bundle: its folder.
+        folds: their number.
+        settings: of each training.
+
+    Raises:
+        UserError: if the bundle has no segmenter to train, is one for time series, or has fewer cases than folds.
+    """
+
+    def __init__(self, bundle: Path, folds: int, settings: dict[str, Any]) -> None:
+        self.configs, self.root = bundle / "configs", bundle.absolute()
+        if not (self.configs / "train_segmenter.json").is_file():
+            raise UserError(f"{bundle}: found no configs/train_segmenter.json, expected it; name a bundle that has one")
+        self.output, self.settings = self.root / "runs" / "folds", settings
+        first = self._workflow("train_segmenter", kind="train", **settings).parser
+        self.scan = first.get_parsed_content("scan")
+        if self.scan.has_frames:
+            raise UserError(f"{bundle}: found a bundle for time series, expected one for 3D scans; train one segmenter")
+        self.dataset_dir = str(first.get_parsed_content("dataset_dir"))
+        self.cases = fold_cases(training_cases(self.dataset_dir), folds)
+        self.folds = range(folds)
+
+    def _workflow(self, *names: str, kind: str = "infer", **settings: Any) -> ConfigWorkflow:
+        files = [str(self.configs / f"{name}.json") for name in names]
+        workflow = ConfigWorkflow(files, workflow_type=kind, bundle_root=str(self.root), **settings)
+        workflow.initialize()
+        return workflow
+
+    def _weights(self, fold: int) -> str:
+        """Return the file of a fold's segmenter."""
+        return str(self.root / "runs" / f"segmenter_fold{fold}" / "segmenter.pt")
+
+    def train_segmenters(self) -> None:
+        """Write ``runs/segmenter_fold<k>``."""
+        for fold in self.folds:
+            print(f"fold {fold}: segmenter", flush=True)
+            place = {"output_dir": str(self.root / "runs" / f"segmenter_fold{fold}")}
+            settings = place | self.settings | {"folds": len(self.folds), "fold": fold}
+            self._workflow("train_segmenter", kind="train", **settings).run()
+
+    def write_presegmentations(self, scans: Path | None) -> None:
+        """Write out-of-fold probabilities of the training cases; of validation cases and scans, the folds' mean."""
+        others = labelled_cases(self.dataset_dir, "validation")
+        others += inference_cases(scans, channels=self.scan.channels) if scans else []
+        for fold in self.folds:
+            own = [case for case in self.cases if case["fold"] == fold]
+            self._segment(fold, own, self.output / f"fold_{fold}" / "validation")
+            self._segment(fold, others, self.output / "members" / str(fold))
+        for name in (Case.of(case["image"]).name for case in others):
+            files = [self.output / "members" / str(fold) / name / f"{name}_prob.nii.gz" for fold in self.folds]
+            images: list[Any] = [nib.load(file) for file in files]
+            mean = np.mean([np.moveaxis(np.asarray(image.dataobj), -1, 0) for image in images], axis=0)
+            write_nifti(self.output / f"{name}.nii.gz", mean, images[0].header, highest=1.0)
+
+    def _segment(self, fold: int, cases: list[dict[str, Any]], place: Path) -> None:
+        """Write the probabilities of a fold's segmenter."""
+        listed = [{"image": case["image"]} for case in cases]
+        network = {"_target_": "monai_pdddpm.bundle.load_segmenter", "network": "@network_def", "device": "@device"}
+        settings: dict[str, Any] = {"start_step": 0, "members": 1, "calibrated": False, "outputs": "prob"}
+        settings |= {"output_dir": str(place), "cases": listed, "model_file": self._weights(fold)}
+        settings["network"] = network | {"candidates": "@model_file"}
+        self._workflow("inference", **settings).run()
+
+    def calibrate(self) -> Path:
+        """Train a denoiser for each fold, and fit ``models/calibration.json`` on the out-of-fold answers of all."""
+        fits = list(self._fits())
+        fits[-1].cases = [case for fit in fits for case in fit.cases]
+        fits[-1].fit()
+        return fits[-1].path
+
+    def _fits(self) -> Iterator[CalibrationFit]:
+        """Return the fit of each fold, with its cases collected."""
+        for fold in self.folds:
+            print(f"fold {fold}: denoiser", flush=True)
+            place = self.root / "runs" / f"denoiser_fold{fold}"
+            files: dict[str, Any] = {"output_dir": str(place), "model_file": str(place / "model.pt")}
+            files["segmenter_files"] = self._weights(fold)
+            both = files | self.settings | {"folds": len(self.folds), "fold": fold}
+            self._workflow("train", kind="train", **both).run()
+            own = [case for case in self.cases if case["fold"] == fold]
+            settings = {"model_file": files["model_file"], "data": own, "handlers::1::collect_only": True}
+            workflow = self._workflow("inference", "calibrate", **settings)
+            workflow.run()
+            yield next(h for h in workflow.parser.get_parsed_content("handlers") if isinstance(h, CalibrationFit))

@@ -1,0 +1,71 @@
+"""Folds: out-of-fold pre-segmentations, the mean of all folds, and a calibration on the cases of all folds."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.bundle import ConfigWorkflow
+
+from monai_pdddpm.__main__ import main
+from monai_pdddpm.cli.train_folds import _Folds
+from monai_pdddpm.utils.errors import UserError
+
+
+@pytest.fixture
+def bundle(decathlon, tmp_path, capsys):
+    """A bundle of seven training cases, with one held out, and short epochs."""
+    words = ["boxes_segmentation", "--dataset", str(decathlon(cases=8)), "--output_dir", str(tmp_path), "--json"]
+    assert main(["create-bundle", *words, "--memory", "8", "--quiet"]) == 0
+    found, folder = json.loads(capsys.readouterr().out), tmp_path / "boxes_segmentation"
+    assert f"python -m monai_pdddpm train-folds {folder} --calibrate" in found["commands"]
+    assert "and 1 are held out: train-folds cross-fits it" in " ".join(found["notes"])
+    for name in ("train_segmenter", "train"):
+        file = folder / "configs" / f"{name}.json"
+        content = json.loads(file.read_text(encoding="utf-8"))
+        content["train"]["dataloader"]["sampler"]["num_samples"] = 4
+        file.write_text(json.dumps(content | {"precision": "float32"}), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.slow
+def test_folds(bundle, tmp_path):
+    scan = tmp_path / "new.nii.gz"
+    shutil.copy(tmp_path / "decathlon" / "imagesTr" / "case_1.nii.gz", scan)
+    words = ["train-folds", str(bundle), "--folds", "2", "--max_epochs", "1", "--scans", str(scan)]
+    assert main([*words, "--calibrate"]) == 0
+    folds = bundle / "runs" / "folds"
+    places = [sorted(p.name for p in (folds / f"fold_{k}" / "validation").iterdir() if p.is_dir()) for k in range(2)]
+    assert places == [["case 0 é", "case_1", "case_2", "case_3"], ["case_4", "case_5", "case_6"]]
+    members = [nib.load(folds / "members" / str(k) / "new" / "new_prob.nii.gz").get_fdata() for k in range(2)]
+    own = nib.load(folds / "fold_0" / "validation" / "case_1" / "case_1_prob.nii.gz")
+    assert np.array_equal(own.get_fdata(), members[0])  # the voxels of case_1, by the network without its fold
+    assert not np.array_equal(*members)
+    mean = nib.load(folds / "new.nii.gz")
+    assert np.allclose(mean.get_fdata(), np.mean(members, axis=0), atol=1e-4)
+    assert np.array_equal(mean.affine, nib.load(scan).affine)
+    calibration = json.loads((bundle / "models" / "calibration.json").read_text(encoding="utf-8"))
+    assert calibration["fitted"]["cases"] == 7
+    settings = {"bundle_root": str(bundle), "max_epochs": 1, "presegmentation_dir": str(folds)}
+    settings["segmenter_files"] = str(bundle / "runs" / "segmenter_fold0" / "segmenter.pt")
+    workflow = ConfigWorkflow([str(bundle / "configs" / "train.json")], workflow_type="train", **settings)
+    workflow.initialize()
+    workflow.run()
+    written = [file.stat().st_mtime_ns for file in sorted(folds.rglob("*_prob.nii.gz"))]
+    assert main(words) == 0  # finished work is not repeated
+    assert [file.stat().st_mtime_ns for file in sorted(folds.rglob("*_prob.nii.gz"))] == written
+
+
+def test_bundles_that_cannot_be_used(bundle):
+    with pytest.raises(UserError, match="folds: found 8 "):
+        _Folds(bundle, 8, {})
+    file = bundle / "configs" / "train_segmenter.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["scan"]["fourth_dimension"] = "time"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match="found a bundle for time series"):
+        _Folds(bundle, 2, {})
+    file.unlink()
+    with pytest.raises(UserError, match=r"found no configs/train_segmenter\.json"):
+        _Folds(bundle, 2, {})
