@@ -109,15 +109,18 @@ def load_items(parser: ConfigParser, cases: Sequence[Mapping[str, Any]]) -> list
     return items
 
 
-def measured(script: Path, name: str, job: Mapping[str, Any], work: Path, again: bool = False) -> dict[str, Any]:
+def measured(
+    script: Path, name: str, job: Mapping[str, Any], work: Path, again: bool = False, python: str = sys.executable
+) -> dict[str, Any]:
     """Return the result of a job: measured in a process of its own, or kept from the same job on the same machine.
 
     Args:
-        script: program that runs `job` for `--job <JSON> --job_file <file>`.
+        script: program that runs `job` for `--job <JSON> --job_file <file> --launched <time>`.
         name: name of the result below `work`.
         job: arguments, JSON values.
         work: folder of results.
         again: ignore a kept result.
+        python: the interpreter.
 
     Raises:
         UserError: if the process fails.
@@ -129,7 +132,7 @@ def measured(script: Path, name: str, job: Mapping[str, Any], work: Path, again:
             return kept
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    command = [sys.executable, str(script), "--job", json.dumps(job), "--job_file", str(part)]
+    command = [python, str(script), "--job", json.dumps(job), "--job_file", str(part), "--launched", str(time.time())]
     done = subprocess.run(command, check=False)
     if done.returncode:
         raise UserError(f"{name}: found exit code {done.returncode}, expected 0; earlier results are kept in {work}")
@@ -246,6 +249,7 @@ def measuring_options(doc: str | None, output_dir: Path) -> argparse.ArgumentPar
     options.add_argument("--again", action="store_true", help="ignore earlier measurements")
     options.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     options.add_argument("--job_file", type=Path, help=argparse.SUPPRESS)
+    options.add_argument("--launched", type=float, help=argparse.SUPPRESS)
     return options
 
 

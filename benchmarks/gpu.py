@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,13 @@ from monai.data import MetaTensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common
-from benchmarks.speed import rivals
-from benchmarks.speed.drawn import SIZES, Size, classes_and_window, distance_image, drawn_pair
+from benchmarks.speed import growth, rivals
+from benchmarks.speed.drawn import SIZES, Size
 from benchmarks.speed.entries import CONTENDERS, Task
 from monai_pdddpm.bundle import keep_freed_memory
 from monai_pdddpm.data.phantom_distribution import make_phantom_scan
 from monai_pdddpm.inferers import PDDDPMInferer
-from monai_pdddpm.inferers.autocast import autocast
+from monai_pdddpm.inferers.autocast import AutocastInferer, autocast
 from monai_pdddpm.inferers.stopwatch import Stopwatch
 
 Rows = list[dict[str, Any]]
@@ -57,7 +57,7 @@ class Scale:
     """How much is measured; `windows` replaces the windows of the bundles."""
 
     sizes: Mapping[str, Size]
-    members: Sequence[int] = (1, 2, 4, 8, 16, 32, 64)
+    members: Sequence[int] = growth.CURVES["members"]
     edges: Sequence[int] = (96, 128, 192, 256, 384, 512)
     window: int = 96
     windows: Sequence[int] | None = None
@@ -161,58 +161,28 @@ def correctness(bench: Bench) -> Rows:
     return rows
 
 
-def one_case(bench: Bench, size: Size, runs: int, **overrides: Any) -> dict[str, Any]:
-    """Measure the networks' seconds of one size: stages, total, windows."""
-    parser = bench.bundle(size.bundle, **{**size.overrides, **overrides})
-    pair = common.load_pair(parser) if size.trained else parser.get_parsed_content("network_def")
-    pair, inferer = drawn_pair(pair, bench.device, members=False), common.make_inferer(parser)
-    channels, roi, seconds = common.image_channels(parser), parser["roi_size"], []
-    inferer(distance_image(replace(size, image=roi, radius=min(roi) / 3), channels, bench.device), pair)  # warm-up
-    image = distance_image(size, channels, bench.device)
-    for _ in range(runs):
-        watch = Stopwatch(bench.device)
-        with watch("total"):
-            output = inferer(image, pair)
-        info = output.meta["ensemble_run"][0]  # type: ignore[attr-defined]
-        seconds.append({**info.seconds, **watch.seconds})
-        del output
-    row = {"image": list(size.image), "channels": channels, "classes": pair.num_classes, "window": list(roi)}
-    row |= {"members": info.config.members, "steps": len(inferer.chain.time_steps), "runs": runs}
-    row |= {"windows": info.windows_run + info.windows_skipped, "windows_run": info.windows_run}
-    return row | {"seconds": {stage: float(np.median([run[stage] for run in seconds])) for stage in seconds[0]}}
-
-
 def sizes(bench: Bench) -> Rows:
     """Measure the four sizes."""
     rows: Rows = []
     for name, size in bench.scale.sizes.items():
         voxels = np.prod(size.image) / 1e6
         runs = 3 if voxels < 10 else 1
-        work = partial(one_case, bench, size, runs, members=bench.scale.drawn)
+        work = partial(growth.one_case, size, str(bench.device), runs, members=bench.scale.drawn)
         bench.attempt(rows, 3 + voxels / 2, f"size {name}", lambda n=name, w=work: {"size": n, **w()})
     return rows
 
 
-def growth(bench: Bench, curve: str) -> dict[str, Any]:
+def curve(bench: Bench, name: str) -> dict[str, Any]:
     """Measure time and memory over members or voxels, and fit the exponent of the last points."""
     rows: Rows = []
-    for value in bench.scale.members if curve == "members" else bench.scale.edges:
-        overrides: dict[str, Any] = {"inferer::return_members": False, **bench.scale.overrides}
-        size = Size((40, 56, 40), common.HIPPOCAMPUS, 1, 8)
-        if curve == "members":
-            overrides |= {"members": value, "windows": "all"}
-            size = replace(size, image=bench.scale.windows or size.image)
-        else:
-            overrides |= {"members": bench.scale.drawn, **classes_and_window(3, bench.scale.window)}
-            size = replace(size, image=(value,) * 3)
+    for value in bench.scale.members if name == "members" else bench.scale.edges:
+        size, overrides = growth.point(name, value, bench.scale.window, bench.scale.windows or (40, 56, 40))
         last = rows[-1]["seconds"]["total"] if rows else 1.0
-        work = partial(one_case, bench, size, 3 if last < 1 else 1, **overrides)
-        bench.attempt(rows, 8 * last + 1, f"growth {curve} {value}", lambda v=value, w=work: {curve: v, **w()})
-    if len(rows) < 2:
-        return {"rows": rows}
-    amounts = [row["members"] if curve == "members" else np.prod(row["image"]) for row in rows[-4:]]
-    slope = np.polyfit(np.log(amounts), np.log([row["seconds"]["total"] for row in rows[-4:]]), 1)[0]
-    return {"rows": rows, "exponent": float(slope)}
+        work = partial(growth.one_case, size, str(bench.device), 3 if last < 1 else 1, **overrides)
+        bench.attempt(rows, 8 * last + 1, f"growth {name} {value}", lambda v=value, w=work: {name: v, **w()})
+    amounts = [row["members"] if name == "members" else float(np.prod(row["image"])) for row in rows]
+    found = growth.exponent(amounts, [row["seconds"]["total"] for row in rows])
+    return {"rows": rows} if found is None else {"rows": rows, "exponent": found}
 
 
 def contenders(bench: Bench) -> Rows:
@@ -243,17 +213,17 @@ def one_contender(bench: Bench, task: Task, name: str, steps: int, image: MetaTe
     return row | {"seconds": {key: factor * value for key, value in seconds.items()}}
 
 
-def training(bench: Bench, mode: str = "eager") -> Rows:
+def training(bench: Bench) -> Rows:
     """Time training steps of both stages on synthetic windows, with the losses and inferers of the bundle."""
     rows: Rows = []
     for stage, file in (("segmenter", "train_segmenter.json"), ("denoiser", "train.json")):
-        for batch in bench.scale.training if mode == "eager" else bench.scale.training[-1:]:
-            work = partial(training_step, bench, stage, file, batch, mode)
-            bench.attempt(rows, 4 if mode == "eager" else 45, f"training {stage} {batch} {mode}", work)
+        for batch in bench.scale.training:
+            work = partial(training_step, bench, stage, file, batch)
+            bench.attempt(rows, 4, f"training {stage} {batch}", work)
     return rows
 
 
-def training_step(bench: Bench, stage: str, file: str, batch: int, mode: str) -> dict[str, Any]:
+def training_step(bench: Bench, stage: str, file: str, batch: int) -> dict[str, Any]:
     """Time one training step: forward, loss, backward, optimizer."""
     parser = ConfigParser()
     parser.read_config(common.HIPPOCAMPUS / "configs" / file)
@@ -262,28 +232,14 @@ def training_step(bench: Bench, stage: str, file: str, batch: int, mode: str) ->
     image = torch.cat([phantom_image(bench.scale.windows or parser["roi_size"])] * batch).to(bench.device)
     image = image + 0.1 * torch.randn_like(image)
     label = (image > 0.5).float() + (image > 1.5).float()
-    torch._dynamo.reset()
-    if stage == "segmenter":
-        network = pair.train()
-        call = torch.compile(network) if mode == "compiled" else network
-
-        def loss() -> torch.Tensor:
-            with autocast(bench.device, "bfloat16"):
-                logits = call(image)
-            return loss_function(logits.float(), label)
-    else:
-        network, inferer = pair.train().denoiser, parser.get_parsed_content("train::inferer")
-        if mode == "compiled":
-            network.denoise = torch.compile(network.denoise)  # type: ignore[method-assign, assignment]
-
-        def loss() -> torch.Tensor:
-            return loss_function(inferer(image, pair, label), label)
-
+    network, inferer = pair.train(), AutocastInferer()
+    if stage == "denoiser":
+        network, inferer = pair.denoiser, partial(parser.get_parsed_content("train::inferer"), label=label)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
 
     def step() -> None:
         optimizer.zero_grad()
-        loss().backward()
+        loss_function(inferer(image, pair), label).backward()
         optimizer.step()
 
     begin = time.monotonic()
@@ -291,7 +247,7 @@ def training_step(bench: Bench, stage: str, file: str, batch: int, mode: str) ->
         step()
     ready = time.monotonic() - begin
     seconds = bench.time_calls(step, 2 * bench.scale.repeats)
-    row = {"stage": stage, "batch": batch, "mode": mode, "seconds": seconds, "ready_seconds": ready}
+    row = {"stage": stage, "batch": batch, "seconds": seconds, "ready_seconds": ready}
     return row | {"samples_per_second": batch / seconds["median"]}
 
 
@@ -361,13 +317,12 @@ def captured(work: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
 PARTS: dict[str, Callable[[Bench], Any]] = {
     "correctness": correctness,
     "sizes": sizes,
-    "members": partial(growth, curve="members"),
+    "members": partial(curve, name="members"),
     "contenders": contenders,
     "training": training,
     "calls": calls,
-    "voxels": partial(growth, curve="voxels"),
+    "voxels": partial(curve, name="voxels"),
     "compiled calls": lambda bench: calls(bench, compiled=True) if bench.cuda else [],
-    "compiled training": lambda bench: training(bench, "compiled") if bench.cuda else [],
 }
 
 

@@ -2,6 +2,7 @@
 
     python benchmarks/speed/contenders.py --dataset_dir <hippocampus>
     python benchmarks/speed/contenders.py                               # a phantom
+    python benchmarks/speed/contenders.py --nnunet_python <python of an environment with nnunetv2>
 
 Each contender runs in a process of its own, from the file on disk to the files written. A measurement with the same
 settings is not repeated.
@@ -35,9 +36,10 @@ from monai_pdddpm.inferers.stopwatch import Stopwatch  # noqa: E402
 from monai_pdddpm.transforms.case_summary import agreement  # noqa: E402
 from monai_pdddpm.utils.errors import friendly_errors  # noqa: E402
 
-STAGES = ("read", "preprocess", "segment", "noise", "encode", "chain", "blend", "statistics", "inverse", "write")
-NETWORK_STAGES = ("segment", "noise", "encode", "chain", "blend", "statistics")
+FILES = ("read", "preprocess", "inverse", "write")
+NETWORKS = ("segment", "noise", "encode", "chain", "blend", "statistics")
 COUNTS = ("windows_run", "windows_skipped", "denoiser_evaluations")
+NNUNET = ("nnunet", "nnunet_mirror")
 
 
 class Pipeline:
@@ -65,14 +67,16 @@ class Pipeline:
             with watch("write" if "Save" in type(transform).__name__ else "inverse"):
                 item = transform(item)
         total = time.perf_counter() - begin
-        seconds = {**dict.fromkeys(STAGES, 0.0), **watch.seconds, **run["seconds"], "total": total}
+        seconds = {**watch.seconds, **run["seconds"], "total": total}
         return run | {"seconds": seconds}, item["seg"].as_tensor().cpu()[0]
 
 
 def scaled(seconds: Mapping[str, float], factor: float, stages: Sequence[str] = ("chain",)) -> dict[str, float]:
     """Return seconds with some stages longer by a factor."""
-    found = {**seconds, **{stage: factor * seconds[stage] for stage in stages}}
-    return found | {"total": seconds["total"] + sum(found[stage] - seconds[stage] for stage in stages)}
+    found = {**seconds, **{stage: factor * seconds[stage] for stage in stages if stage in seconds}}
+    return found | {
+        "total": seconds["total"] + sum(found[stage] - seconds[stage] for stage in stages if stage in seconds)
+    }
 
 
 def run_job(
@@ -83,6 +87,7 @@ def run_job(
     cases: Sequence[Mapping[str, Any]],
     repeats: int,
     seconds: float,
+    launched: float,
 ) -> dict[str, Any]:
     """Measure a contender in this process on labeled cases, in rounds until `repeats` or `seconds` are reached.
 
@@ -101,6 +106,7 @@ def run_job(
     dice: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         pipeline = Pipeline(parser, folder)
+        ready = time.time() - launched
         if whole:
             entry.inferer.chain = rivals.first_steps(whole, 1)  # warm-up
         pipeline(entry, cases[0])
@@ -112,7 +118,6 @@ def run_job(
             for number, case in enumerate(tqdm(cases, desc=f"{contender}, round {rounds}", leave=False, disable=None)):
                 run, answer = pipeline(entry, case)
                 run["seconds"] = scaled(run["seconds"], count / timed if timed else 1, longer)
-                run["seconds"]["networks"] = sum(run["seconds"][stage] for stage in NETWORK_STAGES)
                 runs.append({"case": str(number), **run})
                 if rounds == 1 and entry.trained and timed == count:
                     truth = common.read_truth(case)[0].round().long()
@@ -125,51 +130,52 @@ def run_job(
         + counted["windows_run"] * own["encode"]
         + counted["denoiser_evaluations"] * own["call"]
     )
-    on = torch.device(device)
     return {
         "title": CONTENDERS[contender].title,
         "members": runs[0]["members"],
         "num_steps": count,
         "timed_steps": timed,
-        "runs": len(runs),
-        "seconds": {
-            name: common.quartiles([run["seconds"][name] for run in runs]) for name in (*STAGES, "networks", "total")
-        },
-        "by_case": by_case(runs),
+        "runs": [{"case": run["case"], "seconds": run["seconds"]} for run in runs],
+        "ready_seconds": ready,
         **counted,
         "parameters": {"denoiser": rivals.parameters(entry.pair.denoiser), "all": rivals.parameters(entry.network)},
         "flops": own,
-        **common.memory_of(start_mib, on),
+        **common.memory_of(start_mib, torch.device(device)),
         "dice": float(np.mean(dice)) if dice else None,
     }
 
 
-def by_case(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return the median seconds of each case, of the networks' stages and in total."""
-    found: dict[str, list[Mapping[str, float]]] = {}
-    for run in runs:
-        found.setdefault(run["case"], []).append(run["seconds"])
-    return {
-        case: {name: float(np.median([s[name] for s in seconds])) for name in ("networks", "total")}
-        for case, seconds in found.items()
+def summary(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a measurement with quartiles of its seconds and their medians by case in place of its runs."""
+    by_case: dict[str, dict[str, list[float]]] = {}
+    for run in row["runs"]:
+        own = by_case.setdefault(run["case"], {"networks": [], "total": []})
+        own["networks"].append(sum(run["seconds"].get(stage, 0.0) for stage in NETWORKS))
+        own["total"].append(run["seconds"]["total"])
+    seconds = {
+        key: common.quartiles([x for own in by_case.values() for x in own[key]]) for key in ("networks", "total")
     }
+    for stage in (*FILES, *NETWORKS):
+        seconds[stage] = common.quartiles([run["seconds"].get(stage, 0.0) for run in row["runs"]])
+    medians = {case: {key: float(np.median(own[key])) for key in own} for case, own in by_case.items()}
+    kept = {key: value for key, value in row.items() if key != "runs"}
+    return kept | {"seconds": seconds, "by_case": medians, "rounds": len(row["runs"]) // len(by_case)}
 
 
-def ratios(row: Mapping[str, Any], base: Mapping[str, Any] | None) -> dict[str, float | None]:
-    """Return how many times as long as ours a contender takes, the median over the cases, None without ours."""
+def ratios(row: Mapping[str, Any], base: Mapping[str, Any] | None) -> dict[str, dict[str, float]]:
+    """Return how many times as long as ours a contender takes: quartiles over the cases; nothing without ours."""
     if base is None:
-        return {"networks": None, "total": None}
+        return {}
     pairs = [(row["by_case"][case], base["by_case"][case]) for case in row["by_case"]]
-    return {name: float(np.median([a[name] / b[name] for a, b in pairs])) for name in ("networks", "total")}
+    return {name: common.quartiles([a[name] / b[name] for a, b in pairs]) for name in ("networks", "total")}
 
 
 def as_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Format the table of all contenders."""
     head = ["contender", "members", "steps", "parameters M", "GFLOP a call", "GFLOP a case", "denoiser evaluations"]
-    head += ["networks s", "files s", "total s", "times ours: networks", "times ours: total", "peak MiB", "Dice"]
+    head += ["start s", "networks s", "total s", "times ours: networks", "times ours: total", "peak MiB", "Dice"]
     lines = []
     for row in rows.values():
-        files = sum(row["seconds"][stage]["median"] for stage in STAGES if stage not in NETWORK_STAGES)
         lines.append(
             [
                 row["title"] + ("" if row["timed_steps"] == row["num_steps"] else " (scaled)"),
@@ -178,11 +184,10 @@ def as_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
                 f"{row['parameters']['all'] / 1e6:.2f}",
                 *(f"{row['flops'][name] / 1e9:.3g}" for name in ("call", "case")),
                 f"{row['denoiser_evaluations']:g}",
-                common.with_quartiles(row["seconds"]["networks"]),
-                common.number(files),
-                common.with_quartiles(row["seconds"]["total"]),
-                *("-" if x is None else common.number(x) for x in row["times_ours"].values()),
-                common.memory_cell(row),
+                common.number(row["ready_seconds"]),
+                *(common.with_quartiles(row["seconds"][name]) for name in ("networks", "total")),
+                *([common.with_quartiles(x) for x in row["times_ours"].values()] or "--"),
+                f"{row['peak_mib']:.0f}" if row["start_mib"] is None else common.memory_cell(row),
                 "-" if row["dice"] is None else f"{row['dice']:.4f}",
             ]
         )
@@ -213,12 +218,12 @@ def draw(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def phantom_cases(number: int, work: Path) -> list[dict[str, Any]]:
-    """Return validation cases of a phantom that is made in `work`."""
-    folder = work / f"phantom_{number}"
+def make_phantom(cases: int, work: Path) -> Path:
+    """Return the folder of a phantom with so many validation cases, which is made in `work`."""
+    folder = work / f"phantom_{cases}"
     if not folder.exists():
-        write_phantom(folder, train=1, validation=number, test=0, series=0, annotations=1, progress=False)
-    return labelled_cases(folder, "validation")
+        write_phantom(folder, train=1, validation=cases, test=0, series=0, annotations=1, progress=False)
+    return folder
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -227,31 +232,40 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = common.measuring_options(__doc__, HERE)
     options.add_argument("--dataset_dir", type=Path, help="labeled scans of the bundle; a phantom by default")
     options.add_argument("--bundle", type=Path, help="hippocampus with --dataset_dir, else phantom")
-    options.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    options.add_argument("--only", nargs="+", choices=[*CONTENDERS, *NNUNET], default=[*CONTENDERS, *NNUNET])
+    options.add_argument("--nnunet_python", type=Path, help="Python with nnunetv2; without it its rows are left out")
     options.add_argument("--cases", type=int, default=5, help="number of validation cases")
     options.add_argument("--repeats", type=int, default=3, help="rounds over all cases")
     options.add_argument("--seconds", type=float, default=30, help="no round begins after this time")
     args = options.parse_args(argv)
     if args.job:
-        common.write_json(args.job_file, run_job(**args.job))
+        common.write_json(args.job_file, run_job(**args.job, launched=args.launched))
         return
     bundle = (args.bundle or (common.HIPPOCAMPUS if args.dataset_dir else common.PHANTOM)).resolve()
-    cases = (
-        labelled_cases(args.dataset_dir.resolve(), "validation")[: args.cases]
-        if args.dataset_dir
-        else phantom_cases(args.cases, args.work.resolve())
-    )
-    job = {"bundle": str(bundle), "device": args.device, "overrides": args.overrides}
-    job |= {"cases": [dict(case) for case in cases], "repeats": args.repeats, "seconds": args.seconds}
-    rows = {}
+    folder = args.dataset_dir.resolve() if args.dataset_dir else make_phantom(args.cases, args.work.resolve())
+    cases = [dict(case) for case in labelled_cases(folder, "validation")[: args.cases]]
+    job = {"device": args.device, "cases": cases, "repeats": args.repeats, "seconds": args.seconds}
+    rows: dict[str, Any] = {}
     for name in tqdm(args.only, desc="contenders", disable=None):
-        rows[name] = common.measured(Path(__file__), name, {"contender": name, **job}, args.work, args.again)
+        own: dict[str, Any] = {"contender": name, **job}
+        if name in CONTENDERS:
+            own |= {"bundle": str(bundle), "overrides": args.overrides}
+            found = common.measured(Path(__file__), name, own, args.work, args.again)
+        elif args.nnunet_python is None:
+            continue
+        else:
+            training = [dict(case) for case in labelled_cases(folder, "training")]
+            labels = json.loads((bundle / "configs" / "inference.json").read_text(encoding="utf-8"))["labels"]
+            own |= {"training": training, "labels": labels, "work": str(args.work.resolve() / "nnunet")}
+            script = HERE / "nnunet.py"
+            found = common.measured(script, name, own, args.work, args.again, str(args.nnunet_python))
+        rows[name] = summary(found)
     for row in rows.values():
         row["times_ours"] = ratios(row, rows.get("ours"))
     text = (
-        f"{as_table(rows)}\n\n{bundle.name}, {len(cases)} cases, {json.dumps(common.machine(args.device))}. Seconds "
-        "a case: medians over cases and rounds, in brackets the quartiles. Scaled: only the first steps of the chain "
-        "were timed."
+        f"{as_table(rows)}\n\n{bundle.name}, {len(cases)} cases, {json.dumps(common.machine(args.device))}, "
+        f"{common.stamp()['at']}. Seconds a case: medians over cases and rounds, in brackets the quartiles; start: "
+        "from the command to the loaded networks. Scaled: only the first steps of the chain were timed."
     )
     part = f"results_contenders_{torch.device(args.device).type}"
     content = {"bundle": bundle.name, "machine": common.machine(args.device), "cases": len(cases), "rows": rows}

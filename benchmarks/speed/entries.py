@@ -17,6 +17,7 @@ from torch import nn
 
 from benchmarks import common
 from benchmarks.speed import rivals
+from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.networks.weights import in_fast_layout, load_segmenter
 
@@ -56,7 +57,7 @@ class Entry:
     @property
     def chain(self) -> Any:
         """The reverse chain, None if there is none."""
-        chain = self.inferer.chain if isinstance(self.inferer, rivals.PDDDPMInferer) else None
+        chain = self.inferer.chain if isinstance(self.inferer, PDDDPMInferer) else None
         return chain if chain is not None and chain.time_steps else None
 
 
@@ -82,17 +83,23 @@ def diffusion(task: Task, chain: Callable[[], Any]) -> Entry:
     return Entry(in_fast_layout(pair.to(task.device).eval(), task.device), inferer, trained=False)
 
 
-def segmenter(task: Task, flips: bool = False, copies: int = 1) -> Entry:
-    """Build the bundle's segmenter, with all flips, or with untrained copies for the time of an ensemble."""
-    alone = ours(task, time_steps=[], members=1)
-    alone.pair.denoiser = nn.Identity()
-    if not flips and copies == 1:
-        return alone
-    axes = rivals.all_flips(len(task.parser()["roi_size"])) if flips else [()]
-    networks = nn.ModuleList([copy.deepcopy(alone.network) for _ in range(copies)])
+def segmenter(task: Task) -> Entry:
+    """Build the bundle's segmenter in the bundle's own windows."""
+    entry = ours(task, time_steps=[], members=1)
+    entry.pair.denoiser = nn.Identity()
+    return entry
+
+
+def passes(task: Task, passes: int = 1, flips: bool = False, copies: int = 1, dropout: bool = False) -> Entry:
+    """Build the segmenter in MONAI's windows: once, with all flips or dropout, or copies for an ensemble's time."""
+    alone = segmenter(task).pair
+    networks = nn.ModuleList([copy.deepcopy(alone) for _ in range(copies)])
     for module in networks[1:].modules():
         if isinstance(module, nn.modules.conv._ConvNd):
             module.reset_parameters()
+    if dropout:
+        rivals.with_dropout(networks[0])  # type: ignore[arg-type]
+    axes = rivals.all_flips(len(task.parser()["roi_size"])) if flips else [()] * passes
     inferer = rivals.SegmenterPasses(common.make_inferer(task.parser()).config, axes)
     return Entry(networks, inferer, trained=copies == 1, passes=copies * len(axes))
 
@@ -116,12 +123,14 @@ CONTENDERS = {
     "ours": Contender("ours", ours),
     "ours_one": Contender("ours, 1 member", partial(ours, members=1)),
     "segmenter": Contender("segmenter", segmenter),
-    "segmenter_flips": Contender("segmenter, all flips", partial(segmenter, flips=True)),
-    "segmenter_ensemble": Contender(f"ensemble of {PASSES} segmenters", partial(segmenter, copies=PASSES)),
-    "fast_ddpm": Contender("Fast-DDPM, 10 steps", partial(diffusion, chain=rivals.fast_chain), 10),
-    "ddim": Contender("DDIM, 50 steps", partial(diffusion, chain=rivals.ddim_chain), 10),
+    "monai_windows": Contender("segmenter, MONAI's SlidingWindowInferer", passes),
+    "segmenter_flips": Contender("segmenter, all flips", partial(passes, flips=True)),
+    "mc_dropout": Contender(f"segmenter, MC dropout, {PASSES} passes", partial(passes, passes=PASSES, dropout=True)),
+    "segmenter_ensemble": Contender(f"deep ensemble of {PASSES} segmenters", partial(passes, copies=PASSES)),
+    "fast_ddpm": Contender("Fast-DDPM, 10 steps", partial(diffusion, chain=rivals.fast_chain), 5),
+    "ddim": Contender("DDIM, 50 steps", partial(diffusion, chain=rivals.ddim_chain), 5),
     "paper": Contender("PD-DDPM's recipe, 300 steps", paper, 20),
-    "ddpm": Contender("DDPM, 1000 steps", partial(diffusion, chain=rivals.vanilla_chain), 20),
+    "ddpm": Contender("DDPM, 1000 steps", partial(diffusion, chain=rivals.vanilla_chain), 5),
 }
 
 

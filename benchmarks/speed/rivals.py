@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import copy
 import itertools
-import time
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from monai.data import MetaTensor
-from monai.inferers import Inferer
+from monai.inferers import Inferer, SlidingWindowInferer
 from monai.networks.nets import DiffusionModelUNet
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from monai_pdddpm.inferers import EnsembleConfig, EnsembleOutput, EnsembleRunInfo, PDDDPMInferer
+from monai_pdddpm.inferers import EnsembleConfig, EnsembleOutput, EnsembleRunInfo
+from monai_pdddpm.inferers.autocast import autocast
 from monai_pdddpm.inferers.statistics import EnsembleStatistics
-from monai_pdddpm.inferers.windows import WindowPlan
+from monai_pdddpm.inferers.stopwatch import Stopwatch
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.schedulers import Chain, decode_probabilities, uniform_steps
 
@@ -137,7 +138,7 @@ def segmenter_answers(
     config: EnsembleConfig,
     flips: Sequence[Sequence[int]] = ((),),
 ) -> Iterator[torch.Tensor]:
-    """Run the segmenter of each network once for every flip; each answer is (K, ...) probabilities.
+    """Run the segmenter of each network once for every flip, in MONAI's windows; each answer is (K, ...) probabilities.
 
     Args:
         networks: pairs.
@@ -145,11 +146,12 @@ def segmenter_answers(
         config: settings of the windows.
         flips: sets of axes.
     """
-    settings = {"overlap": config.overlap, "precision": config.precision, "progress": False}
-    inferer = PDDDPMInferer(roi_size=config.roi_size, time_steps=[], members=1, **settings)
+    inferer = SlidingWindowInferer(config.roi_size, overlap=config.overlap, mode="gaussian")
     for network, axes in itertools.product(networks, flips):
-        output = inferer(image.flip([axis + 2 for axis in axes]), network)[0]
-        yield output[: output.shape[0] // 4].flip([axis + 1 for axis in axes])
+        turned = [axis + 2 for axis in axes]
+        with torch.no_grad(), autocast(image.device, config.precision):
+            output: Any = inferer(image.flip(turned), network.segment)  # type: ignore[arg-type]
+        yield output.flip(turned)[0].float()
 
 
 class SegmenterPasses(Inferer):
@@ -166,34 +168,37 @@ class SegmenterPasses(Inferer):
 
     def __call__(self, inputs: MetaTensor, network: nn.ModuleList) -> MetaTensor:  # type: ignore[override]
         """Return what `PDDDPMInferer` does for one image, with the members."""
-        begin = _now(inputs.device)
-        drawn = list(segmenter_answers(list(network), inputs.as_tensor(), self.config, self.flips))
-        done = _now(inputs.device)
-        statistics = EnsembleStatistics()
-        for member in drawn:
-            statistics.add(member, member)
-        parts = statistics.result() | {"preseg": drawn[0], "members": torch.cat(drawn)}
-        output = EnsembleOutput(len(drawn[0]), len(drawn)).join(parts)[None]
-        wrapped = MetaTensor(output, meta=dict(inputs.meta))
-        sizes = zip(inputs.shape[2:], self.config.roi_size, strict=True)
-        plan = WindowPlan([max(n, r) for n, r in sizes], self.config.roi_size, self.config.overlap)
+        watch, statistics = Stopwatch(inputs.device), EnsembleStatistics()
+        with watch("segment"):
+            drawn = list(segmenter_answers(list(network), inputs.as_tensor(), self.config, self.flips))
+        with watch("statistics"):
+            for member in drawn:
+                statistics.add(member, member)
+            parts = statistics.result() | {"preseg": drawn[0], "members": torch.cat(drawn)}
+            wrapped = MetaTensor(EnsembleOutput(len(drawn[0]), len(drawn)).join(parts)[None], meta=dict(inputs.meta))
+        windows = [
+            len(range(0, max(n - r, 0), max(1, int(r * (1 - self.config.overlap))))) + 1
+            for n, r in zip(inputs.shape[2:], self.config.roi_size, strict=True)
+        ]
         run = EnsembleRunInfo(
             config=replace(self.config, members=len(drawn)),
             frames=1,
             windows_run=0,
-            windows_skipped=len(plan),
+            windows_skipped=math.prod(windows),
             denoiser_evaluations=0,
             processes=1,
-            seconds={"segment": done - begin, "statistics": _now(inputs.device) - done},
+            seconds=dict(watch.seconds),
         )
         wrapped.meta["ensemble_run"] = [run]
         return wrapped
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+def with_dropout(network: PDDDPM) -> PDDDPM:
+    """Keep the dropout of a segmenter active (MC dropout, Gal and Ghahramani 2016)."""
+    for module in network.segmenter.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.train()
+    return network
 
 
 def parameters(network: nn.Module) -> int:

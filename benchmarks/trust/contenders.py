@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks import common
-from benchmarks.speed.rivals import segmenter_answers
+from benchmarks.speed.rivals import segmenter_answers, with_dropout
 from benchmarks.trust import training
 from monai_pdddpm.data.phantom_distribution import smooth_field
 from monai_pdddpm.networks import PDDDPM
@@ -75,14 +75,6 @@ def passes(parser: ConfigParser, networks: Sequence[PDDDPM], flips: Sequence[Seq
         return stacked.mean(0), stacked
 
     return draw
-
-
-def with_dropout(network: PDDDPM) -> PDDDPM:
-    """Keep the dropout of a segmenter active (MC dropout, Gal and Ghahramani 2016)."""
-    for module in network.segmenter.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.train()
-    return network
 
 
 def field_labels(probability: torch.Tensor, field: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,8 @@ answer. Columns:
 - volume SD: standard deviation of the members' volumes divided by that of many annotations, by class;
 - volume CRPS: mean fair score of the members' volumes for each annotation, mL, mean over the classes;
 - calibration error of each voxel's frequency against the true probability, near the borders;
-- correlation of foreground voxels at distances along an axis, over members, where the truth is undecided.
+- correlation of foreground voxels at distances along an axis, over members, where the truth is undecided;
+- segmenter passes a member: seconds of all networks by those of the segmenter in the same scan, by the members.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -159,11 +159,11 @@ def measure(
         name = json.dumps(changes) if changes else "as shipped"
         for phantom, theirs in tqdm(list(zip(phantoms, annotations, strict=True)), desc=name, disable=None):
             image = torch.as_tensor((phantom.image - phantom.image.mean()) / phantom.image.std())[None, None]
-            begin = time.perf_counter()
-            parts, _ = common.run_inferer(inferer, network, image.to(parser["device"]))
-            seconds = time.perf_counter() - begin
+            parts, run = common.run_inferer(inferer, network, image.to(parser["device"]))
+            seconds = sum(run.seconds.values())
             drawn = parts["members"].argmax(1).cpu().numpy()
-            found = compare(drawn, theirs, phantom) | {"seconds": seconds}
+            found = compare(drawn, theirs, phantom)
+            found |= {"seconds": seconds, "passes": seconds / run.seconds["segment"] / members}
             region = near_border(phantom)
             found["mean_ece"] = calibration_error(
                 parts["pred"].cpu().numpy()[1:, region], phantom.probability[1:, region]
@@ -195,6 +195,7 @@ def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
         "frequency_ece": "calibration error",
         **{f"correlation_{d}": f"correlation at {d}" for d in DISTANCES},
         "seconds": "s a scan",
+        "passes": "segmenter passes a member",
     }
     rows = []
     for line in lines:
@@ -211,7 +212,7 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw GED, volume SD and correlation of all rows."""
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(13, 1.6 + 0.35 * len(lines)), layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(17, 1.6 + 0.35 * len(lines)), layout="constrained")
     names, places = [line["name"] for line in lines][::-1], np.arange(len(lines))
     found = [line["ged"] for line in lines][::-1]
     mean, low, high = (np.array([f[key] for f in found]) for key in ("mean", "low", "high"))
@@ -230,6 +231,11 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes[2].plot(DISTANCES, [np.nan if v is None else v for v in values], "o-", label=line["name"], markersize=4)
     axes[2].set_title("correlation at distance, voxels")
     axes[2].legend(fontsize=7)
+    for line in lines:
+        if "passes" in line:
+            axes[3].plot(line["passes"]["mean"], line["ged"]["mean"], "o")
+            axes[3].annotate(line["name"], (line["passes"]["mean"], line["ged"]["mean"]), fontsize=7)
+    axes[3].set_title("GED against cost, segmenter passes a member")
     for axis in axes:
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)

@@ -21,7 +21,7 @@ from .output import EnsembleOutput
 from .run_info import EnsembleRunInfo
 from .statistics import EnsembleStatistics
 from .stopwatch import Stopwatch
-from .windows import Window, WindowPlan, WindowRegion, covering_windows, margin_of, pad_to
+from .windows import Window, WindowPlan, WindowRegion, content_box, covering_windows, margin_of, pad_to
 
 
 class EnsembleRun:
@@ -55,7 +55,9 @@ class EnsembleRun:
         frames = image[:, None] if config.fourth_dimension == "time" else image[None]
         self.home = volume_device(4 * self.layout.channels * frames[:, 0].numel(), image.device)
         self.frames, self.inner = pad_to(frames.to(self.home), config.roi_size)
-        self.plan = WindowPlan(self.frames.shape[2:], config.roi_size, config.overlap, config.blend_mode, self.home)
+        size = self.frames.shape[2:]
+        box = content_box(frames, self.inner, size, config.roi_size)
+        self.plan = WindowPlan(size, config.roi_size, config.overlap, config.blend_mode, self.home, box)
         self.windows_run = 0
 
     def run(self) -> torch.Tensor:
@@ -87,15 +89,16 @@ class EnsembleRun:
     def _segment(self, frame: torch.Tensor) -> torch.Tensor:
         """Return the given probabilities, or the segmenter's blended over the volume, (1, K, X, Y[, Z])."""
         if self.presegmentation is not None:
-            padded = pad_to(self.presegmentation[None].to(frame.device), self.config.roi_size)[0]
-            padded[:, 0][padded.sum(dim=1) == 0] = 1  # background outside of the image
-            return padded
-        blended = torch.zeros(1, self.layout.num_classes, *self.plan.size, device=frame.device)
-        for window in self.plan.windows:
-            with self.timer("segment"), autocast(self.device, self.config.precision):
-                probabilities = self.network.segment(self.plan.cut(frame, window).to(self.device)).float()
-                self.plan.add(blended, window, probabilities)
-        return self.plan.finish(blended)
+            found = pad_to(self.presegmentation[None].to(frame.device), self.config.roi_size)[0]
+        else:
+            found = torch.zeros(1, self.layout.num_classes, *self.plan.size, device=frame.device)
+            for window in self.plan.windows:
+                with self.timer("segment"), autocast(self.device, self.config.precision):
+                    probabilities = self.network.segment(self.plan.cut(frame, window).to(self.device)).float()
+                    self.plan.add(found, window, probabilities)
+            self.plan.finish(found)
+        found[:, 0][found.sum(dim=1) == 0] = 1  # background outside of the image and of its content
+        return found
 
     def _active_region(self, probabilities: torch.Tensor) -> WindowRegion | None:
         """Return the windows to run: even ones, or fewer that are placed around active voxels; None for none."""

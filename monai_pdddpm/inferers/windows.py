@@ -43,6 +43,7 @@ class WindowPlan:
         overlap: smallest fraction that neighboring windows share.
         mode: ``"gaussian"`` weights the center of a window more than its border, ``"constant"`` all voxels equally.
         device: device of the weights.
+        box: region to cover, at least a window large; by default the volume.
     """
 
     def __init__(
@@ -52,9 +53,13 @@ class WindowPlan:
         overlap: float = 0.5,
         mode: str = "gaussian",
         device: torch.device | str = "cpu",
+        box: Window | None = None,
     ) -> None:
         self.size, self.roi_size = tuple(size), tuple(roi_size)
-        starts = [window_starts(n, r, overlap) for n, r in zip(self.size, self.roi_size, strict=True)]
+        starts = [
+            [span.start + start for start in window_starts(span.stop - span.start, r, overlap)]
+            for span, r in zip(box or [slice(0, n) for n in self.size], self.roi_size, strict=True)
+        ]
         self.windows = [
             tuple(slice(s, s + r) for s, r in zip(corner, self.roi_size, strict=True))
             for corner in itertools.product(*starts)
@@ -79,8 +84,8 @@ class WindowPlan:
         self.cut(accumulator, window).add_(self.weight * values.to(accumulator.device))
 
     def finish(self, accumulator: torch.Tensor) -> torch.Tensor:
-        """Turn the weighted sum into the mean, in place."""
-        return accumulator.div_(self.total)
+        """Turn the weighted sum into the mean, in place; 0 outside of the windows."""
+        return accumulator.div_(self.total.clamp(min=1e-6))
 
 
 def margin_of(roi_size: Sequence[int], overlap: float) -> tuple[int, ...]:
@@ -196,3 +201,31 @@ def pad_to(volume: torch.Tensor, roi_size: Sequence[int]) -> tuple[torch.Tensor,
     pads = [p for m, b in reversed(list(zip(missing, before, strict=True))) for p in (b, m - b)]
     inner = tuple(slice(b, b + n) for b, n in zip(before, volume.shape[-len(roi_size) :], strict=True))
     return F.pad(volume, pads), inner
+
+
+def content_box(frames: torch.Tensor, inner: Window, padded: Sequence[int], roi_size: Sequence[int]) -> Window:
+    """Return the bounding box of the voxels that differ from the first one, widened to a window.
+
+    Outside of it lies what a scanner or a brain extraction filled with one value.
+
+    Args:
+        frames: (T, C, X, Y[, Z]).
+        inner: place of the frames in the padded volume.
+        padded: size of the padded volume.
+        roi_size: size of a window.
+
+    Returns:
+        The box in the padded volume; the whole volume if no voxel differs.
+    """
+    axes = range(len(padded))
+    first: Any = (slice(0, 1), slice(None), *[slice(0, 1)] * len(padded))
+    differs = (frames != frames[first]).any(0).any(0)
+    box = []
+    for axis, n, r in zip(axes, padded, roi_size, strict=True):
+        used = differs.sum([a for a in axes if a != axis]).nonzero()
+        if not len(used):
+            return tuple(slice(0, n) for n in padded)
+        low, high = int(used[0]) + inner[axis].start, int(used[-1]) + 1 + inner[axis].start
+        low = min(max(0, low - max(0, r - high + low) // 2), n - r)
+        box.append(slice(low, max(high, low + r)))
+    return tuple(box)

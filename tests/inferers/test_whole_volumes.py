@@ -131,6 +131,7 @@ class Certain(Segmenter):
 class TestActiveWindows:
     def scan(self):
         x = torch.full((1, 1, 40, 32), 3.0)
+        x[..., 0, 0] = 3.1  # no voxel but this one has the first one's value, so windows are everywhere
         x[..., 5:9, 6:12] = torch.linspace(-0.4, 0.4, 24).view(4, 6)
         return x
 
@@ -148,8 +149,21 @@ class TestActiveWindows:
         assert counted["denoiser_evaluations"] == 3 * len(STEPS) * counted["windows_run"]
         assert few(self.scan(), network)[0, 2 * K + 1].max() > 0.01  # and there was something to decide
 
+    def test_outside_of_the_content_there_is_background_and_no_window(self):
+        x = torch.full((1, 1, 40, 32), -2.0)
+        x[..., 5:19, 6:12] = torch.linspace(-0.4, 0.4, 84).view(14, 6)
+        network = formula_pair(certain_outside, Certain())
+        output = inferer()(MetaTensor(x), network)
+        report = output.meta["ensemble_run"][0].as_report()
+        assert report["windows_run"] + report["windows_skipped"] == 3  # 14 x 8 voxels, half of a window shared
+        outside = torch.ones(40, 32, dtype=torch.bool)
+        outside[5:19, 5:13] = False
+        assert (output[0, 0][outside] == 1).all()
+        assert (output[0, 1:K][:, outside] == 0).all()
+
     def test_scattered_things_have_windows_of_their_own(self):
         x, options = torch.full((1, 1, 80, 64), 3.0), {"roi": (16, 16), "overlap": 0.25}
+        x[..., 0, 0] = 3.1
         for row, column in ((19, 30), (50, 13)):  # astride of even windows
             x[..., row : row + 4, column : column + 3] = torch.linspace(-0.4, 0.4, 12).view(4, 3)
         network = formula_pair(certain_outside, Certain())
@@ -182,6 +196,7 @@ class TestActiveWindows:
 
     def test_uncovered_voxels_keep_the_soft_pre_segmentation(self):
         x = torch.full((1, 1, 40, 8), 0.1)  # the segmenter is nowhere certain
+        x[..., 0, 0] = 0.11
         x[..., 2:4, :], x[..., 36:38, :] = -0.1, -0.1  # two borders, whose windows leave a gap in the bounding box
         output = inferer((8, 8), uncertainty_threshold=0.9)(x, formula_pair(lambda x_t, features: 3 * x_t))[0]
         preseg, members = output[3 * K : 4 * K], output[4 * K :].unflatten(0, (3, K))

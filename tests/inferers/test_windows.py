@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from monai_pdddpm.inferers.windows import WindowPlan, covering_windows, margin_of, pad_to, window_starts
+from monai_pdddpm.inferers.windows import WindowPlan, content_box, covering_windows, margin_of, pad_to, window_starts
 
 
 @pytest.mark.parametrize(
@@ -199,3 +199,21 @@ class TestCoveringWindows:
         for start in window_starts(77, 16, overlap):
             covered[start + (width if start else 0) : start + 16 - (width if start + 16 < 77 else 0)] = True
         assert covered.all()
+
+
+def test_windows_cover_the_content_of_a_volume():
+    image = torch.full((1, 2, 40, 30, 8), -3.0)
+    image[0, 0, 10:25, 2:9] = 1
+    image[0, 1, 5:20, 2:9] = 1
+    roi, padded, inner = (8, 16, 12), (40, 30, 12), (slice(0, 40), slice(0, 30), slice(2, 10))
+    box = content_box(image, inner, padded, roi)
+    # along the second axis the content is widened to a window, along the third it is all of the image
+    assert box == (slice(5, 25), slice(0, 16), slice(0, 12))
+    plan = WindowPlan(padded, roi, 0.5, box=box)
+    covered = torch.zeros(padded, dtype=torch.bool)
+    for window in plan.windows:
+        covered[window] = True
+    assert torch.equal(covered, plan.total > 0)
+    assert covered[box].all()
+    assert covered.sum() == 20 * 16 * 12
+    assert content_box(torch.zeros_like(image), inner, padded, roi) == tuple(slice(0, n) for n in padded)
