@@ -1,4 +1,4 @@
-"""What does a GPU change? Answers against the CPU, seconds, memory, growth, compiled calls, training, rivals.
+"""What does a GPU change? Answers against the CPU, seconds, memory, growth, compiled calls, training.
 
     python benchmarks/gpu.py --output_dir results                        # about four minutes on one card
     python benchmarks/gpu.py --small --device cpu --output_dir results   # a dry run
@@ -25,17 +25,14 @@ import monai
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
-from monai.data import MetaTensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import common
-from benchmarks.speed import growth, rivals
+from benchmarks.speed import growth
 from benchmarks.speed.drawn import SIZES, Size
-from benchmarks.speed.entries import CONTENDERS, Task
 from monai_pdddpm.bundle import keep_freed_memory
 from monai_pdddpm.data.phantom_distribution import make_phantom_scan
-from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.inferers.autocast import AutocastInferer, autocast
 from monai_pdddpm.inferers.stopwatch import Stopwatch
 
@@ -65,7 +62,6 @@ class Scale:
     training: Sequence[int] = (4, 16)
     repeats: int = 10
     drawn: int = 8
-    first_steps: int = 0  # of the rivals' chains, 0 for all
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -75,7 +71,7 @@ class Scale:
 
 _TINY = Size((24, 24, 24), common.HIPPOCAMPUS, 1, 6, {"roi_size": [16, 16, 16]})
 FULL = Scale(SIZES)
-DRY = Scale({"hippocampus": _TINY}, (1, 2), (24,), 16, (16, 16, 16), (1,), (1,), 1, 2, 1)
+DRY = Scale({"hippocampus": _TINY}, (1, 2), (24,), 16, (16, 16, 16), (1,), (1,), 1, 2)
 
 
 def phantom_image(size: Sequence[int]) -> torch.Tensor:
@@ -185,34 +181,6 @@ def curve(bench: Bench, name: str) -> dict[str, Any]:
     return {"rows": rows} if found is None else {"rows": rows, "exponent": found}
 
 
-def contenders(bench: Bench) -> Rows:
-    """Time the bundle and its rivals on one window with all members; long chains over their first steps."""
-    rows: Rows = []
-    task = Task(common.HIPPOCAMPUS, str(bench.device), {**bench.scale.overrides, "windows": "all"})
-    image = MetaTensor(phantom_image(task.parser()["roi_size"]).to(bench.device))
-    timed = {"ours": 0, "segmenter": 0, "fast_ddpm": 0}
-    if not bench.scale.first_steps:
-        timed |= {"ours_one": 0, "segmenter_flips": 0, "segmenter_ensemble": 0, "ddim": 10, "ddpm": 50}
-    for name, steps in timed.items():
-        work = partial(one_contender, bench, task, name, bench.scale.first_steps or steps, image)
-        bench.attempt(rows, 10, f"contender {name}", work)
-    return rows
-
-
-def one_contender(bench: Bench, task: Task, name: str, steps: int, image: MetaTensor) -> dict[str, Any]:
-    """Time one contender; the seconds of its chain are multiplied if only its first steps ran."""
-    entry = CONTENDERS[name].build(task)
-    whole, count, factor = entry.chain, 0, 1.0
-    if whole and isinstance(entry.inferer, PDDDPMInferer):
-        count = len(whole.time_steps)
-        entry.inferer.chain = rivals.first_steps(whole, min(count, steps or count))
-        factor = count / len(entry.inferer.chain.time_steps)
-    seconds = bench.time_calls(lambda: entry.inferer(image, entry.network), 2 if count > 10 else 5)
-    members = entry.passes if isinstance(entry.inferer, rivals.SegmenterPasses) else entry.inferer.config.members
-    row = {"contender": CONTENDERS[name].title + " (scaled)" * (factor > 1), "members": members, "steps": count}
-    return row | {"seconds": {key: factor * value for key, value in seconds.items()}}
-
-
 def training(bench: Bench) -> Rows:
     """Time training steps of both stages on synthetic windows, with the losses and inferers of the bundle."""
     rows: Rows = []
@@ -318,7 +286,6 @@ PARTS: dict[str, Callable[[Bench], Any]] = {
     "correctness": correctness,
     "sizes": sizes,
     "members": partial(curve, name="members"),
-    "contenders": contenders,
     "training": training,
     "calls": calls,
     "voxels": partial(curve, name="voxels"),

@@ -5,7 +5,7 @@
 
 `members`, `steps` and `voxels` run the networks on one image; `volume` has drawn answers (`drawn.py`) and no networks,
 so that statistics and memory of very large volumes are seen alone. `cases` and `processes` are whole runs of the
-phantom bundle, its start included; each process has one thread.
+phantom bundle, its start included; the processes share the cores.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ def whole_run(cases: int, processes: int, size: Sequence[int]) -> dict[str, Any]
         command += ["--members", "2", "--num_steps", "1", "--outputs", "seg,prob,report"]
         if processes > 1:
             command[command.index("--device") : command.index("--device") + 2] = []
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        threads = str(max(1, (os.cpu_count() or 1) // processes))
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
         begin = time.perf_counter()
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - begin

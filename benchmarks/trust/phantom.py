@@ -212,7 +212,7 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw GED, volume SD and correlation of all rows."""
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 4, figsize=(17, 1.6 + 0.35 * len(lines)), layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(19, 2.4 + 0.35 * len(lines)), layout="constrained")
     names, places = [line["name"] for line in lines][::-1], np.arange(len(lines))
     found = [line["ged"] for line in lines][::-1]
     mean, low, high = (np.array([f[key] for f in found]) for key in ("mean", "low", "high"))
@@ -229,13 +229,11 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     for line in lines:
         values = [line[f"correlation_{d}"]["mean"] for d in DISTANCES]
         axes[2].plot(DISTANCES, [np.nan if v is None else v for v in values], "o-", label=line["name"], markersize=4)
-    axes[2].set_title("correlation at distance, voxels")
-    axes[2].legend(fontsize=7)
-    for line in lines:
         if "passes" in line:
-            axes[3].plot(line["passes"]["mean"], line["ged"]["mean"], "o")
-            axes[3].annotate(line["name"], (line["passes"]["mean"], line["ged"]["mean"]), fontsize=7)
-    axes[3].set_title("GED against cost, segmenter passes a member")
+            axes[3].plot(line["passes"]["mean"], line["ged"]["mean"], "o", color=axes[2].lines[-1].get_color())
+    axes[2].set_title("correlation at distance, voxels")
+    axes[3].set_title("GED against segmenter passes a member")
+    figure.legend(*axes[2].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     for axis in axes:
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
