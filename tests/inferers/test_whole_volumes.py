@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_pdddpm.inferers import PDDDPMInferer, members
+from monai_pdddpm.inferers import PDDDPMInferer, ensemble, members
 from monai_pdddpm.inferers.active_voxels import active_voxels
 from monai_pdddpm.inferers.members import member_memory_budget, volume_device
 from monai_pdddpm.inferers.stopwatch import Stopwatch
@@ -250,6 +250,33 @@ class TestMemory:
         assert "401 MiB" in caplog.text
         assert member_memory_budget(3, gpu) == 3 * 2**20
         assert member_memory_budget(0, torch.device("cpu")) == 256 * 2**20
+
+    def test_bytes_of_the_output_decide_where_the_volumes_lie(self, monkeypatch):
+        asked = []
+
+        def device(size, device):
+            asked.append(size)
+            return device
+
+        monkeypatch.setattr(ensemble, "volume_device", device)
+        inferer()(image(16, 12), formula_pair())
+        # 3 members of 3 classes; prob, mean, pre-segmentation; one entropy, 2 variances: 21 channels of 4 bytes
+        assert asked == [4 * (3 * K + 3 * K + 1 + K - 1) * 16 * 12]
+
+    def test_progress_counts_each_step_of_each_member_in_each_window(self, monkeypatch):
+        bars = []
+
+        class Bar(ensemble.tqdm):
+            def __init__(self, *args, **options):
+                super().__init__(*args, **options | {"disable": False})
+                bars.append(self)
+
+        monkeypatch.setattr(ensemble, "tqdm", Bar)
+        network, x = formula_pair(), image(16, 16)
+        windows = ran(inferer(windows="all"), network, x)["windows_run"]
+        assert windows == 9
+        (bar,) = bars
+        assert bar.total == bar.n == 3 * 9 * len(STEPS)
 
     def test_large_results_lie_in_a_file_and_are_the_same(self, monkeypatch, tmp_path):
         x, network = image(16, 16), formula_pair()

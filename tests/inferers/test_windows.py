@@ -139,6 +139,13 @@ def test_windows_and_volume_must_have_as_many_axes():
         WindowPlan([5, 5], [3])
 
 
+def test_margins_by_hand():
+    assert margin_of([16, 10, 3], 0.5) == (4, 2, 0)
+    assert margin_of([10], 0.6) == (3,)  # in binary 10 * 0.6 / 2 may fall short of 3
+    assert margin_of([4, 5], 1 - 1e-9) == (1, 2)  # below half a window
+    assert margin_of([7], 0.0) == (0,)
+
+
 @pytest.mark.parametrize(("size", "roi"), itertools.product([(5, 8, 3), (1, 1, 1), (9, 9, 9)], [(8, 8, 8), (9, 4, 3)]))
 def test_padding_is_undone_by_its_slices(size, roi):
     volume = torch.rand(2, 1, *size) + 1

@@ -8,6 +8,7 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from monai_pdddpm.metrics.recalibration import (
+    TEMPERATURES,
     Calibration,
     CalibrationCase,
     Volume,
@@ -47,6 +48,22 @@ def test_temperature_is_found_again(temperature):
         return float(torch.nn.functional.cross_entropy(wrong.log() / t, truth))
 
     assert found == pytest.approx(minimize_scalar(nll, bounds=(0.2, 5), method="bounded").x, rel=2e-3)
+
+
+@pytest.mark.parametrize("temperature", [0.253, 0.27, 1.0, 1.37, 3.7, 3.95])
+def test_the_minimum_of_a_parabola_in_the_logarithm_is_exact(temperature):
+    curve = (np.log(TEMPERATURES) - math.log(temperature)) ** 2
+    assert best_temperature(curve + 5) == pytest.approx(temperature, rel=1e-6)
+
+
+def test_curves_without_a_minimum_inside():
+    assert best_temperature(np.full(65, 7.0)) == 1.0
+    assert best_temperature(np.arange(65.0)) == pytest.approx(TEMPERATURES[1])  # a line has no bend
+    assert best_temperature(-(np.arange(65.0) ** 2)) == pytest.approx(TEMPERATURES[63])  # nor is a maximum one
+    assert best_temperature(np.sqrt(np.arange(65.0))) == pytest.approx(TEMPERATURES[1])
+    assert best_temperature(np.arange(65.0)[::-1] ** 2) == pytest.approx(TEMPERATURES[64])
+    far = (np.log(TEMPERATURES) - math.log(0.1)) ** 2  # the parabola's minimum is beyond the list
+    assert best_temperature(far) == pytest.approx(TEMPERATURES[0])
 
 
 def test_held_out_temperatures_are_fitted_on_the_other_subjects():
