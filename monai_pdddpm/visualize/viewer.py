@@ -104,8 +104,8 @@ def write_viewer(path: Path, view: CaseView, result: Mapping[str, Any]) -> bool:
         UserError: when NiiVue is not installed, or the file cannot be written.
     """
     code = niivue()
-    box = _shown_box(view)
-    if box is None:
+    box = _box_around(view, MARGIN_MM) if view.seg.size > MAX_VOXELS else (slice(None),) * 3
+    if view.seg[box].size > MAX_VOXELS:
         logger.info("%s: no page written, the case has more than %d voxels to show", path, MAX_VOXELS)
         return False
     cut = partial(_cut, affine=view.affine, box=box)
@@ -115,13 +115,15 @@ def write_viewer(path: Path, view: CaseView, result: Mapping[str, Any]) -> bool:
     parts = {name: np.nan_to_num(cut(volume.astype(np.float32))[0]) / top for name, (volume, top, _) in maps.items()}
     shades = [np.rint(255 * part.clip(0, 1)).astype(np.uint8) for part in parts.values()]
     colors = label_colors(view.labels)
+    # neither the scan nor the structures, which can be below a percent of it, are all black or white
+    lows, highs = zip(gray_window(scan), gray_window(view.image[_box_around(view)]), strict=True)
     data = {
         "volumes": {
             "scan": _encoded(scan, affine, np.int16),
             "labels": _encoded(np.stack(list(label_maps.values()), axis=-1), affine, np.uint8),
             "maps": _encoded(np.stack(shades, axis=-1), affine, np.uint8),
         },
-        "window": gray_window(scan),
+        "window": (min(lows), max(highs)),
         "crosshair": informative_slices(label_maps["Segmentation"], parts["Entropy"], 1),
         "voxel_ml": abs(float(np.linalg.det(affine[:3, :3]))) / 1000,
         "labels": [{"value": value, "name": name, "rgb": rgb(colors[value])} for value, name in view.labels.items()],
@@ -165,18 +167,15 @@ def _license() -> str:
     return f"NiiVue, from ipyniivue {package.version}.\n\n" + "\n".join(texts)
 
 
-def _shown_box(view: CaseView) -> tuple[slice, ...] | None:
-    """Return the part of a case to embed, in the scan's own axes; None if it is too large."""
-    shape = view.seg.shape
-    if view.seg.size <= MAX_VOXELS:
-        return tuple(slice(0, size) for size in shape)
+def _box_around(view: CaseView, margin_mm: float = 0.0) -> tuple[slice, ...]:
+    """Return the box around labels and very uncertain voxels, with a margin; the whole scan if there are none."""
     relevant = view.entropy >= math.log(len(view.labels) + 1) / 2
     for volume in view.label_maps().values():
         relevant = relevant | (volume != 0)
-    margin = np.ceil(MARGIN_MM / voxel_sizes(view.affine)).astype(int).tolist()
+    margin = np.ceil(margin_mm / voxel_sizes(view.affine)).astype(int).tolist()
     start, end = generate_spatial_bounding_box(relevant[None], margin=margin)
-    size = math.prod(int(b - a) for a, b in zip(start, end, strict=True))
-    return tuple(slice(a, b) for a, b in zip(start, end, strict=True)) if 0 < size <= MAX_VOXELS else None
+    box = tuple(slice(int(a), int(b)) for a, b in zip(start, end, strict=True))
+    return box if view.seg[box].size else (slice(None),) * 3
 
 
 def _cut(volume: Array, affine: Array, box: tuple[slice, ...]) -> tuple[Array, Array]:

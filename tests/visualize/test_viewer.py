@@ -137,6 +137,16 @@ def test_a_case_that_is_too_large_has_no_page(tmp_path, monkeypatch, caplog, emp
     assert not (tmp_path / "page.html").exists()
 
 
+def test_a_small_bright_structure_is_not_all_white(tmp_path):
+    image, seg = np.tile(np.linspace(0, 100, 20), (20, 20, 1)), np.zeros((20, 20, 20), np.uint8)
+    seg[8:10, 8:10, 8:10] = 1  # 0.1 % of the scan
+    image[8:10, 8:10, 8:10] = [200, 300]
+    case = view(image=image, seg=seg, entropy=0.0 * image, members=None, variance=None)
+    write_viewer(tmp_path / "page.html", case, {})
+    data, _ = embedded(tmp_path / "page.html")
+    assert data["window"] == [pytest.approx(0, abs=0.1), pytest.approx(300, abs=0.1)]
+
+
 def test_values_that_are_not_finite_and_constant_scans(tmp_path):
     image = np.full(SHAPE, 7.0)
     image[0, 0] = np.nan
