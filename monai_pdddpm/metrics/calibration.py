@@ -29,7 +29,6 @@ def near_structure(truth: torch.Tensor, voxels: int = NEAR_VOXELS) -> torch.Tens
     Returns:
         Boolean mask of the same shape and device; empty if the truth is.
     """
-    truth = convert_to_tensor(truth, track_meta=False)
     # A maximum over a cube of 2 n + 1 voxels equals n dilations and is separable.
     dilated = maximum_filter((truth > 0).cpu().numpy(), size=2 * voxels + 1, mode="constant", cval=0)
     return torch.from_numpy(dilated).to(truth.device)

@@ -168,3 +168,15 @@ class TestStart:
         means = torch.stack([start_noise(0, m, (1, 6, 6, 6), amplitude, 50.0).mean() for m in range(2000)])
         expected = (1 / n + amplitude**2) / (1 + amplitude**2)
         assert means.var().item() == pytest.approx(expected, rel=0.15)
+
+
+def test_lattice_of_half_the_length_by_hand():
+    found = lattice_filter(9, 4.0)
+    assert found.shape == (9, 13)  # nodes at -8, -6, ..., 16
+    nodes, voxels = np.arange(-8.0, 17.0, 2.0), np.arange(9.0)
+    weights = np.exp(-(((voxels[:, None] - nodes) / 4.0) ** 2))
+    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+    assert np.abs(found.numpy() - weights).max() <= 2.0**-13
+    assert np.array_equal(found.numpy() * 2**12, np.rint(found.numpy() * 2**12))
+    distance = voxels[:, None] - voxels
+    assert np.abs(found.numpy() @ found.numpy().T - np.exp(-(distance**2) / (2 * 4.0**2))).max() < 0.003

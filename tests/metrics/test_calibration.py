@@ -8,6 +8,7 @@ from monai.data import MetaTensor
 from scipy.ndimage import binary_dilation
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from monai_pdddpm.metrics import calibration
 from monai_pdddpm.metrics.calibration import (
     NEAR_VOXELS,
     brier_score,
@@ -185,3 +186,21 @@ def test_logits_raise():
     for wrong in (torch.tensor([3.0, -2.0]), torch.tensor([0.0, 0.0]), torch.tensor([math.nan, 1.0])):
         with pytest.raises(ValueError, match="found 4 of 4 voxels"):
             masked_voxels(wrong[:, None, None].expand(2, 2, 2), truth, mask)
+
+
+def test_rounding_errors_of_probabilities_are_allowed_up_to_the_tolerance(monkeypatch):
+    monkeypatch.setattr(calibration, "SUM_TOLERANCE", 2.0**-10)
+    for first, second, fits in (
+        (1.0, 2.0**-10, True),
+        (1.0, 2.0**-10 + 2.0**-20, False),
+        (1.0, -(2.0**-10), True),
+        (1.0 + 2.0**-20, -(2.0**-10) - 2.0**-20, False),
+    ):
+        probability = torch.tensor([first, second], dtype=torch.float64)[:, None, None]
+        given = (probability, torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.bool))
+        if fits:
+            rows, _ = masked_voxels(*given)
+            assert rows.tolist() == [[1, max(second, 0)]]
+        else:
+            with pytest.raises(ValueError, match="found 1 of 1 voxels"):
+                masked_voxels(*given)

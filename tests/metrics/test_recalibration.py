@@ -216,3 +216,11 @@ def test_expected_dice_without_variation_gives_no_line():
     same = [CalibrationCase(**{**vars(case), "features": {"expected_dice": 0.9}}) for case in cases(6)]
     assert fit_calibration(same).dice_line is None
     assert math.isnan(cross_validated(same)["dice_rank_correlation"])
+
+
+def test_likelihood_before_is_that_of_the_cases_in_double_precision():
+    made = cases(8)
+    truths = [case.truth.numpy() for case in made]
+    rows = [case.probability.numpy().astype(float) for case in made]
+    expected = np.mean([-np.log(p[np.arange(len(t)), t]).mean() for p, t in zip(rows, truths, strict=True)])
+    assert cross_validated(made)["nll_before"] == pytest.approx(expected, rel=1e-12)
