@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional as F
 
 
 def active_voxels(probabilities: torch.Tensor, uncertainty_threshold: float, dilation: int) -> torch.Tensor:
@@ -21,19 +20,18 @@ def active_voxels(probabilities: torch.Tensor, uncertainty_threshold: float, dil
         (X, Y[, Z]), boolean.
     """
     highest, label = probabilities.max(dim=0)
-    label = label.to(highest.dtype)
-    border = _highest_around(label, 1) != -_highest_around(-label, 1)
-    found = border | (1 - highest > uncertainty_threshold)
-    return _highest_around(found.to(highest.dtype), dilation) > 0
+    label = label.to(torch.int16)
+    found = (1 - highest > uncertainty_threshold) | (_highest_around(label, 1) != -_highest_around(-label, 1))
+    return _highest_around(found, dilation)
 
 
 def _highest_around(volume: torch.Tensor, radius: int) -> torch.Tensor:
-    """Return the highest value in a cube around each voxel."""
-    dims = volume.dim()
-    pool = F.max_pool3d if dims == 3 else F.max_pool2d
-    pooled = volume[None, None]
-    for dim in range(dims if radius else 0):
-        size, padding = [1] * dims, [0] * dims
-        size[dim], padding[dim] = 2 * radius + 1, radius
-        pooled = pool(pooled, size, stride=1, padding=padding)
-    return pooled[0, 0]
+    """Return the highest value in a cube around each voxel, in the volume's own type, unlike torch's pooling."""
+    for dim, n in enumerate(volume.shape):
+        grown = volume.clone()
+        for shift in range(1, min(radius, n - 1) + 1):
+            for target, source in ((shift, 0), (0, shift)):
+                part = grown.narrow(dim, target, n - shift)
+                torch.maximum(part, volume.narrow(dim, source, n - shift), out=part)
+        volume = grown
+    return volume

@@ -23,6 +23,8 @@ from .statistics import EnsembleStatistics
 from .stopwatch import Stopwatch
 from .windows import Window, WindowPlan, WindowRegion, content_box, covering_windows, margin_of, pad_to
 
+_SLAB = 32  # planes whose entropy is computed at once
+
 
 class EnsembleRun:
     """The ensemble of one image, frame by frame.
@@ -68,8 +70,8 @@ class EnsembleRun:
             for frame, target in zip(self.frames.split(1), output, strict=True):
                 own = self._segment(frame) if self.communicator.is_first else None
                 probabilities = self.communicator.broadcast(own).to(self.home)
+                region = self._active_region(probabilities[0])  # before the output takes its memory
                 self._fill(target, probabilities)
-                region = self._active_region(probabilities[0])
                 if region is not None:
                     self._draw(target, frame, probabilities, region, bar)
         return output.flatten(0, 1)
@@ -89,7 +91,8 @@ class EnsembleRun:
     def _segment(self, frame: torch.Tensor) -> torch.Tensor:
         """Return the given probabilities, or the segmenter's blended over the volume, (1, K, X, Y[, Z])."""
         if self.presegmentation is not None:
-            found = pad_to(self.presegmentation[None].to(frame.device), self.config.roi_size)[0]
+            given = self.presegmentation.to(frame.device, copy=True)
+            found = pad_to(given[None], self.config.roi_size)[0]
         else:
             found = torch.zeros(1, self.layout.num_classes, *self.plan.size, device=frame.device)
             for window in self.plan.windows:
@@ -120,7 +123,9 @@ class EnsembleRun:
         inside = self.plan.cut(probabilities[0], self.inner)
         parts = self.layout.slices()
         target[parts["pred"]] = target[parts["member_mean"]] = target[parts["preseg"]] = inside
-        target[parts["member_entropy"]] = predictive_entropy(inside, dim=0)
+        entropy = target[parts["member_entropy"]][0]
+        for slab, p in zip(entropy.split(_SLAB), inside.split(_SLAB, dim=1), strict=True):
+            slab[:] = predictive_entropy(p, dim=0)
         target[parts["variance"]] = 0
         for member in self._members(target):
             member[:] = inside

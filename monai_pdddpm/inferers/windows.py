@@ -200,7 +200,7 @@ def pad_to(volume: torch.Tensor, roi_size: Sequence[int]) -> tuple[torch.Tensor,
     before = [m // 2 for m in missing]
     pads = [p for m, b in reversed(list(zip(missing, before, strict=True))) for p in (b, m - b)]
     inner = tuple(slice(b, b + n) for b, n in zip(before, volume.shape[-len(roi_size) :], strict=True))
-    return F.pad(volume, pads), inner
+    return F.pad(volume, pads) if any(pads) else volume, inner
 
 
 def content_box(frames: torch.Tensor, inner: Window, padded: Sequence[int], roi_size: Sequence[int]) -> Window:

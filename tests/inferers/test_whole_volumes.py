@@ -42,6 +42,20 @@ class TestActiveVoxels:
         assert as_text(active_voxels(p, 0.07, 0)) == picture
         assert as_text(active_voxels(p, 0.2, 0)) == ["........##.."] * 3
 
+    @pytest.mark.parametrize("dilation", [0, 2, 30])
+    def test_cubes_are_those_of_pooling(self, dilation):
+        label = torch.randint(0, 40, (9, 7, 5), generator=torch.Generator().manual_seed(0)) // 13
+        p = torch.nn.functional.one_hot(label).movedim(-1, 0).float()
+        pooled = lambda x, r: torch.nn.functional.max_pool3d(x.float()[None, None], 2 * r + 1, 1, r)[0, 0]  # noqa: E731
+        borders = pooled(label, 1) != -pooled(-label, 1)
+        grown = torch.zeros(9, 7, 5, dtype=torch.bool)
+        for place in borders.nonzero():
+            grown |= (
+                (torch.stack(torch.meshgrid(*map(torch.arange, label.shape), indexing="ij"), -1) - place).abs()
+                <= dilation
+            ).all(-1)
+        assert torch.equal(active_voxels(p, 0.5, dilation), grown)
+
     def test_diagonal_neighbours_make_a_border(self):
         p = torch.zeros(2, 5, 5, 5)
         p[0] = 1
