@@ -23,6 +23,7 @@ from monai_pdddpm.cli.datasets import DataSet, Finding, as_decathlon
 from monai_pdddpm.cli.fingerprint import fingerprint, read_case
 from monai_pdddpm.cli.first_stage import FirstStage, folder_stage, keep_usable, nnunet_stage
 from monai_pdddpm.cli.formats import read_dataset
+from monai_pdddpm.cli.measure import expected_time
 from monai_pdddpm.cli.memory import GIB, memory_budget
 from monai_pdddpm.cli.planner import plan
 from monai_pdddpm.cli.readme import bundle_texts, commands, readme
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> Result:
     if options.nnunet:
         stage = nnunet_stage(options.nnunet, data)
     place, settings = options.output_dir, (options.memory, options.segmenter, options.spacing, stage)
-    return create_bundle(options.name, data, place, *settings, progress=not options.quiet)
+    return create_bundle(options.name, data, place, *settings, progress=not options.quiet, measure=True)
 
 
 def create_bundle(
@@ -63,6 +64,7 @@ def create_bundle(
     spacing: Sequence[float] | None = None,
     stage: FirstStage | None = None,
     progress: bool = True,
+    measure: bool = False,
 ) -> Result:
     """Read the scans of a data set and write a bundle for it.
 
@@ -75,6 +77,7 @@ def create_bundle(
         spacing: voxel size in mm along R, A, S; None applies the rule.
         stage: pre-segmentations in place of a segmenter, or None.
         progress: show a progress bar.
+        measure: train a few batches to state the expected time.
 
     Returns:
         the bundle's folder, the choices, notes, and the next commands.
@@ -102,6 +105,8 @@ def create_bundle(
     texts = bundle_texts(name, data, statistics)
     configs = _render(name, values | texts, foreign, stage)
     _use_regions_and_ignored(configs, data, listed["labels"])
+    if measure:
+        choices.append(expected_time(configs, values, len(listed["training"])))
     stages = ["train"] if foreign or stage else ["train_segmenter", "train"]
     words = f"A {foreign.definition['_target_']} with the weights of {foreign.name}" if foreign else "A SegResNet"
     words = stage.words if stage else words

@@ -15,7 +15,7 @@ from monai_pdddpm.cli.datasets import DataSet
 from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.dataset_json import read_json
 from monai_pdddpm.data.loading import LoadScan
-from monai_pdddpm.data.presegmentations import find_presegmentation, read_presegmentation
+from monai_pdddpm.data.presegmentations import find_presegmentation, leakage, read_presegmentation
 from monai_pdddpm.data.scan_spec import ScanSpec
 from monai_pdddpm.data.scans import plan_scan
 from monai_pdddpm.utils.errors import UserError
@@ -154,14 +154,5 @@ def _mean_dice(case: Case, label: Path, folder: Path, labels: Mapping[int, str],
 
 def folder_stage(folder: Path, data: DataSet) -> FirstStage:
     """Return pre-segmentations of any origin; warn if nnU-Net predicted them with a network trained on the data set."""
-    predicted = folder / "predict_from_raw_data_args.json"
-    if not predicted.is_file() or not (folder / "plans.json").is_file():
-        return FirstStage(folder)
-    trained_on = read_json(folder / "plans.json").get("dataset_name")
-    if trained_on not in (data.source.parent.name, data.source.name):
-        return FirstStage(folder)
-    note = (
-        f"leakage: {folder} was predicted by a network that was trained on {trained_on} itself; give its results "
-        "folder with --nnunet, whose fold_k/validation is out-of-fold"
-    )
-    return FirstStage(folder, notes=(note,))
+    note = leakage(folder, data.source)
+    return FirstStage(folder, notes=(note,) if note else ())

@@ -11,8 +11,9 @@ import torch
 from monai_pdddpm.utils.memory import total_memory
 
 GIB = 2**30
-OVERHEAD = 1.5  # gradients, convolution workspaces and loss, relative to the tensors kept for the backward pass
-LIBRARIES = 0.5 * GIB  # CUDA context and libraries
+OVERHEAD = 1.38  # gradients, convolution workspaces and loss, relative to the tensors kept for the backward pass
+LIBRARIES = 0.55 * GIB  # libraries, or a CUDA context
+SOLVER_STEPS = 4  # the most that training draws, see trained_solver_steps
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def training_memory(
     """Return the bytes of a training step of the denoiser, which needs more than the segmenter's own stage.
 
     The constants are those of an ``ODEUNet`` with channels of 2, 4 and 8 times ``filters``, trained in bfloat16 with
-    AdamW and a moving average; a test compares them with what autograd keeps.
+    AdamW, a moving average and up to `SOLVER_STEPS` solver steps; a test compares them with what autograd keeps.
 
     Args:
         window: voxels along each axis.
@@ -53,5 +54,5 @@ def training_memory(
         segmenter_parameters: parameters of a given segmenter.
     """
     weights = 0.37e6 * filters**2 + 4 * segmenter_parameters
-    per_voxel = 41.2 * filters + 2 * channels + 4 * classes
+    per_voxel = (15.6 + 25.6 * SOLVER_STEPS) * filters + 2 * channels + 4 * classes
     return LIBRARIES + weights + OVERHEAD * per_voxel * batch * math.prod(window)

@@ -13,6 +13,7 @@ from .frames import OneFramed, frame_cases
 from .loading import LoadImageScand, LoadScan
 from .pending_cases import pending_cases
 from .phantom import ensure_phantom, write_phantom
+from .presegmentations import warn_of_leakage
 from .scan_spec import ScanSpec
 
 __all__ = [
@@ -39,5 +40,6 @@ __all__ = [
     "labelled_cases",
     "pending_cases",
     "training_cases",
+    "warn_of_leakage",
     "write_phantom",
 ]

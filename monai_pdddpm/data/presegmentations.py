@@ -15,11 +15,12 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 
 from monai_pdddpm.data.checks import CheckLabeld, check_grid
 from monai_pdddpm.data.datalist import SCAN_EXTENSIONS
+from monai_pdddpm.data.dataset_json import read_json
 from monai_pdddpm.data.loading import LoadScan
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.paths import with_home
 
-__all__ = ["find_presegmentation", "read_presegmentation"]
+__all__ = ["find_presegmentation", "leakage", "read_presegmentation", "warn_of_leakage"]
 
 _CHANNEL = re.compile(r"_\d{4}$")  # of nnU-Net's image files, which its predictions lack
 _SUM_ERROR = 0.02  # of probabilities that were rounded
@@ -71,6 +72,38 @@ def _masks(folder: Path) -> dict[str, Path]:
 
 def _comparable(name: str) -> str:
     return re.sub(r"[\W_]+", "_", name.casefold()).strip("_")
+
+
+def leakage(folder: Path, source: Path) -> str:
+    """Return a note if a folder holds predictions of an nnU-Net that was trained on a data set, else an empty text.
+
+    Args:
+        folder: of the pre-segmentations.
+        source: the data set's folder, or its ``dataset.json``, whose ``root`` may name another folder.
+    """
+    if not all((folder / name).is_file() for name in ("predict_from_raw_data_args.json", "plans.json")):
+        return ""
+    trained_on = read_json(folder / "plans.json").get("dataset_name")
+    file = source / "dataset.json" if source.is_dir() else source
+    root = str(read_json(file).get("root", "")) if file.suffix == ".json" and file.is_file() else ""
+    if trained_on not in (source.name, source.absolute().parent.name, Path(root).name):
+        return ""
+    return (
+        f"leakage: {folder} was predicted by a network that was trained on {trained_on} itself; give its results "
+        "folder, whose fold_k/validation is out-of-fold"
+    )
+
+
+def warn_of_leakage(folder: str, dataset_dir: str) -> None:
+    """Print the note of `leakage`; for evaluation and calibration.
+
+    Args:
+        folder: of the pre-segmentations; empty for none.
+        dataset_dir: folder of the labeled cases.
+    """
+    note = leakage(Path(with_home(folder)), Path(dataset_dir)) if folder else ""
+    if note:
+        print(f"warning: {note}", flush=True)
 
 
 def read_presegmentation(

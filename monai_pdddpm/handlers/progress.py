@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, NoReturn, Protocol
 
 from ignite.engine import Engine, Events
@@ -9,12 +10,25 @@ from ignite.handlers.tqdm_logger import ProgressBar
 
 
 class Progress:
-    """Show a bar over the iterations of an epoch of training, with the loss."""
+    """Show a bar over the iterations of an epoch of training, with the loss; print the time left after each epoch."""
 
     def attach(self, engine: Engine) -> None:
         """Attach the bar to ``engine``."""
         bar = ProgressBar(desc="epoch", disable=None)
         bar.attach(engine, output_transform=lambda output: {"loss": output["loss"].item()})
+        engine.add_event_handler(Events.STARTED, self.begin)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.print_time_left)
+
+    def begin(self, engine: Engine) -> None:
+        """Remember when and at which epoch this run started."""
+        self._start = time.monotonic(), engine.state.epoch
+
+    def print_time_left(self, engine: Engine) -> None:
+        """Print the time that the remaining epochs take at the mean rate of this run."""
+        state, (start, first) = engine.state, self._start
+        left = (time.monotonic() - start) / (state.epoch - first) * (int(state.max_epochs or 0) - state.epoch)
+        text = f"{left / 3600:.1f} hours" if left > 5400 else f"{left / 60:.0f} minutes"
+        print(f"epoch {state.epoch} of {state.max_epochs}: about {text} left", flush=True)
 
 
 class CaseProgress:

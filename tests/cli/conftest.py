@@ -6,6 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from monai_pdddpm.cli.planner import Choice
+
 SHAPE = (20, 24, 16)
 
 
@@ -28,6 +30,13 @@ def an_image(label, number=0, channels=1):
     noise = np.random.default_rng(number).normal(100, 5, (*label.shape, channels))
     image = (noise + 50 * label[..., None]).astype(np.float32)
     return image[..., 0] if channels == 1 else image
+
+
+@pytest.fixture(autouse=True)
+def no_measurement(monkeypatch):
+    """Let create-bundle train no batches; tests/cli/test_measure.py does."""
+    time = Choice("time", 1.0, "an hour", "measured")
+    monkeypatch.setattr("monai_pdddpm.cli.create.expected_time", lambda *args: time)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from monai_pdddpm.__main__ import main
+from monai_pdddpm.data import warn_of_leakage
 from monai_pdddpm.utils.errors import UserError
 
 from .conftest import a_label, write_scan
@@ -95,6 +96,20 @@ class TestPresegmentations:
         code, found, _ = create("--presegmentations", tmp_path / "pre")
         assert code == 0
         assert any("was predicted by a network that was trained on decathlon itself" in n for n in found["notes"])
+
+    def test_leakage_at_evaluation(self, create, dataset, tmp_path, capsys):
+        _, _, folder = create("--presegmentations", tmp_path / "pre")
+        for name, content in (("predict_from_raw_data_args", {}), ("plans", {"dataset_name": dataset.name})):
+            (tmp_path / "pre" / f"{name}.json").write_text(json.dumps(content))
+        for place in (dataset, dataset / "dataset.json", folder / "data"):  # the bundle's list names the root
+            warn_of_leakage(str(tmp_path / "pre"), str(place))
+            assert "warning: leakage" in capsys.readouterr().out
+        warn_of_leakage("", str(dataset))
+        warn_of_leakage(str(tmp_path / "pre"), str(tmp_path))
+        assert capsys.readouterr().out == ""
+        files = [str(folder / "configs" / f"{name}.json") for name in ("inference", "evaluate")]
+        ConfigWorkflow(files, workflow_type="infer", bundle_root=str(folder), **QUICK).initialize()
+        assert "warning: leakage" in capsys.readouterr().out
 
     def test_none_is_usable(self, create, tmp_path):
         shutil.rmtree(tmp_path / "pre")

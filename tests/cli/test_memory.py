@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from monai_pdddpm.cli.memory import GIB, LIBRARIES, OVERHEAD, memory_budget, training_memory
+from monai_pdddpm.cli.memory import GIB, LIBRARIES, OVERHEAD, SOLVER_STEPS, memory_budget, training_memory
 from monai_pdddpm.networks import ODEUNet
 
 
@@ -30,13 +30,14 @@ def test_formula(filters, channels, classes, divisor, factors):
     def step(side):
         image, one_hot = (torch.zeros(1, size, side, side, side) for size in (channels, classes))
         with torch.autocast("cpu", torch.bfloat16):
-            network.denoise(one_hot, torch.zeros(1), network.encode(image, one_hot))
+            features = network.encode(image, one_hot)
+            network.denoise(one_hot, torch.zeros(1), features, solver_steps=SOLVER_STEPS)
 
     sides = (3 * divisor, 5 * divisor)
     small, large = (kept_bytes(lambda side=side: step(side)) for side in sides)
     measured = OVERHEAD * (large - small)  # without what does not depend on the window
     found = [training_memory([side] * 3, 1, filters, channels, classes) for side in sides]
-    assert found[1] - found[0] == pytest.approx(measured, rel=0.1)
+    assert found[1] - found[0] == pytest.approx(measured, rel=0.12)
 
 
 def test_parts():

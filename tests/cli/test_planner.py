@@ -204,7 +204,7 @@ class TestWindow:
 
     def test_too_little_memory(self):
         budget = MemoryBudget(0.51 * GIB, "", True)
-        with pytest.raises(UserError, match=r"--memory: found 0\.51 GiB, expected at least 0\.53 GiB"):
+        with pytest.raises(UserError, match=r"--memory: found 0\.51 GiB, expected at least 0\.58 GiB"):
             planned(fingerprint([(90, 90, 90)]), budget=budget)
 
     def test_overlap(self):

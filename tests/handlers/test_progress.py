@@ -65,3 +65,18 @@ def test_tracking_finds_the_loss():
     trainer.run()
 
     assert seen == [9.0, 9.0]
+
+
+def test_time_left_is_that_of_the_remaining_epochs(monkeypatch, capsys):
+    clock = iter([0.0, 600.0, 1200.0, 1800.0])
+    monkeypatch.setattr("monai_pdddpm.handlers.progress.time.monotonic", lambda: next(clock))
+    progress, engine = Progress(), Engine(lambda engine, batch: None)
+    engine.add_event_handler(Events.STARTED, progress.begin)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, progress.print_time_left)
+    engine.run([1], max_epochs=3)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "epoch 1 of 3: about 20 minutes left",
+        "epoch 2 of 3: about 10 minutes left",
+        "epoch 3 of 3: about 0 minutes left",
+    ]
