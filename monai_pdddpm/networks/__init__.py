@@ -1,6 +1,5 @@
 """The denoiser, its ODE blocks, and the pair of segmenter and denoiser."""
 
-from .coarse import CoarseODEUNet
 from .no_segmenter import NoSegmenter
 from .ode_block import SecondOrderODEBlock
 from .ode_unet import ConditionEncoder, ODEUNet
@@ -12,7 +11,6 @@ __all__ = [
     "ADAPTIVE_SOLVERS",
     "FIXED_STEP_SOLVERS",
     "PDDDPM",
-    "CoarseODEUNet",
     "ConditionEncoder",
     "Denoiser",
     "NoSegmenter",
