@@ -24,14 +24,7 @@ from monai_pdddpm.utils.errors import UserError
 __all__ = ["put_bundle"]
 
 _OPTIONS = ("members", "num_steps")
-_PARTS = (
-    "LICENSE",
-    "docs",
-    "configs/metadata.json",
-    "configs/logging.conf",
-    "models/model.pt",
-    "models/calibration.json",
-)
+_PARTS = ("LICENSE", "docs/*", "configs/metadata.json", "configs/logging.conf", "models/model.pt", "models/cal*.json")
 
 
 def put_bundle(app: Path, bundle: Path, overwrite: bool = False) -> Path:
@@ -62,12 +55,9 @@ def put_bundle(app: Path, bundle: Path, overwrite: bool = False) -> Path:
     target.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
         copy = Path(folder) / source.name
-        for part in _PARTS:
-            (copy / part).parent.mkdir(parents=True, exist_ok=True)
-            if (source / part).is_dir():
-                shutil.copytree(source / part, copy / part)
-            elif (source / part).is_file():
-                shutil.copyfile(source / part, copy / part)
+        for file in (file for part in _PARTS for file in source.glob(part)):
+            (copy / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy / file.relative_to(source))
         config = json.loads((source / "configs" / "inference.json").read_text(encoding="utf-8"))
         config["displayable_configs"] = {key: config[key] for key in _OPTIONS}
         config |= {key: f"@displayable_configs::{key}" for key in _OPTIONS}
