@@ -1,5 +1,6 @@
 """The denoiser, its ODE blocks, and the pair of segmenter and denoiser."""
 
+from .coarse import CoarseODEUNet
 from .no_segmenter import NoSegmenter
 from .ode_block import SecondOrderODEBlock
 from .ode_unet import ConditionEncoder, ODEUNet
@@ -11,6 +12,7 @@ __all__ = [
     "ADAPTIVE_SOLVERS",
     "FIXED_STEP_SOLVERS",
     "PDDDPM",
+    "CoarseODEUNet",
     "ConditionEncoder",
     "Denoiser",
     "NoSegmenter",
