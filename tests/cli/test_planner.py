@@ -10,7 +10,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from monai_pdddpm.cli.memory import GIB, MemoryBudget, training_memory
-from monai_pdddpm.cli.planner import LARGEST_WINDOW, modality_of, plan
+from monai_pdddpm.cli.planner import LARGEST_WINDOW, _batch, _widths, modality_of, plan
 from monai_pdddpm.cli.segmenter_bundle import SegmenterBundle
 from monai_pdddpm.utils.errors import UserError
 
@@ -281,3 +281,19 @@ class TestGivenSegmenter:
     def test_a_spacing_is_refused(self):
         with pytest.raises(UserError, match=r"--spacing: found \[1, 1, 1\] with --segmenter"):
             planned(segmenter=self.segmenter(), spacing=[1, 1, 1])
+
+
+@pytest.mark.parametrize(("gib", "expected"), [(4, 4), (3.9, 3), (3, 3), (2, 2), (1, 2)])
+def test_batch_by_hand(gib, expected):
+    choice = _batch([32, 32, 32], lambda window, count: count * GIB, MemoryBudget(gib * GIB, "this memory", False))
+    assert choice.value == expected
+    assert choice.reason == f"2 to 4 as memory allows: about {expected} GiB of this memory"
+
+
+@pytest.mark.parametrize(("gib", "expected"), [(33, 16), (32, 16), (31.9, 8)])
+def test_widths_by_hand(gib, expected):
+    def need(window, count, filters):
+        assert window == [32, 32, 32]
+        return count * filters * GIB
+
+    assert _widths(need, MemoryBudget(gib * GIB, "this memory", False)).value == expected

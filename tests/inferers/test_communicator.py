@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from monai_pdddpm.inferers import Communicator, PDDDPMInferer, make_communicator
+from monai_pdddpm.inferers import Communicator, PDDDPMInferer, communicator, make_communicator
 from monai_pdddpm.networks import PDDDPM, ODEUNet
 from monai_pdddpm.utils import ranks
 from monai_pdddpm.utils.errors import UserError
@@ -109,3 +109,35 @@ def test_alone_it_is_the_inferer_itself():
     assert type(make_communicator("members")) is Communicator  # nobody to share with
     with pytest.raises(UserError, match="spread: found 'voxels'"):
         make_communicator("voxels")
+
+
+@pytest.mark.parametrize("by_user", [True, False])
+def test_late_failure_of_another_process_is_noticed(monkeypatch, by_user):
+    sent = []
+
+    def gathered(value):
+        sent.append(value)
+        return [value, communicator._Failure("disk full", by_user)]
+
+    monkeypatch.setattr(communicator, "gathered", gathered)
+    with pytest.raises(communicator.OtherProcessError, match="^disk full$" if by_user else "^process 1: disk full$"):
+        communicator._run_collectively(lambda: 1)
+    assert sent == [None]
+
+
+def test_own_failure_is_sent_once_to_the_others(monkeypatch):
+    sent = []
+    monkeypatch.setattr(communicator, "gathered", lambda value: sent.append(value) or [value])
+
+    def fail(error):
+        raise error
+
+    with pytest.raises(UserError):
+        communicator._run_collectively(lambda: fail(UserError("seed: found 1")))
+    with pytest.raises(KeyError):
+        communicator._run_collectively(lambda: fail(KeyError("a")))
+    with pytest.raises(communicator.OtherProcessError):
+        communicator._run_collectively(lambda: fail(communicator.OtherProcessError("of all")))
+    assert sent == [communicator._Failure("seed: found 1", True), communicator._Failure("KeyError: 'a'", False)]
+    assert communicator._run_collectively(lambda: 5) == 5
+    assert sent[2:] == [None]

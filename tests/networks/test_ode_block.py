@@ -281,3 +281,30 @@ def test_wrong_arguments_are_named():
         block, (z, e) = alive(gradient), inputs()
         with pytest.raises(ValueError, match=r"^solver: found 'heun'"):
             block(z, e, "heun", 1)
+
+
+@pytest.mark.parametrize("tolerance", [None, 1e-5])
+def test_adaptive_solvers_get_the_tolerance_of_the_block(monkeypatch, tolerance):
+    given = []
+
+    def noted(*args, **options):
+        given.append((options["rtol"], options["atol"], options["method"]))
+        return odeint(*args, **options)
+
+    monkeypatch.setattr("torchdiffeq.odeint", noted)
+    options = {} if tolerance is None else {"tolerance": tolerance}
+    z, e = inputs()
+    SecondOrderODEBlock(2, 4, EMBEDDING, groups=2, **options).double()(z, e, "dopri5", 1)
+    assert given == [(tolerance or 1e-3, tolerance or 1e-3, "dopri5")] * 2  # one sample at a time
+
+
+def test_parameters_by_name_and_shape():
+    found = {name: tuple(value.shape) for name, value in SecondOrderODEBlock(2, 4, EMBEDDING, 2).named_parameters()}
+    norms = {f"acceleration.norm_{end}.{part}": (4,) for end in ("in", "out") for part in ("weight", "bias")}
+    assert {name: shape for name, shape in found.items() if name.startswith("acceleration.")} == {
+        **norms,
+        **{f"acceleration.conv_{end}.weight": (4, 4, 3, 3) for end in ("in", "out")},
+        **{f"acceleration.conv_{end}.bias": (4,) for end in ("in", "out")},
+        "acceleration.from_velocity.weight": (4, 4, 1, 1),
+    }
+    assert found["film.weight"] == (8, EMBEDDING)
