@@ -214,3 +214,21 @@ def test_small_and_flat_volumes():
 def test_out_of_range_names_the_key(options, text):
     with pytest.raises(UserError, match=text):
         PresegmentationCorruption(**options)
+
+
+def test_nodes_of_the_random_fields_by_hand(monkeypatch):
+    # a node for each 6 voxels, and at least 2 along an axis
+    nodes = []
+
+    def drawn(*shape, device):
+        nodes.append(shape)
+        return torch.arange(float(torch.Size(shape).numel())).reshape(shape)
+
+    monkeypatch.setattr(torch, "randn", drawn)
+    corruption = PresegmentationCorruption(scale=6)
+    assert corruption._smooth_field(1, 3, [3, 12, 40], torch.device("cpu")).shape == (1, 3, 3, 12, 40)
+    plane = corruption._smooth_field(2, 1, [4, 16], torch.device("cpu"))
+    assert nodes == [(1, 3, 2, 2, 7), (2, 1, 2, 3)]
+    # nodes 0 1 2 above and 3 4 5 below lie at the quarters of 4 voxels: rows at 0, 1/4, 3/4 and 1 of the way
+    assert plane[0, 0, :, 0].tolist() == pytest.approx([0, 0.75, 2.25, 3])
+    assert plane[0, 0, 0, [0, -1]].tolist() == [0, 2]

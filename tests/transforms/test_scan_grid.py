@@ -114,3 +114,10 @@ def test_values_on_the_whole_grid():
     out = torch.zeros(1, *SIZE)
     assert all_of_it.paste(everything, out=out) is out
     assert torch.equal(out, everything)
+
+
+def test_an_image_that_was_not_preprocessed_is_the_scan():
+    found = ScanGrid(MetaTensor(torch.zeros(1, *SIZE), affine=torch.diag(torch.tensor([2.0, 3, 4, 1])), meta={}), BOX)
+    assert found.shape == SIZE
+    assert found.affine.diagonal().tolist() == [2, 3, 4, 1]
+    assert found.target == BOX
