@@ -12,8 +12,7 @@ from typing import Any
 from monai_pdddpm.cli.bids import read_bids
 from monai_pdddpm.cli.datasets import DataSet, Finding, LabeledCase, check_name, label_names, split_regions
 from monai_pdddpm.data.case import Case
-from monai_pdddpm.data.channel_files import group_channels
-from monai_pdddpm.data.datalist import SCAN_EXTENSIONS
+from monai_pdddpm.data.datalist import SCAN_EXTENSIONS, folder_cases
 from monai_pdddpm.data.dataset_json import LIST_KEYS, is_nnunet, listed_cases, read_json
 from monai_pdddpm.data.frames import count_frames
 from monai_pdddpm.utils.errors import UserError
@@ -76,7 +75,7 @@ def _labels(source: Path, content: dict[str, Any]) -> dict[str, Any]:
     by_value = all(key.strip().lstrip("-").replace(".", "").isdecimal() for key in found)
     pairs = list(found.items()) if by_value else [(value, name) for name, value in found.items()]
     ignored = [value for value, name in pairs if str(name).lower() == "ignore"]
-    classes, regions = split_regions(pair for pair in pairs if pair[0] not in ignored)
+    classes, regions = split_regions(pair for pair in pairs if str(pair[1]).lower() != "ignore")
     labels = label_names(source, classes)
     fits = all(str(value).isdecimal() and int(value) not in labels for value in ignored) and len(ignored) < 2
     if not fits or not labels.keys() >= {value for values in regions.values() for value in values}:
@@ -114,17 +113,14 @@ def _read_nnunet(source: Path, content: dict[str, Any]) -> DataSet:
         )
     root, cases = source.parent, []
     for key, suffix in (("training", "Tr"), ("test", "Ts")):
-        scans = sorted((root / f"images{suffix}").glob(f"[!.]*{ending}"))
-        grouped = group_channels(scans, len(channels))
-        if grouped is None:
-            raise UserError(
-                f"{root / f'images{suffix}'}: found names without a channel, expected <case>_0000{ending} to "
-                f"<case>_{len(channels) - 1:04d}{ending} as channel_names counts; rename them"
-            )
-        for name, files in grouped.items():
-            label = str(root / f"labels{suffix}" / name) if key == "training" else None
-            case = Case.of(files)
-            cases.append(LabeledCase(case, label, key, case.name))
+        for entry in folder_cases(root, suffix, len(channels), require_label=key == "training"):
+            if not isinstance(entry["image"], list):
+                raise UserError(
+                    f"{root / f'images{suffix}'}: found names without a channel, expected <case>_0000{ending} to "
+                    f"<case>_{len(channels) - 1:04d}{ending} as channel_names counts; rename them"
+                )
+            case = Case.of(entry["image"])
+            cases.append(LabeledCase(case, entry["label"] if key == "training" else None, key, case.name))
     listed = content.get("dataset")  # files listed one by one
     if isinstance(listed, dict):
         cases = [_nnunet_case(source, name, files) for name, files in sorted(listed.items())]

@@ -15,7 +15,15 @@ from monai_pdddpm.data.folds import hold_out
 from monai_pdddpm.utils.checks import check_choice
 from monai_pdddpm.utils.errors import UserError, some_files
 
-__all__ = ["SCAN_EXTENSIONS", "given_input", "inference_cases", "labelled_cases", "training_cases", "unused_files"]
+__all__ = [
+    "SCAN_EXTENSIONS",
+    "folder_cases",
+    "given_input",
+    "inference_cases",
+    "labelled_cases",
+    "training_cases",
+    "unused_files",
+]
 
 SCAN_EXTENSIONS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _EXTENSIONS = ", ".join(SCAN_EXTENSIONS)
@@ -60,9 +68,7 @@ def inference_cases(
     else:
         suffixes = ("Ts", "Tr") if keys[0] == "test" else ("Tr",)
         direct = _scans_of(root, channels)
-        in_folders = (
-            [] if direct else next((found for s in suffixes if (found := _from_folders(root, s, channels))), [])
-        )
+        in_folders = [] if direct else next((found for s in suffixes if (found := folder_cases(root, s, channels))), [])
         cases = in_folders or direct + [{"image": folder} for folder in find_series(root, own=not direct)]
     if not cases:
         raise UserError(
@@ -83,7 +89,8 @@ def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[d
     cases, and a line is printed.
 
     Args:
-        dataset_dir: folder with a ``dataset.json`` in the Decathlon's layout, or with ``imagesTr`` and ``labelsTr``.
+        dataset_dir: folder with a ``dataset.json`` in the Decathlon's layout, or with ``imagesTr`` and ``labelsTr``,
+            such as a data set of nnU-Net.
         data_list_key: ``training`` or ``validation``.
 
     Returns:
@@ -99,11 +106,12 @@ def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[d
     if not os.path.isdir(root):
         raise UserError(f"{root}: not a folder, expected one with labeled cases and a dataset.json; check dataset_dir")
 
-    if os.path.isfile(root / "dataset.json"):
-        content = read_json(root / "dataset.json")
+    content = read_json(root / "dataset.json") if os.path.isfile(root / "dataset.json") else None
+    if content is not None and not is_nnunet(content):
         training, validation = (listed_cases(root / "dataset.json", content, key) for key in ("training", "validation"))
     else:
-        training, validation = _from_folders(root, "Tr", None, require_label=True), []
+        channels = len(content.get("channel_names", ())) if content else None
+        training, validation = folder_cases(root, "Tr", channels, require_label=True), []
     if not training:
         raise UserError(
             f"{root}: no training case found, expected a 'training' list in dataset.json, or imagesTr and labelsTr; "
@@ -202,7 +210,8 @@ def _scans_of(folder: Path, channels: int | None, labels: Path | None = None, re
     return cases
 
 
-def _from_folders(root: Path, suffix: str, channels: int | None, require_label: bool = False) -> list[dict[str, Any]]:
+def folder_cases(root: Path, suffix: str, channels: int | None, require_label: bool = False) -> list[dict[str, Any]]:
+    """List the cases of ``images<suffix>`` with those label maps of ``labels<suffix>`` that exist or are required."""
     images = root / f"images{suffix}"
     return _scans_of(images, channels, root / f"labels{suffix}", require_label) if images.is_dir() else []
 

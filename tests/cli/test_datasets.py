@@ -139,6 +139,15 @@ class TestNnunet:
         with pytest.raises(UserError, match=r"imagesTr: found names without a channel, expected <case>_0000"):
             read_dataset(root)
 
+    def test_the_pipeline_reads_the_folder_itself(self, nnunet):
+        root = nnunet()
+        cases = [labelled_cases(root, key) for key in ("training", "validation")]
+        assert [[Path(case["label"]).name for case in part] for part in cases] == [
+            ["box_000.nii.gz", "box_001.nii.gz", "box_002.nii.gz"],
+            ["box_003.nii.gz"],
+        ]
+        assert cases[0][0]["image"] == [str(root / "imagesTr" / f"box_000_000{i}.nii.gz") for i in range(2)]
+
     def test_list_for_the_pipeline(self, nnunet, tmp_path):
         dataset = read_dataset(nnunet())
         folder = listed(dataset, tmp_path / "elsewhere")
