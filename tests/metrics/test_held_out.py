@@ -71,3 +71,13 @@ def test_rows_of_two_methods_can_be_summarized():
     assert pooled["segmenter"]["raw"]["nll"] > pooled["ensemble"]["raw"]["nll"]
     one = {"scan_1": right["scan_1"], "scan_2": right["scan_2"]}
     assert calibrated_rows({"segmenter": one}, scans_per_subject=2) == ([], {})
+
+
+def test_the_sample_is_the_same_in_every_run():
+    truth = torch.arange(50_003)
+    rows, classes = sample_voxels(truth[:, None].repeat(1, 2).double(), truth)
+    expected = torch.randperm(50_003, generator=torch.Generator().manual_seed(0))[:50_000]
+    assert torch.equal(classes, expected)
+    assert torch.equal(rows[:, 1], expected.float())
+    assert len(sample_voxels(truth[:50_000, None].double(), truth[:50_000])[1]) == 50_000
+    assert torch.equal(sample_voxels(truth[:50_000, None].double(), truth[:50_000])[1], truth[:50_000])
