@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from monai_pdddpm.cli.memory import GIB
-from monai_pdddpm.cli.planner import Choice
+from monai_pdddpm.cli.preprocessing_rules import Choice
 from monai_pdddpm.inferers import DenoisingInferer
 
 

@@ -12,43 +12,24 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from monai_pdddpm.cli.memory import GIB, MemoryBudget, training_memory
+from monai_pdddpm.cli.preprocessing_rules import Choice, by, choose_intensity, choose_spacing, resampled_shape
 from monai_pdddpm.cli.segmenter_bundle import SegmenterBundle
 from monai_pdddpm.utils.errors import UserError
 
 # number by which windows are divisible -> blocks of the segmenter down and up, channels of the denoiser per filter
 LEVELS = {8: ((1, 2, 2, 4), (1, 1, 1), (2, 4, 8)), 4: ((1, 2, 4), (1, 1), (2, 4))}
 
-ANISOTROPY = 3.0  # one axis is this many times coarser than the others
-FULL_SCAN = 0.75  # fraction of voxels; where more have the background's value, it does not count
 BATCH_SIZES = (4, 3, 2)
 LARGEST_WINDOW = {True: 128**3, False: 64**3}  # voxels, with and without a GPU
 ITERATIONS = 5000  # training steps of each stage
 SMALL_DATASET = 50  # below this number of cases, an epoch has a fixed number of windows
 EPOCH_WINDOWS = 100
-_CT = re.compile(r"ct\b|computed tomography$", re.IGNORECASE)
-_MR = re.compile(r"\b(mri?|t1\w*|t2\w*|flair|pdw?|dwi|adc|bold|swi)\b", re.IGNORECASE)
 _SIDES = re.compile(r"(^|[^a-z])(left|right|l|r|lh|rh)([^a-z]|$)", re.IGNORECASE)
 _LESIONS = re.compile(r"lesion|tumou?r|nodule|metasta|micro-?bleed|polyp|cyst|infarct", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One choice of the plan: its name, its value, the value in words, and the reason."""
-
-    name: str
-    value: Any
-    text: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.text} ({self.reason})"
 
 
 def plan(
@@ -84,13 +65,13 @@ def plan(
     channels = fingerprint["channels"]
     if segmenter:
         reason = f"preprocessing of {segmenter.name}"
-        text = f"{_by(segmenter.spacing)} mm" if segmenter.spacing else "unchanged"
+        text = f"{by(segmenter.spacing)} mm" if segmenter.spacing else "unchanged"
         space = Choice("spacing", segmenter.spacing, text, reason)
         text = ", ".join(transform["_target_"] for transform in segmenter.intensity) or "unchanged"
         intensity = Choice("intensity", segmenter.intensity, text, reason)
     else:
-        space, intensity = _spacing(fingerprint, spacing), _intensity(channels)
-    shape = _resampled_shape(fingerprint, space.value)
+        space, intensity = choose_spacing(fingerprint, spacing), choose_intensity(channels)
+    shape = resampled_shape(fingerprint, space.value)
     divisor = 8 if segmenter or min(shape) >= 16 else 4
 
     def need(window: Sequence[int], batch: int, filters: int) -> float:
@@ -141,68 +122,6 @@ def plan(
     }, choices
 
 
-def _by(numbers: Sequence[float]) -> str:
-    return " x ".join(f"{number:g}" for number in numbers)
-
-
-def _spacing(fingerprint: Mapping[str, Any], spacing: Sequence[float] | None) -> Choice:
-    """Take the median; on an axis with few, thick slices the 10th percentile, so that thin slices are not lost."""
-    if spacing is not None:
-        return Choice("spacing", [float(size) for size in spacing], f"{_by(spacing)} mm", "set by --spacing")
-    target = [float(f"{size:.4g}") for size in fingerprint["spacing_mm"]["median"]]
-    shape, reason = fingerprint["shape"]["median"], f"median of {fingerprint['cases']} cases"
-    coarse = int(np.argmax(target))
-    fine, sides = ([values[axis] for axis in range(3) if axis != coarse] for values in (target, shape))
-    if target[coarse] > ANISOTROPY * max(fine) and ANISOTROPY * shape[coarse] < min(sides):
-        low = fingerprint["spacing_mm"]["percentile_10"][coarse]
-        target[coarse] = float(f"{max(low, *fine):.4g}")
-        reason = f"median; 10th percentile on axis {coarse}, which is over {ANISOTROPY:g} times coarser than the others"
-    return Choice("spacing", target, f"{_by(target)} mm", reason)
-
-
-def _resampled_shape(fingerprint: Mapping[str, Any], spacing: Sequence[float] | None) -> list[int]:
-    """Return the median number of voxels along each axis after resampling; None does not resample."""
-    shapes = np.array([case["shape"] for case in fingerprint["each"]], dtype=float)
-    if spacing is not None:
-        shapes *= np.array([case["spacing_mm"] for case in fingerprint["each"]]) / np.asarray(spacing)
-    return [max(1, round(float(size))) for size in np.median(shapes, axis=0)]
-
-
-def modality_of(channel: str) -> str:
-    """Return ``CT``, ``MR`` or ``n/a`` for the name of a channel."""
-    return "CT" if _CT.match(channel.strip()) else "MR" if _MR.search(channel) else "n/a"
-
-
-def _intensity(channels: Sequence[Mapping[str, Any]]) -> Choice:
-    """Use one fixed scale for CT, recognized by the channel's name; normalize other scans one by one."""
-    if len(channels) == 1 and modality_of(channels[0]["name"]) == "CT":
-        low, high, mean, sd = (channels[0][key] for key in ("percentile_00_5", "percentile_99_5", "mean", "sd"))
-        scaled = {name: round((end - mean) / (sd or 1.0), 4) for name, end in (("b_min", low), ("b_max", high))}
-        transform = {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": low, "a_max": high, **scaled}
-        transform["clip"] = True
-        text = f"clipped to {low:g} to {high:g}, then minus {mean:g}, divided by {sd or 1:g}"
-        return Choice("intensity", [transform], text, "CT: percentiles 0.5 and 99.5, mean and SD of the foreground")
-    per_channel = {"channel_wise": True} if len(channels) > 1 else {}
-    normalize: dict[str, Any] = {"_target_": "NormalizeIntensityd", "keys": "image", **per_channel}
-    filled = min(channel["foreground_fraction"] for channel in channels)
-    backgrounds = {channel["background"] for channel in channels}
-    background = backgrounds.pop() if len(backgrounds) == 1 else None
-    unnamed = [c["name"] for c in channels if c["min"] <= -500 and modality_of(c["name"]) == "n/a"]
-    hint = f"; the values of {unnamed[0]} look like CT: name the channel CT if they are" if unnamed else ""
-    if filled < FULL_SCAN and background is not None:
-        shift = [{"_target_": "ShiftIntensityd", "keys": "image", "offset": -background}] if background else []
-        text = f"zero mean and unit variance of the voxels of each scan that are not {background:g}"
-        reason = f"not CT, and {1 - filled:.0%} of the voxels are {background:g}{hint}"
-        return Choice("intensity", [*shift, normalize | {"nonzero": True}], text, reason)
-    if filled < FULL_SCAN:
-        hint += "; the value of the background differs from scan to scan or channel to channel"
-    clip: dict[str, Any] = {"_target_": "ScaleIntensityRangePercentilesd", "keys": "image", "lower": 0.5, "upper": 99.5}
-    clip |= {"b_min": 0.0, "b_max": 1.0, "clip": True, **per_channel}
-    text = "clipped to the percentiles 0.5 and 99.5 of each scan, then zero mean and unit variance"
-    reason = f"not CT, and {filled:.0%} of the voxels are not background{hint}"
-    return Choice("intensity", [clip, normalize], text, reason)
-
-
 def _levels(shape: Sequence[int], divisor: int, segmenter: SegmenterBundle | None) -> Choice:
     count = 4 if divisor == 8 else 3
     reason = "segmenter given" if segmenter else f"the median scan is {min(shape)} voxels thick; 4 levels need 16"
@@ -234,13 +153,13 @@ def _window(
         return need(window, BATCH_SIZES[-1]) <= budget.size
 
     if segmenter and segmenter.window and all(side % 8 == 0 for side in segmenter.window) and fits(segmenter.window):
-        return Choice("window", segmenter.window, f"{_by(segmenter.window)} voxels", f"window of {segmenter.name}")
+        return Choice("window", segmenter.window, f"{by(segmenter.window)} voxels", f"window of {segmenter.name}")
     divisor = segmenter.divisor if segmenter else divisor
     limit = LARGEST_WINDOW[budget.gpu]
     window = [max(2 * divisor, math.ceil(size / divisor) * divisor) for size in shape]
-    reason = f"the median scan, {_by(shape)}, in multiples of {divisor}"
+    reason = f"the median scan, {by(shape)}, in multiples of {divisor}"
     while math.prod(window) > limit or not fits(window):
-        reason = f"at most {limit} voxels {'on' if budget.gpu else 'without'} a GPU; the median scan is {_by(shape)}"
+        reason = f"at most {limit} voxels {'on' if budget.gpu else 'without'} a GPU; the median scan is {by(shape)}"
         if math.prod(window) <= limit:
             reason = f"the largest of which two fit in {budget.text}"
         shrinkable = [axis for axis in range(3) if window[axis] > 2 * divisor]
@@ -250,10 +169,10 @@ def _window(
             least = need(window, BATCH_SIZES[-1]) / GIB
             raise UserError(
                 f"--memory: found {budget.size / GIB:.2g} GiB, expected at least {least:.2g} GiB for two windows of "
-                f"{_by(window)} voxels; train on a computer with more memory"
+                f"{by(window)} voxels; train on a computer with more memory"
             )
         window[max(shrinkable, key=lambda axis: window[axis] / shape[axis])] -= divisor
-    return Choice("window", window, f"{_by(window)} voxels", reason)
+    return Choice("window", window, f"{by(window)} voxels", reason)
 
 
 def _batch(window: Sequence[int], need: Callable[[Sequence[int], int], float], budget: MemoryBudget) -> Choice:

@@ -12,7 +12,7 @@ from monai_pdddpm import __version__
 from monai_pdddpm.bundle.render import fill
 from monai_pdddpm.cli.datasets import DataSet
 from monai_pdddpm.cli.first_stage import FirstStage
-from monai_pdddpm.cli.planner import Choice, modality_of
+from monai_pdddpm.cli.preprocessing_rules import Choice, modality_of
 from monai_pdddpm.cli.shipped import templates
 
 

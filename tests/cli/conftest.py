@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_pdddpm.cli.planner import Choice
+from monai_pdddpm.cli.preprocessing_rules import Choice
 
 SHAPE = (20, 24, 16)
 

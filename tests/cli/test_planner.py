@@ -10,7 +10,8 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from monai_pdddpm.cli.memory import GIB, MemoryBudget, training_memory
-from monai_pdddpm.cli.planner import LARGEST_WINDOW, _batch, _widths, modality_of, plan
+from monai_pdddpm.cli.planner import LARGEST_WINDOW, _batch, _widths, plan
+from monai_pdddpm.cli.preprocessing_rules import modality_of
 from monai_pdddpm.cli.segmenter_bundle import SegmenterBundle
 from monai_pdddpm.utils.errors import UserError
 
