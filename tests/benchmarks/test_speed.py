@@ -10,7 +10,7 @@ from monai.networks.schedulers import DDPMScheduler
 from torch import nn
 
 from benchmarks import common, gpu
-from benchmarks.speed import budget, contenders, drawn, rivals
+from benchmarks.speed import budget, contenders, drawn, growth, rivals
 from benchmarks.speed.entries import CONTENDERS, Task, flops
 from monai_pdddpm.data import write_phantom
 from monai_pdddpm.inferers import EnsembleOutput, PDDDPMInferer
@@ -143,11 +143,29 @@ def test_drawn_members_differ_at_the_surface():
 def test_the_budget_of_a_case(tmp_path, monkeypatch):
     size = drawn.Size((24, 24, 24), common.HIPPOCAMPUS, 1, 8, {"roi_size": [16, 16, 16]})
     monkeypatch.setitem(drawn.SIZES, "tiny", size)
-    row = budget.run_job("tiny", "cpu", False, {"members": 2})
+    maps = "seg,prob,members,entropy,mutual-information,variance,preseg"
+    row = budget.run_job("tiny", "cpu", False, {"members": 2, "outputs": maps + ",overview"})
     assert all(row["seconds"][stage] > 0 for stage in ("read", "preprocess", "chain", "inverse", "write", "picture"))
     assert row["total"] == pytest.approx(sum(row["seconds"].values()) + row["rest"])
-    assert 0.01 < row["megabytes"] < 10
+    row = budget.run_job("tiny", "cpu", False, {"members": 2, "outputs": maps})
+    assert row["megabytes"] == pytest.approx(0.1233, rel=0.1)  # compression differs a little between versions of zlib
     assert "| write |" in budget.as_table([row | {"gpu_peak_mib": None}])
+
+
+def test_exponents_of_powers():
+    assert growth.exponent([1, 2, 4, 8, 16], [9, 2, 8, 32, 128]) == pytest.approx(2)  # of the last four points
+    assert growth.exponent([3], [1.0]) is None
+
+
+@pytest.mark.slow
+def test_the_script_of_growth_runs(tmp_path, capsys):
+    command = ["--small", "--device", "cpu", "--work", str(tmp_path / "work"), "--output_dir", str(tmp_path)]
+    growth.main([*command, "--curves", "members", "volume", "processes"])
+    curves = json.loads((tmp_path / "results_growth_cpu.json").read_text())
+    assert [row["evaluations"] for row in curves["members"]["rows"]] == [3, 6]
+    assert curves["volume"]["rows"][1]["output_mib"] == 12 * 24**3 * 4 / 2**20
+    assert [row["cases"] for row in curves["processes"]["rows"]] == [2, 2]
+    assert "### Members, seconds grow with the power" in capsys.readouterr().out
 
 
 def test_what_does_not_fit_in_the_seconds_is_named_and_a_failure_stops_nothing():
