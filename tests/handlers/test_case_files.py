@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -141,7 +142,7 @@ def test_content(cases, tmp_path):
         assert found["device"].startswith("cpu (")
         assert 50 < found["peak_memory_mib"] < 10**6
         assert found["versions"]["monai_pdddpm"] == monai_pdddpm.__version__
-        assert found["versions"]["torch"] == torch.__version__
+        assert found["versions"]["torch"] == version("torch")
 
 
 def test_json_is_strict_and_readable(cases, tmp_path):
