@@ -475,7 +475,7 @@ class TestWhole:
     def test_old_file_stays_when_saving_fails(self, tmp_path):
         path = tmp_path / "a.pt"
         save_file({"a": torch.ones(3)}, path)
-        with pytest.raises(Exception, match="pickle|local object"):  # from Python 3.13 on, the second
+        with pytest.raises(Exception, match=r"pickle|local object"):  # from Python 3.13 on, the second
             save_file({"a": torch.zeros(3), "b": lambda: None}, path)
         assert read(path)["a"].tolist() == [1, 1, 1]
         assert os.listdir(tmp_path) == ["a.pt"]
