@@ -49,7 +49,8 @@ def test_unexpected_error_is_named_by_its_root(scan, caplog):
     data = CaseDataset([{"image": str(scan)}], Compose([*READ, Compose([Lambdad("image", lambda image: 1 // 0)])]))
     with caplog.at_level(logging.DEBUG, "monai_pdddpm"):
         failure = data[0]["failure"]
-    assert failure["error"] == "unexpected ZeroDivisionError: integer division or modulo by zero"
+    assert failure["error"].startswith("unexpected ZeroDivisionError: ")
+    assert failure["error"].endswith(" by zero")  # the words between differ between versions of Python
     (record,) = (record for record in caplog.records if record.name.startswith("monai_pdddpm"))
     assert record.levelno == logging.DEBUG
     assert record.exc_info[0] is RuntimeError
