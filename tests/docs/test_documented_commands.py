@@ -280,7 +280,7 @@ def test_block_that_is_not_run_parses(block):
 def test_all_pages_have_been_read():
     """A fence with another spelling would be skipped."""
     fences = [each for page in PAGES for each in re.findall(r"^ *```(\w+)", page.read_text(encoding="utf-8"), re.M)]
-    assert set(fences) <= {"sh", "python", "json", "math"}
+    assert set(fences) <= {"sh", "python", "json", "yaml", "math"}
     assert sum(each in ("sh", "python") for each in fences) == len(ALL)
     text = "\n".join(block.text for block in ALL)
     for words in [*NOT_RUN, *PUT_IN, *SHORTER_PYTHON, *FOLDERS, *LEAVES]:

@@ -128,7 +128,7 @@ def test_content(cases, tmp_path):
         assert found["inference"]["members"] == 3
         assert found["inference"]["seed"] == 5
         assert found["inference"]["time_steps"] == [800, 300]
-        assert found["inference"]["windows_run"] == 4
+        assert found["inference"]["windows_run"] == 1  # the content fits in one window
         assert "seconds" not in found["inference"]
         stages = {"read and preprocess", "segment", "noise", "encode", "chain", "blend", "statistics"}
         assert set(found["seconds"]) == stages | {"inverse and write"}
