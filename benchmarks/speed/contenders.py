@@ -158,7 +158,7 @@ def summary(row: Mapping[str, Any]) -> dict[str, Any]:
     for stage in (*FILES, *NETWORKS):
         seconds[stage] = common.quartiles([run["seconds"].get(stage, 0.0) for run in row["runs"]])
     medians = {case: {key: float(np.median(own[key])) for key in own} for case, own in by_case.items()}
-    kept = {key: value for key, value in row.items() if key != "runs"}
+    kept = {key: value for key, value in row.items() if key not in ("runs", "asked")}
     return kept | {"seconds": seconds, "by_case": medians, "rounds": len(row["runs"]) // len(by_case)}
 
 

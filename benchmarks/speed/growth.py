@@ -98,7 +98,7 @@ def point(curve: str, value: int, window: int = 96, image: Sequence[int] = (40, 
     return size, overrides | {"members" if curve == "members" else "num_steps": value}
 
 
-def whole_run(cases: int, processes: int, size: Sequence[int]) -> dict[str, Any]:
+def whole_run(cases: int, processes: int, size: Sequence[int], **options: str) -> dict[str, Any]:
     """Run the phantom bundle's command on a folder of scans; return its seconds and the largest process's memory."""
     folder = common.PHANTOM / "configs"
     files = [str(folder / "inference.json")] + [str(folder / "multi_gpu_inference.json")] * (processes > 1)
@@ -110,10 +110,8 @@ def whole_run(cases: int, processes: int, size: Sequence[int]) -> dict[str, Any]
         for number in range(drawn, cases):
             shutil.copy(scans[number % drawn], data / "imagesTs" / f"copy_{number}.nii.gz")
         command = [sys.executable, *starter, "-m", "monai.bundle", "run", "inference", "--config_file", str(files)]
-        command += ["--dataset_dir", str(data / "imagesTs"), "--output_dir", f"{work}/output", "--device", "cpu"]
-        command += ["--members", "2", "--num_steps", "1", "--outputs", "seg,prob"]
-        if processes > 1:
-            command[command.index("--device") : command.index("--device") + 2] = []
+        options |= {"dataset_dir": str(data / "imagesTs"), "output_dir": f"{work}/output"}
+        command += [word for key, value in options.items() for word in (f"--{key}", value)]
         threads = str(max(1, (os.cpu_count() or 1) // processes))
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
         begin = time.perf_counter()
@@ -128,7 +126,7 @@ def whole_run(cases: int, processes: int, size: Sequence[int]) -> dict[str, Any]
 def run_job(curve: str, value: int, device: str, small: bool, repeats: int) -> dict[str, Any]:
     """Measure one point of a curve in this process."""
     if curve == "cases":
-        return whole_run(value, 1, (16, 16, 16))
+        return whole_run(value, 1, (16, 16, 16), members="2", num_steps="1", outputs="seg,prob")
     if curve == "processes":
         return whole_run(2 if small else MANY, value, (16, 16, 16) if small else (48, 56, 40))
     keep_freed_memory()
