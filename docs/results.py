@@ -1,4 +1,4 @@
-"""Write the results of README and model cards from the committed tables of benchmarks/trust.
+"""Write the results of README, model cards and metadata from the committed tables of benchmarks/trust.
 
     python docs/results.py
 
@@ -28,6 +28,14 @@ ROWS = {
     ("mean", "hd95_mm"): "HD95 (mm)",
     ("near structure, calibrated", "nll"): "NLL near structure",
     ("near structure, calibrated", "ece"): "ECE near structure",
+}
+
+METADATA = {
+    **{f"mean_{metric}": ("mean", metric) for metric in ("dice", "hd95_mm", "nsd_1mm")},
+    **{
+        f"{metric}_near_structure_calibrated": ("near structure, calibrated", metric)
+        for metric in ("ece", "brier", "nll", "error_auroc")
+    },
 }
 
 STUDIED = (
@@ -141,15 +149,30 @@ def replaced(text: str, results: str) -> str:
     return re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{results}\n{END}", text, flags=re.DOTALL)
 
 
+def with_metrics(text: str, summary: Mapping[str, Any]) -> str:
+    """Return a task's JSON with the means of a summary under `eval_metrics`, which `bundle.render` copies."""
+
+    def block(found: re.Match[str]) -> str:
+        means = summary["methods"][found[1]]
+        values = {key: round(means[label][metric]["mean"], 4) for key, (label, metric) in METADATA.items()}
+        return f'"{found[1]}": ' + json.dumps(values, indent=4).replace("\n", "\n        ")
+
+    return re.sub(r'"(segmenter|ensemble)": \{\s*"mean_dice"[^}]*\}', block, text)
+
+
 def documents() -> dict[Path, str]:
-    """Return each document that shows results, with the results of the committed tables."""
+    """Return each file that shows results, with the results of the committed tables."""
     cards = {"hippocampus_mri": "hippocampus", "phantom": "phantom_evaluation"}
     found = {ROOT / "README.md": readme()}
     for bundle, table in cards.items():
         found[ROOT / "bundles" / f"{bundle}_segmentation" / "docs" / "README.md"] = (
             "\n" + card_table(read(table)) + "\n"
         )
-    return {path: replaced(path.read_text(encoding="utf-8"), results) for path, results in found.items()}
+    files = {path: replaced(path.read_text(encoding="utf-8"), results) for path, results in found.items()}
+    for bundle, table in cards.items():
+        task = ROOT / "configs" / "tasks" / f"{bundle}_segmentation.json"
+        files[task] = with_metrics(task.read_text(encoding="utf-8"), read(table))
+    return files
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
-"""README and model cards show the committed tables."""
+"""README, model cards and metadata show the committed tables."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def script():
 
 def test_documents_show_the_committed_tables(script):
     for path, text in script.documents().items():
-        assert script.BEGIN in text, path
+        assert (script.BEGIN if path.suffix == ".md" else '"mean_dice"') in text, path
         assert path.read_text(encoding="utf-8") == text, f"{path}: run python docs/results.py"
 
 
@@ -31,3 +32,13 @@ def test_table_by_hand(script):
     assert script.comparison(summary, {("mean", "dice"): "Dice"}).splitlines()[2] == (
         "| Dice | 0.5000 [0.2500, 0.7500] | 0.5000 [0.2500, 0.7500] | +0.0000 [-0.1000, +0.1000] |"
     )
+
+
+def test_metadata_by_hand(script):
+    means = {key: {"mean": index / 3} for index, (_, key) in enumerate(script.METADATA.values())}
+    labels = {"mean": means, "near structure, calibrated": means}
+    text = '{"eval_metrics": {"segmenter": {\n "mean_dice": 9, "old": 1\n}, "cases": 2}}'
+    found = json.loads(script.with_metrics(text, {"methods": {"segmenter": labels}}))["eval_metrics"]
+    assert found["cases"] == 2
+    assert found["segmenter"]["mean_hd95_mm"] == 0.3333
+    assert list(found["segmenter"]) == list(script.METADATA)

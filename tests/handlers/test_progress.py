@@ -1,6 +1,7 @@
 """Bars are for terminals alone, and MONAI's tracking finds the loss of a trainer that does not split its batches."""
 
 import io
+import logging
 import sys
 
 import pytest
@@ -26,6 +27,7 @@ class Terminal(io.StringIO):
 def test_cases_have_a_bar_with_the_time_left_in_a_terminal_alone(monkeypatch, there):
     terminal = Terminal(there)
     monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # a handler of another test may have a closed stream
     engine = Engine(lambda engine, batch: [])
     CaseProgress().attach(engine)
     engine.run(range(3))
