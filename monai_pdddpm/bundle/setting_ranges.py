@@ -67,7 +67,7 @@ def check_setting(key: str, value: Any, spatial_dims: int = 3) -> None:
     """
     if key in RANGES:
         RANGES[key](key, value)
-    elif key in LISTS:
+    elif key in LISTS and not (key == "spacing" and value is None):  # scans keep their own
         length = f"{spatial_dims}, one per axis" if key in PER_AXIS else "at least 1"
         is_list = isinstance(value, Sequence) and not isinstance(value, str)
         if not is_list or not value or (key in PER_AXIS and len(value) != spatial_dims):

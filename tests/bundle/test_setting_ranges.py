@@ -134,3 +134,7 @@ def test_they_are_checked_first(tmp_path, given, line):
     with pytest.raises(Exception) as caught:  # noqa: PT011, MONAI wraps it
         workflow.initialize()
     assert user_message(caught.value).startswith(line)
+
+
+def test_scans_may_keep_their_spacing():
+    check_setting("spacing", None)
