@@ -93,7 +93,7 @@ def test_lists_of_any_length():
 
 
 @pytest.mark.parametrize("key", sorted(PER_AXIS))
-@pytest.mark.parametrize("value", [[1, 1], [1, 1, 1, 1], [], 1, "1,1", "111", None, {"0": 1}])
+@pytest.mark.parametrize("value", [[1, 1], [1, 1, 1, 1], [], 1, "1,1", "111", False, {"0": 1}])
 def test_lists_have_one_number_for_each_axis(key, value):
     assert f"expected a list of 3, one per axis; fix --{key}" in refused(key, value)
     check_setting(key, [1, 1], spatial_dims=2)
