@@ -108,8 +108,12 @@ class TestPresegmentations:
         warn_of_leakage(str(tmp_path / "pre"), str(tmp_path))
         assert capsys.readouterr().out == ""
         files = [str(folder / "configs" / f"{name}.json") for name in ("inference", "evaluate")]
-        ConfigWorkflow(files, workflow_type="infer", bundle_root=str(folder), **QUICK).initialize()
-        assert "warning: leakage" in capsys.readouterr().out
+        workflow = ConfigWorkflow(files, workflow_type="infer", bundle_root=str(folder), run_id="evaluating", **QUICK)
+        workflow.initialize()
+        warn, run = workflow.parser["evaluating"]
+        assert run == "@run"  # after the warning
+        workflow.parser.get_parsed_content("evaluating::0")
+        assert "warning: leakage" in capsys.readouterr().out, warn
 
     def test_none_is_usable(self, create, tmp_path):
         shutil.rmtree(tmp_path / "pre")
