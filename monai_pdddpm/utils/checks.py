@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import numbers
 import os
+import shutil
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +77,9 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 
 def check_output_dir(path: str | os.PathLike) -> None:
-    """Check that an output folder can be written to; folders made for the check are removed again.
+    """Check that an output folder can be made and written to, in a trial folder that is removed again.
+
+    The output folder itself is not touched: other processes may be about to write there.
 
     Args:
         path: folder; it and its parents need not exist.
@@ -86,20 +88,16 @@ def check_output_dir(path: str | os.PathLike) -> None:
         UserError: when the folder cannot be made or written to.
     """
     folder = Path(path)
-    new = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]
-    trial = folder / f".{uuid.uuid4().hex}.part"
+    existing = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
+    trial = existing / f".{uuid.uuid4().hex}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            trial.write_bytes(b"0")
-        finally:
-            trial.unlink(missing_ok=True)
+        inner = trial / folder.relative_to(existing)
+        inner.mkdir(parents=True)
+        (inner / "0").write_bytes(b"0")
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written to ({error.strerror}), expected a folder for the results; set output_dir to "
             "one that you may write to"
         ) from error
     finally:
-        for made in new:
-            with contextlib.suppress(OSError):  # never made, or another run writes there already
-                made.rmdir()
+        shutil.rmtree(trial, ignore_errors=True)

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,11 @@ class TestOutputDir:
         (tmp_path / "a").touch()
         check_output_dir(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+    def test_many_checks_at_once(self, tmp_path):
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(check_output_dir, [tmp_path / "a" / "b"] * 400))
+        assert list(tmp_path.iterdir()) == []
 
     def test_file_in_the_way(self, tmp_path):
         (tmp_path / "a").touch()
