@@ -29,12 +29,8 @@ def existing(text: str) -> Path:
     return path
 
 
-_DATASET = {"type": existing, "help": "dataset.json (Decathlon, nnU-Net), its folder, or a BIDS folder"}
+_DATASET = {"type": existing, "help": "dataset.json (Decathlon, nnU-Net), its folder, or a table .csv"}
 _RESULTS = ("output_dir", {"type": existing, "help": "folder with one folder per case, as inference writes it"})
-_BIDS = (
-    ("--modalities", {"nargs": "+", "default": ["T1w"], "metavar": "SUFFIX", "help": "BIDS: channels (T1w)"}),
-    ("--derivative", {"metavar": "FOLDER", "help": "BIDS: folder in derivatives/ with the label maps"}),
-)
 # command -> (module with run(), help, arguments)
 COMMANDS: dict[str, tuple[str, str, Sequence[tuple[str, dict[str, Any]]]]] = {
     "demo": (
@@ -61,7 +57,6 @@ COMMANDS: dict[str, tuple[str, str, Sequence[tuple[str, dict[str, Any]]]]] = {
                 {"type": existing, "metavar": "RESULTS", "help": "folder of a trained nnU-Net with its fold_k"},
             ),
             ("--spacing", {"type": float, "nargs": 3, "metavar": "MM", "help": "voxel size (chosen by rule)"}),
-            *_BIDS,
         ),
     ),
     "train-folds": (
@@ -83,10 +78,9 @@ COMMANDS: dict[str, tuple[str, str, Sequence[tuple[str, dict[str, Any]]]]] = {
             ("probabilities", {"type": existing, "nargs": "+", "metavar": "DIR", "help": "folder of each network"}),
             ("--dataset", _DATASET | {"required": True}),
             ("--output_dir", {"type": path, "required": True, "help": "new folder for the results"}),
-            *_BIDS,
         ),
     ),
-    "check": ("monai_pdddpm.cli.check", "find problems of a data set", (("dataset", _DATASET), *_BIDS)),
+    "check": ("monai_pdddpm.cli.check", "find problems of a data set", (("dataset", _DATASET),)),
     "report": (
         "monai_pdddpm.cli.report",
         "write an HTML page for a folder of results",

@@ -36,7 +36,7 @@ from monai_pdddpm.utils.provenance import provenance_record
 
 def run(options: argparse.Namespace) -> Result:
     """Run ``calibrate-files``."""
-    data = read_dataset(options.dataset, options.modalities, options.derivative)
+    data = read_dataset(options.dataset)
     return calibrate_files(data, options.probabilities, options.output_dir)
 
 

@@ -15,7 +15,7 @@ from monai_pdddpm.cli.formats import read_dataset
 
 def run(options: argparse.Namespace) -> Result:
     """Run ``check``: read every scan and label map of a data set, and report its problems."""
-    data = read_dataset(options.dataset, options.modalities, options.derivative)
+    data = read_dataset(options.dataset)
     findings = list(data.findings)
     missing = {finding.where for finding in findings if finding.kind == "missing-file"}
     read: list[CaseStatistics] = []

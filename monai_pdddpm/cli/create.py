@@ -40,7 +40,7 @@ _NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
 
 def run(options: argparse.Namespace) -> Result:
     """Run ``create-bundle``."""
-    data = read_dataset(options.dataset, options.modalities, options.derivative)
+    data = read_dataset(options.dataset)
     given = {
         "--segmenter": options.segmenter,
         "--presegmentations": options.presegmentations,

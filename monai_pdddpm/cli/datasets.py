@@ -48,8 +48,8 @@ class DataSet:
     """A data set of any form.
 
     Attributes:
-        form: ``decathlon``, ``nnunet`` or ``bids``.
-        source: its ``dataset.json``, or its folder.
+        form: ``decathlon``, ``nnunet`` or ``table``.
+        source: its ``dataset.json``, or the table.
         channels: names of the channels.
         labels: value -> name, with the background (0) first; empty if none are named.
         regions: name -> values of a union of labels, as nnU-Net has them.

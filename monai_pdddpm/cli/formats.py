@@ -1,15 +1,13 @@
-"""Data sets of the Medical Segmentation Decathlon, nnU-Net, Auto3DSeg or BIDS, or tables, read into one form."""
+"""Data sets of the Medical Segmentation Decathlon, nnU-Net or Auto3DSeg, or tables, read into one form."""
 
 from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from monai_pdddpm.cli.bids import read_bids
 from monai_pdddpm.cli.datasets import DataSet, Finding, LabeledCase, check_name, label_names, split_regions
 from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.datalist import SCAN_EXTENSIONS, folder_cases
@@ -18,14 +16,12 @@ from monai_pdddpm.data.frames import count_frames
 from monai_pdddpm.utils.errors import UserError
 
 
-def read_dataset(path: Path, modalities: Sequence[str] = ("T1w",), derivative: str | None = None) -> DataSet:
+def read_dataset(path: Path) -> DataSet:
     """Read the lists and names of a data set.
 
     Args:
         path: a ``dataset.json`` of the Decathlon, nnU-Net or Auto3DSeg, its folder, a table (``.csv``, see
-            `read_table`), or the folder of a BIDS data set.
-        modalities: BIDS only: suffixes of the scans that make up the channels.
-        derivative: BIDS only: folder in ``derivatives`` with the label maps, if there are several.
+            `read_table`).
 
     Returns:
         the data set; its findings list broken entries. Only the header of a label map is read.
@@ -35,10 +31,8 @@ def read_dataset(path: Path, modalities: Sequence[str] = ("T1w",), derivative: s
     """
     path = path.absolute()
     if path.is_dir() and not (path / "dataset.json").is_file():
-        if not any(path.glob("sub-*")):
-            raise UserError(f"{path}: found no dataset.json and no folders sub-*, expected one of them; fix the path")
-        found = read_bids(path, tuple(modalities), derivative)
-    elif path.suffix.lower() == ".csv":
+        raise UserError(f"{path}: found no dataset.json, expected the folder of a data set; fix the path")
+    if path.suffix.lower() == ".csv":
         found = read_table(path)
     else:
         source = path / "dataset.json" if path.is_dir() else path

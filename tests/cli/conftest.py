@@ -82,18 +82,3 @@ def nnunet(tmp_path):
         return root
 
     return make
-
-
-@pytest.fixture
-def bids(tmp_path):
-    """Make a BIDS data set of three labelled subjects, the second with two sessions, and one without a label."""
-    root = tmp_path / "bids"
-    (root / "derivatives" / "manual").mkdir(parents=True)
-    (root / "dataset_description.json").write_text('{"Name": "Boxes", "BIDSVersion": "1.9.0"}')
-    (root / "derivatives" / "manual" / "dseg.tsv").write_text("index\tname\n0\tbackground\n1\tbox\n")
-    for number, stem in enumerate(("sub-01", "sub-02/ses-1", "sub-02/ses-2", "sub-03", "sub-04")):
-        folder, name = f"{stem}/anat", stem.replace("/", "_")
-        write_scan(root / folder / f"{name}_T1w.nii.gz", an_image(a_label(number=number), number))
-        if stem != "sub-04":
-            write_scan(root / "derivatives/manual" / folder / f"{name}_desc-a_dseg.nii.gz", a_label(number=number))
-    return root

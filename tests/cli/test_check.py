@@ -17,8 +17,8 @@ def findings(capsys, *words):
     return {(finding["kind"], finding["where"]) for finding in found}
 
 
-def test_nothing_wrong(decathlon, nnunet, bids, capsys):
-    for root in (decathlon(), nnunet(), bids):
+def test_nothing_wrong(decathlon, nnunet, capsys):
+    for root in (decathlon(), nnunet()):
         assert main(["check", str(root)]) == 0
         assert "no problem found" in capsys.readouterr().out
 

@@ -86,7 +86,7 @@ class TestBundle:
         assert listed["root"] == str(folder.parents[1] / "decathlon")
         assert listed["labels"] == {"0": "background", "2": "a", "5": "b"}
 
-    def test_other_forms(self, nnunet, bids, tmp_path):
+    def test_nnunet(self, nnunet, tmp_path):
         root = nnunet()
         (root / "imagesTr" / "box_001_0001.nii.gz").unlink()
         created = create_bundle("n", read_dataset(root), tmp_path, progress=False)
@@ -94,8 +94,6 @@ class TestBundle:
         assert any("FLAIR in 1 of the cases" in line for line in created.lines)
         listed = json.loads((folder_of(created) / "data" / "dataset.json").read_text(encoding="utf-8"))
         assert [len(listed[name]) for name in ("training", "validation", "test")] == [3, 1, 1]
-        created = create_bundle("b", read_dataset(bids), tmp_path, progress=False)
-        assert config(folder_of(created))["labels"] == {"0": "background", "1": "box"}
         assert config(folder_of(created))["dataset_dir"] == "$@bundle_root + '/data'"
 
 
