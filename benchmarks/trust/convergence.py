@@ -31,8 +31,9 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from benchmarks import common  # noqa: E402
 from benchmarks.speed.rivals import Concatenated  # noqa: E402
+from benchmarks.trust.batches import Batches  # noqa: E402
+from benchmarks.trust.fit import Budget, train_denoiser  # noqa: E402
 from benchmarks.trust.phantom import CLASSES, FIRST_SEED, near_border  # noqa: E402
-from benchmarks.trust.training import PHANTOM_WINDOW, Batches, Budget, train_denoiser  # noqa: E402
 from monai_pdddpm.data.phantom_distribution import Phantom, make_phantom_scan  # noqa: E402
 from monai_pdddpm.metrics import generalized_energy_distance  # noqa: E402
 from monai_pdddpm.metrics.summary import statistic  # noqa: E402
@@ -119,7 +120,7 @@ def train_and_measure(name: str, batches: int, seed: int, args: argparse.Namespa
     training["corruption"] = None
     torch.manual_seed(seed)
     pair = make_pair(name, parser)
-    source, budget = Batches(device, PHANTOM_WINDOW), Budget(batches=batches, batch_size=args.batch_size)
+    source, budget = Batches(device, parser["roi_size"]), Budget(batches=batches, batch_size=args.batch_size)
     call, loss = (training.get_parsed_content(key) for key in ("train::inferer", "loss"))
     clock = time.process_time if device.type == "cpu" else time.monotonic  # other programs do not count
     begin = clock()

@@ -5,8 +5,8 @@
     python benchmarks/trust/study.py --dataset_dir <hippocampus> --parallel 6   # so many processes share one GPU
 
 `study.json` names budgets, networks (changes of the bundle's configuration), the rows of the table and the
-sweep over starts and calls. All networks train on the training cases with the same augmentation (`tools/gpu_training`)
-and are measured on the validation cases. Finished work is not repeated.
+sweep over starts and calls. All networks train on the training cases with the same augmentation and
+are measured on the validation cases. Finished work is not repeated.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""Train the networks of the study: configuration of the bundle, batches and loop of `tools/gpu_training`."""
+"""Train the networks of the study, each with the configuration of its bundle."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +16,11 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from benchmarks import common
+from benchmarks.trust.batches import FOLDS, Batches, prepare
+from benchmarks.trust.fit import Budget, train_denoiser, train_segmenter
 from monai_pdddpm.networks.weights import load_network, load_weights, read_weights
 
-sys.path.insert(0, str(common.ROOT / "tools" / "gpu_training"))
-
-from batches import FOLDS, Batches, prepare
-from fit import Budget, train_denoiser, train_segmenter
-
 BUNDLES = {"hippocampus": common.HIPPOCAMPUS, "phantom": common.PHANTOM}
-PHANTOM_WINDOW = (48, 56, 40)
 
 
 def copies_of(study: Mapping[str, Any]) -> dict[str, str]:
@@ -96,9 +91,9 @@ def train(study: Mapping[str, Any], name: str, args: argparse.Namespace) -> None
 
 def _batches(network: Mapping[str, Any], copy: int, args: argparse.Namespace) -> Batches:
     device = torch.device(args.device)
+    window = common.read_bundle(bundle_of(network))["roi_size"]
     if network.get("bundle") == "phantom":
-        return Batches(device, PHANTOM_WINDOW)
-    window = common.read_bundle(common.HIPPOCAMPUS)["roi_size"]
+        return Batches(device, window)
     cases = dict(np.load(args.work / "cases.npz"))
     if network.get("held_out"):
         return Batches(device, window, cases, held_out=copy)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from batches import Batches
 from monai.losses import DeepSupervisionLoss
 from torch import nn
 
+from benchmarks.trust.batches import Batches
 from monai_pdddpm.inferers import DenoisingInferer
 from monai_pdddpm.networks import PDDDPM
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from augmentation import augment
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, ResizeWithPadOrCropd
-from phantoms import draw_annotations, draw_phantoms
+
+from benchmarks.trust.augmentation import augment
+from benchmarks.trust.phantoms import draw_annotations, draw_phantoms
 
 PADDED = (48, 64, 48)
 FOLDS = 5

@@ -1,28 +1,14 @@
-"""The phantoms of the GPU training follow the distribution of the package's phantoms."""
-
-import sys
-from pathlib import Path
+"""The batches follow the package's phantoms, and a training resumes."""
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.trust import fit, phantoms
 from monai_pdddpm.data.phantom_distribution import make_phantom_scan
 
-TOOL = Path(__file__).parents[2] / "tools" / "gpu_training"
 
-
-@pytest.fixture
-def tool(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOL))
-    yield
-    for name in ("fields", "phantoms", "augmentation", "batches", "fit", "train"):
-        sys.modules.pop(name, None)
-
-
-def test_phantoms_follow_the_same_distribution(tool):
-    import phantoms
-
+def test_phantoms_follow_the_same_distribution():
     torch.manual_seed(0)
     images, scaled = phantoms.draw_phantoms(6, torch.device("cpu"))
     drawn = torch.cat([phantoms.draw_annotations(scaled) for _ in range(4)])
@@ -36,9 +22,7 @@ def test_phantoms_follow_the_same_distribution(tool):
     assert np.quantile(images.numpy(), quantiles) == pytest.approx(np.quantile(normalized, quantiles), abs=0.15)
 
 
-def test_an_interrupted_training_resumes(tool, tmp_path, monkeypatch):
-    import fit
-
+def test_an_interrupted_training_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(fit.time, "monotonic", iter(range(0, 10_000, 61)).__next__)  # a checkpoint after each batch
     budget, state, done = fit.Budget(batches=4, cycles=2), tmp_path / "state.pt", []
     network = torch.nn.Linear(1, 1)
@@ -60,23 +44,9 @@ def test_an_interrupted_training_resumes(tool, tmp_path, monkeypatch):
     assert not state.exists()
 
 
-def test_the_rate_rises_and_falls_in_each_cycle(tool):
-    import fit
-
+def test_the_rate_rises_and_falls_in_each_cycle():
     budget = fit.Budget(batches=100, learning_rate=1.0, cycles=2)
     assert budget.rate(0.0) == pytest.approx(0.05)
     assert budget.rate(0.25) == pytest.approx(0.5)
     assert budget.rate(0.5) == pytest.approx(0.05)
     assert budget.rate(0.999) == pytest.approx(0, abs=1e-4)
-
-
-@pytest.mark.slow
-def test_one_batch_of_each_training(tool, tmp_path):
-    import train
-
-    few = ["--task", "phantom", "--work", str(tmp_path), "--batches", "1", "--batch_size", "1"]
-    train.main(["segmenter", *few])
-    train.main(["denoiser", *few])
-    weights = torch.load(tmp_path / "phantom_denoiser.pt", weights_only=True)
-    assert set(weights) == set(train.bundle_network("phantom").denoiser.state_dict())
-    assert all(x.dtype == torch.float16 for x in weights.values())

@@ -1,9 +1,9 @@
 """Batches of phantoms on a device: the distribution of :mod:`monai_pdddpm.data.phantom_distribution` in torch."""
 
 import torch
-from fields import smooth, uniform
 from torch.nn import functional as F
 
+from benchmarks.trust.fields import smooth, uniform
 from monai_pdddpm.data.phantom_distribution import (
     ANNOTATION_MM,
     BIAS_MM,

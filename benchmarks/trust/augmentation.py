@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from fields import smooth, uniform
 from torch.nn import functional as F
+
+from benchmarks.trust.fields import smooth, uniform
 
 
 def augment(
