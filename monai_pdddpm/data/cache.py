@@ -13,8 +13,6 @@ from monai_pdddpm.data.dataset import explain_failure
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.seeds import hashed_seed
 
-__all__ = ["CachedDataset"]
-
 
 class CachedDataset(CacheDataset):
     """MONAI's ``CacheDataset`` that reads its cases one after the other, without threads.

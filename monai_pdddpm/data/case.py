@@ -15,8 +15,6 @@ from monai_pdddpm.data.channel_files import case_of_channels, file_stem
 from monai_pdddpm.utils.errors import UserError, printable
 from monai_pdddpm.utils.provenance import checksum
 
-__all__ = ["Case", "Image", "case_name", "case_of", "cases_of_batch"]
-
 _LONGEST_NAME = 200  # bytes; file systems take 255, and names of outputs are longer
 _DETACHED = (".mhd", ".nhdr")  # headers whose voxels lie in another file
 

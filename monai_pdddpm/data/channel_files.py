@@ -7,8 +7,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["case_of_channels", "channel_files_of", "file_stem", "group_channels"]
-
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 

@@ -18,8 +18,6 @@ from monai_pdddpm.data.geometry import largest_shift
 from monai_pdddpm.data.scan_spec import ScanSpec
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["CheckImaged", "CheckLabeld", "check_grid", "check_voxels"]
-
 T = TypeVar("T", bound=torch.Tensor)
 
 logger = logging.getLogger(__name__)

@@ -15,16 +15,6 @@ from monai_pdddpm.data.folds import hold_out
 from monai_pdddpm.utils.checks import check_choice
 from monai_pdddpm.utils.errors import UserError, some_files
 
-__all__ = [
-    "SCAN_EXTENSIONS",
-    "folder_cases",
-    "given_input",
-    "inference_cases",
-    "labelled_cases",
-    "training_cases",
-    "unused_files",
-]
-
 SCAN_EXTENSIONS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _EXTENSIONS = ", ".join(SCAN_EXTENSIONS)
 

@@ -17,8 +17,6 @@ from monai_pdddpm.data.headers import unreadable
 from monai_pdddpm.utils.errors import UserError, printable, user_message
 from monai_pdddpm.utils.resource_errors import resource_message
 
-__all__ = ["CaseDataset", "CaseFailure", "case_collate", "explain_failure"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -12,8 +12,6 @@ from typing import Any
 from monai_pdddpm.data.channel_files import channel_files_of
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["LIST_KEYS", "is_nnunet", "listed_cases", "read_json", "unknown_keys"]
-
 LIST_KEYS = ("test", "validation", "training")
 _ALIASES = {"testing": "test"}  # in lists of Auto3DSeg
 _ENTRY_KEYS = ("image", "label", "fold")

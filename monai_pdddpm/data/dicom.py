@@ -24,8 +24,6 @@ from monai_pdddpm.utils.errors import UserError, printable
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["Series", "SeriesReader", "read_series"]
-
 _NEEDED = {
     "ImagePositionPatient": "position",
     "ImageOrientationPatient": "orientation",

@@ -14,16 +14,6 @@ from monai_pdddpm.utils.errors import UserError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = [
-    "check_one_series",
-    "find_series",
-    "headers_of_frames",
-    "not_a_slice",
-    "read_slice_header",
-    "require_dicom",
-    "slices_of",
-]
-
 _SUFFIX = ".dcm"
 _NO_SCANS = ("SEG", "SR", "PR", "KO", "REG", "RTSTRUCT", "RTPLAN", "RTDOSE")  # modalities, such as our own results
 _IGNORED = ("DICOMDIR",)  # the table of contents of a disk is DICOM too

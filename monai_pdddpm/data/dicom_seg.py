@@ -18,8 +18,6 @@ from monai_pdddpm.data.dicom_files import read_slice_header, require_dicom
 from monai_pdddpm.utils.atomic_write import atomic_write
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["DEFAULT_CODES", "check_dicom_seg", "segment_codes", "series_frames", "write_dicom_seg"]
-
 logger = logging.getLogger(__name__)
 
 Code = tuple[str, str, str]

@@ -7,8 +7,6 @@ from typing import Any, TypeVar
 
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["HELD_OUT", "fold_cases", "hold_out"]
-
 HELD_OUT = 0.2  # of the cases
 T = TypeVar("T")
 

@@ -13,8 +13,6 @@ from monai_pdddpm.data.headers import read_header
 from monai_pdddpm.data.scan_spec import ScanSpec
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["OneFramed", "count_frames", "frame_cases"]
-
 
 def count_frames(path: str) -> int:
     """Return the number of volumes of a scan file along its fourth axis, 1 without one."""

@@ -12,8 +12,6 @@ from nibabel.affines import voxel_sizes
 
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["check_affine", "coverage", "is_sheared", "largest_shift", "qform_of"]
-
 _SMALLEST, _LARGEST = 0.001, 100.0  # mm
 _FLATTEST = 1e-4  # volume spanned by unit axes: 1 when orthogonal, 0 when they lie in a plane
 _SAMPLES = 17  # per axis, for the overlap of two grids

@@ -19,8 +19,6 @@ from monai_pdddpm.utils.errors import UserError, printable
 from monai_pdddpm.utils.memory import total_memory
 from monai_pdddpm.utils.resource_errors import resource_message
 
-__all__ = ["NIFTI_EXTENSIONS", "ScanHeader", "read_header", "unreadable"]
-
 NIFTI_EXTENSIONS = (".nii", ".nii.gz")
 _CIFTI_INTENTS = range(3000, 3100)
 _UNITS = {1: "meter", 3: "micrometer"}  # NIfTI codes; 2 is mm, 0 is unknown, other codes are undefined

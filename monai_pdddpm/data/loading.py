@@ -25,8 +25,6 @@ from monai_pdddpm.data.scan_spec import ScanSpec
 from monai_pdddpm.data.scans import plan_scan
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["LoadImageScand", "LoadScan"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -30,8 +30,6 @@ from .phantom_distribution import (
     phantom_affine,
 )
 
-__all__ = ["ensure_phantom", "write_phantom"]
-
 
 def write_phantom(
     dataset_dir: str | os.PathLike[str],

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from scipy.special import expit, ndtr
 
-__all__ = ["Phantom", "make_phantom_scan", "make_phantom_series", "phantom_affine"]
-
 Array = NDArray[np.float32]
 Seed = int | np.random.SeedSequence
 

@@ -20,8 +20,6 @@ from monai_pdddpm.data.loading import LoadScan
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.paths import with_home
 
-__all__ = ["find_presegmentation", "leakage", "read_presegmentation", "warn_of_leakage"]
-
 _CHANNEL = re.compile(r"_\d{4}$")  # of nnU-Net's image files, which its predictions lack
 _SUM_ERROR = 0.02  # of probabilities that were rounded
 _load = LoadScan(channels=None)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from monai_pdddpm.utils.checks import check_choice, check_range
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["FOURTH_DIMENSIONS", "MISSING_CHANNELS", "ScanSpec"]
-
 FOURTH_DIMENSIONS = ("channel", "time")
 MISSING_CHANNELS = ("error", "zero")
 

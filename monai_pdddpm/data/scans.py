@@ -10,8 +10,6 @@ from monai_pdddpm.data.headers import ScanHeader, read_header
 from monai_pdddpm.data.scan_spec import ScanSpec
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["ScanPlan", "plan_scan"]
-
 _SAME_GRID = 0.01  # voxels
 
 

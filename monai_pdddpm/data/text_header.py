@@ -8,8 +8,6 @@ from pathlib import Path
 
 from monai_pdddpm.utils.errors import UserError, printable
 
-__all__ = ["check_text_header"]
-
 _LARGEST = 1 << 16  # bytes
 _LONGEST_LINE = 800  # bytes; ITK overruns its buffers beyond
 _END = re.compile(rb"\r?\n\r?\n|ElementDataFile\s*=\s*LOCAL")

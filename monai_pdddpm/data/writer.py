@@ -18,8 +18,6 @@ from monai_pdddpm.data.geometry import largest_shift, qform_of
 from monai_pdddpm.utils.atomic_write import atomic_write
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["find_grid", "write_nifti"]
-
 # header fields that place a grid in space; pixdim is copied separately
 _PLACE = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),

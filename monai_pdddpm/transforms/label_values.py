@@ -12,8 +12,6 @@ from monai.transforms import MapTransform
 
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["LabelValuesd", "LeaveOutUnlabeledd", "named_values", "to_values"]
-
 
 class LabelValuesd(MapTransform):
     """Replace each label value by its class, after :class:`monai_pdddpm.data.CheckLabeld` with the same values.

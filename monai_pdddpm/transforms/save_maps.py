@@ -16,9 +16,6 @@ from monai_pdddpm.data.writer import find_grid, write_nifti
 from monai_pdddpm.transforms.label_values import named_values, to_values
 from monai_pdddpm.utils.chosen_outputs import chosen_outputs
 
-__all__ = ["MAP_FILES", "MapFile", "SaveImageMapsd"]
-
-
 _WRITERS = 4  # files at once; each holds one map in 16 bits
 
 

@@ -12,8 +12,6 @@ from monai.data import MetaTensor
 from monai.data.utils import to_affine_nd
 from torch.nn import functional as F
 
-__all__ = ["ScanGrid", "box_above"]
-
 _SAME = 1e-3  # voxels; grids that differ by less need no interpolation
 _SLAB = 2**22  # voxels that are interpolated at once: their coordinates take 144 MiB
 

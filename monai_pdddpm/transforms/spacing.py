@@ -12,8 +12,6 @@ from monai.transforms import Spacingd as MonaiSpacingd
 
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["Spacingd"]
-
 
 class Spacingd(MonaiSpacingd):
     """MONAI's ``Spacingd``, without its crash on entries such as ``image_path``.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 import platform
 
-__all__ = ["keep_freed_memory"]
-
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of mallopt's parameters in glibc's malloc.h
 _LARGEST = 2**26  # the layers of a window; whole volumes go back to the system unchanged
 

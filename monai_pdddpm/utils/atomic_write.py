@@ -14,8 +14,6 @@ from typing import Any
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.resource_errors import is_too_many_files
 
-__all__ = ["atomic_write", "remove_partial_files", "write_json", "write_text"]
-
 _PART = re.compile(r"\.[0-9a-f]{32}\.part(\.[^.]+){0,2}")
 
 

@@ -13,8 +13,6 @@ from typing import Any
 
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["check_choice", "check_number", "check_output_dir", "check_range", "check_switch"]
-
 
 def check_range(name: str, value: object, low: int, high: int | None = None) -> int:
     """Check that a setting is an integer within a range, and return it as Python's ``int``, which JSON can hold.

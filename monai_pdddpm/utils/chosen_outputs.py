@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["DEFAULT_OUTPUTS", "OUTPUTS", "chosen_outputs"]
-
 _MAPS = ("seg", "prob", "members", "entropy", "mutual-information", "variance", "preseg")
 DEFAULT_OUTPUTS = (*_MAPS, "overview", "viewer", "scene", "page")
 OUTPUTS = (*DEFAULT_OUTPUTS, "slices", "seg-nrrd", "dicom-seg")

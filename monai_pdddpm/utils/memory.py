@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["total_memory"]
-
 
 def total_memory() -> int | None:
     """Return the bytes of memory of this computer; None where the system does not report it, as on Windows."""

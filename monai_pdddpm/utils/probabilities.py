@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["likeliest_class", "mutual_information", "predictive_entropy", "tempered"]
-
 
 def likeliest_class(probability: torch.Tensor, dim: int, keepdim: bool = False) -> torch.Tensor:
     """Return the class with the largest probability, the first of equal ones.

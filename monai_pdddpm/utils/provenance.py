@@ -13,19 +13,6 @@ from typing import Any, Protocol
 
 import monai_pdddpm
 
-__all__ = [
-    "FAILURES",
-    "RUNS",
-    "checksum",
-    "code_checksum",
-    "made_by",
-    "provenance_record",
-    "read_runs",
-    "record_id",
-    "report_path",
-    "versions",
-]
-
 FAILURES = "failures"  # folder in the output folder, with one JSON file per failed case
 RUNS = "run.json"  # file in the output folder that lists its runs
 _PACKAGES = ("monai_pdddpm", "monai", "torch", "numpy", "nibabel")

@@ -12,8 +12,6 @@ from torch.utils.data import RandomSampler
 from monai_pdddpm.utils.checks import check_choice
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["SPREADS", "RankSampler", "cases_of_rank", "gathered", "is_first_rank", "rank", "share", "world_size"]
-
 SPREADS = ("cases", "members")
 T = TypeVar("T")
 

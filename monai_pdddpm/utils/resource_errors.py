@@ -7,8 +7,6 @@ import re
 
 from monai_pdddpm.utils.errors import error_links
 
-__all__ = ["is_out_of_memory", "is_too_many_files", "resource_message"]
-
 _MEMORY = re.compile(  # in messages of torch, numpy and oneDNN
     "can't allocate memory|out of memory|unable to allocate|bad_alloc|could not create a primitive", re.IGNORECASE
 )

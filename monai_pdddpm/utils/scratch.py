@@ -12,8 +12,6 @@ import torch
 
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["scratch_tensor"]
-
 IN_MEMORY = 256 * 2**20  # bytes
 
 

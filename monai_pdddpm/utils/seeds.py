@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["hashed_seed"]
-
 
 def hashed_seed(*numbers: int) -> int:
     """Return a seed, 0 to below 2^63, for a list of numbers of 0 or more; their order matters.

@@ -9,8 +9,6 @@ import tempfile
 
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["shorten_socket_paths"]
-
 _LONGEST = 103  # bytes of a socket's path on macOS; 107 on Linux
 _NAME = "/pymp-12345678/listener-12345678"
 _SHORT = "/tmp"

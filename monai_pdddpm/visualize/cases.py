@@ -12,8 +12,6 @@ from typing import Any
 
 from monai_pdddpm.utils.provenance import FAILURES
 
-__all__ = ["CaseRow", "as_csv", "read_cases"]
-
 Report = Mapping[str, Any]
 
 FIRST_COLUMNS = ("case", "status")

@@ -17,8 +17,6 @@ from monai_pdddpm.utils.provenance import read_runs
 from monai_pdddpm.visualize.cases import FIRST_COLUMNS, CaseRow, Report, as_csv, label_names, read_cases
 from monai_pdddpm.visualize.templates import render
 
-__all__ = ["write_report"]
-
 _GENERATOR = "monai_pdddpm report"
 PAGE, TABLE = "index.html", "cases.csv"
 _WIDTH, _HEIGHT, _LEFT, _EDGE = 430, 190, 48, 12  # of a plot, in pixels
