@@ -14,7 +14,6 @@ NEAR_VOXELS = 3
 PROBABILITY_FLOOR = 1e-6
 # Half precision and resampling leave sums a little off one.
 SUM_TOLERANCE = 1e-2
-METRICS = ("ece", "brier", "nll", "error_auroc")
 
 
 def near_structure(truth: torch.Tensor, voxels: int = NEAR_VOXELS) -> torch.Tensor:
@@ -99,22 +98,20 @@ def error_auroc(probability: torch.Tensor, truth: torch.Tensor) -> float:
     return float(binary_auroc(entropy, wrong.long()))
 
 
-def voxel_metrics(probability: torch.Tensor, truth: torch.Tensor, bins: int = 15) -> dict[str, float]:
+def voxel_metrics(probability: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
     """Compute `ece` (0 to 1), `brier` (0 to 2), `nll` (nats) and `error_auroc` (0 to 1) of voxels; NaN without voxels.
 
     Args:
         probability: (N, K), values in [0, 1].
         truth: (N,), true class of each row.
-        bins: number of confidence bins.
     """
-    if not len(truth):
-        return dict.fromkeys(METRICS, math.nan)
-    return {
-        "ece": expected_calibration_error(probability, truth, bins),
-        "brier": brier_score(probability, truth),
-        "nll": negative_log_likelihood(probability, truth),
-        "error_auroc": error_auroc(probability, truth),
+    metrics = {
+        "ece": expected_calibration_error,
+        "brier": brier_score,
+        "nll": negative_log_likelihood,
+        "error_auroc": error_auroc,
     }
+    return {name: metric(probability, truth) if len(truth) else math.nan for name, metric in metrics.items()}
 
 
 def masked_voxels(

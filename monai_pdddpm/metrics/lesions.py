@@ -12,27 +12,11 @@ from scipy import ndimage
 from monai_pdddpm.metrics.segmentation import Labels, class_names
 
 
-def numbered_lesions(mask: np.ndarray, min_voxels: int = 1) -> tuple[np.ndarray, int]:
-    """Number the connected components of a mask; voxels that share a corner are connected.
-
-    Args:
-        mask: boolean array of any number of axes.
-        min_voxels: smaller components are removed.
-
-    Returns:
-        Integers of the same shape, 0 outside of lesions and 1, 2, ... within, and the number of lesions.
-    """
-    components, _ = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
-    kept = np.bincount(components.ravel()) >= min_voxels
-    kept[0] = False
-    return np.where(kept, np.cumsum(kept), 0)[components], int(kept.sum())
-
-
-def mask_lesion_metrics(predicted: torch.Tensor, truth: torch.Tensor, min_voxels: int = 1) -> dict[str, float]:
+def mask_lesion_metrics(predicted: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
     """Compute the lesion-wise metrics of one class; see `lesion_metrics`."""
     answer, reference = (mask.cpu().numpy() for mask in (predicted, truth))
-    predicted_lesions, n_predicted = numbered_lesions(answer, min_voxels)
-    true_lesions, n_true = numbered_lesions(reference, min_voxels)
+    corners = np.ones((3,) * answer.ndim)
+    (predicted_lesions, n_predicted), (true_lesions, n_true) = (ndimage.label(x, corners) for x in (answer, reference))
     both = (predicted_lesions > 0) & (true_lesions > 0)
     n_detected, n_correct = len(np.unique(true_lesions[both])), len(np.unique(predicted_lesions[both]))
     recall = n_detected / n_true if n_true else math.nan
@@ -53,9 +37,7 @@ def mask_lesion_metrics(predicted: torch.Tensor, truth: torch.Tensor, min_voxels
     }
 
 
-def lesion_metrics(
-    label_map: torch.Tensor, truth: torch.Tensor, labels: Labels, min_voxels: int = 1
-) -> dict[str, dict[str, float]]:
+def lesion_metrics(label_map: torch.Tensor, truth: torch.Tensor, labels: Labels) -> dict[str, dict[str, float]]:
     """Compare the lesions of a label map with those of the truth, class by class.
 
     A lesion is a connected component of a class: 26-connected in 3D, 8-connected in 2D. Two lesions match if they share
@@ -69,13 +51,12 @@ def lesion_metrics(
     | `true_lesions`, `predicted_lesions` | numbers of lesions | | | |
     | `missed_lesions` | true lesions without a match | 0 | all | 0 |
     | `false_lesions` | predicted lesions without a match | all | 0 | 0 |
-    | `volume_difference_percent` | 100 abs(V - V_true) / V_true, lesions of any size | NaN | 100 | NaN |
+    | `volume_difference_percent` | 100 abs(V - V_true) / V_true | NaN | 100 | NaN |
 
     Args:
         label_map: integer tensor (X, Y, Z) or (X, Y), class of each voxel, 0 for background.
         truth: integer tensor of the same shape.
         labels: names of the foreground classes, see `class_names`.
-        min_voxels: smaller lesions are removed from both maps before the comparison.
 
     Returns:
         The metrics by the name of the class.
@@ -85,6 +66,6 @@ def lesion_metrics(
     """
     label_map, truth = (convert_to_tensor(tensor, track_meta=False) for tensor in (label_map, truth))
     return {
-        name: mask_lesion_metrics(label_map == index, truth == index, min_voxels)
+        name: mask_lesion_metrics(label_map == index, truth == index)
         for index, name in class_names(labels).items()
     }

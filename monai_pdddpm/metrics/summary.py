@@ -13,6 +13,7 @@ from scipy.stats import bootstrap
 
 CONFIDENCE_LEVEL = 0.95
 RESAMPLES, SEED = 2000, 0  # of the bootstrap
+BASELINE, CANDIDATE = "segmenter", "ensemble"
 # Signed volume errors of several labels would cancel: only these metrics are averaged over the labels.
 MEAN_METRICS = ("dice", "hd95_mm", "nsd_1mm")
 KEYS = ("case", "method", "label")
@@ -120,18 +121,14 @@ def paired_difference(first: Mapping[str, float], second: Mapping[str, float]) -
     return {case: b - a if math.isfinite(a) and math.isfinite(b) else math.nan for case, (a, b) in pairs.items()}
 
 
-def summarize(
-    rows: Sequence[Row], baseline: str = "segmenter", candidate: str = "ensemble", scans_per_subject: int = 1
-) -> dict[str, Any]:
-    """Compute means over cases with 95 % bootstrap intervals, and the paired difference candidate - baseline.
+def summarize(rows: Sequence[Row], scans_per_subject: int = 1) -> dict[str, Any]:
+    """Compute means over cases with 95 % bootstrap intervals, and the paired difference ensemble - segmenter.
 
-    The means of baseline and candidate are over the cases where both have a finite value. A method that misses a
-    structure has no HD95 there: the case is excluded for both methods, and `undefined` counts it.
+    The means of these two are over the cases where both have a finite value. A method that misses a structure has no
+    HD95 there: the case is excluded for both methods, and `undefined` counts it.
 
     Args:
         rows: dicts with `case`, `method`, `label` and metrics, as from `case_rows`.
-        baseline: name of the first method.
-        candidate: name of the second method.
         scans_per_subject: see `subject_of`; subjects are resampled.
 
     Returns:
@@ -139,10 +136,10 @@ def summarize(
         `statistic` with `undefined`}}} and `paired_difference` {label: {metric: `statistic`}}.
 
     Raises:
-        ValueError: if a method has no rows.
+        ValueError: if one of the two has no rows.
     """
     table = by_case(rows)
-    for method in (baseline, candidate):
+    for method in (BASELINE, CANDIDATE):
         if method not in table:
             raise ValueError(f"rows: found the methods {sorted(table)}, expected {method!r} among them")
 
@@ -152,24 +149,24 @@ def summarize(
 
     gaps = {
         label: {
-            metric: paired_difference(table[baseline][label][metric], values)
+            metric: paired_difference(table[BASELINE][label][metric], values)
             for metric, values in metrics.items()
-            if metric in table[baseline].get(label, {})
+            if metric in table[BASELINE].get(label, {})
         }
-        for label, metrics in table[candidate].items()
+        for label, metrics in table[CANDIDATE].items()
     }
     methods: dict[str, Any] = {}
     for method, labels in table.items():
         for label, metrics in labels.items():
             for metric, values in metrics.items():
-                gap = gaps.get(label, {}).get(metric, {}) if method in (baseline, candidate) else {}
+                gap = gaps.get(label, {}).get(metric, {}) if method in (BASELINE, CANDIDATE) else {}
                 common = {case: values[case] if math.isfinite(gap[case]) else math.nan for case in gap} or values
                 found = described(common) | {"undefined": sum(not math.isfinite(value) for value in values.values())}
                 methods.setdefault(method, {}).setdefault(label, {})[metric] = found
     cases = {str(row["case"]) for row in rows}
     return {
-        "baseline": baseline,
-        "candidate": candidate,
+        "baseline": BASELINE,
+        "candidate": CANDIDATE,
         "interval": "percentile bootstrap over subjects",
         "confidence_level": CONFIDENCE_LEVEL,
         "resamples": RESAMPLES,
@@ -195,16 +192,15 @@ def as_table(summary: Mapping[str, Any]) -> str:
         One line for each structure and metric: both means and the paired difference with their intervals, all over the
         same cases, and the number of these cases. The number of undefined values stands beside each mean.
     """
-    baseline, candidate = summary["baseline"], summary["candidate"]
     lines = [
-        f"| structure | metric | {baseline} | {candidate} | {candidate} - {baseline} | cases |",
+        f"| structure | metric | {BASELINE} | {CANDIDATE} | {CANDIDATE} - {BASELINE} | cases |",
         "|---|---|---|---|---|---|",
     ]
     for label, metrics in summary["paired_difference"].items():
         for metric, difference in metrics.items():
             if metric in ("true_volume_ml", "true_lesions", "temperature"):  # no property of the answer
                 continue
-            both = [_cell(summary["methods"][method][label][metric], ".4g") for method in (baseline, candidate)]
+            both = [_cell(summary["methods"][method][label][metric], ".4g") for method in (BASELINE, CANDIDATE)]
             excluded = f" ({difference['excluded']} excluded)" if difference["excluded"] else ""
             cells = [label, metric, *both, _cell(difference, "+.3g"), f"{difference['n']}{excluded}"]
             lines.append(f"| {' | '.join(cells)} |")

@@ -169,14 +169,13 @@ def test_table():
     ]
 
 
-def test_other_methods_are_summarized_and_may_be_compared():
+def test_other_methods_are_summarized():
     rows = [*rows_of([0.5], [0.75]), {"case": "c0", "method": "flips", "label": "lesion", "dice": 0.625}]
     assert summarize(rows)["methods"]["flips"]["lesion"]["dice"]["mean"] == 0.625
-    assert summarize(rows, candidate="flips")["paired_difference"]["lesion"]["dice"]["mean"] == 0.125
 
 
 def test_unsuitable_rows_raise():
     with pytest.raises(ValueError, match=r"\[\], expected 'segmenter'"):
         summarize([])
-    with pytest.raises(ValueError, match=r"\['ensemble', 'segmenter'\], expected 'other'"):
-        summarize(rows_of([0.5], [0.5]), candidate="other")
+    with pytest.raises(ValueError, match=r"\['segmenter'\], expected 'ensemble'"):
+        summarize(rows_of([0.5], [])[:1])
