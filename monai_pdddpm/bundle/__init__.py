@@ -1,7 +1,7 @@
 """Rendering of bundles from ``configs/``, and the functions that a running bundle calls by name."""
 
 from monai_pdddpm.networks.weights import load_network, load_segmenter
-from monai_pdddpm.utils.allocator import keep_freed_memory
+from monai_pdddpm.utils.memory import keep_freed_memory
 
 from .calibration_file import load_calibration, save_calibration
 from .distributed import GlobalLoss, distributed_network, join_ranks, leave_ranks, rank_device

@@ -13,7 +13,7 @@ import torch
 from monai_pdddpm.bundle.given_settings import check_given_settings
 from monai_pdddpm.inferers.autocast import autocast
 from monai_pdddpm.networks.weights import check_device
-from monai_pdddpm.utils.allocator import keep_freed_memory
+from monai_pdddpm.utils.memory import keep_freed_memory
 from monai_pdddpm.utils.socket_paths import shorten_socket_paths
 
 

@@ -3,10 +3,9 @@
 from .calibration_fit import CalibrationFit
 from .case_files import CaseFiles
 from .checkpoint import EpochSeed, ModelSaver, TrainingCheckpoint
-from .distributed_members import DistributedMembersHandler
 from .evaluation_report import EvaluationReport
 from .finite_gradients import FiniteGradients
-from .progress import Attached, CaseProgress, Progress, ReraiseExceptions, TrackedLoss
+from .progress import Attached, CaseProgress, DistributedMembersHandler, Progress, ReraiseExceptions, TrackedLoss
 from .run_files import RunFiles
 
 __all__ = [

@@ -8,6 +8,8 @@ from typing import Any, NoReturn, Protocol
 from ignite.engine import Engine, Events
 from ignite.handlers.tqdm_logger import ProgressBar
 
+from monai_pdddpm.engines import CaseEvaluator
+
 
 class Progress:
     """Show a bar over the iterations of an epoch of training, with the loss; print the time left after each epoch."""
@@ -97,3 +99,14 @@ class Attached:
     def attach(self, engine: Engine) -> None:
         """Attach the handler to ``engine``."""
         self.handler.attach(engine)
+
+
+class DistributedMembersHandler:
+    """Let the processes without cases draw members for the first one, see :meth:`PDDDPMInferer.serve`."""
+
+    def attach(self, engine: CaseEvaluator) -> None:
+        """Serve when ``engine`` starts; after its last case dismiss the processes that serve."""
+        engine.add_event_handler(
+            Events.STARTED, lambda engine: engine.inferer.serve(engine.network, engine.state.device)
+        )
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: engine.inferer.dismiss())

@@ -1,6 +1,5 @@
 """The losses."""
 
-from .denoising_loss import DenoisingLoss
-from .partial import PartialDiceCELoss
+from .denoising_loss import DenoisingLoss, PartialDiceCELoss
 
 __all__ = ["DenoisingLoss", "PartialDiceCELoss"]

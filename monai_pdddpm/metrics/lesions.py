@@ -66,6 +66,5 @@ def lesion_metrics(label_map: torch.Tensor, truth: torch.Tensor, labels: Labels)
     """
     label_map, truth = (convert_to_tensor(tensor, track_meta=False) for tensor in (label_map, truth))
     return {
-        name: mask_lesion_metrics(label_map == index, truth == index)
-        for index, name in class_names(labels).items()
+        name: mask_lesion_metrics(label_map == index, truth == index) for index, name in class_names(labels).items()
     }

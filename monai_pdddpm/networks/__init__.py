@@ -1,10 +1,9 @@
 """The denoiser, its ODE blocks, and the pair of segmenter and denoiser."""
 
 from .coarse import CoarseODEUNet
-from .no_segmenter import NoSegmenter
 from .ode_block import SecondOrderODEBlock
 from .ode_unet import ConditionEncoder, ODEUNet
-from .pdddpm import PDDDPM
+from .pdddpm import PDDDPM, NoSegmenter
 from .protocols import Denoiser, Pair, Segmenter
 from .solvers import ADAPTIVE_SOLVERS, FIXED_STEP_SOLVERS, tableau
 

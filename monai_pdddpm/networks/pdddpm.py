@@ -190,3 +190,18 @@ class PDDDPM(nn.Module):
         start_noise = torch.randn_like(probabilities) if noise is None else noise
         chain = Chain(self.time_steps, [0] * len(self.time_steps), residual=self.residual)
         return self.reverse(presegmentation, self.encode(image, presegmentation), [start_noise], chain)[1]
+
+
+class NoSegmenter(nn.Module):
+    """A segmenter without weights, which cannot segment."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Raise an error.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "presegmentation_dir: found none, expected the folder of the pre-segmentations, because this bundle has no "
+            "segmenter; give --presegmentation_dir"
+        )

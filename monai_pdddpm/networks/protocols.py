@@ -14,7 +14,6 @@ class Segmenter(Protocol):
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits or probabilities, (B, K, ...), for an image, (B, C, ...)."""
-        ...
 
 
 class Denoiser(Protocol):
@@ -26,13 +25,11 @@ class Denoiser(Protocol):
 
     def encode(self, image: torch.Tensor, presegmentation: torch.Tensor) -> list[torch.Tensor]:
         """Return the condition's features; image and pre-segmentation are (B, C, ...) and (B, K, ...)."""
-        ...
 
     def denoise(
         self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str = "", solver_steps: int = 0
     ) -> torch.Tensor:
         """Return the output, (B, K, ...), for a state of that shape and time indices, (B,) or (1,)."""
-        ...
 
 
 class Pair(Protocol):
@@ -44,18 +41,14 @@ class Pair(Protocol):
 
     def segment(self, image: torch.Tensor) -> torch.Tensor:
         """Return the segmenter's probabilities, (B, K, ...)."""
-        ...
 
     def prepare_presegmentation(self, probabilities: torch.Tensor) -> torch.Tensor:
         """Return the pre-segmentation from which the chain starts, (B, K, ...)."""
-        ...
 
     def encode(self, image: torch.Tensor, presegmentation: torch.Tensor) -> list[torch.Tensor]:
         """Return the condition's features."""
-        ...
 
     def reverse(
         self, presegmentation: torch.Tensor, features: list[torch.Tensor], noise: list[torch.Tensor], chain: Chain
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the probabilities at the first and at the last time step of a chain, each (B, K, ...)."""
-        ...

@@ -7,7 +7,7 @@ import pytest
 
 SCRIPT = """
 import resource, sys, torch
-from monai_pdddpm.utils.allocator import keep_freed_memory
+from monai_pdddpm.utils.memory import keep_freed_memory
 
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
@@ -31,7 +31,7 @@ def test_pages_are_fetched_once():
 
 
 def test_nothing_happens_where_there_is_no_glibc(monkeypatch):
-    from monai_pdddpm.utils import allocator
+    from monai_pdddpm.utils import memory
 
-    monkeypatch.setattr(allocator.platform, "libc_ver", lambda: ("", ""))
-    assert not allocator.keep_freed_memory()
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
+    assert not memory.keep_freed_memory()
