@@ -15,6 +15,8 @@ import ast
 import compileall
 import contextlib
 import csv
+import gc
+import itertools
 import json
 import math
 import os
@@ -30,17 +32,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = {  # mutated folder or file -> folders or files of its tests
-    "schedulers": ("schedulers", "networks"),
-    "networks": ("networks", "inferers"),
-    "inferers": ("inferers",),
-    "metrics": ("metrics", "handlers", "transforms"),
-    "transforms": ("transforms", "data", "bundle"),
-    "cli/planner.py": ("cli/test_planner.py", "cli/test_memory.py", "cli/test_fingerprint.py"),
-}
+MODULES = ("schedulers", "networks", "inferers", "metrics", "transforms", "cli/planner.py")
 EQUIVALENT = ROOT / "tools" / "mutation_equivalent.csv"
 SECONDS = 120  # of the processor for the tests of one mutant, which a loop without an end uses up
-MOST = 200  # tests of one mutant, the quickest
+BUDGET = 40.0  # seconds of the tests of one mutant, as they took without it
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Div},
     **{ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr, ast.MatMult: ast.Mult},
@@ -52,6 +47,9 @@ NAMES |= {"all": "any", "argmin": "argmax", "argmax": "argmin", "zeros_like": "o
 DROPPED = ("clamp", "clamp_", "float", "double", "sqrt", "abs", "log", "square", "softmax", "eval", "round", "flip")
 UNCHANGED = ("dtype", "device", "strict", "name", "desc", "encoding")  # keyword arguments
 SKIPPED = (ast.Raise, ast.Assert, ast.Import, ast.ImportFrom, ast.Global, ast.JoinedStr)
+
+
+Covered = dict[str, list[tuple[str, float, list[int]]]]
 
 
 class Mutant(NamedTuple):
@@ -147,13 +145,6 @@ def mutants(module: str) -> list[Mutant]:
     return found
 
 
-def test_files(module: str) -> list[str]:
-    """Return the files with the fast tests of a module."""
-    folders = FOLDERS[module if module in FOLDERS else module.split("/")[0]]
-    patterns = [name if name.endswith(".py") else f"{name}/test_*.py" for name in folders]
-    return [str(file) for pattern in patterns for file in sorted((ROOT / "tests").glob(pattern))]
-
-
 class Coverage:
     """Note which tests run which lines of the copied package, and how long each takes; a plugin of pytest."""
 
@@ -175,45 +166,59 @@ class Coverage:
         if report.failed:
             self.failed.add(report.nodeid)
 
-    def by_line(self) -> dict[str, dict[int, list[str]]]:
-        """Return the tests of each line, the quickest first, by module."""
+    def by_module(self) -> Covered:
+        """Return the tests of each module: name, seconds and lines that it runs."""
         data = self.tracer.get_data()
-        return {
-            Path(file).relative_to(self.package).as_posix(): {
-                line: sorted(
-                    (t for t in tests if t and t not in self.failed), key=lambda test: self.seconds.get(test, 0.0)
-                )
-                for line, tests in data.contexts_by_lineno(file).items()
-            }
-            for file in data.measured_files()
-        }
+        found: Covered = {}
+        for file in data.measured_files():
+            lines: dict[str, list[int]] = {}
+            for line, tests in data.contexts_by_lineno(file).items():
+                for test in set(tests) - self.failed - {""}:
+                    lines.setdefault(test, []).append(line)
+            module = Path(file).relative_to(self.package).as_posix()
+            found[module] = [(test, self.seconds.get(test, 0.0), lines[test]) for test in lines]
+        return found
 
 
-def covered_lines(copy: Path, files: list[str], result: Path | None) -> dict[str, dict[int, list[str]]]:
-    """Run test files without a mutant, and return the tests of each line by module; `result` keeps them in a file."""
+def covered_lines(copy: Path, result: Path | None) -> Covered:
+    """Run the fast tests without a mutant, and return the tests of each module; `result` keeps them in a file."""
     result = result or copy / "coverage.json"
     if not result.is_file() and os.fork() == 0:
         plugin = Coverage(copy)
         plugin.tracer.start()
-        _test(copy, files, plugin, lambda: result.write_text(json.dumps([[*plugin.failed], plugin.by_line()])))
+        _test(copy, ["tests"], plugin, lambda: result.write_text(json.dumps([[*plugin.failed], plugin.by_module()])))
     with contextlib.suppress(ChildProcessError):  # none if the result was there
         os.wait()
     failed, found = json.loads(result.read_text())
     print("tests that fail without a change, not used:", failed, file=sys.stderr, flush=True)
-    return {module: {int(line): tests for line, tests in lines.items()} for module, lines in found.items()}
+    return found
 
 
-def survives(mutant: Mutant, copy: Path, covered: dict[str, dict[int, list[str]]]) -> bool:
+def tests_of(mutant: Mutant, covered: Covered) -> list[str]:
+    """Return the tests that run the line of a mutant, as far as the budget goes: those of its module first.
+
+    The tests of the module come in any case, because some run it in other processes, which coverage.py does not see. A
+    line outside of functions runs on import; all tests that run the module belong to it.
+    """
+    own = f"/test_{Path(mutant.module).stem.rstrip('s')}"
+    seconds = {name: seconds for tests in covered.values() for name, seconds, _ in tests}
+    tests = covered.get(mutant.module, [])
+    found = {name for name, _, lines in tests if mutant.line in lines} or {name for name, *_ in tests}
+    found |= {name for name in seconds if own in name}
+    ordered = sorted(found, key=lambda name: (own not in name, seconds[name]))
+    spent = itertools.accumulate(seconds[name] for name in ordered)
+    return [name for name, total in zip(ordered, spent, strict=True) if total < BUDGET]
+
+
+def survives(mutant: Mutant, copy: Path, covered: Covered) -> bool:
     """Return whether the fast tests that run the line pass with a mutant in the copy of the package."""
-    lines = covered.get(mutant.module, {})
-    tests = lines.get(mutant.line, [])[:MOST] or test_files(mutant.module)  # a line outside of functions runs on import
     path = copy / "monai_pdddpm" / mutant.module
     original, times = path.read_bytes(), path.stat()
     path.write_bytes(original[: mutant.start] + mutant.after.encode() + original[mutant.end :])
     child = os.fork()
     if child == 0:
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-        _test(copy, tests)
+        _test(copy, tests_of(mutant, covered))
     status = os.waitpid(child, 0)[1]
     path.write_bytes(original)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # Python's cached code of the file is valid again
@@ -232,7 +237,8 @@ def _test(copy: Path, tests: list[str], plugin: object = None, then: Callable[[]
         os.dup2(null, 2)
         import pytest
 
-        options = ["-q" if plugin else "-qx", "-p", "no:cacheprovider", "-p", "no:xdist", f"--rootdir={ROOT}"]
+        without = [f"-pno:{name}" for name in ("cacheprovider", "xdist", "unraisableexception")]
+        options = ["-q" if plugin else "-qx", *without, f"--rootdir={ROOT}"]
         os.chdir(ROOT)
         code = int(pytest.main([*options, *tests], plugins=[plugin] if plugin else []))
         then()
@@ -242,7 +248,7 @@ def _test(copy: Path, tests: list[str], plugin: object = None, then: Callable[[]
 def main() -> None:
     """Run the mutants, print each survivor and the table by folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("modules", nargs="*", help="folders or files below monai_pdddpm; all of FOLDERS by default")
+    parser.add_argument("modules", nargs="*", help="folders or files below monai_pdddpm; all of MODULES by default")
     parser.add_argument("--sample", type=int, default=300, help="number of mutants, 0 for all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no further mutant after this time")
@@ -259,9 +265,10 @@ def main() -> None:
     import torchmetrics  # noqa: F401
 
     torch.set_num_threads(1)
+    gc.freeze()  # the forks then do not search the libraries for garbage, which takes longer than most tests
     package = ROOT / "monai_pdddpm"
     files = [
-        path for name in options.modules or FOLDERS for path in sorted(package.glob(f"{name}/*.py")) or [package / name]
+        path for name in options.modules or MODULES for path in sorted(package.glob(f"{name}/*.py")) or [package / name]
     ]
     found = [m for path in files if path.name != "__init__.py" for m in mutants(path.relative_to(package).as_posix())]
     rows = list(csv.reader(EQUIVALENT.open(encoding="utf-8"))) if EQUIVALENT.is_file() else []
@@ -277,17 +284,16 @@ def main() -> None:
         shutil.copytree(package, copy / "monai_pdddpm")
         sys.dont_write_bytecode = True
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-        covered = covered_lines(
-            copy, sorted({file for mutant in chosen for file in test_files(mutant.module)}), options.coverage
-        )
+        covered = covered_lines(copy, options.coverage)
         begun = time.monotonic()
         for mutant in chosen:
             if time.monotonic() - begun > 60 * options.minutes:
                 break
-            outcome = "equivalent"
+            outcome, start = "equivalent", time.monotonic()
             if mutant.key not in equivalent:
                 outcome = "survived" if survives(mutant, copy, covered) else "killed"
             counts.setdefault(mutant.module.split("/")[0], Counter())[outcome] += 1
+            print(f"{outcome} {time.monotonic() - start:.1f} s", mutant, file=sys.stderr, flush=True)
             if outcome == "survived":
                 print(f"{mutant.module}:{mutant.line} {mutant.function}: {mutant.before} -> {mutant.after}", flush=True)
     total = sum(counts.values(), Counter())

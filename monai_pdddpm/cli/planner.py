@@ -190,7 +190,7 @@ def _overlap(shape: Sequence[int], window: Sequence[int]) -> Choice:
 def _length(cases: int, batch: int) -> Choice:
     """Return (epochs, windows per epoch); None stands for one window per case."""
     windows = EPOCH_WINDOWS if cases < SMALL_DATASET else cases
-    epochs = max(1, math.ceil(ITERATIONS / max(1, windows // batch)))
+    epochs = math.ceil(ITERATIONS / (windows // batch))
     reason = f"about {ITERATIONS} steps of {batch} windows in each stage"
     text = f"{epochs} epochs of {windows} windows from {cases} case{'s' * (cases > 1)}"
     return Choice("length", (epochs, windows if cases < SMALL_DATASET else None), text, reason)

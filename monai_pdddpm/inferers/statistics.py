@@ -36,7 +36,7 @@ class EnsembleStatistics:
             self.entropy = torch.zeros_like(entropy)
         self.count += 1
         delta = p - self.mean
-        self.first += (first.float() - self.first) / self.count
+        self.first += (first - self.first) / self.count
         self.mean += delta / self.count
         self.squares += delta * (p - self.mean)
         self.entropy += (entropy - self.entropy) / self.count

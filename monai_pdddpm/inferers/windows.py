@@ -219,7 +219,7 @@ def content_box(frames: torch.Tensor, inner: Window, padded: Sequence[int], roi_
     """
     axes = range(len(padded))
     first: Any = (slice(0, 1), slice(None), *[slice(0, 1)] * len(padded))
-    differs = (frames != frames[first]).any(0).any(0)
+    differs = (frames != frames[first]).flatten(0, 1).any(0)
     box = []
     for axis, n, r in zip(axes, padded, roi_size, strict=True):
         used = differs.sum([a for a in axes if a != axis]).nonzero()

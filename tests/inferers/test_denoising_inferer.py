@@ -356,6 +356,8 @@ def test_times_of_dense_cases_follow_a_beta_distribution(fraction):
     dense = np.diff(beta.cdf(np.linspace(0, 1, 11), 1.2, 4.0))
     assert dense[0] > 0.2 > 1e-3 > dense[-1]
     assert found.numpy() == pytest.approx(fraction * dense + (1 - fraction) / 10, abs=0.008)
+    of_two = DenoisingInferer([9, 0], dense_fraction=1.0)._draw(torch.zeros(40_000, 2, 1, 1), None).t
+    assert (of_two == 0).float().mean() == pytest.approx(beta.sf(0.5, 1.2, 4.0), abs=0.008)
 
 
 class TestDistributedDataParallel:

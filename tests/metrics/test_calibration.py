@@ -89,6 +89,14 @@ def test_calibration_error_by_hand():
     assert expected_calibration_error(probability, truth, bins=1) == pytest.approx(0.05)
 
 
+def test_calibration_error_of_the_lowest_bins():
+    # of 20 classes, 15 bins: confidence 0.06 in the first one, never right, and 0.1 in the second, always right
+    rows = torch.full((2, 20), 0.94 / 19)
+    rows[0, 3], rows[1] = 0.06, 0.9 / 19
+    rows[1, 4] = 0.1
+    assert expected_calibration_error(rows, torch.tensor([0, 4])) == pytest.approx((0.06 + 0.9) / 2)
+
+
 def test_calibration_error_of_certainty():
     truth = torch.tensor([0, 1, 1, 0])
     sure = torch.nn.functional.one_hot(truth, 2).float()

@@ -8,6 +8,7 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from monai_pdddpm.metrics.recalibration import (
+    SMALLEST_ML,
     TEMPERATURES,
     Calibration,
     CalibrationCase,
@@ -54,6 +55,11 @@ def test_temperature_is_found_again(temperature):
 def test_the_minimum_of_a_parabola_in_the_logarithm_is_exact(temperature):
     curve = (np.log(TEMPERATURES) - math.log(temperature)) ** 2
     assert best_temperature(curve + 5) == pytest.approx(temperature, rel=1e-6)
+
+
+def test_certain_and_wrong_voxels_count_as_a_millionth():
+    curve = nll_curve(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
+    assert curve == pytest.approx([math.log1p(10 ** (6 / t)) for t in TEMPERATURES], rel=1e-9)
 
 
 def test_curves_without_a_minimum_inside():
@@ -173,6 +179,18 @@ def test_cross_validation_leaves_out_whole_subjects():
     figures, of_one = cross_validated(some), cross_validated(cases(8))
     for name in ("nll_before", "nll_after"):
         assert figures[name] == pytest.approx(of_one[name])
+
+
+def test_relative_intervals_of_volumes_below_the_smallest_are_as_wide_as_those_of_the_smallest():
+    # every true volume is 0.0005 mL above the expected one, which is 0: half of the smallest volume
+    some = [
+        CalibrationCase(**vars(case) | {"true_ml": {"a": 5e-4}, "volumes": {"a": Volume(0.0, 1.0)}})
+        for case in cases(8)
+    ]
+    assert SMALLEST_ML == 1e-3
+    figures = cross_validated(some)
+    assert figures["relative_interval_width"]["a"] == pytest.approx(1)
+    assert figures["relative_interval_coverage"]["a"] == 1
 
 
 def test_one_case_unlike_the_others_is_called_so():

@@ -121,6 +121,11 @@ def test_other_windows_are_refused(shape):
         ensemble()(torch.zeros(shape))
 
 
+def test_weights_are_constants_of_the_export():
+    network = PDDDPM(nn.Conv2d(1, K, 1), Believer())
+    assert not any(weight.requires_grad for weight in FixedEnsemble(network, noise(), (999,)).parameters())
+
+
 def test_time_steps_have_to_descend():
     with pytest.raises(ValueError, match="time_steps"):
         ensemble(time_steps=(500, 999))

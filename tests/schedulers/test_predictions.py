@@ -42,6 +42,11 @@ def test_decoding_by_hand():
     )
 
 
+@pytest.mark.parametrize(("total", "share"), [(1.5e-6, 1.0), (0.9e-6, 0.5)])
+def test_less_than_a_millionth_is_no_class(total, share):
+    torch.testing.assert_close(decode_probabilities(torch.tensor([[total, 0.0]]), 0.0, 1.0)[0, 0].item(), share)
+
+
 @pytest.mark.parametrize("value", [-1.0, -1.5, -1 + 1e-7, 0.3, 1.0])
 def test_decoded_probabilities_always_sum_to_one(value):
     decoded = decode_probabilities(torch.full((1, 4, 2), value), -1.0, 1.0)
