@@ -94,9 +94,10 @@ class CaseFiles:
         self._inferred_at = time.perf_counter()
         for case in cases_of_batch(engine.state.output["image"].meta):
             report = report_path(self.output_dir, case.name)
-            for name in _listed_files(report):  # this run may write fewer files
+            names = _listed_files(report)  # this run may write fewer files
+            report.unlink(missing_ok=True)  # first, because it marks the case as finished
+            for name in names:
                 (report.parent / name).unlink(missing_ok=True)
-            report.unlink(missing_ok=True)
             remove_partial_files(report.parent)
 
     def __call__(self, engine: CaseEvaluator) -> None:

@@ -66,6 +66,7 @@ class RunFiles:
         if self.page:
             engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self._remove_note)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._add_notes)
+            engine.add_event_handler(Events.COMPLETED, self._tidy)
             engine.add_event_handler(Events.COMPLETED, self._write_page)
             engine.add_event_handler(Events.EXCEPTION_RAISED, self._stop)
 
@@ -111,13 +112,18 @@ class RunFiles:
                 logger.warning("%s: its failure could not be noted (%s)", failure["case"], error)
         self._noted = len(engine.failures)
 
-    def _write_page(self, engine: CaseEvaluator) -> None:
-        if not is_first_rank():  # CaseFiles has waited for the cases of all processes
+    def _tidy(self, engine: CaseEvaluator) -> None:
+        """Remove what killed runs left; only when no process writes any more, for which `_summarize` waited."""
+        if not is_first_rank():
             return
         for folder in (self.output_dir, self.output_dir / FAILURES):
             remove_partial_files(folder)
         with contextlib.suppress(OSError):  # not there, or not empty
             (self.output_dir / FAILURES).rmdir()
+
+    def _write_page(self, engine: CaseEvaluator) -> None:
+        if not is_first_rank():
+            return
         try:
             print(f"overview of all cases: {write_report(self.output_dir)}")
         except UserError as error:  # the results are complete without the page

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from importlib.metadata import version
+from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -239,6 +240,21 @@ def test_a_finished_case_is_skipped_and_done_again_only_when_asked(cases, tmp_pa
     assert report(out)["settings"]["seed"] == 6
     assert first["settings"]["seed"] == 5
     assert sorted(os.listdir(out / "one")) == ["one_report.json", "one_seg.nii.gz"]
+
+
+def test_a_case_is_unfinished_from_the_first_file_that_is_removed(cases, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    run(cases, out)
+
+    def unlink(path, missing_ok=False):
+        if path.suffix == ".gz":
+            raise KeyboardInterrupt
+        os.unlink(path)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(KeyboardInterrupt):
+        run(cases[:1], out)
+    assert pending_cases(cases, out, record()) == cases[:1]
 
 
 def test_files_that_only_the_earlier_run_wrote_are_removed(cases, tmp_path):

@@ -104,6 +104,17 @@ def test_a_stopped_run_has_a_page_of_the_cases_so_far(tmp_path):
     assert (tmp_path / "cases.csv").read_text(encoding="utf-8-sig").count("finished") == 2
 
 
+def test_a_stopped_run_leaves_what_other_processes_still_write(tmp_path):
+    (tmp_path / "failures").mkdir()
+    part = tmp_path / "failures" / f".{'b' * 32}.part.json"
+    part.write_text("half")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, ["stop"])
+    assert part.is_file()
+    run(tmp_path, [])  # no process writes at the end of a run
+    assert not part.parent.exists()
+
+
 def test_it_can_be_turned_off(tmp_path):
     with pytest.raises(UserError):
         run(tmp_path, ["a"], ["b"], outputs="seg")
