@@ -1,7 +1,8 @@
 """Render the configurations of every bundle from the pipeline in ``configs/`` and the values of each task.
 
 ``configs/*.json`` are templates: a string ``"{{key}}"`` stands for the task's value of that key (any JSON value), and
-``{{key}}`` inside a longer string for its text. ``"extends": "_other.json"`` puts a template on top of another one;
+``{{key}}`` inside a longer string for its text. ``"{{*key}}"`` in a list stands for the items of the task's list, and
+``"{{*key}}": null`` in an object for the entries of the task's object, if it has one. ``"extends": "_other.json"`` puts a template on top of another one;
 its keys may be ids with MONAI's separator (``"train::dataloader::batch_size"``), and with MONAI's ``+`` before them
 add to a list or dictionary, or put items into a list before the place that ends the id; null takes an entry away.
 Templates whose names begin with ``_`` are such bases only. A task, ``configs/tasks/<name>.json``, holds the values,
@@ -111,11 +112,13 @@ def fill(content: Any, task: dict[str, Any], where: str) -> Any:
         return copy.deepcopy(task[key])
 
     if isinstance(content, dict):
-        return {key: fill(value, task, where) for key, value in content.items()}
+        filled: dict[str, Any] = {}
+        for key, value in content.items():
+            filled |= task.get(key[3:-2], {}) if key.startswith("{{*") else {key: fill(value, task, where)}
+        return filled
     if isinstance(content, list):
         items: list[Any] = []
         for item in content:
-            # "{{*key}}" as an item of a list stands for all items of the task's list
             if isinstance(item, str) and item.startswith("{{*"):
                 items.extend(value_of(item[3:-2]))
             else:

@@ -103,8 +103,7 @@ def create_bundle(
     budget, computer = memory_budget(memory), total_memory() or 8 * GIB
     values, choices = plan(statistics, len(listed["training"]), budget, computer, foreign, spacing)
     texts = bundle_texts(name, data, statistics)
-    configs = _render(name, values | texts, foreign, stage)
-    _use_regions_and_ignored(configs, data, listed["labels"])
+    configs = _render(name, values | texts, data, foreign, stage)
     if measure:
         choices.append(expected_time(configs, values, len(listed["training"])))
     stages = ["train"] if foreign or stage else ["train_segmenter", "train"]
@@ -151,11 +150,16 @@ def _read_cases(data: DataSet, progress: bool) -> tuple[dict[str, Any], list[Fin
 
 
 def _render(
-    name: str, values: Mapping[str, Any], foreign: SegmenterBundle | None, stage: FirstStage | None
+    name: str, values: dict[str, Any], data: DataSet, foreign: SegmenterBundle | None, stage: FirstStage | None
 ) -> dict[str, Any]:
     """Return file name -> content of the configurations."""
     configs = templates()
-    task = fill(json.loads((configs / "_new_task.json").read_text(encoding="utf-8")), dict(values), "_new_task.json")
+    task = fill(json.loads((configs / "_new_task.json").read_text(encoding="utf-8")), values, "_new_task.json")
+    index = values["label_values"].index
+    if data.regions:
+        task["regions"] = {"regions": {region: list(map(index, labels)) for region, labels in data.regions.items()}}
+    if data.ignored is not None:
+        task["ignored"] = {"ignored": data.ignored}
     if foreign or stage:
         task["segmenter"] = foreign.definition if foreign else {"_target_": "monai_pdddpm.networks.NoSegmenter"}
         parts = ("train_segmenter", *(["export"] if stage else []))
@@ -165,6 +169,14 @@ def _render(
         new: dict[str, Any] = {}
         if "trainer" in content.get("train", {}):
             new["train::dataset::cache_rate"] = new["validate::dataset::cache_rate"] = values["cache_rate"]
+            if data.ignored is not None:
+                if file == "train_segmenter.json":
+                    new["loss::_target_"] = "monai_pdddpm.losses.PartialDiceCELoss"
+                transforms = content["validate"]["postprocessing"]["transforms"]
+                place = next(n for n, item in enumerate(transforms) if item["_target_"] == "AsDiscreted")
+                keys = [key for key in transforms[place]["keys"] if key != "label"]
+                left_out = {"_target_": "monai_pdddpm.transforms.LeaveOutUnlabeledd", "keys": keys}
+                new[f"+validate::postprocessing::transforms::{place}"] = [left_out]
             if values["epoch_windows"]:
                 sampler: dict[str, Any] = {
                     "_target_": "torch.utils.data.RandomSampler",
@@ -180,27 +192,6 @@ def _render(
             new |= _foreign_preprocessing(content, foreign)
         task["overrides"][file] = new
     return render_task(configs, task, name)
-
-
-def _use_regions_and_ignored(part: Any, data: DataSet, labels: Mapping[str, str]) -> None:
-    """Set the regions, and the value of voxels without a label, in the parts of configurations that take them."""
-    index = {int(value): number for number, value in enumerate(labels)}
-    regions = {name: [index[value] for value in values] for name, values in data.regions.items()}
-    new: dict[str, dict[str, Any]] = {}
-    if regions:
-        new |= {kind: {"regions": regions} for kind in ("CaseSummaryd", "SegmentationMetricsd", "CalibrationFit")}
-    if data.ignored is not None:
-        new |= {kind: {"ignored": data.ignored} for kind in ("CheckLabeld", "LabelValuesd")}
-        new["DiceCELoss"] = {"_target_": "monai_pdddpm.losses.PartialDiceCELoss"}
-    if isinstance(part, list):
-        places = [n for n, item in enumerate(part) if isinstance(item, dict) and item.get("_target_") == "AsDiscreted"]
-        keys = [key for key in part[places[0]]["keys"] if key != "label"] if places else []
-        if data.ignored is not None and places and "label" in part[places[0]]["keys"]:
-            part.insert(places[0], {"_target_": "monai_pdddpm.transforms.LeaveOutUnlabeledd", "keys": keys})
-    elif isinstance(part, dict) and "_target_" in part:
-        part.update(new.get(str(part["_target_"]).rpartition(".")[2], {}))
-    for item in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
-        _use_regions_and_ignored(item, data, labels)
 
 
 def _foreign_preprocessing(content: Mapping[str, Any], foreign: SegmenterBundle) -> dict[str, Any]:

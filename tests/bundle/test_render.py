@@ -39,6 +39,8 @@ class TestFill:
             ({"k": ["{{epochs}}", {"d": "{{size}}"}]}, {"k": [5, {"d": [8, 8]}]}),
             (["x", "{{*more}}", "y"], ["x", {"a": 1}, 2, "y"]),
             (["{{more}}"], [[{"a": 1}, 2]]),
+            ({"a": 1, "{{*net}}": None, "b": 2}, {"a": 1, "_target_": "N", "b": 2}),
+            ({"a": 1, "{{*optional}}": None}, {"a": 1}),
             ("@plain", "@plain"),
             ("{single} {{ spaced }}", "{single} {{ spaced }}"),
             (3.5, 3.5),
