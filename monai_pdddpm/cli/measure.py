@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from monai.data import MetaTensor
+from monai.data import Dataset, MetaTensor
+from monai.transforms import Compose
 
 from monai_pdddpm.cli.memory import GIB
 from monai_pdddpm.cli.preprocessing_rules import Choice
@@ -48,47 +49,35 @@ def expected_time(configs: Mapping[str, Any], values: Mapping[str, Any], cases: 
 
 
 def measure_step(config: Mapping[str, Any], shape: tuple[int, ...]) -> StepCost:
-    """Train three steps of a stage, with its own augmentation, on scans of noise.
+    """Let the trainer of a stage train three batches of scans of noise, with its own augmentation.
 
     Args:
         config: rendered ``train_segmenter.json`` or ``train.json``.
         shape: of a prepared scan, (C, X, Y, Z).
     """
-    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    parser = ConfigParser(dict(config) | {"imports": ["$import monai_pdddpm"], "bundle_root": "."})
-    network = parser.get_parsed_content("network_def").to(device)
-    loss, batch = parser.get_parsed_content("loss"), int(config["batch_size"])
-    augment, inferer = (parser.get_parsed_content(f"train::{key}") for key in ("random_transforms", "inferer"))
-    trained = [p for p in network.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained)
-    solver_steps = inferer.solver_steps if isinstance(inferer, DenoisingInferer) else (0,)
-    most, least = max(solver_steps), min(solver_steps)
-    _reset_peak(device)
-    seconds = []
-    for steps in (most, most, least):  # the first is not counted
-        given: dict[str, Any] = {}
-        start = time.perf_counter()
-        items = [_augmented(augment, shape) for _ in range(batch)]
-        image, label = (torch.stack([item[key].as_tensor() for item in items]).to(device) for key in ("image", "label"))
-        if isinstance(inferer, DenoisingInferer):
-            inferer.solver_steps, given = (steps,), {"label": label}
-        loss(inferer(image, network, **given), label).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        seconds.append(time.perf_counter() - start)
-    share = (sum(solver_steps) / len(solver_steps) - least) / (most - least) if most > least else 0.5
-    return StepCost(seconds[2] + share * (seconds[1] - seconds[2]), _peak(device))
-
-
-def _augmented(transforms: list[Any], shape: tuple[int, ...]) -> Any:
-    """Return a window of a scan of noise, (C, X, Y, Z), with a cube as its label."""
+    parser, batch = ConfigParser(dict(config)), int(config["batch_size"])
     label = torch.zeros(1, *shape[1:])
     label[(slice(None), *(slice(size // 3, 1 + 2 * size // 3) for size in shape[1:]))] = 1
-    item: Any = {"image": MetaTensor(torch.randn(*shape)), "label": MetaTensor(label)}
-    for transform in transforms:
-        item = transform(item)
-        item = item[0] if isinstance(item, list) else item
-    return item
+    item = {"image": MetaTensor(torch.randn(*shape)), "label": MetaTensor(label)}
+    if config.get("presegmentation_dir"):
+        item["presegmentation"] = MetaTensor(torch.cat([1 - label, label.expand(len(config["labels"]) - 1, *shape[1:])]))
+    augment = Compose(parser.get_parsed_content("train::random_transforms"))
+    parser.update({"network": "$@network_def.to(@device)", "max_epochs": 1, "train::handlers": []})
+    parser["train::dataset"] = Dataset([item] * batch, augment)
+    parser["train::dataloader"] = {"_target_": "DataLoader", "dataset": "@train::dataset", "batch_size": batch}
+    trainer = parser.get_parsed_content("train::trainer")
+    denoising = trainer.inferer if isinstance(trainer.inferer, DenoisingInferer) else None
+    solver_steps = denoising.solver_steps if denoising else (0,)
+    most, least, seconds = max(solver_steps), min(solver_steps), []
+    _reset_peak(trainer.state.device)
+    for steps in (most, most, least):  # the first is not counted
+        if denoising:
+            denoising.solver_steps = (steps,)
+        start = time.perf_counter()
+        trainer.run()
+        seconds.append(time.perf_counter() - start)
+    share = (sum(solver_steps) / len(solver_steps) - least) / (most - least) if most > least else 0.5
+    return StepCost(seconds[2] + share * (seconds[1] - seconds[2]), _peak(trainer.state.device))
 
 
 def _reset_peak(device: torch.device) -> None:

@@ -84,7 +84,9 @@ def leakage(folder: Path, source: Path) -> str:
     trained_on = read_json(folder / "plans.json").get("dataset_name")
     file = source / "dataset.json" if source.is_dir() else source
     root = str(read_json(file).get("root", "")) if file.suffix == ".json" and file.is_file() else ""
-    if trained_on not in (source.name, source.absolute().parent.name, Path(root).name):
+    own = [content for place in (file, Path(root, "dataset.json")) if place.is_file() and (content := read_json(place))]
+    copied = (folder / "dataset.json").is_file() and read_json(folder / "dataset.json") in own
+    if trained_on not in (source.name, source.absolute().parent.name, Path(root).name) and not copied:
         return ""
     return (
         f"leakage: {folder} was predicted by a network that was trained on {trained_on} itself; give its results "

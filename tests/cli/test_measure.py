@@ -35,3 +35,9 @@ def test_hours_are_those_of_all_steps_of_both_stages(configs, monkeypatch):
     assert found.value == pytest.approx(2400 * 1.5 / 3600)
     assert found.text == "about 1 hours on this computer, peak memory 2 GiB and the cached cases"
     assert found.reason == "measured: 0.5 s + 1 s a step, 2400 steps in each stage"
+
+
+def test_pre_segmentations_take_the_place_of_a_segmenter(configs):
+    config = configs["train.json"] | {"batch_size": 1, "presegmentation_dir": "pre"}
+    config |= {"segmenter_def": {"_target_": "monai_pdddpm.networks.NoSegmenter"}}
+    assert measure_step(config, (1, 26, 26, 26)).seconds > 0
