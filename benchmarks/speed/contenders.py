@@ -4,12 +4,13 @@
     python benchmarks/speed/contenders.py                               # a phantom
     python benchmarks/speed/contenders.py --nnunet_python <python of an environment with nnunetv2>
 
-Each contender runs in a process of its own, from the file on disk to the files written. A measurement with the same
-settings is not repeated.
+Each contender has a process of its own, from the file on disk to the files written. The processes take turns, case by
+case, and each is compared with `ours` of the same turn. A long chain has `ours` alone beside it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import sys
@@ -30,16 +31,17 @@ sys.path.insert(0, str(HERE.parents[1]))
 from benchmarks import common  # noqa: E402
 from benchmarks.speed import rivals  # noqa: E402
 from benchmarks.speed.entries import CONTENDERS, Entry, Task, flops  # noqa: E402
+from benchmarks.speed.nnunet import NNUNET  # noqa: E402
+from benchmarks.speed.turns import Turns, job_options, serve  # noqa: E402
 from monai_pdddpm.bundle import keep_freed_memory  # noqa: E402
 from monai_pdddpm.data import labelled_cases, write_phantom  # noqa: E402
 from monai_pdddpm.inferers.stopwatch import Stopwatch  # noqa: E402
 from monai_pdddpm.transforms.case_summary import agreement  # noqa: E402
 from monai_pdddpm.utils.errors import friendly_errors  # noqa: E402
 
-FILES = ("read", "preprocess", "inverse", "write")
 NETWORKS = ("segment", "noise", "encode", "chain", "blend", "statistics")
 COUNTS = ("windows_run", "windows_skipped", "denoiser_evaluations")
-NNUNET = ("nnunet", "nnunet_mirror")
+BASE = "ours"
 
 
 class Pipeline:
@@ -79,17 +81,16 @@ def scaled(seconds: Mapping[str, float], factor: float, stages: Sequence[str] = 
     }
 
 
-def run_job(
+def measure(
+    answers: int,
+    launched: float,
     contender: str,
     bundle: str,
     device: str,
     overrides: Mapping[str, Any],
     cases: Sequence[Mapping[str, Any]],
-    repeats: int,
-    seconds: float,
-    launched: float,
-) -> dict[str, Any]:
-    """Measure a contender in this process on labeled cases, in rounds until `repeats` or `seconds` are reached.
+) -> None:
+    """Measure a contender in this process, whenever its turn comes.
 
     Long chains are timed over their first steps and scaled. Dice is given for trained networks and whole chains.
     """
@@ -101,73 +102,85 @@ def run_job(
     whole, wanted = entry.chain, CONTENDERS[contender].timed_steps
     count = len(whole.time_steps) if whole else 0
     timed = min(count, math.ceil(wanted / len(cases))) if wanted else count
+    factor = count / timed if timed else 1
     longer = ("chain", "noise") if whole and whole.draws > 1 else ("chain",)
-    runs, rounds = [], 0
-    dice: list[float] = []
+    runs: list[dict[str, Any]] = []
+    dice: dict[int, float] = {}
+
+    def one_case(number: int) -> dict[str, float]:
+        run, answer = pipeline(entry, cases[number])
+        runs.append(run)
+        if entry.trained and timed == count and number not in dice:
+            truth = common.read_truth(cases[number])[0].round().long()
+            dice[number] = agreement(answer[None].long(), truth, range(1, len(parser["labels"])))
+        return scaled(run["seconds"], factor, longer)
+
+    def about() -> dict[str, Any]:
+        counted = {name: float(np.mean([run[name] for run in runs])) for name in COUNTS}
+        counted["denoiser_evaluations"] *= factor
+        own = flops(entry, parser)
+        own["case"] = round(
+            (counted["windows_run"] + counted["windows_skipped"]) * own["segment"]
+            + counted["windows_run"] * own["encode"]
+            + counted["denoiser_evaluations"] * own["call"]
+        )
+        return {
+            "title": CONTENDERS[contender].title,
+            "members": runs[0]["members"],
+            "num_steps": count,
+            "timed_steps": timed,
+            **counted,
+            "parameters": {"denoiser": rivals.parameters(entry.pair.denoiser), "all": rivals.parameters(entry.network)},
+            "flops": own,
+            **common.memory_of(start_mib, torch.device(device)),
+            "dice": float(np.mean(list(dice.values()))) if dice else None,
+        }
+
     with tempfile.TemporaryDirectory() as folder:
         pipeline = Pipeline(parser, folder)
-        ready = time.time() - launched
+        ready_seconds = time.time() - launched
         if whole:
             entry.inferer.chain = rivals.first_steps(whole, 1)  # warm-up
         pipeline(entry, cases[0])
         if whole:
             entry.inferer.chain = rivals.first_steps(whole, timed)
-        begin = time.perf_counter()
-        while rounds < repeats and (rounds == 0 or time.perf_counter() - begin < seconds):
-            rounds += 1
-            for number, case in enumerate(tqdm(cases, desc=f"{contender}, round {rounds}", leave=False, disable=None)):
-                run, answer = pipeline(entry, case)
-                run["seconds"] = scaled(run["seconds"], count / timed if timed else 1, longer)
-                runs.append({"case": str(number), **run})
-                if rounds == 1 and entry.trained and timed == count:
-                    truth = common.read_truth(case)[0].round().long()
-                    dice.append(agreement(answer[None].long(), truth, range(1, len(parser["labels"]))))
-    counted = {name: float(np.mean([run[name] for run in runs])) for name in COUNTS}
-    counted["denoiser_evaluations"] *= count / timed if timed else 1
-    own = flops(entry, parser)
-    own["case"] = round(
-        (counted["windows_run"] + counted["windows_skipped"]) * own["segment"]
-        + counted["windows_run"] * own["encode"]
-        + counted["denoiser_evaluations"] * own["call"]
-    )
+        serve(answers, ready_seconds, one_case, about)
+
+
+def taking_turns(jobs: Mapping[str, Turns], cases: int, rounds: int) -> dict[str, Any]:
+    """Measure contenders in turns, case by case; return the row of each.
+
+    Args:
+        jobs: the contenders; the first is the one that the others are compared with.
+        cases: number of cases.
+        rounds: over all cases.
+    """
+    base, *_ = jobs
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
+    with tqdm(total=rounds * cases, desc=", ".join(jobs), leave=False, disable=None) as bar:
+        for number in [*range(cases)] * rounds:
+            for name, job in jobs.items():
+                seconds = job(number)
+                networks = sum(seconds.get(stage, 0.0) for stage in NETWORKS)
+                runs[name].append({**seconds, "networks": networks})
+            bar.update()
+    return {name: job.end() | summary(runs[name], runs[base], job.ready_seconds) for name, job in jobs.items()}
+
+
+def summary(
+    runs: Sequence[Mapping[str, float]], base: Sequence[Mapping[str, float]], ready_seconds: float
+) -> dict[str, Any]:
+    """Return quartiles of seconds over the runs, and of ratios over pairs of runs of the same turn."""
+    stages = dict.fromkeys(stage for run in runs for stage in run)
+    pairs = list(zip(runs, base, strict=True))
     return {
-        "title": CONTENDERS[contender].title,
-        "members": runs[0]["members"],
-        "num_steps": count,
-        "timed_steps": timed,
-        "runs": [{"case": run["case"], "seconds": run["seconds"]} for run in runs],
-        "ready_seconds": ready,
-        **counted,
-        "parameters": {"denoiser": rivals.parameters(entry.pair.denoiser), "all": rivals.parameters(entry.network)},
-        "flops": own,
-        **common.memory_of(start_mib, torch.device(device)),
-        "dice": float(np.mean(dice)) if dice else None,
+        "ready_seconds": ready_seconds,
+        "runs": len(runs),
+        "seconds": {stage: common.quartiles([run.get(stage, 0.0) for run in runs]) for stage in stages},
+        "times_ours": {
+            name: common.quartiles([own[name] / other[name] for own, other in pairs]) for name in ("networks", "total")
+        },
     }
-
-
-def summary(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a measurement with quartiles of its seconds and their medians by case in place of its runs."""
-    by_case: dict[str, dict[str, list[float]]] = {}
-    for run in row["runs"]:
-        own = by_case.setdefault(run["case"], {"networks": [], "total": []})
-        own["networks"].append(sum(run["seconds"].get(stage, 0.0) for stage in NETWORKS))
-        own["total"].append(run["seconds"]["total"])
-    seconds = {
-        key: common.quartiles([x for own in by_case.values() for x in own[key]]) for key in ("networks", "total")
-    }
-    for stage in (*FILES, *NETWORKS):
-        seconds[stage] = common.quartiles([run["seconds"].get(stage, 0.0) for run in row["runs"]])
-    medians = {case: {key: float(np.median(own[key])) for key in own} for case, own in by_case.items()}
-    kept = {key: value for key, value in row.items() if key not in ("runs", "asked")}
-    return kept | {"seconds": seconds, "by_case": medians, "rounds": len(row["runs"]) // len(by_case)}
-
-
-def ratios(row: Mapping[str, Any], base: Mapping[str, Any] | None) -> dict[str, dict[str, float]]:
-    """Return how many times as long as ours a contender takes: quartiles over the cases; nothing without ours."""
-    if base is None:
-        return {}
-    pairs = [(row["by_case"][case], base["by_case"][case]) for case in row["by_case"]]
-    return {name: common.quartiles([a[name] / b[name] for a, b in pairs]) for name in ("networks", "total")}
 
 
 def as_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -186,7 +199,7 @@ def as_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
                 f"{row['denoiser_evaluations']:g}",
                 common.number(row["ready_seconds"]),
                 *(common.with_quartiles(row["seconds"][name]) for name in ("networks", "total")),
-                *([common.with_quartiles(x) for x in row["times_ours"].values()] or "--"),
+                *(common.with_quartiles(x) for x in row["times_ours"].values()),
                 f"{row['peak_mib']:.0f}" if row["start_mib"] is None else common.memory_cell(row),
                 "-" if row["dice"] is None else f"{row['dice']:.4f}",
             ]
@@ -229,43 +242,46 @@ def make_phantom(cases: int, work: Path) -> Path:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the contenders and write the table."""
     friendly_errors(force=True)
-    options = common.measuring_options(__doc__, HERE)
+    options = job_options(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter))
+    options.add_argument("--device", default=common.default_device())
+    options.add_argument("--overrides", type=json.loads, default={}, help="changes of inference.json, JSON")
+    options.add_argument("--work", type=Path, default=common.ROOT / "runs" / "speed", help="folder of made data")
+    options.add_argument("--output_dir", type=Path, default=HERE, help="folder of table and figure")
     options.add_argument("--dataset_dir", type=Path, help="labeled scans of the bundle; a phantom by default")
     options.add_argument("--bundle", type=Path, help="hippocampus with --dataset_dir, else phantom")
     options.add_argument("--only", nargs="+", choices=[*CONTENDERS, *NNUNET], default=[*CONTENDERS, *NNUNET])
     options.add_argument("--nnunet_python", type=Path, help="Python with nnunetv2; without it its rows are left out")
     options.add_argument("--cases", type=int, default=5, help="number of validation cases")
-    options.add_argument("--repeats", type=int, default=3, help="rounds over all cases")
-    options.add_argument("--seconds", type=float, default=30, help="no round begins after this time")
+    options.add_argument("--rounds", type=int, default=4, help="rounds over all cases; long chains run once")
     args = options.parse_args(argv)
     if args.job:
-        common.write_json(args.job_file, run_job(**args.job, launched=args.launched))
+        measure(args.answers, args.launched, **args.job)
         return
     bundle = (args.bundle or (common.HIPPOCAMPUS if args.dataset_dir else common.PHANTOM)).resolve()
     folder = args.dataset_dir.resolve() if args.dataset_dir else make_phantom(args.cases, args.work.resolve())
     cases = [dict(case) for case in labelled_cases(folder, "validation")[: args.cases]]
-    job = {"device": args.device, "cases": cases, "repeats": args.repeats, "seconds": args.seconds}
-    rows: dict[str, Any] = {}
-    for name in tqdm(args.only, desc="contenders", disable=None):
-        own: dict[str, Any] = {"contender": name, **job}
+    own = {"bundle": str(bundle), "device": args.device, "overrides": args.overrides, "cases": cases}
+
+    def start(name: str) -> Turns:
         if name in CONTENDERS:
-            own |= {"bundle": str(bundle), "overrides": args.overrides}
-            found = common.measured(Path(__file__), name, own, args.work, args.again)
-        elif args.nnunet_python is None:
-            continue
-        else:
-            training = [dict(case) for case in labelled_cases(folder, "training")]
-            labels = json.loads((bundle / "configs" / "inference.json").read_text(encoding="utf-8"))["labels"]
-            own |= {"training": training, "labels": labels, "work": str(args.work.resolve() / "nnunet")}
-            script = HERE / "nnunet.py"
-            found = common.measured(script, name, own, args.work, args.again, str(args.nnunet_python))
-        rows[name] = summary(found)
-    for row in rows.values():
-        row["times_ours"] = ratios(row, rows.get("ours"))
+            return Turns(Path(__file__), {"contender": name, **own})
+        labels = json.loads((bundle / "configs" / "inference.json").read_text(encoding="utf-8"))["labels"]
+        training = [dict(case) for case in labelled_cases(folder, "training")]
+        job = {"contender": name, "cases": cases, "training": training, "labels": labels}
+        work = str(args.work.resolve() / "nnunet")
+        return Turns(HERE / "nnunet.py", {**job, "work": work}, str(args.nnunet_python))
+
+    chosen = [name for name in args.only if name in CONTENDERS or args.nnunet_python]
+    long = [name for name in chosen if name in CONTENDERS and CONTENDERS[name].timed_steps]
+    short = dict.fromkeys([BASE, *(name for name in chosen if name not in long)])
+    rows = taking_turns({name: start(name) for name in short}, len(cases), args.rounds)
+    for name in long:
+        rows[name] = taking_turns({BASE: start(BASE), name: start(name)}, len(cases), 1)[name]
     text = (
         f"{as_table(rows)}\n\n{bundle.name}, {len(cases)} cases, {json.dumps(common.machine(args.device))}, "
-        f"{common.stamp()['at']}. Seconds a case: medians over cases and rounds, in brackets the quartiles; start: "
-        "from the command to the loaded networks. Scaled: only the first steps of the chain were timed."
+        f"{common.stamp()['at']}. Seconds a case: medians over cases and rounds, in brackets the quartiles; times "
+        "ours: the same of ratios to ours, which ran on the same case in the same turn; start: from the command to the "
+        "loaded networks. Scaled: only the first steps of the chain were timed."
     )
     part = f"results_contenders_{torch.device(args.device).type}"
     content = {"bundle": bundle.name, "machine": common.machine(args.device), "cases": len(cases), "rows": rows}

@@ -121,6 +121,7 @@ class Contender:
 
 CONTENDERS = {
     "ours": Contender("ours", ours),
+    "ours_float32": Contender("ours, float32", partial(ours, precision="float32")),
     "ours_one": Contender("ours, 1 member", partial(ours, members=1)),
     "segmenter": Contender("segmenter", segmenter),
     "monai_windows": Contender("segmenter, MONAI's SlidingWindowInferer", passes),
@@ -128,7 +129,6 @@ CONTENDERS = {
     "mc_dropout": Contender(f"segmenter, MC dropout, {PASSES} passes", partial(passes, passes=PASSES, dropout=True)),
     "segmenter_ensemble": Contender(f"deep ensemble of {PASSES} segmenters", partial(passes, copies=PASSES)),
     "fast_ddpm": Contender("Fast-DDPM, 10 steps", partial(diffusion, chain=rivals.fast_chain), 5),
-    "ddim": Contender("DDIM, 50 steps", partial(diffusion, chain=rivals.ddim_chain), 5),
     "paper": Contender("PD-DDPM's recipe, 300 steps", paper, 20),
     "ddpm": Contender("DDPM, 1000 steps", partial(diffusion, chain=rivals.vanilla_chain), 5),
 }

@@ -18,6 +18,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.speed.turns import job_options, serve
+
+NNUNET = {
+    "nnunet": "nnU-Net v2, no mirroring, float32",
+    "nnunet_bfloat16": "nnU-Net v2, no mirroring, bfloat16",
+    "nnunet_mirror": "nnU-Net v2, mirrored, float32",
+    "nnunet_mirror_bfloat16": "nnU-Net v2, mirrored, bfloat16",
+}
 ID, NAME, CONFIGURATION = 1, "Dataset001_cases", "3d_fullres"
 
 
@@ -59,34 +69,33 @@ def make_predictor(work: Path, mirror: bool) -> Any:
     return predictor
 
 
-def run_job(job: Mapping[str, Any], launched: float) -> dict[str, Any]:
-    """Measure all cases from file to file, in rounds until `repeats` or `seconds` are reached."""
+def measure(job: Mapping[str, Any], answers: int, launched: float) -> None:
+    """Measure cases from file to file, whenever a turn of this process comes."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    predictor = make_predictor(Path(job["work"]), job["contender"] == "nnunet_mirror")
+    predictor, half = make_predictor(Path(job["work"]), "mirror" in job["contender"]), "bfloat16" in job["contender"]
     passes = 8 if predictor.use_mirroring else 1
     found: dict[str, float] = {}
     windows, inner = [], predictor.predict_logits_from_preprocessed_data
 
     def timed(data: torch.Tensor) -> torch.Tensor:
         begin = time.perf_counter()
-        logits = inner(data)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):  # nnU-Net itself does so on a GPU only
+            logits = inner(data)
         found["segment"] = time.perf_counter() - begin
         return logits
 
+    def one_case(number: int) -> dict[str, float]:
+        begin = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            predictor.predict_from_files_sequential([[job["cases"][number]["image"]]], [f"{folder}/{number}"])
+            total = time.perf_counter() - begin
+        return found | {"total": total}
+
     predictor.predict_logits_from_preprocessed_data = timed
-    runs, ready, begin = [], time.time() - launched, time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        for repeat in range(-1, job["repeats"]):
-            if repeat > 0 and time.perf_counter() - begin > job["seconds"]:
-                break
-            for number, case in enumerate(job["cases"] if repeat >= 0 else job["cases"][:1]):  # -1 is the warm-up
-                start = time.perf_counter()
-                predictor.predict_from_files_sequential([[case["image"]]], [f"{folder}/{number}"])
-                seconds = {"total": time.perf_counter() - start, "segment": found["segment"]}
-                if repeat >= 0:
-                    runs.append({"case": str(number), "seconds": seconds})
+    ready_seconds = time.time() - launched
+    one_case(0)  # warm-up
     patch, network = predictor.configuration_manager.patch_size, predictor.network
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 1, *patch))
@@ -97,33 +106,30 @@ def run_job(job: Mapping[str, Any], launched: float) -> dict[str, Any]:
         size = [max(n, p) for n, p in zip(data.shape[1:], patch, strict=True)]
         windows.append(len(predictor._internal_get_sliding_window_slicers(size)))
     flops = passes * counter.get_total_flops()
-    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    peak = next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
     parameters = sum(p.numel() for p in network.parameters())
-    return {
-        "title": f"nnU-Net v2, {'mirrored' if predictor.use_mirroring else 'no mirroring'}, float32",
+    about = {
+        "title": NNUNET[job["contender"]],
         "members": 1,
         "num_steps": 0,
         "timed_steps": 0,
-        "runs": runs,
-        "ready_seconds": ready,
         "denoiser_evaluations": 0,
         "parameters": {"denoiser": 0, "all": parameters},
         "flops": {"segment": flops, "encode": 0, "call": 0, "case": round(flops * sum(windows) / len(windows))},
         "start_mib": None,
-        "peak_mib": peak,
         "gpu_peak_mib": None,
         "dice": None,
         "patch": list(patch),
     }
 
+    def end() -> dict[str, Any]:
+        status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return about | {"peak_mib": next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))}
+
+    serve(answers, ready_seconds, one_case, end)
+
 
 if __name__ == "__main__":
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--job", type=json.loads)
-    options.add_argument("--job_file", type=Path)
-    options.add_argument("--launched", type=float)
-    args = options.parse_args()
+    args = job_options(argparse.ArgumentParser(description=__doc__)).parse_args()
     folders = Path(args.job["work"])
     for name in ("raw", "preprocessed", "results"):
         os.environ[f"nnUNet_{name}"] = str(folders / name)
@@ -132,6 +138,4 @@ if __name__ == "__main__":
         make_plan(args.job["training"], args.job["labels"], folders)
         started = ["--launched", str(time.time())]  # the plan is no part of the measurement; the last option counts
         os.execv(sys.executable, [sys.executable, *sys.argv, *started])
-    with contextlib.redirect_stdout(io.StringIO()):
-        result = run_job(args.job, args.launched)
-    args.job_file.write_text(json.dumps(result), encoding="utf-8")
+    measure(args.job, args.answers, args.launched)

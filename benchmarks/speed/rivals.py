@@ -13,7 +13,7 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer, SlidingWindowInferer
 from monai.networks.nets import DiffusionModelUNet
-from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
+from monai.networks.schedulers import DDPMScheduler
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -43,7 +43,7 @@ class FromNoise(PDDDPM):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.scheduler: DDPMScheduler | DDIMScheduler | None = None
+        self.scheduler: DDPMScheduler | None = None
 
     def start(self, presegmentation: torch.Tensor, noise: torch.Tensor, t: int) -> torch.Tensor:
         return noise
@@ -99,22 +99,11 @@ def diffusion_unet(spatial_dims: int, image_channels: int, num_classes: int) -> 
     return FromNoise(NoSegmenter(num_classes), denoiser, prediction="eps", schedule="linear_beta")
 
 
-def scheduler_chain(scheduler: DDPMScheduler | DDIMScheduler) -> tuple[Chain, DDPMScheduler | DDIMScheduler]:
-    """Return the chain of a scheduler whose time steps are set, and the scheduler."""
+def vanilla_chain() -> tuple[Chain, DDPMScheduler]:
+    """Return DDPM's chain of 1000 steps, and MONAI's scheduler that makes its steps."""
+    scheduler = DDPMScheduler(num_train_timesteps=NOISE_STEPS)
     steps = scheduler.timesteps.tolist()
     return Chain(steps, [0] * len(steps)), scheduler
-
-
-def vanilla_chain() -> tuple[Chain, DDPMScheduler | DDIMScheduler]:
-    """Return DDPM's chain of 1000 steps."""
-    return scheduler_chain(DDPMScheduler(num_train_timesteps=NOISE_STEPS))
-
-
-def ddim_chain(steps: int = 50) -> tuple[Chain, DDPMScheduler | DDIMScheduler]:
-    """Return DDIM's chain."""
-    scheduler = DDIMScheduler(num_train_timesteps=NOISE_STEPS)
-    scheduler.set_timesteps(steps)
-    return scheduler_chain(scheduler)
 
 
 def fast_chain(steps: int = 10) -> tuple[Chain, None]:

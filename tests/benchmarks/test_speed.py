@@ -31,13 +31,38 @@ def test_only_the_chain_is_scaled():
     assert found == {"read": 1.0, "chain": 500.0, "total": 502.0}
 
 
-def test_ratios_are_medians_over_cases():
-    def row(*networks):
-        return {"by_case": {str(i): {"networks": n, "total": 10.0} for i, n in enumerate(networks)}}
+def test_ratios_are_quartiles_over_turns():
+    def runs(*networks):
+        return [{"networks": n, "total": 10.0} for n in networks]
 
-    found = contenders.ratios(row(2.0, 9.0, 8.0), row(1.0, 3.0, 1.0))
+    found = contenders.summary(runs(2.0, 9.0, 8.0), runs(1.0, 3.0, 1.0), 0.0)["times_ours"]
     assert found["networks"] == {"low": 2.5, "median": 3.0, "high": 5.5}
     assert found["total"]["median"] == 1.0
+
+
+def test_processes_take_turns_case_by_case():
+    calls = []
+
+    class Fake:
+        ready_seconds = 1.0
+
+        def __init__(self, name):
+            self.name = name
+
+        def __call__(self, case):
+            calls.append((self.name, case))
+            return {"chain": 2.0, "total": 3.0}
+
+        def end(self):
+            return {"title": self.name}
+
+    rows = contenders.taking_turns({"ours": Fake("ours"), "other": Fake("other")}, cases=2, rounds=2)
+    assert calls == [(name, case) for case in (0, 1, 0, 1) for name in ("ours", "other")]
+    assert (rows["other"]["title"], rows["other"]["runs"], rows["other"]["seconds"]["networks"]["median"]) == (
+        "other",
+        4,
+        2,
+    )
 
 
 def test_a_chain_of_monais_scheduler_equals_monais_loop():
@@ -81,7 +106,7 @@ def test_flops_of_contenders(name):
     task = Task(common.PHANTOM, overrides=TINY)
     entry, ours = CONTENDERS[name].build(task), CONTENDERS["ours"].build(task)
     counted, expected = flops(entry, task.parser()), flops(ours, task.parser())
-    if name in ("fast_ddpm", "ddim", "ddpm"):
+    if name in ("fast_ddpm", "ddpm"):
         assert rivals.parameters(entry.network) == 10_340_771
         assert counted["segment"] == counted["encode"] == 0
     elif "segmenter" in name or "windows" in name:
@@ -95,22 +120,21 @@ def test_flops_of_contenders(name):
 def test_the_script_of_contenders_runs(tmp_path, capsys):
     data = tmp_path / "data"
     write_phantom(data, train=1, validation=1, test=0, series=0, annotations=1, size=(16, 16, 16), progress=False)
-    command = ["--dataset_dir", str(data), "--bundle", str(common.PHANTOM), "--repeats", "1", "--device", "cpu"]
-    command += ["--overrides", json.dumps(TINY), "--only", "ours", "segmenter_flips", "ddim"]
+    command = ["--dataset_dir", str(data), "--bundle", str(common.PHANTOM), "--rounds", "2", "--device", "cpu"]
+    command += ["--overrides", json.dumps(TINY), "--only", "segmenter_flips", "fast_ddpm"]
     command += ["--work", str(tmp_path / "work"), "--output_dir", str(tmp_path)]
     contenders.main(command)
     rows = json.loads((tmp_path / "results_contenders_cpu.json").read_text())["rows"]
-    assert list(rows) == ["ours", "segmenter_flips", "ddim"]
+    assert list(rows) == ["ours", "segmenter_flips", "fast_ddpm"]
+    assert [row["runs"] for row in rows.values()] == [2, 2, 1]
     assert rows["ours"]["times_ours"]["total"] == {"low": 1, "median": 1, "high": 1}
     assert rows["ours"]["ready_seconds"] > 0
     assert rows["ours"]["denoiser_evaluations"] == 2 * 2
-    assert rows["ddim"]["denoiser_evaluations"] == 2 * 50
-    assert rows["ddim"]["timed_steps"] == 5
-    assert (rows["ddim"]["dice"], rows["ours"]["dice"] is None) == (None, False)
-    assert "| DDIM, 50 steps (scaled) |" in capsys.readouterr().out
+    assert rows["fast_ddpm"]["denoiser_evaluations"] == 2 * 10
+    assert rows["fast_ddpm"]["timed_steps"] == 5
+    assert (rows["fast_ddpm"]["dice"], rows["ours"]["dice"] is None) == (None, False)
+    assert "| Fast-DDPM, 10 steps (scaled) |" in capsys.readouterr().out
     assert (tmp_path / "results_contenders_cpu.png").stat().st_size > 5000
-    contenders.main(command)  # the measurements are kept
-    assert json.loads((tmp_path / "results_contenders_cpu.json").read_text())["rows"] == rows
 
 
 def test_drawn_classes_are_nested_and_unsure_at_their_surfaces_only():
