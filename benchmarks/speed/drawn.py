@@ -117,5 +117,5 @@ def distance_image(size: Size, channels: int = 1, device: torch.device | str = "
         place = 0.5 + (0.6 * torch.rand(3, generator=generator) - 0.3) * (size.balls > 1)
         squares = [(axis - p * len(axis)) ** 2 for axis, p in zip(axes, place.tolist(), strict=True)]
         distance = (squares[0][:, None, None] + squares[1][:, None] + squares[2]).sqrt_()
-        image[0, 0] = torch.maximum(image[0, 0], (size.radius - distance).clamp_(-REACH, REACH))
+        torch.maximum(image[0, 0], distance.neg_().add_(size.radius).clamp_(-REACH, REACH), out=image[0, 0])
     return MetaTensor(image)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+SLAB = 32  # planes of a volume that are computed at once
+
 
 def active_voxels(probabilities: torch.Tensor, uncertainty_threshold: float, dilation: int) -> torch.Tensor:
     """Return the voxels whose surroundings the denoiser should see.
@@ -19,9 +21,12 @@ def active_voxels(probabilities: torch.Tensor, uncertainty_threshold: float, dil
     Returns:
         (X, Y[, Z]), boolean.
     """
-    highest, label = probabilities.max(dim=0)
-    label = label.to(torch.int16)
-    found = (1 - highest > uncertainty_threshold) | (_highest_around(label, 1) != -_highest_around(-label, 1))
+    shape, dtype = probabilities.shape[1:], torch.int8 if len(probabilities) <= 128 else torch.int16
+    label, found = (probabilities.new_empty(shape, dtype=kind) for kind in (dtype, torch.bool))
+    for p, own, uncertain in zip(probabilities.split(SLAB, dim=1), label.split(SLAB), found.split(SLAB), strict=True):
+        highest, own[:] = p.max(dim=0)
+        uncertain[:] = 1 - highest > uncertainty_threshold
+    found |= _highest_around(label, 1) != -_highest_around(-label, 1)
     return _highest_around(found, dilation)
 
 

@@ -12,7 +12,7 @@ from monai_pdddpm.schedulers import Chain
 from monai_pdddpm.utils.probabilities import predictive_entropy
 from monai_pdddpm.utils.scratch import scratch_tensor
 
-from .active_voxels import active_voxels
+from .active_voxels import SLAB, active_voxels
 from .autocast import autocast
 from .communicator import Communicator
 from .config import EnsembleConfig
@@ -22,8 +22,6 @@ from .run_info import EnsembleRunInfo
 from .statistics import EnsembleStatistics
 from .stopwatch import Stopwatch
 from .windows import Window, WindowPlan, WindowRegion, content_box, covering_windows, margin_of, pad_to
-
-_SLAB = 32  # planes whose entropy is computed at once
 
 
 class EnsembleRun:
@@ -68,7 +66,8 @@ class EnsembleRun:
         output = scratch_tensor((len(self.frames), self.layout.channels, *size), self.home)
         with tqdm(total=0, desc="members", leave=False, disable=not self.config.progress or None) as bar:
             for frame, target in zip(self.frames.split(1), output, strict=True):
-                own = self._segment(frame) if self.communicator.is_first else None
+                whole = target[self.layout.slices()["preseg"]][None]
+                own = self._segment(frame, whole) if self.communicator.is_first else None
                 probabilities = self.communicator.broadcast(own).to(self.home)
                 region = self._active_region(probabilities[0])  # before the output takes its memory
                 self._fill(target, probabilities)
@@ -88,13 +87,17 @@ class EnsembleRun:
             seconds=dict(self.timer.seconds),
         )
 
-    def _segment(self, frame: torch.Tensor) -> torch.Tensor:
-        """Return the given probabilities, or the segmenter's blended over the volume, (1, K, X, Y[, Z])."""
+    def _segment(self, frame: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the given probabilities, or the segmenter's blended over the volume, (1, K, X, Y[, Z]).
+
+        They lie in ``target``, the output's pre-segmentation, unless the volume is padded.
+        """
         if self.presegmentation is not None:
             given = self.presegmentation.to(frame.device, copy=True)
             found = pad_to(given[None], self.config.roi_size)[0]
         else:
-            found = torch.zeros(1, self.layout.num_classes, *self.plan.size, device=frame.device)
+            padded = target.shape[2:] != self.plan.size
+            found = target.new_zeros(*target.shape[:2], *self.plan.size) if padded else target.zero_()
             for window in self.plan.windows:
                 with self.timer("segment"), autocast(self.device, self.config.precision):
                     probabilities = self.network.segment(self.plan.cut(frame, window).to(self.device)).float()
@@ -124,7 +127,7 @@ class EnsembleRun:
         parts = self.layout.slices()
         target[parts["pred"]] = target[parts["member_mean"]] = target[parts["preseg"]] = inside
         entropy = target[parts["member_entropy"]][0]
-        for slab, p in zip(entropy.split(_SLAB), inside.split(_SLAB, dim=1), strict=True):
+        for slab, p in zip(entropy.split(SLAB), inside.split(SLAB, dim=1), strict=True):
             slab[:] = predictive_entropy(p, dim=0)
         target[parts["variance"]] = 0
         for member in self._members(target):

@@ -70,6 +70,7 @@ class WindowPlan:
         self.total = torch.zeros(self.size, device=device)
         for window in self.windows:
             self.total[window] += self.weight
+        self.total.clamp_(min=1e-6)  # outside of the windows
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -85,7 +86,7 @@ class WindowPlan:
 
     def finish(self, accumulator: torch.Tensor) -> torch.Tensor:
         """Turn the weighted sum into the mean, in place; 0 outside of the windows."""
-        return accumulator.div_(self.total.clamp(min=1e-6))
+        return accumulator.div_(self.total)
 
 
 def margin_of(roi_size: Sequence[int], overlap: float) -> tuple[int, ...]:
