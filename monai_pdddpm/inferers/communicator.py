@@ -209,7 +209,7 @@ def _send_to_first(source: int, values: torch.Tensor | None, shape: Iterable[int
     parcel = torch.empty(0)
     if is_first_rank():
         parcel = torch.empty(tuple(shape))
-    elif values is not None and rank() == source:
+    elif values is not None:
         parcel = values.cpu().contiguous()
     gather_checked(None)
     if rank() == source:

@@ -100,7 +100,7 @@ class EnsembleRun:
             found = target.new_zeros(*target.shape[:2], *self.plan.size) if padded else target.zero_()
             for window in self.plan.windows:
                 with self.timer("segment"), autocast(self.device, self.config.precision):
-                    probabilities = self.network.segment(self.plan.cut(frame, window).to(self.device)).float()
+                    probabilities = self.network.segment(self.plan.cut(frame, window).to(self.device))
                     self.plan.add(found, window, probabilities)
             self.plan.finish(found)
         found[:, 0][found.sum(dim=1) == 0] = 1  # background outside of the image and of its content

@@ -127,7 +127,7 @@ def masked_voxels(
     Raises:
         ValueError: if values in the mask are no probabilities.
     """
-    probability, truth, mask = (convert_to_tensor(tensor, track_meta=False) for tensor in (probability, truth, mask))
+    probability, truth, mask = (convert_to_tensor(tensor) for tensor in (probability, truth, mask))
     rows = probability[:, mask.to(probability.device)].T.cpu().double()
     # NaN fails this condition too.
     valid = (rows >= -SUM_TOLERANCE).all(1) & ((rows.sum(1) - 1).abs() <= SUM_TOLERANCE)

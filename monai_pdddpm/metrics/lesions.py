@@ -64,7 +64,7 @@ def lesion_metrics(label_map: torch.Tensor, truth: torch.Tensor, labels: Labels)
     Reference: recall, F1 and volume difference of Kuijf et al. 2019, WMH segmentation challenge (arXiv:1904.00682),
         whose code returns 1 where this one returns NaN.
     """
-    label_map, truth = (convert_to_tensor(tensor, track_meta=False) for tensor in (label_map, truth))
+    label_map, truth = (convert_to_tensor(tensor) for tensor in (label_map, truth))
     return {
         name: mask_lesion_metrics(label_map == index, truth == index) for index, name in class_names(labels).items()
     }

@@ -26,7 +26,7 @@ def pairwise_iou(a: torch.Tensor, b: torch.Tensor, num_classes: int) -> torch.Te
     Returns:
         (N, M), float64 on the CPU, from 0 to 1.
     """
-    a, b = (convert_to_tensor(maps, track_meta=False).flatten(1) for maps in (a, b))
+    a, b = (convert_to_tensor(maps).flatten(1) for maps in (a, b))
     somewhere = (a.amax(0) > 0) | (b.amax(0) > 0)
     a, b = a[:, somewhere], b[:, somewhere]
     iou = torch.zeros(len(a), len(b), dtype=torch.float64)

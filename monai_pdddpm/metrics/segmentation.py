@@ -115,7 +115,7 @@ def segmentation_metrics(
 
     Reference: surface Dice of Nikolov et al. 2018 (arXiv:1809.04430), counted in voxels as MONAI does.
     """
-    label_map, truth = (convert_to_tensor(tensor, track_meta=False) for tensor in (label_map, truth))
+    label_map, truth = (convert_to_tensor(tensor) for tensor in (label_map, truth))
     return {
         name: mask_metrics(label_map == index, truth == index, spacing) for index, name in class_names(labels).items()
     }

@@ -67,7 +67,7 @@ class SegmentationMetricsd(MapTransform):
         found = dict(data)
         label = found["label"]
         name = file_name(label, *(found.get(key) for key in self.keys))
-        truth = convert_to_tensor(label, track_meta=False)[0].long()
+        truth = convert_to_tensor(label)[0].long()
         near = near_structure(truth) & (truth >= 0)
         metrics: dict[Hashable, Any] = {}
         for key in self.key_iterator(found):
@@ -103,7 +103,7 @@ class SegmentationMetricsd(MapTransform):
                 "affines; they are compared voxel by voxel",
                 stacklevel=2,
             )
-        plain = convert_to_tensor(probability, track_meta=False)
+        plain = convert_to_tensor(probability)
         spacing = [float(size) for size in affine_to_spacing(placed[0], r=truth.ndim)]
         label_map = torch.where(truth.to(plain.device) < 0, -1, likeliest_class(plain, dim=0))
         labels = segmentation_metrics(label_map, truth, self.labels, spacing)

@@ -242,6 +242,7 @@ def test_length():
 def test_cache():
     found = fingerprint([(64, 64, 64)])  # image and label take 2 MiB
     assert planned(found, memory=2 * GIB)[0]["cache_rate"] == 1
+    assert planned(found | {"cases": 4}, memory=GIB / 128)[0]["cache_rate"] == 0.5
     assert planned(found, memory=GIB / 512)[0]["cache_rate"] == 0.5
     assert planned(found, memory=1.01 * GIB / 512)[0]["cache_rate"] == 0.5  # rounded down
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from monai_pdddpm.metrics.segmentation import mask_metrics
-from monai_pdddpm.metrics.summary import as_table, case_rows, statistic, subject_of, summarize
+from monai_pdddpm.metrics.summary import as_table, case_rows, paired_difference, statistic, subject_of, summarize
 
 
 def rows_of(segmenter, ensemble, metric="dice", label="lesion"):
@@ -57,6 +57,11 @@ def test_a_constant_difference_is_certain_however_the_cases_vary():
     assert difference == {"mean": 0.125, "low": 0.125, "high": 0.125, "n": 4, "excluded": 0}
     assert summary["methods"]["segmenter"]["lesion"]["dice"]["high"] > 0.6
     assert summary["cases"] == 4
+
+
+def test_a_pair_with_an_infinite_value_has_no_difference():
+    found = paired_difference({"a": math.inf, "b": 1.0, "c": 1.0}, {"a": 1.0, "b": math.inf, "c": 3.0})
+    assert [value for value in found.values() if not math.isnan(value)] == [2.0]
 
 
 def test_pairs_are_formed_by_case_and_not_by_order():

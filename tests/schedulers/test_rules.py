@@ -165,6 +165,10 @@ def test_the_end_of_the_chain_is_the_prediction_without_noise(rule, abar):
         torch.testing.assert_close(rule(x_t, x_0, abar[t], ONE, 100 * noise), x_0, rtol=0, atol=1e-12)
 
 
+def test_the_ancestral_rule_has_full_noise():
+    assert AncestralRule().eta == 1
+
+
 def test_eta_scales_the_noise(abar):
     zero, one = torch.zeros(()).double(), torch.ones(()).double()
     full = ddim_step(zero, zero, abar[500], abar[300], 1.0, one)

@@ -24,6 +24,16 @@ def test_distances_are_in_mean_voxels():
         assert np.isclose(float(found), 1 / (1 + np.exp(-2 * distance[size] / SOFTNESS)), atol=1e-5)
 
 
+def test_fine_axes_are_softened_as_far_as_thick_ones():
+    classes = torch.zeros(1, 101, 1, dtype=torch.int64)
+    classes[0, 50] = 1
+    found = softened(classes, 2, (4.0, 0.25, 1.0))[1, 0, :, 0].numpy()  # the mean edge is 1 mm
+    outside = np.abs(np.arange(101) - 50) * 0.25 - 0.125
+    signed = np.where(outside > 0, outside, -0.125)
+    expected = 1 / (1 + np.exp(2 * signed.clip(-7 * SOFTNESS, 7 * SOFTNESS) / SOFTNESS))
+    assert np.allclose(found, expected, rtol=1e-3, atol=1e-9)
+
+
 def test_every_voxel_keeps_its_class():
     generator = torch.Generator().manual_seed(0)
     for _ in range(5):
