@@ -18,7 +18,7 @@ from monai_pdddpm import __version__
 from monai_pdddpm.data.dataset_json import read_json
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.inferers.noise import start_noise
-from monai_pdddpm.networks import ADAPTIVE_SOLVERS, PDDDPM, ODEUNet
+from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.networks.fixed_ensemble import OUTPUTS, FixedEnsemble
 from monai_pdddpm.transforms.outputs import SplitOutputd, Uncertaintyd
 from monai_pdddpm.utils.errors import UserError
@@ -89,8 +89,7 @@ def fixed_ensemble(network: PDDDPM, inferer: PDDDPMInferer, temperature: float =
     """Return the network that computes one window like the inferer, with the noise of the inferer's members.
 
     Raises:
-        UserError: if the inferer's rule is stochastic, its training process is not that of the network, or its solver
-            is adaptive.
+        UserError: if the inferer's rule is stochastic, or its training process is not that of the network.
     """
     config, chain = inferer.config, inferer.chain
     if chain.rule != "ddim" or chain.eta > 0:
@@ -100,10 +99,6 @@ def fixed_ensemble(network: PDDDPM, inferer: PDDDPMInferer, temperature: float =
             f"training_process: found {config.training_process!r} in the inferer, expected that of network_def; set "
             "--training_process, which both use"
         )
-    denoiser = network.denoiser
-    solver = chain.solver or (denoiser.solver if isinstance(denoiser, ODEUNet) else "")
-    if solver in ADAPTIVE_SOLVERS:
-        raise UserError(f"solver: found '{solver}', expected a fixed-step solver; export with euler, midpoint or rk4")
     shape = (network.num_classes, *config.roi_size)
     fields = (config.large_scale_noise, config.noise_length)
     noise = torch.stack([start_noise(config.seed, member, shape, *fields) for member in range(config.members)])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from monai_pdddpm.data.scan_spec import FOURTH_DIMENSIONS
-from monai_pdddpm.networks import ADAPTIVE_SOLVERS, FIXED_STEP_SOLVERS
+from monai_pdddpm.networks import FIXED_STEP_SOLVERS
 from monai_pdddpm.schedulers import AncestralRule, Chain, DDIMRule, check_steps, is_residual
 from monai_pdddpm.utils.checks import check_choice, check_number, check_range, check_switch
 from monai_pdddpm.utils.errors import UserError
@@ -115,7 +115,7 @@ class EnsembleConfig:
             ("windows", WINDOWS),
             ("blend_mode", BLEND_MODES),
             ("fourth_dimension", FOURTH_DIMENSIONS),
-            ("solver", ("", *FIXED_STEP_SOLVERS, *ADAPTIVE_SOLVERS)),
+            ("solver", ("", *FIXED_STEP_SOLVERS)),
         ):
             check_choice(name, getattr(self, name), words)
         for name in ("return_members", "progress"):

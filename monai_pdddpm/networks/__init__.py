@@ -5,10 +5,9 @@ from .ode_block import SecondOrderODEBlock
 from .ode_unet import ConditionEncoder, ODEUNet
 from .pdddpm import PDDDPM, NoSegmenter
 from .protocols import Denoiser, Pair, Segmenter
-from .solvers import ADAPTIVE_SOLVERS, FIXED_STEP_SOLVERS, tableau
+from .solvers import FIXED_STEP_SOLVERS, tableau
 
 __all__ = [
-    "ADAPTIVE_SOLVERS",
     "FIXED_STEP_SOLVERS",
     "PDDDPM",
     "CoarseODEUNet",

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from monai_pdddpm.utils.checks import check_choice
 
-from .solvers import ADAPTIVE_SOLVERS, tableau
+from .solvers import tableau
 
 GRADIENTS = ("backprop", "checkpoint")
 
@@ -77,7 +77,6 @@ class SecondOrderODEBlock(nn.Module):
         embedding_channels: width of the time embedding e.
         groups: groups of the norms.
         gradient: ``"backprop"`` stores all stages, ``"checkpoint"`` recomputes the block in the backward pass.
-        tolerance: relative and absolute tolerance of the adaptive solvers.
 
     Raises:
         UserError: if the gradient is another one.
@@ -93,7 +92,6 @@ class SecondOrderODEBlock(nn.Module):
         embedding_channels: int,
         groups: int = 8,
         gradient: str = "backprop",
-        tolerance: float = 1e-3,
     ) -> None:
         super().__init__()
         check_choice("gradient", gradient, GRADIENTS)
@@ -101,7 +99,6 @@ class SecondOrderODEBlock(nn.Module):
         self.velocity = InitialVelocity(spatial_dims, channels, groups)
         self.film = nn.Linear(embedding_channels, 2 * channels)
         self.gradient = gradient
-        self.tolerance = tolerance
 
     def forward(self, z: torch.Tensor, embedding: torch.Tensor, solver: str, steps: int) -> torch.Tensor:
         """Return z(1).
@@ -109,8 +106,8 @@ class SecondOrderODEBlock(nn.Module):
         Args:
             z: z(0), (B, C, ...).
             embedding: e, (B or 1, E).
-            solver: a fixed-step solver (``euler``, ``midpoint``, ``rk4``) or an adaptive one of torchdiffeq.
-            steps: number of equal steps of a fixed-step solver, 1 or more; adaptive solvers choose their own.
+            solver: ``euler``, ``midpoint`` or ``rk4``.
+            steps: number of equal steps, 1 or more.
 
         Raises:
             ValueError: if the solver is another one.
@@ -118,9 +115,7 @@ class SecondOrderODEBlock(nn.Module):
         scale, shift = self.film(embedding).chunk(2, dim=1)
         for _ in range(z.dim() - 2):
             scale, shift = scale.unsqueeze(-1), shift.unsqueeze(-1)
-        if not torch.jit.is_scripting():
-            if solver in ADAPTIVE_SOLVERS:
-                return self._adaptive(z, scale, shift, solver)
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out what this alone decides
             if self.gradient == "checkpoint" and torch.is_grad_enabled():
                 return checkpoint(self.integrate, z, scale, shift, solver, steps, use_reentrant=False)
         return self.integrate(z, scale, shift, solver, steps)
@@ -153,23 +148,3 @@ class SecondOrderODEBlock(nn.Module):
                     if j < len(dv):
                         v = torch.add(v, dv[j], alpha=h * b[j])
         return z
-
-    @torch.jit.unused
-    def _adaptive(self, z: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, solver: str) -> torch.Tensor:
-        """Solve one sample at a time, because torchdiffeq's step control takes one norm over the whole batch."""
-        from torchdiffeq import odeint
-
-        time = torch.tensor([0.0, 1.0], device=z.device, dtype=z.dtype)
-        # a step that ends at t = 1: torchdiffeq would interpolate, for bosh3 and adaptive_heun to first order only
-        options = {"step_t": time}
-        film = [(p.expand(len(z), *p.shape[1:]).split(1)) for p in (scale, shift)]
-        ends = []
-        for z_0, v_0, own_scale, own_shift in zip(z.split(1), self.velocity(z).split(1), *film, strict=True):
-
-            def field(t: torch.Tensor, state: tuple, own_scale=own_scale, own_shift=own_shift) -> tuple:
-                return state[1], self.acceleration(state[0], state[1], own_scale, own_shift).to(z.dtype)
-
-            state, tolerance = (z_0, v_0.to(z.dtype)), self.tolerance
-            solution = odeint(field, state, time, rtol=tolerance, atol=tolerance, method=solver, options=options)
-            ends.append(solution[0][-1])
-        return torch.cat(ends)

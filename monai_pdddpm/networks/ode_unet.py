@@ -16,7 +16,7 @@ from monai_pdddpm.utils.checks import check_choice, check_range
 from monai_pdddpm.utils.errors import UserError
 
 from .ode_block import SecondOrderODEBlock
-from .solvers import ADAPTIVE_SOLVERS, FIXED_STEP_SOLVERS, evaluations
+from .solvers import FIXED_STEP_SOLVERS, evaluations
 
 
 class ConditionEncoder(nn.Module):
@@ -75,7 +75,7 @@ class ODEUNet(nn.Module):
         stride: step from full resolution to the first level, 1 or 2.
         embedding_channels: width of the time embedding, even.
         groups: groups of the norms.
-        solver: ``"euler"``, ``"midpoint"``, ``"rk4"`` or an adaptive solver of torchdiffeq (``"dopri5"``, ...).
+        solver: ``"euler"``, ``"midpoint"`` or ``"rk4"``.
         solver_steps: equal steps of a fixed-step solver in each block.
         gradient: see :class:`SecondOrderODEBlock`.
         upsampling: ``"nearest"``, or ``"linear"``, which takes a fifth of a call on a CPU.
@@ -208,10 +208,10 @@ def _check(
         )
     if stride not in (1, 2):
         raise UserError(f"stride: found {stride}, expected 1 or 2; fix network_def")
-    check_choice("solver", solver, FIXED_STEP_SOLVERS + ADAPTIVE_SOLVERS)
+    check_choice("solver", solver, FIXED_STEP_SOLVERS)
     check_choice("upsampling", upsampling, ("nearest", "linear"))
     check_range("solver_steps", solver_steps, 1)
-    if solver in FIXED_STEP_SOLVERS and evaluations(solver, solver_steps) == 0:
+    if evaluations(solver, solver_steps) == 0:
         raise UserError(
             f"solver_steps: found {solver_steps} with solver='{solver}', which then ignores the diffusion time, "
             "expected 2 or more; raise it, or use midpoint"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 FIXED_STEP_SOLVERS = ("euler", "midpoint", "rk4")
-ADAPTIVE_SOLVERS = ("dopri5", "bosh3", "adaptive_heun", "dopri8")
 
 
 def tableau(solver: str) -> tuple[list[list[float]], list[float]]:
-    """Return the Butcher tableau of a fixed-step solver.
+    """Return the Butcher tableau of a solver.
 
     ``rk4`` is Kutta's 3/8 rule, as in torchdiffeq, so both return the same numbers.
 

@@ -151,7 +151,6 @@ def test_onnx_answers_as_inference(network, root, capsys):
     [
         ({"rule": DDIMRule(1.0)}, "rule: found DDIMRule"),
         ({"rule": AncestralRule()}, "rule: found AncestralRule"),
-        ({"solver": "dopri5"}, "solver: found 'dopri5'"),
         ({"roi_size": [15, 24]}, "roi_size: found"),
     ],
 )
