@@ -49,9 +49,6 @@ UNCHANGED = ("dtype", "device", "strict", "name", "desc", "encoding")  # keyword
 SKIPPED = (ast.Raise, ast.Assert, ast.Import, ast.ImportFrom, ast.Global, ast.JoinedStr)
 
 
-Covered = dict[str, list[tuple[str, float, list[int]]]]
-
-
 class Mutant(NamedTuple):
     """One change: module, function, line and its code, text before and after, and the place of the text in the file."""
 
@@ -166,32 +163,42 @@ class Coverage:
         if report.failed:
             self.failed.add(report.nodeid)
 
-    def by_module(self) -> Covered:
-        """Return the tests of each module: name, seconds and lines that it runs."""
+    def found(self) -> tuple[dict[str, float], dict[str, dict[str, list[int]]]]:
+        """Return the fields of `Covered`."""
+        print("tests that fail without a change, not used:", self.failed, file=sys.__stderr__, flush=True)
+        return {test: seconds for test, seconds in self.seconds.items() if test not in self.failed}, self.lines()
+
+    def lines(self) -> dict[str, dict[str, list[int]]]:
+        """Return the lines of each module that each test runs."""
         data = self.tracer.get_data()
-        found: Covered = {}
+        found: dict[str, dict[str, list[int]]] = {}
         for file in data.measured_files():
             lines: dict[str, list[int]] = {}
             for line, tests in data.contexts_by_lineno(file).items():
                 for test in set(tests) - self.failed - {""}:
                     lines.setdefault(test, []).append(line)
             module = Path(file).relative_to(self.package).as_posix()
-            found[module] = [(test, self.seconds.get(test, 0.0), lines[test]) for test in lines]
+            found[module] = lines
         return found
 
 
+class Covered(NamedTuple):
+    """Seconds of each test that passes without a mutant, and the lines of each module that each test runs."""
+
+    seconds: dict[str, float]
+    lines: dict[str, dict[str, list[int]]]
+
+
 def covered_lines(copy: Path, result: Path | None) -> Covered:
-    """Run the fast tests without a mutant, and return the tests of each module; `result` keeps them in a file."""
+    """Run the fast tests without a mutant; `result` keeps what is found in a file."""
     result = result or copy / "coverage.json"
     if not result.is_file() and os.fork() == 0:
         plugin = Coverage(copy)
         plugin.tracer.start()
-        _test(copy, ["tests"], plugin, lambda: result.write_text(json.dumps([[*plugin.failed], plugin.by_module()])))
+        _test(copy, ["tests"], plugin, lambda: result.write_text(json.dumps(plugin.found())))
     with contextlib.suppress(ChildProcessError):  # none if the result was there
         os.wait()
-    failed, found = json.loads(result.read_text())
-    print("tests that fail without a change, not used:", failed, file=sys.stderr, flush=True)
-    return found
+    return Covered(*json.loads(result.read_text()))
 
 
 def tests_of(mutant: Mutant, covered: Covered) -> list[str]:
@@ -201,12 +208,11 @@ def tests_of(mutant: Mutant, covered: Covered) -> list[str]:
     line outside of functions runs on import; all tests that run the module belong to it.
     """
     own = f"/test_{Path(mutant.module).stem.rstrip('s')}"
-    seconds = {name: seconds for tests in covered.values() for name, seconds, _ in tests}
-    tests = covered.get(mutant.module, [])
-    found = {name for name, _, lines in tests if mutant.line in lines} or {name for name, *_ in tests}
-    found |= {name for name in seconds if own in name}
-    ordered = sorted(found, key=lambda name: (own not in name, seconds[name]))
-    spent = itertools.accumulate(seconds[name] for name in ordered)
+    tests = covered.lines.get(mutant.module, {})
+    found = {name for name, lines in tests.items() if mutant.line in lines} or {*tests}
+    found |= {name for name in covered.seconds if own in name}
+    ordered = sorted(found, key=lambda name: (own not in name, covered.seconds[name]))
+    spent = itertools.accumulate(covered.seconds[name] for name in ordered)
     return [name for name, total in zip(ordered, spent, strict=True) if total < BUDGET]
 
 

@@ -73,8 +73,8 @@ class Case:
 
     @property
     def folder_key(self) -> str:
-        """The name as file systems compare it that ignore case and Unicode's forms."""
-        return unicodedata.normalize("NFC", unicodedata.normalize("NFC", self.name).casefold())
+        """The name as file systems compare it that ignore case, by either case, and Unicode's forms."""
+        return unicodedata.normalize("NFC", unicodedata.normalize("NFC", self.name).upper().casefold())
 
     @property
     def present_files(self) -> tuple[str | None, ...]:

@@ -61,8 +61,8 @@ def start_noise(
     seed: int,
     member: int,
     shape: Sequence[int],
-    amplitude: float = 0.0,
-    length: float = 6.0,
+    amplitude: float,
+    length: float,
     box: Sequence[slice] | None = None,
     case: str = "",
 ) -> torch.Tensor:

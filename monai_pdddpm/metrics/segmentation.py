@@ -72,8 +72,8 @@ def mask_metrics(predicted: torch.Tensor, truth: torch.Tensor, spacing: Sequence
         one, other = (mask[tuple(box)][None, None].cpu().float() for mask in (predicted, truth))
         threshold = NSD_TOLERANCE_MM + NSD_SLACK_MM
         dice = float(compute_dice(one, other))
-        hd95 = float(compute_hausdorff_distance(one, other, include_background=True, percentile=95, spacing=spacing))
-        nsd = float(compute_surface_dice(one, other, [threshold], include_background=True, spacing=spacing))
+        hd95 = float(compute_hausdorff_distance(one, other, percentile=95, spacing=spacing))
+        nsd = float(compute_surface_dice(one, other, [threshold], spacing=spacing))
     elif predicted_voxels or true_voxels:
         dice, hd95, nsd = 0.0, math.nan, 0.0
     else:

@@ -167,7 +167,8 @@ class TestIntensity:
 
 class TestWindow:
     def test_thin_scans_have_three_levels(self):
-        values, _ = planned(fingerprint([(64, 64, 15)]))
+        values, choices = planned(fingerprint([(64, 64, 15)]))
+        assert choices["levels"].reason == "the median scan is 15 voxels thick; 4 levels need 16"
         assert (values["roi_size"], values["blocks_down"], values["denoiser_channels"]) == (
             [64, 64, 16],
             [1, 2, 4],
@@ -276,6 +277,7 @@ class TestGivenSegmenter:
         values, choices = planned(segmenter=self.segmenter())
         assert (values["spacing"], values["roi_size"], values["intensity"]) == ([1.5, 1.5, 2.0], [96, 96, 96], [])
         assert choices["window"].reason == "window of zoo"
+        assert choices["levels"].reason == "segmenter given"
 
     def test_its_window_is_shortened_to_multiples_of_its_divisor(self):
         segmenter = self.segmenter(spacing=None)

@@ -146,7 +146,7 @@ class TestSmooth:
 
 class TestStart:
     def test_without_amplitude_it_is_the_white_field(self):
-        assert torch.equal(start_noise(1, 2, (2, 9, 8), case="a"), member_noise(1, 2, 0, (2, 9, 8), case="a"))
+        assert torch.equal(start_noise(1, 2, (2, 9, 8), 0.0, 6.0, case="a"), member_noise(1, 2, 0, (2, 9, 8), case="a"))
 
     def test_mixed_by_hand(self):
         white, smooth = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 4.0])

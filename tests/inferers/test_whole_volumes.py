@@ -42,6 +42,12 @@ class TestActiveVoxels:
         assert as_text(active_voxels(p, 0.07, 0)) == picture
         assert as_text(active_voxels(p, 0.2, 0)) == ["........##.."] * 3
 
+    def test_dilation_reaches_across_the_whole_volume(self):
+        p = torch.tensor([[[1.0, 1, 1, 0.6]]]).repeat(2, 1, 1)
+        p[1] = 1 - p[0]
+        assert active_voxels(p, 0.3, 3).all()
+        assert active_voxels(p, 0.3, 2).tolist() == [[False, True, True, True]]
+
     @pytest.mark.parametrize("dilation", [0, 2, 30])
     def test_cubes_are_those_of_pooling(self, dilation):
         label = torch.randint(0, 40, (9, 7, 5), generator=torch.Generator().manual_seed(0)) // 13

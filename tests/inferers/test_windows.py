@@ -224,3 +224,7 @@ def test_windows_cover_the_content_of_a_volume():
     assert covered[box].all()
     assert covered.sum() == 20 * 16 * 12
     assert content_box(torch.zeros_like(image), inner, padded, roi) == tuple(slice(0, n) for n in padded)
+    image = torch.zeros(1, 1, 10, 20)
+    image[..., 2:5, 6:13] = 1  # begins at 7 and 16 in the padded volume
+    box = content_box(image, (slice(5, 15), slice(10, 30)), (20, 40), (3, 4))
+    assert box == (slice(7, 10), slice(16, 23))

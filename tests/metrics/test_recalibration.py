@@ -62,6 +62,10 @@ def test_certain_and_wrong_voxels_count_as_a_millionth():
     assert curve == pytest.approx([math.log1p(10 ** (6 / t)) for t in TEMPERATURES], rel=1e-9)
 
 
+def test_no_change_is_one_of_the_temperatures():
+    assert (TEMPERATURES[0], TEMPERATURES[32], TEMPERATURES[-1]) == pytest.approx((0.25, 1, 4))
+
+
 def test_curves_without_a_minimum_inside():
     assert best_temperature(np.full(65, 7.0)) == 1.0
     assert best_temperature(np.arange(65.0)) == pytest.approx(TEMPERATURES[1])  # a line has no bend

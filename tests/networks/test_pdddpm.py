@@ -15,6 +15,7 @@ from monai_pdddpm.schedulers import (
     encode_labels,
     predicted_x0,
     start_state,
+    uniform_steps,
 )
 
 CLASSES = 3
@@ -335,3 +336,14 @@ def test_bfloat16_keeps_states_and_probabilities_in_float32():
 def test_wrong_arguments_are_named(options, name):
     with pytest.raises(ValueError, match=rf"^{name}: "):
         pair(**options)
+
+
+def test_the_default_times_are_five_even_ones_from_900():
+    truth = torch.zeros(1, CLASSES, 4, 4)
+    assert PDDDPM(Segmenter(), Oracle(truth)).time_steps == uniform_steps(900, 5)
+
+
+def test_the_default_widths_are_those_of_three_levels():
+    network = ODEUNet(2, 1, 2)
+    assert network.divisor == 8
+    assert [block.acceleration.conv_in.in_channels for block in network.down_blocks] == [32, 64]

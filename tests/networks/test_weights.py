@@ -47,6 +47,11 @@ class TestNetwork:
         assert not loaded.training
         assert not loaded.denoiser.training
 
+    def test_a_device_that_is_not_there(self, tmp_path):
+        torch.save(pair(1).state_dict(), tmp_path / "model.pt")
+        with pytest.raises(UserError, match=r"^device: found"):
+            load_network(pair(), str(tmp_path / "model.pt"), "cuda:99")
+
     def test_schedule_is_no_weight(self):
         assert not any("abar" in key for key in pair().state_dict())
 

@@ -5,7 +5,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from monai_pdddpm.data import inference_cases
@@ -32,6 +32,7 @@ def listed(*names):
 
 
 @given(NAMES, st.sampled_from(FORMS))
+@example("ı", str.upper)  # whose other form is I, the upper case of i
 def test_another_form_of_a_name_is_the_same_folder(name, form):
     with pytest.raises(UserError, match="both would be written as"):
         listed(name, form(name))

@@ -35,6 +35,10 @@ def test_cosine_is_improved_diffusions(steps):
     np.testing.assert_allclose(cumulative_schedule(steps, "cosine").numpy(), expected, rtol=2e-3, atol=1e-6)
 
 
+def test_there_are_1000_times_by_default():
+    assert len(cumulative_schedule()) == 1000
+
+
 def test_linear_is_ddpms_and_takes_its_range():
     expected = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     np.testing.assert_allclose(cumulative_schedule(1000, "linear_beta").numpy(), expected, rtol=1e-4)

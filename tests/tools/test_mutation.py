@@ -63,16 +63,15 @@ def test_calls_and_conditions_are_changed_and_messages_are_not(mutation, monkeyp
 
 def test_tests_of_a_mutant_are_those_that_run_its_line_and_those_of_its_module(mutation):
     mutant = mutation.Mutant("metrics/samples.py", "f", 7, "", "", "", 0, 0)
-    covered = {
-        "metrics/samples.py": [("tests/a.py::slow", 2.0, [7]), ("tests/a.py::quick", 1.0, [7]), ("b.py::c", 1.0, [8])],
-        "utils/ranks.py": [("tests/metrics/test_samples.py::in_a_fork", 3.0, [1]), ("tests/d.py::e", 1.0, [7])],
-    }
-    first = "tests/metrics/test_samples.py::in_a_fork"
-    assert mutation.tests_of(mutant, covered) == [first, "tests/a.py::quick", "tests/a.py::slow"]
+    own = "tests/metrics/test_samples.py::in_a_fork"
+    seconds = {own: 3.0, "a.py::slow": 2.0, "a.py::quick": 1.0, "b.py::c": 1.0, "d.py::e": 1.0}
+    lines = {"metrics/samples.py": {"a.py::slow": [7], "a.py::quick": [7], "b.py::c": [8]}, "x.py": {"d.py::e": [7]}}
+    covered = mutation.Covered(seconds, lines)
+    assert mutation.tests_of(mutant, covered) == [own, "a.py::quick", "a.py::slow"]
     constant = mutant._replace(line=9)
-    assert set(mutation.tests_of(constant, covered)) == {first, "tests/a.py::quick", "tests/a.py::slow", "b.py::c"}
+    assert set(mutation.tests_of(constant, covered)) == {own, "a.py::quick", "a.py::slow", "b.py::c"}
     mutation.BUDGET = 4.5
-    assert mutation.tests_of(mutant, covered) == [first, "tests/a.py::quick"]
+    assert mutation.tests_of(mutant, covered) == [own, "a.py::quick"]
 
 
 @pytest.mark.slow

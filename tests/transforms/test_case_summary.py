@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from monai.data import MetaTensor
 
 from monai_pdddpm.metrics.recalibration import Calibration
 from monai_pdddpm.transforms import CaseSummaryd
-from monai_pdddpm.transforms.case_summary import agreement, voxel_volume_ml
+from monai_pdddpm.transforms.case_summary import agreement, expected_dice, voxel_volume_ml
 
 LABELS = {"0": "background", "1": "head", "2": "tail"}
 AFFINE = torch.diag(torch.tensor([0.5, 2.0, 5.0, 1.0], dtype=torch.float64))  # 5 mm3, 0.005 mL a voxel
@@ -122,12 +123,35 @@ def test_a_calibration_adds_intervals_and_what_is_unusual():
     assert result["predicted_dice"]["value"] == pytest.approx(expected, abs=1e-4)
     assert result["predicted_dice"]["interval_90"] == pytest.approx([expected - 0.1, expected + 0.1], abs=1e-4)
     assert json.loads(json.dumps(result)) == result
+    third = AFFINE * torch.tensor([1 / 3, 1.0, 1.0, 1.0])
+    odd = CaseSummaryd("seg", LABELS, calibration=calibration)(
+        {k: MetaTensor(v, affine=third) for k, v in data.items()}
+    )
+    numbers = [x for value in odd["result"]["volume_ml"]["head"].values() for x in np.atleast_1d(value)]
+    assert [round(x, 4) for x in numbers] == numbers
+    assert any(round(x, 3) != x for x in numbers)
     narrow = dataclasses.replace(calibration, ranges={"volume of tail (mL)": (1.0, 2.0)})
     result = CaseSummaryd("seg", LABELS, calibration=narrow)(data)["result"]
     assert result["unlike_usual"] == ["volume of tail (mL): found 0.04, 1 to 2 is usual"]
     # what was learnt from usual cases is not said of this one
     assert "predicted_dice" not in result
     assert "interval_90" not in result["volume_ml"]["head"]
+
+
+def test_frames_are_summarized_one_by_one():
+    maps = [label_map(20, 8), label_map(30, 5)]
+    calibration = Calibration(ranges={"volume of head (mL)": (0.05, 0.12)})
+    data = {"seg": MetaTensor(torch.stack(maps, dim=-1), affine=AFFINE), "ensemble_run": SimpleNamespace(frames=2)}
+    result = CaseSummaryd("seg", LABELS, calibration=calibration)(data)["result"]
+    alone = [CaseSummaryd("seg", LABELS)({"seg": MetaTensor(seg, affine=AFFINE)})["result"] for seg in maps]
+    assert [one["volume_ml"] for one in result["frames"]] == [one["volume_ml"] for one in alone]
+    assert result["unlike_usual"] == ["frame 1: volume of head (mL): found 0.15, 0.05 to 0.12 is usual"]
+
+
+def test_less_than_half_a_voxel_is_an_absent_structure():
+    nowhere = torch.zeros(4, dtype=torch.bool)
+    assert expected_dice(torch.full((4,), 0.125), nowhere) is None
+    assert expected_dice(torch.full((4,), 0.15), nowhere) == 0
 
 
 def test_one_member_has_no_spread():

@@ -295,6 +295,17 @@ class TestEnsembleMaps:
         assert found["prob"][0].min() > 1 - 1e-4
         assert found["entropy"].max() < 1e-4
 
+    def test_a_case_of_one_class_alone(self):
+        item = self.item([TO_RAS])
+        p = torch.zeros(5, K, *item["image"].shape[1:])
+        p[:, 1] = 1
+        parts = {"pred": p[0], "member_mean": p[0], "preseg": p[0], "members": p[1:].flatten(0, 1)}
+        parts |= {"member_entropy": p[0, :1] * 0, "variance": p[0, 1:] * 0}
+        item["pred"] = MetaTensor(EnsembleOutput(K, 4).join(parts), meta=item["pred"].meta)
+        found = EnsembleMapsd("pred", K)(item)
+        assert (found["members"] == 1).all()
+        assert (found["seg"] == 1).all()
+
     def test_frames_come_last(self):
         steps = [TO_RAS, spaced(1.3, 0.9, 1.1)]
         item = self.item(steps, frames=3)
