@@ -33,7 +33,7 @@ from benchmarks import common  # noqa: E402
 from benchmarks.speed.rivals import Concatenated  # noqa: E402
 from benchmarks.trust.batches import Batches  # noqa: E402
 from benchmarks.trust.fit import Budget, train_denoiser  # noqa: E402
-from benchmarks.trust.phantom import CLASSES, FIRST_SEED, near_border  # noqa: E402
+from benchmarks.trust.phantom import CLASSES, near_border  # noqa: E402
 from monai_pdddpm.data.phantom_distribution import Phantom, make_phantom_scan  # noqa: E402
 from monai_pdddpm.metrics import generalized_energy_distance  # noqa: E402
 from monai_pdddpm.metrics.summary import statistic  # noqa: E402
@@ -42,6 +42,7 @@ from monai_pdddpm.utils.errors import friendly_errors  # noqa: E402
 
 NETWORKS = ("ODE-U-Net", "plain blocks", "DiffusionModelUNet")
 MEMBERS = 8
+FIRST_SEED = 9000  # of the phantoms that the networks are measured on
 
 
 class PlainBlock(SecondOrderODEBlock):

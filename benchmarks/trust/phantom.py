@@ -41,7 +41,7 @@ from monai_pdddpm.metrics.summary import statistic  # noqa: E402
 from monai_pdddpm.networks.weights import load_weights, read_weights  # noqa: E402
 from monai_pdddpm.utils.errors import UserError, friendly_errors  # noqa: E402
 
-FIRST_SEED = 9000  # far from the seeds of the bundle's own scans
+FIRST_SEED = 9100  # far from the seeds of the bundle's own scans, and of those that chose its settings (9000 to 9015)
 DISTANCES = (1, 2, 4, 8)
 ANNOTATIONS = 128  # of a scan, for the spread of the volumes
 COMPARED = ("ged", "volume_sd_body", "volume_sd_core")
@@ -163,7 +163,7 @@ def measure(
             seconds = sum(run.seconds.values())
             drawn = parts["members"].argmax(1).cpu().numpy()
             found = compare(drawn, theirs, phantom)
-            found |= {"seconds": seconds, "passes": seconds / run.seconds["segment"] / members}
+            found["passes"] = seconds / run.seconds["segment"] / members
             region = near_border(phantom)
             found["mean_ece"] = calibration_error(
                 parts["pred"].cpu().numpy()[1:, region], phantom.probability[1:, region]
@@ -194,7 +194,6 @@ def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
         "volume_crps_ml": "volume CRPS, mL",
         "frequency_ece": "calibration error",
         **{f"correlation_{d}": f"correlation at {d}" for d in DISTANCES},
-        "seconds": "s a scan",
         "passes": "segmenter passes a member",
     }
     rows = []

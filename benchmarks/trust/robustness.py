@@ -37,12 +37,13 @@ from monai_pdddpm.data import labelled_cases  # noqa: E402
 from monai_pdddpm.metrics import area_under_risk_coverage  # noqa: E402
 from monai_pdddpm.utils.errors import friendly_errors  # noqa: E402
 
-# Three degrees of each: noise in standard deviations of the scan, blur in voxels, resolution as a share.
+# Three degrees of each: noise in standard deviations of the scan, blur in voxels, largest coefficient of the logarithm
+# of the bias field, resolution as a share.
 DEGREES: dict[str, tuple[float, ...]] = {
     "Gaussian noise": (0.2, 0.4, 0.8),
     "Rician noise": (0.2, 0.4, 0.8),
     "blur": (0.6, 1.0, 1.5),
-    "bias field": (0.3, 0.6, 1.0),
+    "bias field": (0.1, 0.3, 0.5),
     "low resolution": (0.7, 0.5, 0.35),
 }
 METRICS = ("dice", "ece", "nll")
@@ -72,7 +73,7 @@ def degrade(image: torch.Tensor, kind: str, degree: float, seed: int) -> torch.T
             "Gaussian noise": RandGaussianNoise(prob=1, std=degree, sample_std=False).set_random_state(seed),
             "Rician noise": RandRicianNoise(prob=1, std=degree, sample_std=False).set_random_state(seed),
             "blur": GaussianSmooth(sigma=degree),
-            "bias field": RandBiasField(prob=1, coeff_range=(degree, degree)).set_random_state(seed),
+            "bias field": RandBiasField(prob=1, coeff_range=(-degree, degree)).set_random_state(seed),
         }[kind]
         changed = change(magnitude)
     return torch.as_tensor(np.asarray(NormalizeIntensity()(changed))).float()
