@@ -77,12 +77,14 @@ def read_series(folder: str | os.PathLike) -> Series:
     slices, others = slices_of(folder)
     of_files = [(file, read_slice_header(file)) for file in slices]
     check_one_series(folder, [header for _, header in of_files])
-    found = [(file, *frame) for file, header in of_files for frame in enumerate(_frames(file, header))]
-    for file, _, header in found:
+    found: list[tuple[Path, int, Dataset]] = []
+    for file, of_file in of_files:
         try:
-            _check_slice(file, header)
-            for tag in ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient"):
-                _numbers(header, tag)
+            for frame, header in enumerate(headers_of_frames(of_file)):
+                _check_slice(file, header)
+                for tag in ("Rows", "Columns", *_NEEDED):
+                    _numbers(header, tag)
+                found.append((file, frame, header))
         except UserError:
             raise
         except Exception as error:  # pydicom decodes a value when it is accessed
@@ -199,14 +201,6 @@ def _is_padding(header: Dataset, stored: np.ndarray) -> np.ndarray:
     if header.PixelRepresentation == 1:  # some writers store the bits of a negative number as an unsigned one
         limits = [limit - (1 << bits) if limit >= 1 << (bits - 1) else limit for limit in limits]
     return (stored >= min(limits)) & (stored <= max(limits))
-
-
-def _frames(file: Path, header: Dataset) -> list[Dataset]:
-    """Return the header of each frame of a file."""
-    try:
-        return headers_of_frames(header)
-    except Exception as error:  # pydicom decodes a value when it is accessed
-        raise not_a_slice(file) from error
 
 
 def _check_slice(file: Path, header: Dataset) -> None:

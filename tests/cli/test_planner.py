@@ -169,6 +169,7 @@ class TestWindow:
     def test_thin_scans_have_three_levels(self):
         values, choices = planned(fingerprint([(64, 64, 15)]))
         assert choices["levels"].reason == "the median scan is 15 voxels thick; 4 levels need 16"
+        assert choices["levels"].text == "3, windows are multiples of 4 voxels"
         assert (values["roi_size"], values["blocks_down"], values["denoiser_channels"]) == (
             [64, 64, 16],
             [1, 2, 4],

@@ -71,6 +71,7 @@ def test_rows_of_two_methods_can_be_summarized():
     assert pooled["segmenter"]["raw"]["nll"] > pooled["ensemble"]["raw"]["nll"]
     one = {"scan_1": right["scan_1"], "scan_2": right["scan_2"]}
     assert calibrated_rows({"segmenter": one}, scans_per_subject=2) == ([], {})
+    assert len(calibrated_rows({"segmenter": one})[0]) == 2
 
 
 def test_the_sample_is_the_same_in_every_run():
