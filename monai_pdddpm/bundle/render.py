@@ -2,11 +2,12 @@
 
 ``configs/*.json`` are templates: a string ``"{{key}}"`` stands for the task's value of that key (any JSON value), and
 ``{{key}}`` inside a longer string for its text. ``"{{*key}}"`` in a list stands for the items of the task's list, and
-``"{{*key}}": null`` in an object for the entries of the task's object, if it has one. ``"extends": "_other.json"`` puts a template on top of another one;
-its keys may be ids with MONAI's separator (``"train::dataloader::batch_size"``), and with MONAI's ``+`` before them
-add to a list or dictionary, or put items into a list before the place that ends the id; null takes an entry away.
-Templates whose names begin with ``_`` are such bases only. A task, ``configs/tasks/<name>.json``, holds the values,
-under ``overrides`` more ids for one rendered file, and under ``without`` the templates that it does not want.
+``"{{*key}}": null`` in an object for the entries of the task's object, if it has one. ``"extends": "_other.json"`` puts
+a template on top of another one; its keys may be ids with MONAI's separator (``"train::dataloader::batch_size"``), and
+with MONAI's ``+`` before them add to a list or dictionary, or put items into a list before the place that ends the id;
+null takes an entry away. Templates whose names begin with ``_`` are such bases only. A task,
+``configs/tasks/<name>.json``, holds the values, under ``overrides`` more ids for one rendered file, and under
+``without`` the templates that it does not want.
 ``python -m monai_pdddpm.bundle.render`` writes all bundles.
 """
 

@@ -112,7 +112,7 @@ def create_bundle(
     more += foreign.notes if foreign else []
     held = [Path(str(entry["label"])).name for entry in listed["validation"]]
     notes = [f"validation cases: {', '.join(held[:5])}{f' and {len(held) - 5} more' if len(held) > 5 else ''}"]
-    by_folds = len(held) <= LEAST_CASES < len(listed["training"]) and not (foreign or stage or data.frames)
+    by_folds = len(held) <= LEAST_CASES < len(listed["training"]) and not (foreign or stage)
     if len(held) <= LEAST_CASES:
         remedy = "train-folds cross-fits it" if by_folds else "list more under validation, or do without"
         need = f"a calibration needs {LEAST_CASES + 1} cases that are not trained on"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 from monai.data import Dataset, MetaTensor
+from monai.networks import one_hot
 from monai.transforms import Compose
 
 from monai_pdddpm.cli.memory import GIB
@@ -60,7 +61,7 @@ def measure_step(config: Mapping[str, Any], shape: tuple[int, ...]) -> StepCost:
     label[(slice(None), *(slice(size // 3, 1 + 2 * size // 3) for size in shape[1:]))] = 1
     item = {"image": MetaTensor(torch.randn(*shape)), "label": MetaTensor(label)}
     if config.get("presegmentation_dir"):
-        item["presegmentation"] = MetaTensor(torch.cat([1 - label, label.expand(len(config["labels"]) - 1, *shape[1:])]))
+        item["presegmentation"] = MetaTensor(one_hot(label, len(config["labels"]), dim=0))
     augment = Compose(parser.get_parsed_content("train::random_transforms"))
     parser.update({"network": "$@network_def.to(@device)", "max_epochs": 1, "train::handlers": []})
     parser["train::dataset"] = Dataset([item] * batch, augment)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,13 @@ import numpy as np
 from monai.bundle import ConfigWorkflow
 
 from monai_pdddpm.cli import Result
-from monai_pdddpm.data import inference_cases, labelled_cases, training_cases
+from monai_pdddpm.data import frame_cases, inference_cases, labelled_cases, training_cases
 from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.folds import fold_cases
 from monai_pdddpm.data.writer import write_nifti
 from monai_pdddpm.handlers import CalibrationFit
 from monai_pdddpm.utils.checks import check_range
 from monai_pdddpm.utils.errors import UserError
-
-FOLDS = 5
 
 
 def run(options: argparse.Namespace) -> Result:
@@ -48,7 +46,7 @@ class _Folds:
         settings: of each training.
 
     Raises:
-        UserError: if the bundle has no segmenter to train, is one for time series, or has fewer cases than folds.
+        UserError: if the bundle has no segmenter to train, or has fewer cases than folds.
     """
 
     def __init__(self, bundle: Path, folds: int, settings: dict[str, Any]) -> None:
@@ -58,8 +56,6 @@ class _Folds:
         self.output, self.settings = self.root / "runs" / "folds", settings
         first = self._workflow("train_segmenter", kind="train", **settings).parser
         self.scan = first.get_parsed_content("scan")
-        if self.scan.has_frames:
-            raise UserError(f"{bundle}: found a bundle for time series, expected one for 3D scans; train one segmenter")
         self.dataset_dir = str(first.get_parsed_content("dataset_dir"))
         self.cases = fold_cases(training_cases(self.dataset_dir), folds)
         self.folds = range(folds)
@@ -88,13 +84,14 @@ class _Folds:
         others += inference_cases(scans, channels=self.scan.channels) if scans else []
         for fold in self.folds:
             own = [case for case in self.cases if case["fold"] == fold]
-            self._segment(fold, own, self.output / f"fold_{fold}" / "validation")
+            place = self.output / f"fold_{fold}" / "validation"
+            self._segment(fold, own, place)
+            for case in own if self.scan.has_frames else ():
+                _write_mean([place], place, Case.of(case["image"]).name)
             self._segment(fold, others, self.output / "members" / str(fold))
-        for name in (Case.of(case["image"]).name for case in others):
-            files = [self.output / "members" / str(fold) / name / f"{name}_prob.nii.gz" for fold in self.folds]
-            images: list[Any] = [nib.load(file) for file in files]
-            mean = np.mean([np.moveaxis(np.asarray(image.dataobj), -1, 0) for image in images], axis=0)
-            write_nifti(self.output / f"{name}.nii.gz", mean, images[0].header, highest=1.0)
+        for case in others:
+            folders = [self.output / "members" / str(fold) for fold in self.folds]
+            _write_mean(folders, self.output, Case.of(case["image"]).name)
 
     def _segment(self, fold: int, cases: list[dict[str, Any]], place: Path) -> None:
         """Write the probabilities of a fold's segmenter."""
@@ -122,7 +119,20 @@ class _Folds:
             both = files | self.settings | {"folds": len(self.folds), "fold": fold}
             self._workflow("train", kind="train", **both).run()
             own = [case for case in self.cases if case["fold"] == fold]
-            settings = {"model_file": files["model_file"], "data": own, "handlers::1::collect_only": True}
+            settings = {
+                "model_file": files["model_file"],
+                "data": frame_cases(own, self.scan),
+                "handlers::1::collect_only": True,
+            }
             workflow = self._workflow("inference", "calibrate", **settings)
             workflow.run()
             yield next(h for h in workflow.parser.get_parsed_content("handlers") if isinstance(h, CalibrationFit))
+
+
+def _write_mean(folders: Sequence[Path], place: Path, name: str) -> None:
+    """Write the mean of a case's probabilities in these folders, of each frame of a time series to its own file."""
+    images: list[Any] = [nib.load(folder / name / f"{name}_prob.nii.gz") for folder in folders]
+    mean = np.mean([np.moveaxis(np.asarray(image.dataobj), -1, 0) for image in images], axis=0)  # (K, X, Y, Z[, T])
+    for frame in range(mean.shape[4]) if mean.ndim > 4 else (None,):
+        file = place / f"{name}{'' if frame is None else f' frame {frame}'}.nii.gz"
+        write_nifti(file, mean if frame is None else mean[..., frame], images[0].header, highest=1.0)

@@ -75,18 +75,23 @@ def _comparable(name: str) -> str:
 def leakage(folder: Path, source: Path) -> str:
     """Return a note if a folder holds predictions of an nnU-Net that was trained on a data set, else an empty text.
 
+    The data set is recognized by its name, or by the copy of its ``dataset.json`` beside the predictions.
+
     Args:
         folder: of the pre-segmentations.
         source: the data set's folder, or its ``dataset.json``, whose ``root`` may name another folder.
     """
     if not all((folder / name).is_file() for name in ("predict_from_raw_data_args.json", "plans.json")):
         return ""
-    trained_on = read_json(folder / "plans.json").get("dataset_name")
+    trained_on, names, contents = read_json(folder / "plans.json").get("dataset_name"), {source.name}, []
     file = source / "dataset.json" if source.is_dir() else source
-    root = str(read_json(file).get("root", "")) if file.suffix == ".json" and file.is_file() else ""
-    own = [content for place in (file, Path(root, "dataset.json")) if place.is_file() and (content := read_json(place))]
-    copied = (folder / "dataset.json").is_file() and read_json(folder / "dataset.json") in own
-    if trained_on not in (source.name, source.absolute().parent.name, Path(root).name) and not copied:
+    if file.suffix == ".json" and file.is_file():
+        contents = [read_json(file)]
+        root = file.parent / str(contents[0].get("root", ""))
+        names |= {file.absolute().parent.name, root.name}
+        contents += [read_json(root / "dataset.json")] if (root / "dataset.json").is_file() else []
+    copied = (folder / "dataset.json").is_file() and read_json(folder / "dataset.json") in contents
+    if trained_on not in names and not copied:
         return ""
     return (
         f"leakage: {folder} was predicted by a network that was trained on {trained_on} itself; give its results "

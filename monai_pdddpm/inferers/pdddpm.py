@@ -124,10 +124,10 @@ class PDDDPMInferer(Inferer):
         check_steps(self.chain.time_steps, len(network.abar))
         expected = (len(images), network.num_classes, *images.shape[2:])
         if presegmentation is not None and (
-            tuple(presegmentation.shape) != expected or self.config.fourth_dimension == "time"
+            tuple(presegmentation.shape) != expected or (self.config.fourth_dimension == "time" and images.shape[1] > 1)
         ):
             raise UserError(
-                f"presegmentation: found shape {tuple(presegmentation.shape)}, expected {expected}, without frames; "
+                f"presegmentation: found shape {tuple(presegmentation.shape)}, expected {expected}, of one frame; "
                 "give the probabilities of all classes on the image's grid"
             )
         if not torch.isfinite(images).all():

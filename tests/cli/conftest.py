@@ -32,6 +32,15 @@ def an_image(label, number=0, channels=1):
     return image[..., 0] if channels == 1 else image
 
 
+def shorten(folder):
+    """Let the trainings of a bundle see four windows in an epoch."""
+    for name in ("train_segmenter", "train"):
+        file = folder / "configs" / f"{name}.json"
+        content = json.loads(file.read_text(encoding="utf-8"))
+        content["train"]["dataloader"]["sampler"]["num_samples"] = 4
+        file.write_text(json.dumps(content | {"precision": "float32"}), encoding="utf-8")
+
+
 @pytest.fixture(autouse=True)
 def no_measurement(monkeypatch):
     """Let create-bundle train no batches; tests/cli/test_measure.py does."""
@@ -82,3 +91,18 @@ def nnunet(tmp_path):
         return root
 
     return make
+
+
+@pytest.fixture
+def series(tmp_path):
+    """Make a data set of three time series of two frames; return its folder."""
+    root = tmp_path / "series"
+    entries = []
+    for number in range(3):
+        labels = [a_label((0, 1), number=frame) for frame in range(2)]
+        for folder, arrays in (("imagesTr", map(an_image, labels)), ("labelsTr", labels)):
+            write_scan(root / folder / f"heart_{number}.nii.gz", np.stack([*arrays], axis=-1))
+        entries.append({key: f"{key}sTr/heart_{number}.nii.gz" for key in ("image", "label")})
+    content = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "box"}, "training": entries}
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root

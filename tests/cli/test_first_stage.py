@@ -12,6 +12,7 @@ from monai.bundle import ConfigWorkflow
 
 from monai_pdddpm.__main__ import main
 from monai_pdddpm.data import warn_of_leakage
+from monai_pdddpm.data.presegmentations import leakage
 from monai_pdddpm.utils.errors import UserError
 
 from .conftest import a_label, write_scan
@@ -96,6 +97,16 @@ class TestPresegmentations:
         code, found, _ = create("--presegmentations", tmp_path / "pre")
         assert code == 0
         assert any("was predicted by a network that was trained on decathlon itself" in n for n in found["notes"])
+
+    def test_predicted_by_a_network_of_the_same_data_set_under_another_name(self, create, dataset, tmp_path):
+        for name, content in (("predict_from_raw_data_args", {}), ("plans", {"dataset_name": "Dataset001"})):
+            (tmp_path / "pre" / f"{name}.json").write_text(json.dumps(content))
+        shutil.copy(dataset / "dataset.json", tmp_path / "pre")
+        _, found, folder = create("--presegmentations", tmp_path / "pre")
+        assert any("was predicted by a network that was trained on Dataset001 itself" in n for n in found["notes"])
+        assert leakage(tmp_path / "pre", folder / "data")
+        (tmp_path / "pre" / "dataset.json").write_text("{}")
+        assert not leakage(tmp_path / "pre", folder / "data")
 
     def test_leakage_at_evaluation(self, create, dataset, tmp_path, capsys):
         _, _, folder = create("--presegmentations", tmp_path / "pre")

@@ -10,7 +10,7 @@ from monai.bundle import ConfigWorkflow
 
 from monai_pdddpm.__main__ import main
 
-from .conftest import a_label, an_image, write_scan
+from .conftest import a_label, an_image, shorten, write_scan
 
 QUICK = {"device": "cpu", "precision": "float32"}
 FEW = {"max_epochs": 1, "train::dataloader::sampler::num_samples": 4}
@@ -79,21 +79,28 @@ def test_regions_and_voxels_without_a_label(partial, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_frames_are_cases_of_one_subject(tmp_path):
-    root = tmp_path / "series"
-    entries = []
-    for number in range(3):
-        labels = [a_label((0, 1), number=frame) for frame in range(2)]
-        for folder, arrays in (("imagesTr", map(an_image, labels)), ("labelsTr", labels)):
-            write_scan(root / folder / f"heart_{number}.nii.gz", np.stack([*arrays], axis=-1))
-        entries.append({key: f"{key}sTr/heart_{number}.nii.gz" for key in ("image", "label")})
-    content = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "box"}, "training": entries}
-    (root / "dataset.json").write_text(json.dumps(content))
-    assert main(["check", str(root)]) == 1  # the scans are alike
-    folder = trained(root, tmp_path / "b")
+def test_frames_are_cases_of_one_subject(series, tmp_path):
+    assert main(["check", str(series)]) == 1  # the scans are alike
+    folder = trained(series, tmp_path / "b")
     assert config(folder, "train")["scan"]["fourth_dimension"] == "time"
     assert {row["case"] for row in rows(folder)} == {"heart_2 frame 0", "heart_2 frame 1"}
     truth = {row["case"]: float(row["true_volume_ml"]) for row in rows(folder) if row["label"] == "box"}
     assert truth == pytest.approx({f"heart_2 frame {n}": a_label((0, 1), number=n).sum() / 1000 for n in range(2)})
-    run(folder, "inference", members=2, num_steps=1, dataset_dir=str(root / "imagesTr" / "heart_2.nii.gz"))
+    run(folder, "inference", members=2, num_steps=1, dataset_dir=str(series / "imagesTr" / "heart_2.nii.gz"))
     assert nib.load(folder / "output" / "heart_2" / "heart_2_seg.nii.gz").shape == (20, 24, 16, 2)
+    shorten(folder)
+    assert main(["train-folds", str(folder), "--folds", "2", "--max_epochs", "1", "--quiet"]) == 0
+    folds = folder / "runs" / "folds"
+    out_of_fold = sorted(file.relative_to(folds).as_posix() for file in folds.rglob("*frame*"))
+    expected = [f"fold_{n}/validation/heart_{n} frame {frame}.nii.gz" for n in range(2) for frame in range(2)]
+    assert out_of_fold == [*expected, *(f"heart_2 frame {frame}.nii.gz" for frame in range(2))]
+    run(folder, "train", kind="train", **FEW, presegmentation_dir=str(folds), resume=False)
+    more = {"presegmentation_dir": str(folds), "output_dir": str(tmp_path / "again")}
+    run(folder, "inference", "evaluate", members=2, num_steps=1, **more)
+    with (tmp_path / "again" / "evaluation_cases.csv").open(encoding="utf-8") as file:
+        found = {r["case"]: float(r["dice"]) for r in csv.DictReader(file) if r["method"] == "segmenter" and r["dice"]}
+    for frame in range(2):
+        given = np.asarray(nib.load(folds / f"heart_2 frame {frame}.nii.gz").dataobj).argmax(axis=-1)
+        label = a_label((0, 1), number=frame)
+        dice = 2 * (given & label).sum() / (given.sum() + label.sum())
+        assert found[f"heart_2 frame {frame}"] == pytest.approx(dice, abs=2e-3)

@@ -12,6 +12,8 @@ from monai_pdddpm.__main__ import main
 from monai_pdddpm.cli.train_folds import _Folds
 from monai_pdddpm.utils.errors import UserError
 
+from .conftest import shorten
+
 
 @pytest.fixture
 def bundle(decathlon, tmp_path, capsys):
@@ -21,11 +23,7 @@ def bundle(decathlon, tmp_path, capsys):
     found, folder = json.loads(capsys.readouterr().out), tmp_path / "boxes_segmentation"
     assert f"python -m monai_pdddpm train-folds {folder} --calibrate" in found["commands"]
     assert "and 1 are held out: train-folds cross-fits it" in " ".join(found["notes"])
-    for name in ("train_segmenter", "train"):
-        file = folder / "configs" / f"{name}.json"
-        content = json.loads(file.read_text(encoding="utf-8"))
-        content["train"]["dataloader"]["sampler"]["num_samples"] = 4
-        file.write_text(json.dumps(content | {"precision": "float32"}), encoding="utf-8")
+    shorten(folder)
     return folder
 
 
@@ -61,11 +59,6 @@ def test_bundles_that_cannot_be_used(bundle):
     with pytest.raises(UserError, match="folds: found 8 "):
         _Folds(bundle, 8, {})
     file = bundle / "configs" / "train_segmenter.json"
-    content = json.loads(file.read_text(encoding="utf-8"))
-    content["scan"]["fourth_dimension"] = "time"
-    file.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(UserError, match="found a bundle for time series"):
-        _Folds(bundle, 2, {})
     file.unlink()
     with pytest.raises(UserError, match=r"found no configs/train_segmenter\.json"):
         _Folds(bundle, 2, {})
