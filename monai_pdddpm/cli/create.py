@@ -23,7 +23,7 @@ from monai_pdddpm.cli.datasets import DataSet, Finding, as_decathlon
 from monai_pdddpm.cli.fingerprint import fingerprint, read_case
 from monai_pdddpm.cli.first_stage import FirstStage, folder_stage, keep_usable, nnunet_stage
 from monai_pdddpm.cli.formats import read_dataset
-from monai_pdddpm.cli.measure import expected_time
+from monai_pdddpm.cli.measure import expected_time, inference_memory
 from monai_pdddpm.cli.memory import GIB, memory_budget
 from monai_pdddpm.cli.planner import plan
 from monai_pdddpm.cli.readme import bundle_texts, commands, readme
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> Result:
     if options.nnunet:
         stage = nnunet_stage(options.nnunet, data)
     place, settings = options.output_dir, (options.memory, options.segmenter, options.spacing, stage)
-    return create_bundle(options.name, data, place, *settings, progress=not options.quiet, measure=True)
+    return create_bundle(options.name, data, place, *settings, progress=not options.quiet)
 
 
 def create_bundle(
@@ -64,7 +64,6 @@ def create_bundle(
     spacing: Sequence[float] | None = None,
     stage: FirstStage | None = None,
     progress: bool = True,
-    measure: bool = False,
 ) -> Result:
     """Read the scans of a data set and write a bundle for it.
 
@@ -77,7 +76,6 @@ def create_bundle(
         spacing: voxel size in mm along R, A, S; None applies the rule.
         stage: pre-segmentations in place of a segmenter, or None.
         progress: show a progress bar.
-        measure: train a few batches to state the expected time.
 
     Returns:
         the bundle's folder, the choices, notes, and the next commands.
@@ -104,8 +102,9 @@ def create_bundle(
     values, choices = plan(statistics, len(listed["training"]), budget, computer, foreign, spacing)
     texts = bundle_texts(name, data, statistics)
     configs = _render(name, values | texts, data, foreign, stage)
-    if measure:
-        choices.append(expected_time(configs, values, len(listed["training"])))
+    largest = max(statistics["each"], key=lambda case: math.prod(case["shape"]))
+    choices.append(expected_time(configs, values, len(listed["training"])))
+    choices.append(inference_memory(configs, largest["shape"], largest["spacing_mm"]))
     stages = ["train"] if foreign or stage else ["train_segmenter", "train"]
     words = f"A {foreign.definition['_target_']} with the weights of {foreign.name}" if foreign else "A SegResNet"
     words = stage.words if stage else words

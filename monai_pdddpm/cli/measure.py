@@ -1,13 +1,20 @@
-"""Time and memory of the training of a new bundle, measured on a few batches of noise."""
+"""Time and memory of training and inference with a new bundle, measured on noise."""
 
 from __future__ import annotations
 
+import json
+import math
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.data import Dataset, MetaTensor
@@ -15,8 +22,11 @@ from monai.networks import one_hot
 from monai.transforms import Compose
 
 from monai_pdddpm.cli.memory import GIB
-from monai_pdddpm.cli.preprocessing_rules import Choice
+from monai_pdddpm.cli.preprocessing_rules import Choice, by
 from monai_pdddpm.inferers import DenoisingInferer
+from monai_pdddpm.utils.errors import UserError
+
+MEASURED_VOXELS = 1_500_000  # of a scan of noise, which takes half a minute on a CPU
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,69 @@ def expected_time(configs: Mapping[str, Any], values: Mapping[str, Any], cases: 
     each = " + ".join(f"{cost.seconds:.2g} s" for cost in costs)
     text = f"about {sum(hours):.2g} hours on this computer, peak memory {peak:.2g} GiB and the cached cases"
     return Choice("time", round(sum(hours), 3), text, f"measured: {each} a step, {steps} steps in each stage")
+
+
+def inference_memory(configs: Mapping[str, Any], shape: Sequence[int], spacing: Sequence[float]) -> Choice:
+    """Measure the peak memory of inference on a scan of noise, all of which is uncertain.
+
+    It is linear in the number of voxels, so that of a large scan follows from two smaller ones.
+
+    Args:
+        configs: file name -> rendered configuration.
+        shape: of a scan, (X, Y, Z).
+        spacing: its voxel size in mm.
+    """
+    size, share = math.prod(shape), min(1.0, (MEASURED_VOXELS / math.prod(shape)) ** (1 / 3))
+    shapes = [shape] if share == 1 else [[round(n * share * s) for n in shape] for s in (0.5 ** (1 / 3), 1)]
+    peaks = measure_inference(configs, shapes, spacing)
+    peak, reason = peaks[-1], "measured on noise, all of which is uncertain"
+    if len(peaks) > 1:
+        first, last = map(math.prod, shapes)
+        peak += (peaks[1] - peaks[0]) / (last - first) * (size - last)
+        reason += f"; extrapolated from scans of {by(shapes[0])} and {by(shapes[1])}"
+    text = f"peak memory {peak / GIB:.2g} GiB for the largest scan, {by(shape)} voxels"
+    return Choice("inference", round(peak), text, reason)
+
+
+def measure_inference(
+    configs: Mapping[str, Any], shapes: Sequence[Sequence[int]], spacing: Sequence[float]
+) -> list[float]:
+    """Return the peak memory in bytes of a process that segments scans of noise, after each of them.
+
+    Args:
+        configs: file name -> rendered configuration.
+        shapes: of the scans, (X, Y, Z) each, the smallest first.
+        spacing: their voxel size in mm.
+
+    Raises:
+        UserError: if the scans cannot be segmented.
+    """
+    config, noise = configs["inference.json"], np.random.default_rng(0)
+    channels = () if config["scan"]["fourth_dimension"] == "time" else (config["scan"]["channels"],)
+    with tempfile.TemporaryDirectory() as work:
+        root = Path(work)
+        for folder in ("configs", "models", "scans", "presegmentations"):
+            (root / folder).mkdir()
+        for name, content in configs.items():
+            (root / "configs" / name).write_text(json.dumps(content), encoding="utf-8")
+        network = ConfigParser(dict(config)).get_parsed_content("network_def")
+        torch.save(network.state_dict(), root / "models" / "model.pt")
+        for number, shape in enumerate(shapes):
+            scan = noise.normal(100, 20, (*shape, *channels)).astype(np.float32)
+            drawn = {"scans": scan, "presegmentations": noise.choice(config["label_values"], shape).astype(np.uint16)}
+            for folder, voxels in drawn.items():
+                image = nib.Nifti1Image(voxels, np.diag([*spacing, 1.0]))
+                nib.save(image, root / folder / f"scan_{number}.nii.gz")
+        settings = {"bundle_root": root, "dataset_dir": root / "scans", "num_steps": 1, "inferer#overlap": 0.0}
+        if config["presegmentation_dir"]:
+            settings["presegmentation_dir"] = root / "presegmentations"
+        words = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
+        command = ["-m", "monai.bundle", "run", "inference", "--config_file", str(root / "configs" / "inference.json")]
+        done = subprocess.run([sys.executable, *command, *words], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(f"inference: found an error on noise, expected maps ({done.stderr.strip()[-300:]})")
+        reports = [root / "output" / f"scan_{n}" / f"scan_{n}_report.json" for n in range(len(shapes))]
+        return [json.loads(file.read_text(encoding="utf-8"))["peak_memory_mib"] * 2.0**20 for file in reports]
 
 
 def measure_step(config: Mapping[str, Any], shape: tuple[int, ...]) -> StepCost:

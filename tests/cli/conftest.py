@@ -43,9 +43,10 @@ def shorten(folder):
 
 @pytest.fixture(autouse=True)
 def no_measurement(monkeypatch):
-    """Let create-bundle train no batches; tests/cli/test_measure.py does."""
+    """Let create-bundle measure nothing; tests/cli/test_measure.py does."""
     time = Choice("time", 1.0, "an hour", "measured")
-    monkeypatch.setattr("monai_pdddpm.cli.create.expected_time", lambda *args: time)
+    for name in ("expected_time", "inference_memory"):
+        monkeypatch.setattr(f"monai_pdddpm.cli.create.{name}", lambda *args: time)
 
 
 @pytest.fixture

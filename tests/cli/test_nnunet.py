@@ -62,6 +62,11 @@ def add_case(root, split, name, image, label=None):
             shutil.copy(file, target)
 
 
+@pytest.fixture
+def no_measurement():
+    """Let create-bundle measure time and memory, unlike in the other tests."""
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Two data sets in nnU-Net's layout: eight cases to train on; six further labeled cases and two new ones.
