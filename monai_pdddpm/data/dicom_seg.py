@@ -165,11 +165,6 @@ def write_dicom_seg(
 
 def _segments(values: np.ndarray, labels: Sequence[int], source: str) -> np.ndarray:
     """Return the label map, (X, Y, Z), with label values replaced by the numbers of the segments, 1, 2, ..."""
-    if values.ndim != 4 or len(values) != 1:
-        raise UserError(
-            f"{source}: its segmentation has shape {values.shape}, expected (1, X, Y, Z) for a DICOM SEG; leave out "
-            "dicom-seg of --outputs"
-        )
     segments = np.zeros(values.shape[1:], dtype=np.min_scalar_type(len(labels)))
     for number, index in enumerate(labels, start=1):
         segments[values[0] == index] = number

@@ -15,10 +15,7 @@ from monai_pdddpm.utils.ranks import is_first_rank
 
 
 def pending_cases(
-    cases: Sequence[dict[str, Any]],
-    output_dir: str | Path,
-    record: Mapping[str, Any],
-    overwrite: bool = False,
+    cases: Sequence[dict[str, Any]], output_dir: str | Path, record: Mapping[str, Any], overwrite: bool = False
 ) -> list[dict[str, Any]]:
     """Leave out the cases whose results are complete and were made with the same settings, weights and calibration.
 
@@ -53,19 +50,18 @@ def pending_cases(
                 f"{report}: found another file, expected a report of this package; give another --output_dir, or "
                 "replace the results with --overwrite True"
             ) from None
-        differing = [key for key in settings if made_with.get(key) != settings[key]]
-        if differing:
-            key = differing[0]
-            raise UserError(
-                f"{report.parent}: found results made with {key}={made_with.get(key)}, expected {key}={settings[key]}; "
-                "give another --output_dir, or replace them with --overwrite True"
-            )
+        differing = [
+            f"{key}={made_with.get(key)}, expected {key}={value}"
+            for key, value in settings.items()
+            if made_with.get(key) != value
+        ]
         for part, words in (("weights", "other weights"), ("calibration", "another calibration")):
-            if before and before.get(part) != now[part]:
-                raise UserError(
-                    f"{report.parent}: found results made with {words}; give another --output_dir, or replace them "
-                    "with --overwrite True"
-                )
+            differing += [words] if before and before.get(part) != now[part] else []
+        if differing:
+            raise UserError(
+                f"{report.parent}: found results made with {differing[0]}; give another --output_dir, or replace them "
+                "with --overwrite True"
+            )
     if len(todo) < len(cases) and is_first_rank():
         print(
             f"{len(cases) - len(todo)} of {len(cases)} cases are finished in {output_dir}; "

@@ -41,7 +41,6 @@ def write_phantom(
     size: Sequence[int] = DEFAULT_SIZE,
     spacing: Sequence[float] = DEFAULT_SPACING,
     seed: int = 0,
-    progress: bool = True,
 ) -> Path:
     """Write a data set of phantoms in the layout of the Medical Segmentation Decathlon, all on one oblique grid.
 
@@ -61,7 +60,6 @@ def write_phantom(
         size: voxels along X, Y, Z.
         spacing: voxel size in mm.
         seed: random seed; a case depends only on it and on the number of the case.
-        progress: show a bar, if standard error is a terminal.
 
     Returns:
         The folder.
@@ -86,7 +84,7 @@ def write_phantom(
         root.mkdir()
         lists: dict[str, list[dict[str, str]]] = {key: [] for key in counts}
         keys = [key for key, n in counts.items() for _ in range(n)]
-        for number, key in enumerate(tqdm(keys, desc="phantom", unit="case", disable=None if progress else True)):
+        for number, key in enumerate(tqdm(keys, desc="phantom", unit="case", disable=None)):
             if key == "series":
                 lists[key].append(_write_series(root, len(lists[key]), seed, **grid))
             else:

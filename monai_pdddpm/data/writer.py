@@ -69,34 +69,30 @@ def write_nifti(
     path: Path,
     array: np.ndarray | torch.Tensor,
     grid: nib.Nifti1Header,
-    dtype: str | None = None,
     labels: Mapping[str, str] | None = None,
     highest: float | None = None,
 ) -> None:
     """Write a map. The file appears when it is complete; equal arrays give equal bytes.
 
     Args:
-        path: file whose name ends in ``.nii`` or ``.nii.gz``; its folder must exist.
+        path: file whose name ends in ``.nii.gz``; its folder must exist.
         array: (C, X, Y[, Z]), written as (X, Y, Z), or as (X, Y, Z, C) when C > 1. A time series has shape
             (C, X, Y, Z, T) and is written as (X, Y, Z, T), or as (X, Y, Z, T, C).
         grid: header of :func:`find_grid`.
-        dtype: type of the voxels; None takes the smallest unsigned type for whole numbers, float32 otherwise.
         labels: class names by label value, stored as a header comment ``{"labels": {...}}``.
-        highest: stores values from 0 to this as 16-bit integers with a slope in the header; ``dtype`` is not used.
-            Readers apply the slope, and get values within ``highest / 65534``.
+        highest: stores values from 0 to this as 16-bit integers with a slope in the header, by which readers get values
+            within ``highest / 65534``. None takes the smallest unsigned type for whole numbers, and float32 otherwise.
 
     Raises:
-        UserError: if the file name, the voxel type or ``highest`` does not fit, or the disk refuses the file.
+        UserError: if a value lies outside of 0 to ``highest``, or the disk refuses the file.
     """
-    if not path.name.endswith((".nii", ".nii.gz")):
-        raise UserError(f"{path}: found this file name, expected one that ends in .nii or .nii.gz; rename it")
     if isinstance(array, torch.Tensor):
         array = (array.float() if array.dtype == torch.bfloat16 else array).detach().cpu().numpy()
     voxels = np.asarray(array)
     while voxels.ndim < 4:
         voxels = voxels[..., None]
     voxels = voxels[0] if len(voxels) == 1 else np.moveaxis(voxels, 0, -1)
-    voxels = _as_type(voxels, dtype, path) if highest is None else _as_steps(voxels, highest, path)
+    voxels = _as_smallest(voxels) if highest is None else _as_steps(voxels, highest, path)
     header = _placed_as(grid, voxels.shape)
     header.set_data_dtype(voxels.dtype)
     header.set_slope_inter(1.0 if highest is None else highest / _STEPS, 0.0)
@@ -104,13 +100,10 @@ def write_nifti(
     if labels:
         content = json.dumps({"labels": dict(labels)}).encode()
         header.extensions.append(nib.nifti1.Nifti1Extension("comment", content))
-    with atomic_write(path) as part, part.open("xb") as file:
-        if path.name.endswith(".gz"):
-            # the archive stores neither name nor time, so equal results are equal files
-            with gzip.GzipFile("", "wb", compresslevel=_COMPRESSION, fileobj=file, mtime=0) as packed:
-                _write(packed, header, voxels)
-        else:
-            _write(file, header, voxels)
+    with atomic_write(path) as part, part.open("xb") as file:  # noqa: SIM117  (one line would be too long)
+        # neither name nor time, so that equal results are equal files
+        with gzip.GzipFile("", "wb", compresslevel=_COMPRESSION, fileobj=file, mtime=0) as packed:
+            _write(packed, header, voxels)
 
 
 def _write(file: Any, header: nib.Nifti1Header, voxels: np.ndarray) -> None:
@@ -134,27 +127,10 @@ def _as_steps(array: np.ndarray, highest: float, path: Path) -> np.ndarray:
     return np.rint(steps, out=steps).clip(0, _STEPS, out=steps).astype(np.int16)
 
 
-def _as_type(array: np.ndarray, wanted: str | None, path: Path) -> np.ndarray:
-    """Return an array in the voxel type of a file; whole-number types round and must hold all values.
-
-    Raises:
-        UserError: if a value does not fit, NaN included.
-    """
-    if wanted is not None:
-        dtype = np.dtype(wanted)
-    elif array.dtype.kind == "b":
-        dtype = np.dtype(np.uint8)
-    elif array.dtype.kind in "iu" and array.size and array.min() >= 0:
-        dtype = np.min_scalar_type(array.max())
-    else:
-        dtype = np.dtype(np.float32)
-    if dtype.kind not in "iu" or array.dtype.kind == "b":
-        return array.astype(dtype, copy=False)
-    low, high = (array.min(), array.max()) if array.size else (0, 0)
-    limits = np.iinfo(dtype)
-    if not (limits.min <= low and high <= limits.max):  # also refuses NaN
-        raise UserError(f"{path}: found values from {low:g} to {high:g}, expected {dtype}; choose a larger voxel type")
-    return (np.rint(array) if array.dtype.kind == "f" else array).astype(dtype, copy=False)
+def _as_smallest(array: np.ndarray) -> np.ndarray:
+    """Return whole numbers of 0 or more in the smallest unsigned type, all others in float32."""
+    whole = array.dtype.kind in "biu" and array.size and array.min() >= 0
+    return array.astype(np.min_scalar_type(int(array.max())) if whole else np.float32, copy=False)
 
 
 def _header_on_disk(meta: Mapping[str, Any], affine: np.ndarray, shape: tuple[int, ...]) -> nib.Nifti1Header | None:

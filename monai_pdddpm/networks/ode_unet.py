@@ -101,7 +101,20 @@ class ODEUNet(nn.Module):
         upsampling: str = "nearest",
     ) -> None:
         super().__init__()
-        _check(channels, stem_channels, stride, groups, solver, solver_steps, upsampling)
+        if any(width % groups for width in (stem_channels, *channels)):
+            raise UserError(
+                f"channels: found {stem_channels} and {tuple(channels)}, expected multiples of groups={groups}; fix "
+                "network_def"
+            )
+        check_range("stride", stride, 1, 2)
+        check_choice("solver", solver, FIXED_STEP_SOLVERS)
+        check_choice("upsampling", upsampling, ("nearest", "linear"))
+        check_range("solver_steps", solver_steps, 1)
+        if evaluations(solver, solver_steps) == 0:
+            raise UserError(
+                f"solver_steps: found {solver_steps} with solver='{solver}', which then ignores the diffusion time, "
+                "expected 2 or more; raise it, or use midpoint"
+            )
         conv = Conv[Conv.CONV, spatial_dims]
         self.image_channels = image_channels
         self.num_classes = num_classes
@@ -197,22 +210,3 @@ class ODEUNet(nn.Module):
     ) -> torch.Tensor:
         """Return ``denoise(x_t, t, encode(image, presegmentation))``."""
         return self.denoise(x_t, t, self.encode(image, presegmentation), "", 0)
-
-
-def _check(
-    channels: Sequence[int], stem: int, stride: int, groups: int, solver: str, solver_steps: int, upsampling: str
-) -> None:
-    if any(width % groups for width in (stem, *channels)):
-        raise UserError(
-            f"channels: found {stem} and {tuple(channels)}, expected multiples of groups={groups}; fix network_def"
-        )
-    if stride not in (1, 2):
-        raise UserError(f"stride: found {stride}, expected 1 or 2; fix network_def")
-    check_choice("solver", solver, FIXED_STEP_SOLVERS)
-    check_choice("upsampling", upsampling, ("nearest", "linear"))
-    check_range("solver_steps", solver_steps, 1)
-    if evaluations(solver, solver_steps) == 0:
-        raise UserError(
-            f"solver_steps: found {solver_steps} with solver='{solver}', which then ignores the diffusion time, "
-            "expected 2 or more; raise it, or use midpoint"
-        )

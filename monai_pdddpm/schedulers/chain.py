@@ -48,14 +48,8 @@ def chain_step(
 
     With R = x_pre - x_0, Resfusion's x_t - R is an ordinary diffusion of x_0 - R, so the rule is applied to that.
 
-    Args:
-        x_t: state, (B, K, ...).
-        x_0: predicted clean state, of the same shape.
-        x_pre: state of the pre-segmentation, used by the residual process only.
-        abar_t: scalar tensor.
-        abar_prev: scalar tensor, larger than ``abar_t``.
-        noise: standard normal field, required by stochastic rules.
-        chain: rule and process.
+    ``x_pre``, the state of the pre-segmentation, is used by the residual process only; the other arguments are those of
+    :func:`monai_pdddpm.schedulers.reverse_step`.
 
     Reference: Shi et al. 2024 (Resfusion), eq. 8.
     """

@@ -14,11 +14,8 @@ TRAINING_PROCESSES = ("ddpm", "presegmentation", "recycled", "residual")
 def is_residual(training_process: str) -> bool:
     """Return whether a training process is Resfusion's, in which x_t also contains the pre-segmentation.
 
-    Args:
-        training_process: one of ``TRAINING_PROCESSES``.
-
     Raises:
-        UserError: if it is none of them.
+        UserError: if it is none of ``TRAINING_PROCESSES``.
     """
     check_choice("training_process", training_process, TRAINING_PROCESSES)
     return training_process == "residual"

@@ -90,14 +90,8 @@ def reverse_step(
 ) -> torch.Tensor:
     """Return x_prev by the rule of a name, so that TorchScript can choose it.
 
-    Args:
-        x_t: the state, (B, K, ...).
-        x_0: the prediction of the clean state.
-        abar_t: scalar tensor.
-        abar_prev: scalar tensor, larger than ``abar_t``.
-        noise: standard normal field, required unless the rule is deterministic.
-        rule: ``"ddim"``, or the variance of the ancestral rule, ``"fixed_small"`` or ``"fixed_large"``.
-        eta: of DDIM.
+    The name is ``"ddim"``, see :func:`ddim_step`, or the variance of :func:`ancestral_step`. A deterministic rule takes
+    no noise.
     """
     if rule == "ddim":
         return ddim_step(x_t, x_0, abar_t, abar_prev, eta, noise)

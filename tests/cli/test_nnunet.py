@@ -78,7 +78,7 @@ def data(tmp_path_factory):
     if not source.is_dir():
         few = {"train": 8, "validation": 8, "test": 0, "series": 0, "annotations": 1}
         shape = {"size": (32, 32, 32), "spacing": (1.5, 1.5, 1.5)}
-        source = write_phantom(root / "phantom", **few, **shape, seed=3, progress=False)
+        source = write_phantom(root / "phantom", **few, **shape, seed=3)
     listed = json.loads((source / "dataset.json").read_text())
     labels = {name: int(value) for value, name in listed["labels"].items()}
     content = {"channel_names": listed["modality"], "labels": labels, "file_ending": ".nii.gz"}

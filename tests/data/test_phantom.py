@@ -12,7 +12,7 @@ from monai_pdddpm.data.phantom import ensure_phantom, write_phantom
 from monai_pdddpm.data.phantom_distribution import phantom_affine
 
 TINY = {"size": (12, 14, 10), "spacing": (3.0, 3.0, 3.5)}
-FEW = {"train": 2, "validation": 1, "test": 1, "series": 1, "annotations": 3, "progress": False, **TINY}
+FEW = {"train": 2, "validation": 1, "test": 1, "series": 1, "annotations": 3, **TINY}
 
 
 def digests(folder):

@@ -155,7 +155,7 @@ def data(tmp_path_factory):
     """Small scans with labels, of one channel and two labels, and of four channels and one label."""
     folder = tmp_path_factory.mktemp("data")
     few = {"train": 5, "validation": 6, "test": 1, "series": 1, "annotations": 1}
-    one = write_phantom(folder / "one", **few, size=(24, 24, 24), seed=5, progress=False)
+    one = write_phantom(folder / "one", **few, size=(24, 24, 24), seed=5)
     four = shutil.copytree(one, folder / "four")
     for path in four.glob("images*/*.nii.gz"):
         image = nib.load(path)

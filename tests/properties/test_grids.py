@@ -138,7 +138,7 @@ class TestTheWayThroughABundle:
             assert assert_in_place(item["pred"], seen) <= most
 
             pred, target = item["pred"], Path(folder) / "scan_x.nii.gz"
-            write_nifti(target, pred, find_grid(pred.meta, tuple(pred.shape[1:4])), "float32")
+            write_nifti(target, pred, find_grid(pred.meta, tuple(pred.shape[1:4])))
             written = nib.load(target)
             np.testing.assert_array_equal(written.get_fdata(dtype=np.float32), np.moveaxis(item["pred"].numpy(), 0, -1))
             if path.suffix in (".nrrd", ".mha"):

@@ -28,7 +28,7 @@ def data(tmp_path_factory):
     """Phantoms of 16 x 16 x 16 voxels: 3 for training, 1 for validation, 3 for test."""
     few = {"train": 3, "validation": 1, "test": 3, "series": 0, "annotations": 1}
     target = tmp_path_factory.mktemp("scarce") / "data"
-    return write_phantom(target, **few, size=(16, 16, 16), spacing=(2.0, 2.0, 2.0), progress=False)
+    return write_phantom(target, **few, size=(16, 16, 16), spacing=(2.0, 2.0, 2.0))
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def test_a_downloaded_bundle_runs_in_any_folder(release, tmp_path, monkeypatch):
     for kind in ("train", "inference"):
         assert isinstance(load(name=NAME, bundle_dir=tmp_path / "zoo", workflow_type=kind), PDDDPM)
     few = {"train": 0, "validation": 0, "test": 1, "series": 0}
-    data = write_phantom(tmp_path / "data", **few, size=(24, 24, 24), progress=False)
+    data = write_phantom(tmp_path / "data", **few, size=(24, 24, 24))
     workflow = create_workflow(
         config_file=str(tmp_path / "zoo" / NAME / "configs" / "inference.json"),
         workflow_type="inference",

@@ -119,8 +119,8 @@ def results(path: Path, folder: Path) -> dict[str, Path]:
     two = MetaTensor(torch.cat([index, index + 1000]), meta=back.meta)
     grid = find_grid(back.meta, tuple(back.shape[1:]))
     files = {name: folder / f"{name.replace(' ', '_')}.nii.gz" for name in WRITERS[:4]}
-    for name, array, dtype in zip(files, (one, one, two, two), (None, "float32", "float32", None), strict=True):
-        write_nifti(files[name], array, grid, dtype)
+    for name, array in zip(files, (one, one.float(), two.float(), two), strict=True):
+        write_nifti(files[name], array, grid)
     files["seg.nrrd"] = folder / "scan.seg.nrrd"
     affine = np.asarray(back.affine, dtype=float)
     write_seg_nrrd(files["seg.nrrd"], index[0].numpy(), affine, {1: "a"}, segment_codes({1: "a"}))
