@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from monai_pdddpm.data.case import case_name
-from monai_pdddpm.utils.checks import check_switch
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.provenance import made_by, report_path
 from monai_pdddpm.utils.ranks import is_first_rank
@@ -32,7 +31,6 @@ def pending_cases(
         UserError: if finished results were made with other settings, weights or calibration, because they would be
             overwritten silently, or lie beside results that cannot be compared with them.
     """
-    check_switch("overwrite", overwrite)
     if overwrite:
         return list(cases)
     settings, now = record["settings"], made_by(record)

@@ -17,7 +17,6 @@ from monai.data.utils import set_rnd
 from monai.engines import Evaluator, Trainer
 
 from monai_pdddpm.data.cache import CachedDataset
-from monai_pdddpm.utils.checks import check_choice, check_switch
 from monai_pdddpm.utils.errors import UserError, error_links
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
 from monai_pdddpm.utils.resource_errors import is_out_of_memory
@@ -88,9 +87,6 @@ class TrainingCheckpoint:
         evaluator: the validation, whose best metric is saved.
         interval_seconds: shortest time between two checkpoints; the last epoch is always saved.
         resume: False starts from the beginning and replaces the file.
-
-    Raises:
-        UserError: if ``resume`` is not a switch.
     """
 
     def __init__(
@@ -101,7 +97,6 @@ class TrainingCheckpoint:
         interval_seconds: float = 60.0,
         resume: bool = True,
     ) -> None:
-        check_switch("resume", resume)
         self.path = Path(path)
         self.save_dict = dict(save_dict)
         self.evaluator = evaluator
@@ -215,9 +210,6 @@ class ModelSaver:
         network: the network whose state is written.
         evaluator: the validation, whose key metric decides; without one the last state is kept.
         checkpoint_policy: ``"best"``, or ``"last"`` to save after every validation and at the end.
-
-    Raises:
-        UserError: if ``checkpoint_policy`` is neither.
     """
 
     def __init__(
@@ -227,7 +219,6 @@ class ModelSaver:
         evaluator: Evaluator | None = None,
         checkpoint_policy: str = "best",
     ) -> None:
-        check_choice("checkpoint_policy", checkpoint_policy, ("best", "last"))
         self.path = Path(path)
         self.network = network
         self.evaluator = evaluator

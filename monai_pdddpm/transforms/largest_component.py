@@ -12,7 +12,6 @@ from monai.transforms import MapTransform
 from scipy.ndimage import find_objects, label
 
 from monai_pdddpm.transforms.outputs import frames_of
-from monai_pdddpm.utils.checks import check_switch
 
 
 class LargestComponentd(MapTransform):
@@ -24,14 +23,10 @@ class LargestComponentd(MapTransform):
     Args:
         keys: the keys of label maps, (1, X, Y, Z) or (1, X, Y, Z, T) with frames.
         keep: False turns the transform off.
-
-    Raises:
-        UserError: if ``keep`` is not True or False.
     """
 
     def __init__(self, keys: KeysCollection, keep: bool = True) -> None:
         super().__init__(keys)
-        check_switch("largest_component", keep)
         self.keep = keep
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 
 import nibabel as nib
 import numpy as np
@@ -55,27 +54,6 @@ def test_every_case_has_rows_of_both_methods(rows):
     for method in ("segmenter", "ensemble"):
         for label in LABELS.values():
             assert [row["case"] for row in rows if (row["method"], row["label"]) == (method, label)] == list(CASES)
-
-
-def test_numbers_are_finite_where_they_are_defined(rows):
-    numbers = [
-        (key, value) for row in rows for key, value in row.items() if key not in ("case", "method", "label") and value
-    ]
-    assert len(numbers) > 20
-    for key, value in numbers:
-        # surface distances of an empty label map, and a score without any error, are nan; nothing is infinite
-        assert not math.isinf(float(value)), key
-    for key in ("dice", "ece", "brier", "nll"):
-        values = [float(value) for name, value in numbers if name == key]
-        assert values, key
-        assert all(math.isfinite(value) and value >= 0 for value in values), key
-
-
-def test_summary_compares_the_two(evaluation):
-    summary = json.loads((evaluation[1] / "evaluation_summary.json").read_text(encoding="utf-8"))
-    text = json.dumps(summary)
-    assert '"segmenter"' in text
-    assert '"ensemble"' in text
 
 
 @pytest.mark.parametrize(("method", "name"), [("segmenter", "preseg"), ("ensemble", "seg")])

@@ -288,12 +288,6 @@ class TestDatasetJson:
         decathlon(tmp_path, test=pairs("a", "b", "c"))
         assert names(inference_cases(tmp_path)) == ["a", "b", "c"]
 
-    def test_one_name_in_two_folders(self, tmp_path):
-        touch(tmp_path, "x/a.nii.gz", "y/a.nii.gz")
-        decathlon(tmp_path, test=["x/a.nii.gz", "y/a.nii.gz"])
-        with pytest.raises(UserError, match=r"x/a\.nii\.gz and .*y/a\.nii\.gz.*'a'"):
-            inference_cases(tmp_path)
-
 
 class TestLabelled:
     def test_lists_are_taken_as_they_are(self, tmp_path, capsys):

@@ -2,8 +2,6 @@ import builtins
 import itertools
 import logging
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pydicom
@@ -11,8 +9,8 @@ import pytest
 import torch
 from highdicom.legacy import LegacyConvertedEnhancedCTImage
 from highdicom.seg import segread
-from monai.data import ITKReader, MetaTensor
-from monai.transforms import Compose, Invertd, LoadImaged, Orientationd, Spacingd
+from monai.data import MetaTensor
+from monai.transforms import Compose, Invertd, Orientationd, Spacingd
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -205,20 +203,6 @@ def test_as_highdicom_reads_it(tmp_path):
     assert {item.ReferencedSOPInstanceUID for item in referenced.ReferencedInstanceSequence} == set(uids.values())
 
 
-@pytest.mark.slow
-def test_on_the_grid_that_monai_reads(tmp_path):
-    write_series(tmp_path / "ct")
-    image = LoadImaged("image", reader=ITKReader(), ensure_channel_first=True)({"image": str(tmp_path / "ct")})["image"]
-    assert image.shape == (1, COLUMNS, ROWS, SLICES)
-    seg = segmentation(None)
-    mine = MetaTensor(seg.as_tensor(), affine=image.affine, meta={"filename_or_obj": image.meta["filename_or_obj"]})
-    # the intensities, 100 times the plane, show where MONAI put the planes
-    planes = [round(float(image[0, 0, 0, index]) / 100) for index in range(SLICES)]
-    moved = {label: [(c, r, planes[k]) for c, r, k in places] for label, places in MARKS.items()}
-    ds = pydicom.dcmread(saved(tmp_path, mine))
-    require_same_places(world_positions(ds), expected_positions(moved))
-
-
 @pytest.mark.parametrize("axes", itertools.permutations(range(3)))
 @pytest.mark.parametrize("flipped", [(), (0,), (0, 2), (0, 1, 2)])
 def test_any_order_and_direction_of_the_axes(tmp_path, axes, flipped):
@@ -265,23 +249,6 @@ def test_a_series_made_anonymous_and_one_without_thickness(tmp_path):
     require_same_places(world_positions(ds), expected_positions())
     assert not ds.PatientID
     assert ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == SPACING[2]
-
-
-def test_other_files_and_series_below_do_not_disturb(tmp_path):
-    write_series(tmp_path / "ct")
-    (tmp_path / "ct" / "notes.txt").write_text("no DICOM")
-    write_series(tmp_path / "ct" / "older", series="1.2.3")
-    path = saved(tmp_path, segmentation(tmp_path / "ct"))
-    require_same_places(world_positions(pydicom.dcmread(path)), expected_positions())
-
-
-def test_as_the_package_loads_it(tmp_path):
-    write_series(tmp_path / "ct.1")
-    image = LoadScan()(str(tmp_path / "ct.1"))
-    planes = [round(float(image[0, 0, 0, index]) / 100) for index in range(SLICES)]
-    assert planes == list(range(SLICES))
-    seg = MetaTensor(segmentation(None).as_tensor(), meta=image.meta)
-    require_same_places(world_positions(pydicom.dcmread(saved(tmp_path, seg))), expected_positions())
 
 
 def test_behind_the_inverse_of_the_preprocessing(tmp_path):
@@ -393,14 +360,6 @@ def test_values_that_are_no_label_are_refused(tmp_path):
     refused(tmp_path, seg, r"its segmentation holds other values than 0 and those of labels \(1, 2\)")
 
 
-def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
-    write_series(tmp_path / "ct")
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk")))
-    with pytest.raises(UserError, match=r"ct_seg\.dcm: cannot be written"):
-        write(tmp_path, segmentation(tmp_path / "ct"))
-    assert not os.listdir(tmp_path / "out")
-
-
 def test_a_second_file_is_a_new_instance_of_the_same_content(tmp_path):
     write_series(tmp_path / "ct")
     first, second = (pydicom.dcmread(saved(tmp_path, segmentation(tmp_path / "ct"))) for _ in range(2))
@@ -448,13 +407,3 @@ def test_a_missing_package_is_reported_before_the_run(monkeypatch):
     with pytest.raises(UserError, match=r"No module named 'pydicom'.*; pip install highdicom pydicom$"):
         check_dicom_seg({1: "a"})
     ViewerFiles(LABELS)
-
-
-@pytest.mark.slow
-def test_neither_package_is_needed_until_a_file_is_asked_for():
-    # None makes an import fail; MONAI's own readers then do without pydicom
-    code = (
-        "import sys; sys.modules.update(pydicom=None, highdicom=None); from monai_pdddpm.handlers.viewer_files import "
-        "ViewerFiles; ViewerFiles({'1': 'a'})"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,11 +7,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from ignite.engine import Engine
-from monai.data import DataLoader, Dataset, MetaTensor
-from monai.engines import SupervisedEvaluator
-from monai.transforms import Activationsd, CopyItemsd
+from monai.data import MetaTensor
 
-from monai_pdddpm.handlers.evaluation_report import EvaluationReport, as_csv
+from monai_pdddpm.handlers.evaluation_report import EvaluationReport
 from monai_pdddpm.transforms.segmentation_metrics import SegmentationMetricsd
 from monai_pdddpm.utils.errors import UserError
 
@@ -128,12 +126,6 @@ def test_the_cases_survive_a_summary_that_fails(tmp_path):
     assert len(cases(tmp_path)) == 4
 
 
-def test_csv_has_every_metric_once():
-    assert as_csv(
-        [{"case": "a,b", "method": "m", "label": "l", "x": 1.5}, {"case": "c", "method": "m", "label": "n"}]
-    ) == ('case,method,label,x\n"a,b",m,l,1.5\nc,m,n,\n')
-
-
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_first_of_several_processes_writes_the_cases_of_all(tmp_path, monkeypatch, rank):
     def gather(parts, mine, group=None):
@@ -149,32 +141,3 @@ def test_the_first_of_several_processes_writes_the_cases_of_all(tmp_path, monkey
     assert (tmp_path / "evaluation_cases.csv").exists() == (rank == 0)
     if rank == 0:
         assert {row["case"] for row in cases(tmp_path)} == {"here", "elsewhere"}
-
-
-def test_within_an_evaluator_of_monai(tmp_path):
-    class Threshold(torch.nn.Module):
-        def forward(self, image):
-            return torch.cat([1 - image, image], dim=1) * 4
-
-    def case(name):
-        image = torch.zeros(1, 8, 8, 8)
-        image[:, 2:6, 2:6, 2:6] = 1
-        return {
-            key: MetaTensor(image.clone(), meta={"filename_or_obj": f"{name}_{key}.nii.gz"})
-            for key in ("image", "label")
-        }
-
-    report = EvaluationReport(tmp_path)
-    evaluator = SupervisedEvaluator(
-        device=torch.device("cpu"),
-        val_data_loader=DataLoader(Dataset([case("a"), case("b"), case("c")]), batch_size=2),
-        network=Threshold(),
-        postprocessing=lambda data: SegmentationMetricsd(labels={1: "lesion"})(
-            CopyItemsd(["pred", "pred"], names=["preseg", "prob"])(Activationsd("pred", softmax=True)(data))
-        ),
-        val_handlers=[report],
-    )
-    evaluator.run()
-    rows = cases(tmp_path)
-    assert {row["case"] for row in rows} == {"a_image", "b_image", "c_image"}
-    assert {row["dice"] for row in rows if row["label"] == "lesion"} == {"1.0"}

@@ -13,7 +13,6 @@ from monai.data import MetaTensor
 
 from monai_pdddpm.data.case import Case
 from monai_pdddpm.handlers.viewer_files import ViewerFiles
-from monai_pdddpm.utils.errors import UserError
 
 LABELS = {"0": "background", "1": "lung", "2": "heart"}
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, 1.5, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]])
@@ -97,11 +96,6 @@ def test_scene_leaves_out_a_dicom_series(tmp_path):
     series.mkdir()
     write(tmp_path / "out", item(series))
     assert scene_files(tmp_path / "out")[:2] == MAPS
-
-
-def test_codes_without_a_label_are_refused():
-    with pytest.raises(UserError, match="codes: found '7'"):
-        ViewerFiles(LABELS, dicom_codes={"7": {}})
 
 
 def test_label_values_of_the_data_set(tmp_path, scan):

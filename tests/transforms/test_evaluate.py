@@ -87,18 +87,6 @@ def test_plain_probabilities_take_the_size_of_a_voxel_from_the_truth(data):
         SegmentationMetricsd("prob", labels=LABELS)(data)
 
 
-def test_an_oblique_affine_has_the_same_spacing(data):
-    turn = torch.eye(4)
-    turn[:2, :2] = torch.tensor([[math.cos(0.3), -math.sin(0.3)], [math.sin(0.3), math.cos(0.3)]])
-    straight = SegmentationMetricsd(labels=LABELS)(data)["metrics"]
-    for key in ("label", "preseg", "prob"):
-        data[key] = MetaTensor(data[key].as_tensor(), affine=turn @ AFFINE)
-    oblique = SegmentationMetricsd(labels=LABELS)(data)["metrics"]
-    for name in LABELS.values():
-        expected = straight["segmenter"]["labels"][name]
-        assert oblique["segmenter"]["labels"][name] == pytest.approx(expected, rel=1e-6)
-
-
 def test_two_dimensions(data):
     flat = {key: MetaTensor(value.as_tensor()[..., 5], affine=AFFINE) for key, value in data.items()}
     metrics = SegmentationMetricsd(labels=LABELS)(flat)["metrics"]

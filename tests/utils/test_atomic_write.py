@@ -78,13 +78,6 @@ def test_folder_that_is_not_there(tmp_path):
         part.write_text("x")
 
 
-def test_file_in_the_place_of_the_folder(tmp_path):
-    (tmp_path / "file").write_text("kept")
-    with pytest.raises(UserError, match="cannot be written"), atomic_write(tmp_path / "file" / "a.txt") as part:
-        part.write_text("x")
-    assert (tmp_path / "file").read_text() == "kept"
-
-
 def test_folder_in_the_place_of_the_file(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(UserError, match="a: cannot be written"), atomic_write(tmp_path / "a") as part:

@@ -57,10 +57,6 @@ def test_an_error_in_an_engine_appears_once():
     assert "Engine run" in done.stderr  # ignite's other lines stay
 
 
-def test_line_breaks_are_taken_out():
-    assert run("raise UserError('a: found\\nb')").stderr == "error: a: found b\n"
-
-
 def test_other_errors_keep_their_traceback():
     done = run("1 / 0")
     assert done.returncode == 1
