@@ -8,9 +8,6 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from monai_pdddpm.utils.checks import check_range
-from monai_pdddpm.utils.errors import UserError
-
 
 class CosineDecay(LambdaLR):
     """Set the learning rate to ``lr (1 + cos(pi n / N)) / 2`` after n of N epochs, 0 from N on.
@@ -22,16 +19,10 @@ class CosineDecay(LambdaLR):
         optimizer: optimizer whose initial learning rates are lr.
         epochs: N, 1 or more.
 
-    Raises:
-        UserError: if N is below 1, or lr is not above 0.
-
     Reference: Loshchilov and Hutter 2017 (SGDR), eq. 5, without restarts.
     """
 
     def __init__(self, optimizer: Optimizer, epochs: int) -> None:
-        check_range("max_epochs", epochs, 1)
-        if wrong := [group["lr"] for group in optimizer.param_groups if not group["lr"] > 0]:
-            raise UserError(f"learning_rate: found {wrong[0]!r}, expected a number above 0; set learning_rate to one")
         super().__init__(optimizer, lambda n: (1 + math.cos(math.pi * min(n, epochs) / epochs)) / 2)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from monai_pdddpm.optimizers import CosineDecay
-from monai_pdddpm.utils.errors import UserError
 
 
 def optimizer():
@@ -63,17 +62,3 @@ def test_pytorchs_would_rise_again():
     found = [first for first, _ in rates(scheduler, 6)]
     assert found == sorted(found)
     assert found[-1] > 0.4  # of 0.5 at first
-
-
-@pytest.mark.parametrize("epochs", [0, -3])
-def test_no_epochs(epochs):
-    with pytest.raises(UserError, match=rf"max_epochs: found {epochs}, expected a whole number of at least 1"):
-        CosineDecay(optimizer(), epochs)
-
-
-@pytest.mark.parametrize("rate", [0.0, -0.1, math.nan])
-def test_learning_rate_is_above_zero(rate):
-    adam = optimizer()
-    adam.param_groups[1]["lr"] = rate
-    with pytest.raises(UserError, match="learning_rate: found"):
-        CosineDecay(adam, 3)
