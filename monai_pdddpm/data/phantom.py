@@ -66,16 +66,11 @@ def write_phantom(
 
     Raises:
         FileExistsError: if ``dataset_dir`` exists.
-        ValueError: for a number out of range.
     """
     target = Path(dataset_dir)
     if target.exists():
         raise FileExistsError(f"{target} exists already: remove it, or choose another folder for the phantom.")
     counts = {"training": train, "validation": validation, "test": test, "series": series}
-    if min(counts.values()) < 0:
-        raise ValueError(f"the numbers of cases must not be negative, got {counts}.")
-    if annotations < 1:
-        raise ValueError(f"annotations must be at least 1, got {annotations}.")
     grid: dict[str, Any] = {"size": [int(n) for n in size], "spacing": [float(h) for h in spacing]}
     target.parent.mkdir(parents=True, exist_ok=True)
     # written beside the target, so that renaming stays within one file system and is atomic

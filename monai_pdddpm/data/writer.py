@@ -115,11 +115,7 @@ def _write(file: Any, header: nib.Nifti1Header, voxels: np.ndarray) -> None:
 
 
 def _as_steps(array: np.ndarray, highest: float, path: Path) -> np.ndarray:
-    """Return values from 0 to `highest` as whole numbers from 0 to 32767.
-
-    Raises:
-        UserError: if a value does not fit, NaN included.
-    """
+    """Return values from 0 to `highest` as whole numbers from 0 to 32767."""
     low, high = (array.min(), array.max()) if array.size else (0, 0)
     if not (-1e-4 * highest <= low and high <= (1 + 1e-4) * highest):  # also refuses NaN
         raise UserError(f"{path}: found values from {low:g} to {high:g}, expected 0 to {highest:g}; report this fault")

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, DiskSaver
-from monai.data.utils import set_rnd
 from monai.engines import Evaluator, Trainer
 
 from monai_pdddpm.data.cache import CachedDataset
@@ -53,10 +52,10 @@ class EpochSeed:
 
     Args:
         seed: seed of the run.
-        dataset: its random transforms are seeded too, case by case in a :class:`monai_pdddpm.data.CachedDataset`.
+        dataset: its random transforms are seeded too, case by case.
     """
 
-    def __init__(self, seed: int, dataset: torch.utils.data.Dataset | None = None) -> None:
+    def __init__(self, seed: int, dataset: CachedDataset) -> None:
         self.seed = seed
         self.dataset = dataset
 
@@ -68,10 +67,7 @@ class EpochSeed:
         """Seed torch and the random transforms with ``seed + epoch``."""
         seed = self.seed + engine.state.epoch
         torch.manual_seed(seed)
-        if isinstance(self.dataset, CachedDataset):
-            self.dataset.seed_epoch(seed)
-        elif self.dataset is not None:
-            set_rnd(self.dataset, seed)
+        self.dataset.seed_epoch(seed)
 
 
 class TrainingCheckpoint:
@@ -93,7 +89,7 @@ class TrainingCheckpoint:
         self,
         path: str | os.PathLike,
         save_dict: Mapping[str, Any],
-        evaluator: Evaluator | None = None,
+        evaluator: Evaluator,
         interval_seconds: float = 60.0,
         resume: bool = True,
     ) -> None:
@@ -152,21 +148,19 @@ class TrainingCheckpoint:
         # ignite counts iterations to find the end, and the data or the batch may have become larger
         length = engine.state.epoch_length
         engine.state.iteration = int(progress["iteration"]) if length is None else engine.state.epoch * length
-        if self.evaluator is not None and progress["best_metric_epoch"] >= 0:
+        if progress["best_metric_epoch"] >= 0:
             self.evaluator.state.best_metric = progress["best_metric"]
             self.evaluator.state.best_metric_epoch = int(progress["best_metric_epoch"])
 
     def save(self, engine: Trainer) -> None:
         """Save if the interval has passed or the training is over; otherwise keep a copy of the epoch."""
-        best_epoch = -1 if self.evaluator is None else int(self.evaluator.state.best_metric_epoch)
-        best = float(self.evaluator.state.best_metric) if self.evaluator is not None and best_epoch >= 0 else -1.0
         self._epoch = int(engine.state.epoch)
         state = {name: item.state_dict() for name, item in self.save_dict.items()}
         state["progress"] = {
             "epoch": self._epoch,
             "iteration": int(engine.state.iteration),
-            "best_metric": best,
-            "best_metric_epoch": best_epoch,
+            "best_metric": float(self.evaluator.state.best_metric),
+            "best_metric_epoch": int(self.evaluator.state.best_metric_epoch),
         }
         self._unsaved = copy.deepcopy(state)
         if self._epoch >= engine.state.max_epochs or time.monotonic() - self._saved_at >= self.interval_seconds:
@@ -178,12 +172,7 @@ class TrainingCheckpoint:
             self._unsaved, self._saved_at = None, time.monotonic()
 
     def _stop(self, engine: Trainer, error: BaseException) -> None:
-        """Save the last complete epoch on an interrupt.
-
-        Raises:
-            UserError: if memory ran out.
-            BaseException: otherwise the error itself.
-        """
+        """Save the last complete epoch on an interrupt, and raise the error again."""
         if isinstance(error, KeyboardInterrupt):
             self._write()
             kept = "stopped before the end of the first epoch, nothing is saved; the same command starts again"
@@ -208,7 +197,7 @@ class ModelSaver:
     Args:
         path: the file, a bare state dict.
         network: the network whose state is written.
-        evaluator: the validation, whose key metric decides; without one the last state is kept.
+        evaluator: the validation, whose key metric decides; the last state is kept if it never ran.
         checkpoint_policy: ``"best"``, or ``"last"`` to save after every validation and at the end.
     """
 
@@ -216,7 +205,7 @@ class ModelSaver:
         self,
         path: str | os.PathLike,
         network: torch.nn.Module,
-        evaluator: Evaluator | None = None,
+        evaluator: Evaluator,
         checkpoint_policy: str = "best",
     ) -> None:
         self.path = Path(path)
@@ -227,8 +216,7 @@ class ModelSaver:
 
     def attach(self, engine: Trainer) -> None:
         """Save after validations, and at the end of ``engine`` unless the best was saved or nothing was trained."""
-        if self.evaluator is not None:
-            self.evaluator.add_event_handler(Events.COMPLETED, self._save_best)
+        self.evaluator.add_event_handler(Events.COMPLETED, self._save_best)
         engine.add_event_handler(Events.STARTED, lambda engine: _remove_partial_files(self.path.parent))
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
         engine.add_event_handler(Events.COMPLETED, self._save_last)
@@ -246,7 +234,7 @@ class ModelSaver:
     def _save_last(self, engine: Trainer) -> None:
         if not self._trained and self.path.exists():
             return
-        if self.checkpoint_policy == "last" or self.evaluator is None or self.evaluator.state.best_metric_epoch < 0:
+        if self.checkpoint_policy == "last" or self.evaluator.state.best_metric_epoch < 0:
             self.save()
 
     def save(self) -> None:

@@ -33,11 +33,7 @@ class FiniteGradients:
         self.optimizer.register_step_pre_hook(self._check)
 
     def _check(self, optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
-        """Remove the gradients unless all are finite.
-
-        Raises:
-            UserError: after 20 skipped steps in a row.
-        """
+        """Remove the gradients unless all are finite; fail after 20 skipped steps in a row."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             self.in_a_row = 0

@@ -69,11 +69,7 @@ class ReraiseExceptions:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self)
 
     def __call__(self, engine: Engine, error: BaseException) -> NoReturn:
-        """Raise ``error``.
-
-        Raises:
-            BaseException: ``error``.
-        """
+        """Raise ``error``."""
         raise error
 
 

@@ -199,13 +199,7 @@ class Calibration:
 
 
 def fit_calibration(cases: Sequence[CalibrationCase]) -> Calibration:
-    """Fit a calibration on validation cases.
-
-    Raises:
-        ValueError: if there are fewer than 5 cases.
-    """
-    if len(cases) < LEAST_CASES:
-        raise ValueError(f"cases: found {len(cases)} with a label, expected at least {LEAST_CASES} for a calibration")
+    """Fit a calibration on validation cases, at least `LEAST_CASES`."""
     factors = {}
     for label in cases[0].true_ml:
         volumes = [case.volumes[label] for case in cases]
@@ -237,9 +231,6 @@ def cross_validated(cases: Sequence[CalibrationCase]) -> dict[str, Any]:
         `relative_interval_coverage` and `relative_interval_width` (the same for an interval of constant relative
         width), `dice_rank_correlation` of predicted and true Dice (Spearman, NaN without variation),
         `dice_mean_error`, `unlike` (share of cases outside a usual range).
-
-    Raises:
-        ValueError: if there are fewer than 5 cases of other subjects.
     """
     losses: list[list[float]] = []
     predicted, unlike = [], 0

@@ -35,14 +35,7 @@ class PresegmentationCorruption:
         self.scale = check_number("scale", scale, 1)
 
     def __call__(self, presegmentation: torch.Tensor) -> torch.Tensor:
-        """Return corrupted pre-segmentations.
-
-        Args:
-            presegmentation: one-hot, (B, K, ...), two or three spatial axes.
-
-        Returns:
-            one-hot, of the same shape and type.
-        """
+        """Return corrupted pre-segmentations, one-hot like those given: (B, K, ...), two or three spatial axes."""
         severity = torch.rand(len(presegmentation), *[1] * (presegmentation.dim() - 1), device=presegmentation.device)
         # coordinates in bfloat16 would be off by a good part of a voxel
         with torch.autocast(presegmentation.device.type, enabled=False):

@@ -17,14 +17,6 @@ class Spacingd(MonaiSpacingd):
     """
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
-        """Resample the entries named by ``keys``.
-
-        Args:
-            data: dictionary with tensors of shape (channels, spatial axes...) under ``keys``.
-            lazy: as MONAI's.
-
-        Returns:
-            The dictionary with these entries resampled; all others unchanged and in place.
-        """
+        """Return the data with the entries under ``keys`` resampled; all others stay as they are, in place."""
         seen = {key: value for key, value in data.items() if key in self.keys or isinstance(value, MutableMapping)}
         return {**data, **super().__call__(seen, lazy)}

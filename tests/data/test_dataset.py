@@ -10,7 +10,7 @@ import pytest
 import torch
 from monai.data import decollate_batch
 from monai.transforms import Compose, Invertd, Lambdad, Orientationd, Spacingd
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from monai_pdddpm.data.checks import CheckImaged
 from monai_pdddpm.data.dataset import CaseDataset, case_collate
@@ -64,42 +64,6 @@ def test_file_that_the_loader_refuses(tmp_path, name):
     assert "\n" not in error
 
 
-def test_damage_inside_a_gzip_is_found_on_loading(tmp_path):
-    path = tmp_path / "a.nii.gz"
-    nib.save(nib.Nifti1Image(np.random.default_rng(0).integers(0, 9, (30, 30, 30)).astype(np.int16), np.eye(4)), path)
-    content = bytearray(path.read_bytes())
-    content[2000:3000] = bytes(1000)
-    path.write_bytes(content)
-    error = CaseDataset([{"image": str(path)}], READ)[0]["failure"]["error"]
-    assert error.startswith(f"{path}: cannot be read as an image (")
-
-
-def test_series_and_its_frames(tmp_path):
-    series = np.random.default_rng(0).random((6, 7, 5, 4), np.float32)
-    nib.save(nib.Nifti1Image(series, np.eye(4)), tmp_path / "a.nii")
-    options = {"spatial_dims": 3, "channels": 1, "fourth_dimension": "time"}
-    item = CaseDataset([{"image": str(tmp_path / "a.nii")}], LoadImageScand("image", **options))[0]
-    assert np.array_equal(item["image"].numpy(), np.moveaxis(series, -1, 0))
-
-
-@pytest.mark.parametrize("missing", ["error", "zero"])
-def test_channel_that_is_missing(scan, tmp_path, missing):
-    options = {"spatial_dims": 3, "channels": 2, "missing": missing, "channel_names": {"0": "FLAIR", "1": "T1"}}
-    cases = [{"image": [str(tmp_path / "gone.nii"), str(scan)]}]
-    item = CaseDataset(cases, LoadImageScand("image", **options))[0]
-    if missing == "zero":
-        assert np.array_equal(item["image"].numpy(), np.stack([0 * VOXELS, VOXELS]))
-    else:
-        assert (item["failure"]["case"], item["failure"]["file"]) == ("good", str(scan))
-        assert "channel 0 (FLAIR) is missing" in item["failure"]["error"]
-
-
-def test_list_without_any_file_is_a_failure(tmp_path):
-    failure = CaseDataset([{"image": [str(tmp_path / "gone.nii"), None]}], READ)[0]["failure"]
-    assert failure["case"] == "gone"
-    assert "none of the files of a case is there" in failure["error"]
-
-
 def test_transforms_of_a_worker_are_inverted_by_another_copy(scan):
     # spawn and forkserver give each worker a copy of the transforms
     steps = Compose([*READ, Orientationd("image", "LPS", labels=None), Spacingd("image", (2.0, 1.0, 1.0))])
@@ -116,12 +80,6 @@ def test_interrupt_passes(scan):
 
     with pytest.raises(KeyboardInterrupt):
         CaseDataset([{"image": str(scan)}], interrupt)[0]
-
-
-def test_slice_is_a_subset(scan):
-    data = CaseDataset([{"image": str(scan)}] * 3, READ)
-    assert isinstance(data[:2], Subset)
-    assert len(data[:2]) == 2
 
 
 @pytest.mark.parametrize("workers", [0, 1])

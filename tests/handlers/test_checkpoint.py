@@ -12,12 +12,13 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from ignite.metrics import Metric
-from monai.data import CacheDataset, DataLoader
+from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import LrScheduleHandler, ValidationHandler
 from monai.transforms import Compose, EnsureTyped, RandFlipd, RandGaussianNoised, RandSpatialCropd
 from torch import nn
 
+from monai_pdddpm.data import CachedDataset
 from monai_pdddpm.handlers import EpochSeed, ModelSaver, TrainingCheckpoint
 from monai_pdddpm.handlers.checkpoint import save_file
 from monai_pdddpm.utils.errors import UserError
@@ -50,7 +51,7 @@ class Training:
     folder: Path
     epochs: int = EPOCHS
     resume: bool = True
-    scores: dict | None = field(default_factory=lambda: dict(SCORES))
+    scores: dict = field(default_factory=lambda: dict(SCORES))
     workers: int = 0
     interval: float = 0.0
     width: int = 4
@@ -70,7 +71,7 @@ class Training:
                 RandGaussianNoised("image", 0.7),
             ]
         )
-        dataset = CacheDataset(data, transform, progress=False)
+        dataset = CachedDataset(data, transform, progress=False)
         torch.manual_seed(self.init)
         self.network = nn.Sequential(
             nn.Conv2d(1, self.width, 3, padding=1), nn.Dropout(0.3), nn.ReLU(), nn.Conv2d(self.width, 1, 3, padding=1)
@@ -90,21 +91,19 @@ class Training:
             nn.MSELoss(),
             decollate=False,
         )
-        self.evaluator = None
-        if self.scores is not None:
-            self.evaluator = SupervisedEvaluator(
-                torch.device("cpu"),
-                DataLoader(data[:1], batch_size=1),
-                self.network,
-                key_val_metric={"score": Score(self.scores, self.trainer)},
-            )
+        self.evaluator = SupervisedEvaluator(
+            torch.device("cpu"),
+            DataLoader(data[:1], batch_size=1),
+            self.network,
+            key_val_metric={"score": Score(self.scores, self.trainer)},
+        )
         self.checkpoint = TrainingCheckpoint(
             self.folder / "checkpoint.pt", self.parts, self.evaluator, self.interval, self.resume
         )
         handlers = [
             EpochSeed(self.seed, dataset),
             LrScheduleHandler(schedule, print_lr=False),
-            *([ValidationHandler(1, self.evaluator)] if self.evaluator else []),
+            ValidationHandler(1, self.evaluator),
             ModelSaver(self.folder / "model.pt", self.network, self.evaluator),
             self.checkpoint,
             ema,
@@ -306,18 +305,13 @@ class TestModel:
         Training(tmp_path, scores=scores).run(14)
         assert Training(tmp_path, scores=scores).run().evaluator.state.best_metric_epoch == 2
 
-    def test_last_without_validation(self, tmp_path):
-        training = Training(tmp_path, scores=None).run(23)
-        assert not (tmp_path / "model.pt").exists()
-        training = Training(tmp_path, scores=None).run()
-        assert same(read(tmp_path / "model.pt"), training.weights[6])
-        assert read(tmp_path / "checkpoint.pt")["progress"]["best_metric_epoch"] == -1
-
+    @pytest.mark.filterwarnings("ignore:`dataloader` is empty")
     def test_last_is_there_before_the_checkpoint_says_that_all_is_done(self, tmp_path):
         class Killed(Exception):
             pass
 
-        training = Training(tmp_path, scores=None)
+        training = Training(tmp_path)
+        training.evaluator.state.epoch_length = 0  # no case
 
         def die(engine):
             if engine.state.epoch == EPOCHS:
@@ -326,7 +320,8 @@ class TestModel:
         training.trainer.add_event_handler(Events.EPOCH_COMPLETED, die)
         with pytest.raises(Killed):
             training.trainer.run()
-        assert read(tmp_path / "checkpoint.pt")["progress"]["epoch"] == EPOCHS
+        progress = read(tmp_path / "checkpoint.pt")["progress"]
+        assert (progress["epoch"], progress["best_metric_epoch"]) == (EPOCHS, -1)
         assert same(read(tmp_path / "model.pt"), training.weights[EPOCHS])
 
     @pytest.mark.filterwarnings("ignore:`dataloader` is empty")
@@ -339,7 +334,7 @@ class TestModel:
     def test_equal_weights_are_equal_files(self, tmp_path):
         training = Training(tmp_path)
         for name in ("a.pt", "b.pt"):
-            ModelSaver(tmp_path / name, training.network).save()
+            ModelSaver(tmp_path / name, training.network, training.evaluator).save()
         assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
 
 

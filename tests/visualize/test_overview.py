@@ -6,9 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 
-from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.visualize import overview_figure, save_overview
 from monai_pdddpm.visualize.colors import PALETTE
 
@@ -244,22 +242,6 @@ def test_file_is_written_completely(tmp_path):
 
     assert [file.name for file in tmp_path.iterdir()] == ["scan_overview.png"]
     assert plt.imread(path).shape[2] == 4
-
-
-def test_failed_writing_keeps_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "scan_overview.png"
-    path.write_bytes(b"old")
-
-    def broken(self, name, **options):
-        name.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Figure, "savefig", broken)
-    with pytest.raises(UserError, match="No space left on device"):
-        save_overview(path, draw())
-
-    assert [file.name for file in tmp_path.iterdir()] == ["scan_overview.png"]
-    assert path.read_bytes() == b"old"
 
 
 def test_threads_draw_the_same_picture_without_pyplot(tmp_path):

@@ -117,6 +117,11 @@ def _linear() -> torch.nn.Module:
     return torch.nn.Linear(2, 1)
 
 
+def _resume(file: Path) -> None:
+    training, validation = (Engine(lambda *_: None) for _ in range(2))
+    TrainingCheckpoint(file, {"network": _linear()}, validation).load(training)
+
+
 def _pair() -> torch.nn.Module:
     pair = torch.nn.Module()
     pair.segmenter = _linear()
@@ -142,7 +147,7 @@ CHECKPOINT_PLACES = {
     "load_network": lambda file: load_network(_linear(), file),
     "inference.json --model_file": _inference,
     "segmenter file of train.json": lambda file: load_segmenter(_pair(), [str(file)]),
-    "resumed training": lambda file: TrainingCheckpoint(file, {"network": _linear()}).load(Engine(lambda *_: None)),
+    "resumed training": _resume,
     "training of the MONAI Label app": _label_training,
 }
 
