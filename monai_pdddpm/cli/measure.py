@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import subprocess
@@ -129,7 +130,7 @@ def measure_step(config: Mapping[str, Any], shape: tuple[int, ...]) -> StepCost:
         config: rendered ``train_segmenter.json`` or ``train.json``.
         shape: of a prepared scan, (C, X, Y, Z).
     """
-    parser, batch = ConfigParser(dict(config)), int(config["batch_size"])
+    parser, batch = ConfigParser(copy.deepcopy(dict(config))), int(config["batch_size"])
     label = torch.zeros(1, *shape[1:])
     label[(slice(None), *(slice(size // 3, 1 + 2 * size // 3) for size in shape[1:]))] = 1
     item = {"image": MetaTensor(torch.randn(*shape)), "label": MetaTensor(label)}
