@@ -90,10 +90,7 @@ COMMANDS: dict[str, tuple[str, str, Sequence[tuple[str, dict[str, Any]]]]] = {
     "info": (
         "monai_pdddpm.cli.info",
         "show what a bundle does",
-        (
-            ("bundle", {"type": existing, "help": "folder of the bundle"}),
-            ("--size", {"type": int, "nargs": "+", "metavar": "N", "help": "voxels of a scan: show its cost"}),
-        ),
+        (("bundle", {"type": existing, "help": "folder of the bundle"}),),
     ),
 }
 

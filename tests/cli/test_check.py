@@ -85,8 +85,3 @@ def test_misuse(words, capsys):
     out, err = capsys.readouterr()
     assert not out
     assert "error: " in err
-
-
-def test_no_data_set(tmp_path, capsys):
-    assert main(["check", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.startswith("error: ")

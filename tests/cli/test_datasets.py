@@ -7,7 +7,7 @@ import pytest
 
 from monai_pdddpm.cli.datasets import as_decathlon, check_name
 from monai_pdddpm.cli.formats import read_dataset
-from monai_pdddpm.data import inference_cases, labelled_cases
+from monai_pdddpm.data import labelled_cases
 from monai_pdddpm.utils.errors import UserError
 
 
@@ -66,12 +66,6 @@ class TestDecathlon:
         change(root, **more)
         with pytest.raises(UserError, match=message):
             read_dataset(root)
-
-    def test_name_clash(self, decathlon):
-        root = decathlon()
-        case = {"image": "imagesTr/case_1.nii.gz", "label": "labelsTr/case_1.nii.gz"}
-        change(root, training=[case, case])
-        assert kinds(read_dataset(root)) == ["name-clash"]
 
     def test_names_that_some_file_systems_take_for_the_same(self, decathlon):
         root = decathlon()
@@ -147,14 +141,6 @@ class TestNnunet:
             ["box_003.nii.gz"],
         ]
         assert cases[0][0]["image"] == [str(root / "imagesTr" / f"box_000_000{i}.nii.gz") for i in range(2)]
-
-    def test_list_for_the_pipeline(self, nnunet, tmp_path):
-        dataset = read_dataset(nnunet())
-        folder = listed(dataset, tmp_path / "elsewhere")
-        training, validation = (labelled_cases(folder, section) for section in ("training", "validation"))
-        assert [Path(case["label"]).name for case in training] == ["box_000.nii.gz", "box_001.nii.gz", "box_002.nii.gz"]
-        assert [Path(case["label"]).name for case in validation] == ["box_003.nii.gz"]
-        assert inference_cases(folder) == [{"image": list(dataset.cases[-1].case.files)}]
 
 
 def test_no_data_set(tmp_path):

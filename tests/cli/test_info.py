@@ -1,4 +1,4 @@
-"""``info`` reads JSON without torch and executes nothing; ``info --size`` counts what torch counts."""
+"""``info`` reads JSON without torch and executes nothing."""
 
 import json
 import subprocess
@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from monai_pdddpm.__main__ import main
-from monai_pdddpm.cli.info import bundle_cost, bundle_info
+from monai_pdddpm.cli.info import bundle_info
 from monai_pdddpm.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-PHANTOM, HIPPOCAMPUS = (ROOT / "bundles" / f"{name}_segmentation" for name in ("phantom", "hippocampus_mri"))
+PHANTOM = ROOT / "bundles" / "phantom_segmentation"
 
 
 def test_phantom(capsys):
@@ -24,20 +24,6 @@ def test_phantom(capsys):
     assert found["model.pt"] is found["calibration.json"] is True
     assert main(["info", str(PHANTOM)]) == 0
     assert "chain: 5 steps at time indices 999, 950, 827, 642, 400; 8 members" in capsys.readouterr().out
-
-
-def test_cost():
-    assert bundle_cost(PHANTOM, (48, 100, 40)) == {
-        "segmenter_parameters": 163_779,
-        "denoiser_parameters": 896_819,
-        "time_steps": [999, 950, 827, 642, 400],
-        "size": [48, 100, 40],
-        "windows": 3,  # 100 voxels in windows of 56 that overlap by half
-        "denoiser_calls": 3 * 5 * 8,
-    }
-    assert bundle_cost(HIPPOCAMPUS, (35, 50, 36))["time_steps"] == [949, 791, 400]
-    with pytest.raises(UserError, match="expected 3 numbers of voxels"):
-        bundle_cost(PHANTOM, (8, 8))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from monai_pdddpm.cli.memory import GIB, MemoryBudget, training_memory
-from monai_pdddpm.cli.planner import LARGEST_WINDOW, _batch, _widths, plan
+from monai_pdddpm.cli.planner import _batch, _widths, plan
 from monai_pdddpm.cli.preprocessing_rules import modality_of
 from monai_pdddpm.cli.segmenter_bundle import SegmenterBundle
 from monai_pdddpm.utils.errors import UserError
@@ -213,22 +213,6 @@ class TestWindow:
     def test_overlap(self):
         assert planned(fingerprint([(40, 50, 40)]))[0]["overlap"] == 0.5
         assert planned(fingerprint([(400, 400, 400)]))[0]["overlap"] == 0.25
-
-
-@pytest.mark.parametrize(("fits", "expected"), [(2, 2), (3, 3), (4, 4), (5, 4)])
-def test_batch_size(fits, expected):
-    side = [64, 64, 64]
-    assert planned(fingerprint([side]), budget=room_for(side, fits))[0]["batch_size"] == expected
-
-
-def test_widths_are_halved_only_for_lack_of_memory():
-    least = [32, 32, 32]
-    assert planned(fingerprint([least]), budget=room_for(least, 2, 16))[0]["filters"] == 16
-    assert planned(fingerprint([least]), budget=room_for(least, 2, 8))[0]["filters"] == 8
-
-
-def test_largest_windows():
-    assert LARGEST_WINDOW == {True: 128 * 128 * 128, False: 64 * 64 * 64}
 
 
 def test_length():
