@@ -18,7 +18,6 @@ import json
 import logging
 import os
 import re
-import resource
 import signal
 import sys
 import tempfile
@@ -34,7 +33,7 @@ import kinds_formats
 import kinds_nifti
 import numpy as np
 from good_scan import AFFINE, VOXELS, save, series
-from kinds import Kind
+from kinds import Kind, limited_memory
 from monai.transforms import Compose
 
 from monai_pdddpm.data import CaseDataset, CheckImaged, LoadImageScand, case_name, inference_cases
@@ -43,7 +42,6 @@ from monai_pdddpm.utils.errors import user_message
 KINDS = [*kinds_nifti.KINDS, *kinds_formats.KINDS, *kinds_folders.KINDS]
 TABLE = Path(__file__).with_name("bad_input.csv")
 SECONDS = 5
-MEMORY = 1 << 29  # bytes of address space
 OUTCOMES = {
     "done": "read",
     "noted": "read, with a note in the report",
@@ -148,15 +146,13 @@ def _limited() -> Iterator[None]:
     def late(*_: object) -> None:
         raise TimeoutError("took too long")
 
-    before, limits = signal.signal(signal.SIGALRM, late), resource.getrlimit(resource.RLIMIT_AS)
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, limits[1]))
+    before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
-        yield
+        with limited_memory():
+            yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        resource.setrlimit(resource.RLIMIT_AS, limits)
         signal.signal(signal.SIGALRM, before)
 
 

@@ -19,7 +19,6 @@ import logging
 import multiprocessing
 import random
 import re
-import resource
 import struct
 import sys
 import tempfile
@@ -32,13 +31,14 @@ import itk
 import nibabel as nib
 import numpy as np
 from good_scan import AFFINE, VOXELS, itk_image, nifti, series
+from kinds import limited_memory
 from monai.transforms import Compose
 
 from monai_pdddpm.data import CaseDataset, CheckImaged, LoadImageScand, inference_cases, labelled_cases
 from monai_pdddpm.data.case import Case
 from monai_pdddpm.utils.errors import UserError, user_message
 
-SECONDS, MEMORY = 5, 1 << 29  # of an input; bytes of address space
+SECONDS = 5  # of an input
 LONGEST = 1 << 16  # bytes of an input
 SILENCE = 60  # seconds without a new input until a process counts as hanging
 SMALL = VOXELS[:5, :4, :3]
@@ -194,7 +194,7 @@ class Fuzzer:
         self.tried += 1
         wrong, begin = None, time.perf_counter()
         try:
-            with _limited_memory(), contextlib.redirect_stdout(io.StringIO()):
+            with limited_memory(), contextlib.redirect_stdout(io.StringIO()):
                 self.target.look(path)
             self.read += 1
         except Exception as error:
@@ -221,17 +221,6 @@ class Fuzzer:
             name = hashlib.sha256(sort.encode()).hexdigest()[:8]
             (self.kept / f"{name}_{self.target.file}").write_bytes(data)
             (self.kept / f"{name}.txt").write_text(wrong, encoding="utf-8", errors="backslashreplace")
-
-
-@contextlib.contextmanager
-def _limited_memory() -> Iterator[None]:
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def mutate(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:

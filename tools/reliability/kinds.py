@@ -1,15 +1,19 @@
-"""A kind of input: how it is made, and the expected outcome."""
+"""A kind of input: how it is made, the expected outcome, and the memory that reading it may take."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import resource
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from good_scan import Make
 
+MEMORY = 1 << 29  # bytes of address space
 NAN, INF = float("nan"), float("inf")
 # nibabel's affine without sform and qform: the center at the origin, the first axis to the left
 PLAIN = nib.affines.from_matvec(np.diag([-1.0, 1.5, 2.0]), [6.5, -8.25, -9.0])
@@ -40,6 +44,18 @@ class Kind:
     dataset: str = ""
     beside: bool | str = True
     as_nobody: bool = False
+
+
+@contextlib.contextmanager
+def limited_memory() -> Iterator[None]:
+    """Let this process take `MEMORY` more than it has."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def kinds_of(group: str) -> Callable[..., Kind]:
