@@ -204,6 +204,9 @@ class TestWindow:
         values, choices = planned(fingerprint([(300, 300, 300)]), budget=room_for([side] * 3, 2))
         assert values["roi_size"] == [side] * 3
         assert "this memory" in choices["window"].reason
+        if side == 96:  # the first window is one of the largest: memory is what shortens it
+            _, choices = planned(fingerprint([(128, 128, 128)]), budget=room_for([side] * 3, 2))
+            assert "this memory" in choices["window"].reason
 
     def test_too_little_memory(self):
         budget = MemoryBudget(0.51 * GIB, "", True)
@@ -213,6 +216,7 @@ class TestWindow:
     def test_overlap(self):
         assert planned(fingerprint([(40, 50, 40)]))[0]["overlap"] == 0.5
         assert planned(fingerprint([(400, 400, 400)]))[0]["overlap"] == 0.25
+        assert planned(fingerprint([(20, 400, 400)]))[0]["overlap"] == 0.25
 
 
 def test_length():

@@ -1,5 +1,6 @@
 """Members depend on their seed alone, and the uncertainty does not depend on windows."""
 
+import math
 import threading
 
 import numpy as np
@@ -118,6 +119,19 @@ class TestOutput:
         assert torch.allclose(members.sum(1), torch.ones((), dtype=torch.double), atol=1e-5)
         assert variance.max() > 0.01
 
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_an_image_with_one_voxel_that_is_no_number_is_refused(self, value):
+        x = image(8, 8)
+        x[..., 3, 4] = value
+        with pytest.raises(UserError, match=r"^image: found voxels that are NaN or infinite"):
+            inferer()(x, formula_pair())
+
+    def test_given_probabilities_may_have_half_precision(self):
+        x, given = image(8, 8), torch.rand(1, K, 8, 8).softmax(1).half()
+        found = inferer()(x, formula_pair(), presegmentation=given)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, inferer()(x, formula_pair(), presegmentation=given.float()))
+
     def test_members_are_left_out_by_default(self):
         x, network = image(11, 12), formula_pair()
         full = inferer(return_members=True)(x, network)
@@ -228,9 +242,14 @@ class TestGivenPresegmentation:
         assert (split(found)[0].argmax(dim=1) == 2).all()
 
     def test_of_another_shape_or_with_frames(self):
-        for given, settings in ((torch.zeros(1, K, 8, 7), {}), (torch.zeros(1, K, 8, 8), {"fourth_dimension": "time"})):
+        frames = image(8, 8).repeat(1, 2, 1, 1)
+        wrong = (
+            (image(8, 8), torch.zeros(1, K, 8, 7), {}),
+            (frames, torch.zeros(1, K, 8, 8), {"fourth_dimension": "time"}),
+        )
+        for x, given, settings in wrong:
             with pytest.raises(UserError, match=r"presegmentation: found shape .* expected \(1, 3, 8, 8\)"):
-                inferer(**settings)(image(8, 8), formula_pair(), presegmentation=given)
+                inferer(**settings)(x, formula_pair(), presegmentation=given)
 
 
 class TestMembers:

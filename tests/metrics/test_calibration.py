@@ -163,6 +163,13 @@ def test_error_detection_with_more_than_a_nat_of_entropy():
     assert error_auroc(probability, torch.tensor([3, 0, 0])) == 1
 
 
+def test_error_detection_where_rounding_makes_the_entropy_larger_than_possible():
+    # seven equal probabilities have 1.0000002 times ln 7; beyond 1, torchmetrics' sigmoid would make both voxels equal
+    probability = torch.full((2, 7), 1 / 7)
+    probability[1, :2] += torch.tensor([4e-4, -4e-4])
+    assert error_auroc(probability, torch.tensor([6, 0])) == 1
+
+
 def test_error_detection_needs_both_kinds():
     probability = two_classes([0.9, 0.8])
     assert math.isnan(error_auroc(probability, torch.tensor([0, 0])))

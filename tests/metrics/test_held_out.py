@@ -53,6 +53,7 @@ def test_samples_are_rows_that_belong_together():
     probability = truth[:, None].repeat(1, 2).double()
     some, classes = sample_voxels(probability, truth, most=10)
     assert len(some) == 10
+    assert (some.dtype, classes.dtype) == (torch.float32, torch.int64)
     assert torch.equal(some[:, 0], classes.float())
     assert torch.equal(sample_voxels(probability, truth, most=10)[1], classes)
     assert len(sample_voxels(probability, truth)[1]) == 100

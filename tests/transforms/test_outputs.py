@@ -198,6 +198,7 @@ class TestNormalized:
     def test_by_hand(self):
         p = torch.tensor([[0.2, 0.0, -0.1, 1e-9], [0.2, 0.0, 0.5, 0.0]])
         assert torch.allclose(normalized(p, 0), torch.tensor([[0.5, 1.0, 0.0, 1.0], [0.5, 0.0, 1.0, 0.0]]))
+        assert normalized(torch.tensor([0.0, 1.5e-6]), 0).tolist() == [0, 1]
 
     def test_any_axis(self):
         p = torch.rand(2, 3, 4)

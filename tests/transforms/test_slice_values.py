@@ -12,8 +12,8 @@ from monai.data import MetaTensor
 from monai_pdddpm.transforms.slice_values import slice_values
 
 LABELS = {1: "cord", 2: "lesion"}
-# first axis to the feet, 3 mm; then to the left, 2 mm; then to the front, 0.5 mm
-AFFINE = np.array([[0, -2.0, 0, 0], [0, 0, 0.5, 0], [-3.0, 0, 0, 90], [0, 0, 0, 1]])
+# first axis to the feet, 3 mm; then to the left, 2 mm; then to the front, 0.75 mm
+AFFINE = np.array([[0, -2.0, 0, 0], [0, 0, 0.75, 0], [-3.0, 0, 0, 90], [0, 0, 0, 1]])
 
 
 def table(item):
@@ -22,7 +22,7 @@ def table(item):
 
 def case(**more):
     seg = torch.zeros(1, 4, 3, 5)
-    seg[0, 1, 0, :3] = 1  # 3 voxels of 1 mm2
+    seg[0, 1, 0, :3] = 1  # 3 voxels of 1.5 mm2
     seg[0, 2, 1, :2] = 2
     return {"seg": MetaTensor(seg, affine=torch.as_tensor(AFFINE)), **more}
 
@@ -30,8 +30,8 @@ def case(**more):
 def test_areas_along_the_axis_from_head_to_foot():
     rows = table(case())
     assert [(row["slice"], row["position_mm"], row["structure"], row["area_mm2"]) for row in rows] == [
-        ("1", "-3.0", "cord", "3.0"),
-        ("2", "-6.0", "lesion", "2.0"),
+        ("1", "-3.0", "cord", "4.5"),
+        ("2", "-6.0", "lesion", "3.0"),
     ]
     assert rows[0]["expected_area_mm2"] == rows[0]["members_min_mm2"] == rows[0]["mean_entropy_inside_nats"] == ""
 
@@ -45,14 +45,14 @@ def test_probabilities_members_and_entropy():
     members[1, 3, 0, 0] = 2  # one member only, and not the answer
     rows = table(case(prob=prob, entropy=entropy, members=members))
     cord, lesion, found = rows
-    assert (cord["expected_area_mm2"], cord["members_min_mm2"], cord["members_max_mm2"]) == ("2.5", "2.0", "5.0")
+    assert (cord["expected_area_mm2"], cord["members_min_mm2"], cord["members_max_mm2"]) == ("3.75", "3.0", "7.5")
     assert float(cord["mean_entropy_inside_nats"]) == pytest.approx(0.3)
     assert (lesion["members_min_mm2"], lesion["members_max_mm2"]) == ("0.0", "0.0")
     assert (found["slice"], found["structure"], found["area_mm2"], found["members_max_mm2"]) == (
         "3",
         "lesion",
         "0.0",
-        "1.0",
+        "1.5",
     )
     assert found["mean_entropy_inside_nats"] == ""
 
@@ -61,4 +61,4 @@ def test_frames():
     seg = torch.zeros(1, 4, 3, 5, 2)
     seg[0, 1, 0, 0, 0] = seg[0, 1, 0, :2, 1] = 1
     item = {"seg": MetaTensor(seg, affine=torch.as_tensor(AFFINE)), "ensemble_run": SimpleNamespace(frames=2)}
-    assert [(row["frame"], row["area_mm2"]) for row in table(item)] == [("0", "1.0"), ("1", "2.0")]
+    assert [(row["frame"], row["area_mm2"]) for row in table(item)] == [("0", "1.5"), ("1", "3.0")]
