@@ -16,11 +16,11 @@ from monai.data import save_net_with_metadata
 
 from monai_pdddpm import __version__
 from monai_pdddpm.data.dataset_json import read_json
-from monai_pdddpm.inferers import PDDDPMInferer
+from monai_pdddpm.inferers import EnsembleOutput, PDDDPMInferer
 from monai_pdddpm.inferers.noise import start_noise
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.networks.fixed_ensemble import OUTPUTS, FixedEnsemble
-from monai_pdddpm.transforms.outputs import SplitOutputd, Uncertaintyd
+from monai_pdddpm.transforms.outputs import uncertainty_maps
 from monai_pdddpm.utils.errors import UserError
 
 FILES = {"torchscript": "ensemble.ts", "onnx": "ensemble.onnx"}
@@ -65,9 +65,9 @@ def export_ensemble(
     ensemble = fixed_ensemble(network, inferer, temperature)
     shape = (1, network.denoiser.image_channels, *inferer.config.roi_size)
     image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    data: dict[Any, Any] = {"pred": inferer(image, network)[0]}
-    data = Uncertaintyd("pred", temperature=temperature)(SplitOutputd("pred", num_classes=network.num_classes)(data))
-    expected = [data["pred" if name == "prob" else name][None] for name in OUTPUTS]
+    statistics = inferer(image, network)[0][: 4 * network.num_classes]
+    maps = uncertainty_maps(EnsembleOutput(network.num_classes).split(statistics), temperature)
+    expected = [maps[name][None] for name in OUTPUTS]
     contents = _contents(Path(bundle_root), ensemble, inferer)
     folder.mkdir(parents=True, exist_ok=True)
     # a temporary folder instead of a temporary name, because TorchScript stores the file's name

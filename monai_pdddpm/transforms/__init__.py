@@ -5,7 +5,7 @@ from .corruption import PresegmentationCorruption
 from .fresh_phantom import RandPhantomd
 from .label_values import LabelValuesd, LeaveOutUnlabeledd, named_values
 from .largest_component import LargestComponentd
-from .outputs import EnsembleMapsd, SplitOutputd, Uncertaintyd
+from .outputs import EnsembleMapsd, SplitOutputd
 from .presegmentation import LoadPresegmentationd
 from .save_maps import SaveImageMapsd
 from .segmentation_metrics import SegmentationMetricsd
@@ -24,6 +24,5 @@ __all__ = [
     "SegmentationMetricsd",
     "Spacingd",
     "SplitOutputd",
-    "Uncertaintyd",
     "named_values",
 ]

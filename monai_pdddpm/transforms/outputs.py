@@ -57,44 +57,38 @@ class SplitOutputd(MapTransform):
         return d
 
 
-class Uncertaintyd(MapTransform):
-    """Add the maps that follow from probabilities: ``entropy``, ``mutual_information``, ``seg`` and ``preseg_seg``.
+def uncertainty_maps(
+    parts: Mapping[str, torch.Tensor], temperature: float = 1.0, frames: int = 1
+) -> dict[str, torch.Tensor]:
+    """Return the maps that follow from the parts of an output.
 
     ``seg`` and ``entropy`` are those of the tempered answer. ``mutual_information`` is the entropy of ``member_mean``
-    minus ``member_entropy``: of the members alone, without temperature.
+    minus ``member_entropy``: of the members alone, without temperature. The label map of ``preseg`` is ``preseg_seg``.
 
     It belongs after the inverse transforms, because the entropy of interpolated probabilities is not the interpolated
-    entropy. The label map of ``preseg`` becomes ``preseg_seg``. The maps of a time series get their frames as the last
-    axis, (C, X, Y, Z, T).
+    entropy. The maps of a time series get their frames as the last axis, (C, X, Y, Z, T).
 
     Args:
-        keys: the key of the answer's probabilities, (T x K, X, Y[, Z]) with T frames.
-        temperature: of the answer, see :func:`monai_pdddpm.metrics.recalibration.tempered`.
+        parts: as :meth:`monai_pdddpm.inferers.EnsembleOutput.split` returns them, each (T x C, X, Y[, Z]).
+        temperature: of the answer, see :func:`monai_pdddpm.utils.probabilities.tempered`.
+        frames: T.
+
+    Returns:
+        the parts ``variance`` and ``preseg``, ``prob`` (the tempered answer) and the maps named above.
     """
-
-    def __init__(self, keys: KeysCollection = "pred", temperature: float = 1.0) -> None:
-        super().__init__(keys)
-        self.temperature = temperature
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with the maps added."""
-        d = dict(data)
-        frames = frames_of(d)
-        for key in self.key_iterator(d):
-            for name in (key, "member_mean", "member_entropy", "variance", "preseg"):
-                if name in d:
-                    d[name] = frames_last(d[name], frames)
-            # interpolation leaves sums slightly off 1, and 0 outside of the network's grid
-            if "member_mean" in d:
-                mean = d["member_mean"] = normalized(d["member_mean"], dim=0)
-                d["mutual_information"] = mutual_information(mean, d["member_entropy"][0], dim=0)[None]
-            p = d[key] = tempered(normalized(d[key], dim=0), self.temperature, dim=0)
-            d["seg"] = _label_map(p)
-            d["entropy"] = predictive_entropy(p, dim=0)[None]
-            if "preseg" in d:
-                d["preseg"] = normalized(d["preseg"], dim=0)
-                d["preseg_seg"] = _label_map(d["preseg"])
-        return d
+    found = {name: frames_last(part, frames) for name, part in parts.items()}
+    # interpolation leaves sums slightly off 1, and 0 outside of the network's grid
+    answer, mean, preseg = (normalized(found[name], dim=0) for name in _SUMMED)
+    prob = tempered(answer, temperature, dim=0)
+    return {
+        "prob": prob,
+        "seg": _label_map(prob),
+        "entropy": predictive_entropy(prob, dim=0)[None],
+        "mutual_information": mutual_information(mean, found["member_entropy"][0], dim=0)[None],
+        "variance": found["variance"],
+        "preseg": preseg,
+        "preseg_seg": _label_map(preseg),
+    }
 
 
 def _label_map(p: torch.Tensor) -> torch.Tensor:
@@ -127,7 +121,7 @@ def normalized(p: torch.Tensor, dim: int) -> torch.Tensor:
 class EnsembleMapsd(MapTransform):
     """Turn the output of the inferer into maps on the grid of the scan.
 
-    Probabilities are interpolated first and maps are made of them after that, as in :class:`Uncertaintyd`. Only the
+    Probabilities are interpolated first and maps are made of them after that, see :func:`uncertainty_maps`. Only the
     bounding box of voxels with a foreground probability above one in a million is computed; the rest is background.
 
     The result has the answer's probabilities ``prob``, the label map ``seg``, ``entropy``, ``mutual_information``,
@@ -138,13 +132,13 @@ class EnsembleMapsd(MapTransform):
     Args:
         keys: the key of the output; the data also hold the scan ``image`` that it belongs to.
         num_classes: K.
-        temperature: see :class:`Uncertaintyd`.
+        temperature: see :func:`uncertainty_maps`.
     """
 
     def __init__(self, keys: KeysCollection, num_classes: int, temperature: float = 1.0) -> None:
         super().__init__(keys)
         self.num_classes = num_classes
-        self.uncertainty = Uncertaintyd("pred", temperature)
+        self.temperature = temperature
         self.limits = (_NEGLIGIBLE ** max(1.0, temperature), _NEGLIGIBLE, _NEGLIGIBLE)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -154,7 +148,7 @@ class EnsembleMapsd(MapTransform):
             output, image = d[key], d["image"]
             meta = {name: value for name, value in output.meta.items() if name != "affine"}
             runs = meta.pop("ensemble_run", None)
-            d["ensemble_run"] = run = runs[0] if isinstance(runs, list) else runs
+            d["ensemble_run"] = runs[0] if isinstance(runs, list) else runs
             frames = frames_of(d)
             channels = output.as_tensor().unflatten(0, (frames, -1))
             statistics = channels[:, : 4 * self.num_classes]
@@ -162,10 +156,8 @@ class EnsembleMapsd(MapTransform):
             parts = layout.split(statistics.flatten(0, 1))
             grid = ScanGrid(image, box_above([self._foreground(parts[name]) for name in _SUMMED], self.limits))
             found = layout.split(grid.resample(statistics.flatten(0, 1)))
-            made: dict[Any, Any] = self.uncertainty({**found, "ensemble_run": run})  # type: ignore[dict-item]
-            made["prob"] = made.pop("pred")
-            for name in ("prob", "seg", "entropy", "mutual_information", "variance", "preseg", "preseg_seg"):
-                whole = grid.paste(made[name], background=float(name in ("prob", "preseg")))
+            for name, part in uncertainty_maps(found, self.temperature, frames).items():
+                whole = grid.paste(part, background=float(name in ("prob", "preseg")))
                 d[name] = MetaTensor(whole, affine=grid.affine.clone(), meta=dict(meta))
             members = channels[:, 4 * self.num_classes :].unflatten(1, (-1, self.num_classes))
             if members.shape[1]:

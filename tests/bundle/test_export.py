@@ -11,11 +11,11 @@ from monai.networks.nets import UNet
 from torch import nn
 
 from monai_pdddpm.bundle import export, export_ensemble
-from monai_pdddpm.inferers import PDDDPMInferer
+from monai_pdddpm.inferers import EnsembleOutput, PDDDPMInferer
 from monai_pdddpm.networks import PDDDPM, ODEUNet
 from monai_pdddpm.networks.fixed_ensemble import OUTPUTS
 from monai_pdddpm.schedulers import AncestralRule, DDIMRule
-from monai_pdddpm.transforms import SplitOutputd, Uncertaintyd
+from monai_pdddpm.transforms.outputs import uncertainty_maps
 from monai_pdddpm.utils.errors import UserError
 
 K, SIZE = 3, [16, 24]
@@ -59,9 +59,8 @@ def window(seed=1):
 
 def inference(network, settings, image, temperature):
     """The maps that inference writes."""
-    data = SplitOutputd("pred", num_classes=K)({"pred": settings(image, network)[0]})
-    data = Uncertaintyd("pred", temperature=temperature)(data)
-    return [data[name][None] for name in ("pred", *OUTPUTS[1:])]
+    maps = uncertainty_maps(EnsembleOutput(K).split(settings(image, network)[0][: 4 * K]), temperature)
+    return [maps[name][None] for name in OUTPUTS]
 
 
 def assert_alike(found, expected, atol=2e-5):

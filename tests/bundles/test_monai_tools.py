@@ -15,7 +15,8 @@ import torch
 from monai.bundle import create_workflow
 
 import monai_pdddpm
-from monai_pdddpm.transforms import SplitOutputd
+from monai_pdddpm.inferers import EnsembleOutput
+from monai_pdddpm.transforms.outputs import uncertainty_maps
 from monai_pdddpm.transforms.save_maps import MAP_FILES
 
 ROOT = Path(__file__).parents[2]
@@ -236,11 +237,10 @@ def test_exported_ensemble_gives_what_inference_gives(command, copied, metadata,
     channels, classes = parser["scan"]["channels"], len(parser["labels"])
     image = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(2))
     output = parser.get_parsed_content("inferer")(image, load(parser, copied))[0]
-    data = {"pred": output}
-    maps = parser.get_parsed_content("postprocessing::transforms::0")
-    data = maps.uncertainty(SplitOutputd("pred", classes)(data))  # an array has no preprocessing to invert
+    temperature = parser.get_parsed_content("postprocessing::transforms::0").temperature
+    maps = uncertainty_maps(EnsembleOutput(classes).split(output), temperature)  # no preprocessing to invert
     names = ["prob", "entropy", "mutual_information", "variance"]
-    expected = [data["pred" if name == "prob" else name] for name in names]
+    expected = [maps[name] for name in names]
 
     extra = {"metadata.json": "", "ensemble.json": ""}
     scripted = torch.jit.load(out / "ensemble.ts", _extra_files=extra)(image)

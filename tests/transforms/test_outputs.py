@@ -16,8 +16,8 @@ from monai.transforms import (
 )
 
 from monai_pdddpm.inferers import EnsembleConfig, EnsembleOutput, EnsembleRunInfo
-from monai_pdddpm.transforms import EnsembleMapsd, Spacingd, SplitOutputd, Uncertaintyd, scan_grid
-from monai_pdddpm.transforms.outputs import normalized
+from monai_pdddpm.transforms import EnsembleMapsd, Spacingd, SplitOutputd, scan_grid
+from monai_pdddpm.transforms.outputs import normalized, uncertainty_maps
 from monai_pdddpm.transforms.scan_grid import box_above
 from monai_pdddpm.utils.errors import UserError
 
@@ -97,18 +97,23 @@ def one_hot(*classes, k=K):
     return torch.eye(k)[list(classes)].view(-1, 1, 1, 1)
 
 
-def maps(members, k=K, answer=None, temperature=1.0):
-    """Run the transform for members, (members x K, ...), as the inferer would describe them."""
+def maps(members, k=K, answer=None, temperature=1.0, preseg=None):
+    """Return the maps of members, (members x K, ...), as the inferer would describe them."""
     each = members.unflatten(0, (-1, k))
-    entropy = torch.special.entr(each).sum(1).mean(0)[None]
-    item = {"pred": each.mean(0) if answer is None else answer, "member_mean": each.mean(0), "member_entropy": entropy}
-    return Uncertaintyd("pred", temperature=temperature)(item | {"members": members})
+    mean = each.mean(0)
+    parts = {
+        "pred": mean if answer is None else answer,
+        "member_mean": mean,
+        "preseg": mean if preseg is None else preseg,
+    }
+    parts["member_entropy"] = torch.special.entr(each).sum(1).mean(0)[None]
+    return uncertainty_maps(parts | {"variance": each.var(0, correction=0)[1:]}, temperature)
 
 
 class TestUncertainty:
     def test_entropy_by_hand(self):
         p = torch.tensor([[0.5, 1.0, 1 / 3, 0.7], [0.25, 0.0, 1 / 3, 0.2], [0.25, 0.0, 1 / 3, 0.1]]).view(3, 4, 1, 1)
-        item = Uncertaintyd("pred")({"pred": p})
+        item = maps(p)
         expected = [
             1.5 * math.log(2),
             0.0,
@@ -118,7 +123,6 @@ class TestUncertainty:
         assert item["entropy"].flatten().tolist() == pytest.approx(expected, abs=1e-6)
         assert item["entropy"].shape == item["seg"].shape == (1, 4, 1, 1)
         assert item["seg"].flatten().tolist() == [0, 0, 0, 0]
-        assert "mutual_information" not in item
 
     def test_members_that_agree_inform_of_nothing(self):
         p = torch.tensor([0.2, 0.5, 0.3]).view(3, 1, 1, 1)
@@ -141,7 +145,6 @@ class TestUncertainty:
         odds = 9 ** (1 / temperature)
         assert item["entropy"].item() == pytest.approx(of(odds / (1 + odds)))
         assert item["mutual_information"].item() == pytest.approx(of(0.6) - of(0.2) / 2)  # temperature has no part
-        assert item["member_mean"].flatten().tolist() == pytest.approx([0.6, 0.4])
 
     def test_never_negative(self):
         generator = torch.Generator().manual_seed(0)
@@ -154,21 +157,11 @@ class TestUncertainty:
 
     def test_label_maps(self):
         p = torch.tensor([[0.1, 0.6], [0.8, 0.3], [0.1, 0.1]]).view(3, 2, 1, 1)
-        item = Uncertaintyd("pred")({"pred": p, "preseg": p.flip(1)})
+        item = maps(p, preseg=p.flip(1))
         assert item["seg"].flatten().tolist() == [1, 0]
         assert item["preseg_seg"].flatten().tolist() == [0, 1]
         assert item["preseg_seg"].shape == (1, 2, 1, 1)
         assert torch.equal(item["preseg"], p.flip(1))
-
-    def test_metadata_stay(self):
-        affine = torch.diag(torch.tensor([1.0, 2, 3, 1], dtype=torch.float64))
-        p = MetaTensor(torch.rand(K, *SIZE), affine=affine, meta={"filename_or_obj": "a"})
-        item = Uncertaintyd("pred")(
-            {"pred": p, "preseg": p.clone(), "member_mean": p.clone(), "member_entropy": p[:1].clone()}
-        )
-        for key in ("pred", "seg", "member_mean", "entropy", "mutual_information", "preseg", "preseg_seg"):
-            assert torch.equal(item[key].affine, affine), key
-            assert item[key].meta["filename_or_obj"] == "a", key
 
     def test_probabilities_are_inverted_first(self):
         # the class that a voxel of the scan has by interpolated probabilities, not by interpolated labels
@@ -186,9 +179,9 @@ class TestUncertainty:
         p = torch.randn(K, *coarse, generator=generator).softmax(0)
         item["pred"] = MetaTensor(p, meta=dict(item["image"].meta))
         back = Invertd("pred", steps, orig_keys="image", nearest_interp=False, to_tensor=True)(item)["pred"]
-        found = Uncertaintyd("pred")({"pred": back.clone()})
-        assert found["pred"].shape == (K, 8, 8, 8)
-        assert torch.allclose(found["pred"].sum(0).as_tensor(), torch.ones(8, 8, 8), atol=1e-5)
+        found = maps(back.clone())
+        assert found["prob"].shape == (K, 8, 8, 8)
+        assert torch.allclose(found["prob"].sum(0).as_tensor(), torch.ones(8, 8, 8), atol=1e-5)
         q = (back / back.sum(0, keepdim=True)).as_tensor()
         assert torch.equal(found["seg"][0].as_tensor(), q.argmax(0))
         np.testing.assert_allclose(found["entropy"][0], torch.special.entr(q).sum(0), atol=1e-5)
@@ -246,8 +239,7 @@ class TestEnsembleMaps:
         keys = ("pred", "member_mean", "member_entropy", "variance", "preseg", "members")
         parts = Invertd(keys, Compose(steps), "image", nearest_interp=False, to_tensor=True)(parts)
         members = parts["members"].as_tensor().unflatten(0, (-1, K)).argmax(1)
-        found = Uncertaintyd("pred", temperature)(parts)
-        return found | {"prob": found["pred"], "members": members}
+        return uncertainty_maps({key: parts[key] for key in keys[:-1]}, temperature) | {"members": members}
 
     @pytest.mark.parametrize("affine", [LPS, TURNED, OBLIQUE])
     @pytest.mark.parametrize(
@@ -349,9 +341,8 @@ def test_a_box_is_one_voxel_wider_than_what_it_holds():
 def test_maps_of_frames_are_those_of_each_frame():
     generator = torch.Generator().manual_seed(0)
     frames = [torch.rand(4 * K, *SIZE, generator=generator) for _ in range(4)]
-    series = MetaTensor(torch.cat(frames), meta={"ensemble_run": run_info(frames=4)})
-    together = Uncertaintyd("pred")(SplitOutputd("pred", K)({"pred": series}))
+    layout = EnsembleOutput(K)
+    together = uncertainty_maps(layout.split(torch.cat(frames)), frames=4)
     for number, frame in enumerate(frames):
-        alone = Uncertaintyd("pred")(SplitOutputd("pred", K)({"pred": frame}))
-        for key in ("pred", "seg", "entropy", "mutual_information", "variance", "preseg_seg"):
-            assert torch.equal(together[key][..., number].as_tensor(), alone[key]), key
+        for key, alone in uncertainty_maps(layout.split(frame)).items():
+            assert torch.equal(together[key][..., number], alone), key
