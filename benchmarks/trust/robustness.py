@@ -37,13 +37,14 @@ from monai_pdddpm.data import labelled_cases  # noqa: E402
 from monai_pdddpm.metrics import area_under_risk_coverage  # noqa: E402
 from monai_pdddpm.utils.errors import friendly_errors  # noqa: E402
 
-# Three degrees of each: noise in standard deviations of the scan, blur in voxels, largest coefficient of the logarithm
-# of the bias field, resolution as a share.
+# Three degrees of each: noise in standard deviations of the scan, blur in voxels, coefficients of the logarithm of the
+# bias field (random up to the degree, or all equal to it), resolution as a share.
 DEGREES: dict[str, tuple[float, ...]] = {
     "Gaussian noise": (0.2, 0.4, 0.8),
     "Rician noise": (0.2, 0.4, 0.8),
     "blur": (0.6, 1.0, 1.5),
     "bias field": (0.1, 0.3, 0.5),
+    "one-sided bias field": (0.3, 0.6, 1.0),
     "low resolution": (0.7, 0.5, 0.35),
 }
 METRICS = ("dice", "ece", "nll")
@@ -74,6 +75,7 @@ def degrade(image: torch.Tensor, kind: str, degree: float, seed: int) -> torch.T
             "Rician noise": RandRicianNoise(prob=1, std=degree, sample_std=False).set_random_state(seed),
             "blur": GaussianSmooth(sigma=degree),
             "bias field": RandBiasField(prob=1, coeff_range=(-degree, degree)).set_random_state(seed),
+            "one-sided bias field": RandBiasField(prob=1, coeff_range=(degree, degree)),
         }[kind]
         changed = change(magnitude)
     return torch.as_tensor(np.asarray(NormalizeIntensity()(changed))).float()
@@ -137,7 +139,7 @@ def draw_figure(found: Mapping[str, Any], path: Path) -> None:
     """Draw Dice and ECE over the degrees."""
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(2, len(DEGREES), figsize=(14, 5.4), sharex="col", sharey="row", layout="constrained")
+    figure, axes = plt.subplots(2, len(DEGREES), figsize=(16, 5.4), sharex="col", sharey="row", layout="constrained")
     for column, (kind, degrees) in enumerate(DEGREES.items()):
         for axis, metric in zip(axes[:, column], ("dice", "ece"), strict=True):
             for name, kinds in found.items():
