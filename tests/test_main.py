@@ -82,6 +82,10 @@ def test_info_and_verify_import_neither_torch_nor_monai():
     assert not imported(statements) & {"torch", "monai", "nibabel", "numpy", "ignite", "matplotlib"}
 
 
+def test_check_reads_lists_and_headers_without_torch_and_monai():
+    assert not imported("import monai_pdddpm.cli.check") & {"torch", "monai"}
+
+
 @pytest.mark.slow  # imports MONAI
 def test_inference_imports_only_what_every_case_needs():
     parts = ("bundle", "data", "transforms", "handlers", "engines", "inferers", "networks")

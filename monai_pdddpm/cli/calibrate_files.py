@@ -16,8 +16,11 @@ from monai_pdddpm.cli import Result
 from monai_pdddpm.cli.datasets import DataSet, LabeledCase
 from monai_pdddpm.cli.first_stage import folder_stage
 from monai_pdddpm.cli.formats import read_dataset
-from monai_pdddpm.data import CaseDataset, CheckImaged, CheckLabeld, LoadImageScand, ScanSpec, case_collate
+from monai_pdddpm.data.checks import CheckImaged, CheckLabeld
+from monai_pdddpm.data.dataset import CaseDataset, case_collate
+from monai_pdddpm.data.loading import LoadImageScand
 from monai_pdddpm.data.presegmentations import find_presegmentation
+from monai_pdddpm.data.scan_spec import ScanSpec
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.handlers import CalibrationFit, CaseFiles, CaseProgress, EvaluationReport, RunFiles
 from monai_pdddpm.inferers.file_ensemble import FileEnsembleInferer

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from monai_pdddpm.cli import Result
 from monai_pdddpm.cli.datasets import Finding
-from monai_pdddpm.cli.fingerprint import CaseStatistics, read_case
 from monai_pdddpm.cli.formats import read_dataset
+
+if TYPE_CHECKING:
+    from monai_pdddpm.cli.fingerprint import CaseStatistics
 
 
 def run(options: argparse.Namespace) -> Result:
@@ -21,6 +24,8 @@ def run(options: argparse.Namespace) -> Result:
     read: list[CaseStatistics] = []
     for case in tqdm(data.cases, "reading scans", disable=options.quiet, unit="scan"):
         if missing.isdisjoint((case.case.file, case.label)):
+            from monai_pdddpm.cli.fingerprint import read_case  # MONAI, which takes seconds to import
+
             statistics, found = read_case(case, data)
             findings += found
             read += [statistics] if statistics is not None else []

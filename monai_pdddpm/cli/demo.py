@@ -9,7 +9,7 @@ import sys
 
 from monai_pdddpm.cli import Result
 from monai_pdddpm.cli.shipped import bundles
-from monai_pdddpm.data import write_phantom
+from monai_pdddpm.data.phantom import write_phantom
 from monai_pdddpm.utils.checks import check_output_dir
 from monai_pdddpm.utils.errors import UserError
 

@@ -12,7 +12,7 @@ from monai_pdddpm.cli.datasets import DataSet, Finding, LabeledCase, check_name,
 from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.datalist import SCAN_EXTENSIONS, folder_cases
 from monai_pdddpm.data.dataset_json import LIST_KEYS, is_nnunet, listed_cases, read_json
-from monai_pdddpm.data.frames import count_frames
+from monai_pdddpm.data.headers import count_frames
 from monai_pdddpm.utils.errors import UserError
 
 

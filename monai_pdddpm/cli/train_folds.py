@@ -12,9 +12,10 @@ import numpy as np
 from monai.bundle import ConfigWorkflow
 
 from monai_pdddpm.cli import Result
-from monai_pdddpm.data import frame_cases, inference_cases, labelled_cases, training_cases
 from monai_pdddpm.data.case import Case
+from monai_pdddpm.data.datalist import inference_cases, labelled_cases, training_cases
 from monai_pdddpm.data.folds import fold_cases
+from monai_pdddpm.data.frames import frame_cases
 from monai_pdddpm.data.writer import write_nifti
 from monai_pdddpm.handlers import CalibrationFit
 from monai_pdddpm.utils.checks import check_range

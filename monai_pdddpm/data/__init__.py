@@ -1,20 +1,26 @@
-"""Lists of cases, reading of scans, and writing of results."""
+"""Lists of cases, reading of scans, and writing of results.
 
-from monai_pdddpm.utils.checks import check_output_dir
-from monai_pdddpm.utils.ranks import RankSampler, cases_of_rank, is_first_rank
+A module is imported with the first of its names that is used, so that lists are read without MONAI.
+"""
 
-from .cache import CachedDataset
-from .case import case_name
-from .checks import CheckImaged, CheckLabeld
-from .datalist import given_input, inference_cases, labelled_cases, training_cases
-from .dataset import CaseDataset, CaseFailure, case_collate
-from .folds import fold_cases
-from .frames import OneFramed, frame_cases
-from .loading import LoadImageScand, LoadScan
-from .pending_cases import pending_cases
-from .phantom import ensure_phantom, write_phantom
-from .presegmentations import warn_of_leakage
-from .scan_spec import ScanSpec
+from importlib import import_module
+
+_NAMES = {
+    "monai_pdddpm.utils.checks": ("check_output_dir",),
+    "monai_pdddpm.utils.ranks": ("RankSampler", "cases_of_rank", "is_first_rank"),
+    "monai_pdddpm.data.cache": ("CachedDataset",),
+    "monai_pdddpm.data.case": ("case_name",),
+    "monai_pdddpm.data.checks": ("CheckImaged", "CheckLabeld"),
+    "monai_pdddpm.data.datalist": ("given_input", "inference_cases", "labelled_cases", "training_cases"),
+    "monai_pdddpm.data.dataset": ("CaseDataset", "CaseFailure", "case_collate"),
+    "monai_pdddpm.data.folds": ("fold_cases",),
+    "monai_pdddpm.data.frames": ("OneFramed", "frame_cases"),
+    "monai_pdddpm.data.loading": ("LoadImageScand", "LoadScan"),
+    "monai_pdddpm.data.pending": ("pending_cases",),
+    "monai_pdddpm.data.phantom": ("ensure_phantom", "write_phantom"),
+    "monai_pdddpm.data.presegmentations": ("warn_of_leakage",),
+    "monai_pdddpm.data.scan_spec": ("ScanSpec",),
+}
 
 __all__ = [
     "CachedDataset",
@@ -43,3 +49,10 @@ __all__ = [
     "warn_of_leakage",
     "write_phantom",
 ]
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _NAMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
-from torch.utils.data._utils.collate import default_collate_fn_map  # the map that torch documents for own types
-
 from monai_pdddpm.data.channel_files import case_of_channels, file_stem
 from monai_pdddpm.utils.errors import UserError, printable
 from monai_pdddpm.utils.provenance import checksum
@@ -114,12 +112,6 @@ class Case:
         """Return the SHA-256 of each file of `all_files`; None for a file that cannot be read."""
         return {file: checksum(file) for file in self.all_files}
 
-
-def _collate(batch: Sequence[Case], *, collate_fn_map: Any = None) -> list[Case]:
-    return list(batch)
-
-
-default_collate_fn_map[Case] = _collate  # type: ignore[index]
 
 Image: TypeAlias = str | os.PathLike | Sequence[str | os.PathLike | None] | Case
 

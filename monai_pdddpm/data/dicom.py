@@ -6,10 +6,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from monai.data import ImageReader
 
 from monai_pdddpm.data.dicom_files import (
     check_one_series,
@@ -120,87 +119,6 @@ def read_series(folder: str | os.PathLike) -> Series:
         notes.append(f"files beside its slices are not DICOM and were not used: {listed}{more}")
     shape = (int(first.Columns), int(first.Rows), len(files))
     return Series(tuple(map(str, files)), frames, headers, shape, _LPS_TO_RAS @ affine, tuple(notes))
-
-
-class SeriesReader(ImageReader):
-    """MONAI reader of one series, which reads voxels as float32.
-
-    The modality transform of each slice is applied (rescale slope and intercept, or a table), and padding is replaced
-    by the smallest of the other values.
-
-    Args:
-        series: the series to read.
-    """
-
-    def __init__(self, series: Series) -> None:
-        self.series = series
-        self.notes: tuple[str, ...] = ()  # remarks on the values, after `get_data`
-
-    def verify_suffix(self, filename: Any) -> bool:
-        """Return true: the series was found by its content."""
-        return True
-
-    def read(self, data: Any, **kwargs: Any) -> Series:
-        """Return the series."""
-        return self.series
-
-    def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return the voxels, (columns, rows, slices), and their metadata."""
-        from pydicom import dcmread
-
-        voxels = np.empty(self.series.shape, np.float32)
-        padding = np.zeros(self.series.shape, bool)
-        path, content = "", None
-        for index, (file, frame) in enumerate(zip(self.series.files, self.series.frames, strict=True)):
-            if file != path:
-                path, content = file, dcmread(file, force=True)  # it keeps the pixels of all frames once decoded
-            values, padded = _pixels(content, self.series.headers[index], file, frame)
-            voxels[:, :, index], padding[:, :, index] = values.T, padded.T
-        if padding.any() and not padding.all():
-            voxels[padding] = voxels[~padding].min()
-            self.notes = (
-                f"{padding.mean():.1%} of its voxels are padding (DICOM tag 0028,0120): they got the smallest value of "
-                "the others",
-            )
-        affine = self.series.affine
-        meta = {"affine": affine.copy(), "original_affine": affine.copy(), "space": "RAS"}
-        return voxels, meta | {"spatial_shape": np.array(voxels.shape), "original_channel_dim": float("nan")}
-
-
-def _pixels(content: Any, header: Dataset, file: str, frame: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values of a slice, (rows, columns), and which of them are padding."""
-    from pydicom.pixels import apply_modality_lut, get_decoder
-
-    syntax = content.file_meta.TransferSyntaxUID
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        decoder = None
-    if decoder is not None and decoder.is_available:
-        stored = content.pixel_array.reshape(-1, header.Rows, header.Columns)[frame]
-        return np.asarray(apply_modality_lut(stored, header)), _is_padding(header, stored)
-    if "PerFrameFunctionalGroupsSequence" in content:  # ITK has one rescale slope for all frames
-        raise UserError(
-            f"{file}: found frames compressed as {syntax.name}, which pydicom cannot decode, expected another form; "
-            "convert it to NIfTI, for example with dcm2niix"
-        )
-    import itk
-
-    # ITK's GDCM decodes compressed slices that need another package in pydicom, and rescales them
-    values = itk.array_from_image(itk.imread(file, itk.F)).reshape(header.Rows, header.Columns)
-    slope, intercept = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
-    return values, _is_padding(header, np.rint((values - intercept) / slope))
-
-
-def _is_padding(header: Dataset, stored: np.ndarray) -> np.ndarray:
-    """Return which stored values are padding: one value, or a range of them."""
-    if header.get("PixelPaddingValue") is None:
-        return np.zeros(stored.shape, bool)
-    bits = int(header.BitsStored)
-    limits = [int(header.PixelPaddingValue), int(header.get("PixelPaddingRangeLimit", header.PixelPaddingValue))]
-    if header.PixelRepresentation == 1:  # some writers store the bits of a negative number as an unsigned one
-        limits = [limit - (1 << bits) if limit >= 1 << (bits - 1) else limit for limit in limits]
-    return (stored >= min(limits)) & (stored <= max(limits))
 
 
 def _check_slice(file: Path, header: Dataset) -> None:

@@ -9,14 +9,9 @@ from typing import Any
 from monai.transforms import Transform
 
 from monai_pdddpm.data.case import Case, case_of
-from monai_pdddpm.data.headers import read_header
+from monai_pdddpm.data.headers import count_frames
 from monai_pdddpm.data.scan_spec import ScanSpec
 from monai_pdddpm.utils.errors import UserError
-
-
-def count_frames(path: str) -> int:
-    """Return the number of volumes of a scan file along its fourth axis, 1 without one."""
-    return max((1, *read_header(path).extra))
 
 
 def frame_cases(cases: Sequence[dict[str, Any]], spec: ScanSpec) -> list[dict[str, Any]]:

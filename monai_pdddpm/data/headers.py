@@ -108,6 +108,11 @@ def read_header(path: str | os.PathLike) -> ScanHeader:
     return header
 
 
+def count_frames(path: str) -> int:
+    """Return the number of volumes of a scan file along its fourth axis, 1 without one."""
+    return max((1, *read_header(path).extra))
+
+
 def unreadable(path: str | os.PathLike, error: BaseException) -> str:
     """Return one line on a file that could not be read: what the machine ran out of, or the library's message."""
     # ITK's messages begin with a place in its own code and the address of an object

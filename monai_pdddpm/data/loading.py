@@ -6,7 +6,7 @@ import gzip
 import logging
 import math
 import warnings
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,23 @@ import torch
 from monai.config import KeysCollection
 from monai.data import ImageReader, ITKReader, MetaTensor, NibabelReader
 from monai.transforms import EnsureChannelFirst, LoadImage, LoadImaged, SpatialResample, Transform
+from torch.utils.data._utils.collate import default_collate_fn_map  # the map that torch documents for own types
 
-from monai_pdddpm.data.case import Image, case_of
-from monai_pdddpm.data.dicom import SeriesReader
+from monai_pdddpm.data.case import Case, Image, case_of
+from monai_pdddpm.data.dicom_pixels import SeriesReader
 from monai_pdddpm.data.headers import NIFTI_EXTENSIONS, ScanHeader, unreadable
 from monai_pdddpm.data.scan_spec import ScanSpec
 from monai_pdddpm.data.scans import plan_scan
 from monai_pdddpm.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+
+def _collate(batch: Sequence[Case], *, collate_fn_map: Any = None) -> list[Case]:
+    return list(batch)
+
+
+default_collate_fn_map[Case] = _collate  # type: ignore[index]
 
 
 class LoadScan(Transform):
