@@ -94,13 +94,13 @@ class DistributedMembers(Communicator):
 
     def gather_statistics(self, statistics: EnsembleStatistics) -> EnsembleStatistics:
         """Merge the statistics in the order of the processes."""
-        packed = statistics.packed() if statistics.count else None
+        packed = statistics.sums
         counts = gather_checked(statistics.count)
         for source in range(1, world_size()):
             if counts[source]:  # 0 if no window is run, or there are fewer members than processes
                 arrived = _send_to_first(source, packed, () if packed is None else packed.shape)
                 if arrived is not None and packed is not None:
-                    statistics.merge(EnsembleStatistics.unpacked(arrived.to(packed.device), counts[source]))
+                    statistics.merge(EnsembleStatistics(arrived.to(packed.device), counts[source]))
         return statistics if is_first_rank() else EnsembleStatistics()
 
     def gather_members(self, members: Sequence[torch.Tensor]) -> None:

@@ -12,15 +12,16 @@ class EnsembleStatistics:
 
     Mean and sum of squares are updated by West's method, which loses no digits if the members agree.
 
+    Args:
+        sums: first predictions (K channels), means (K), squares (K) and entropies (1) of some members, (3K+1, ...)
+            float32; None for no members.
+        count: their number.
+
     Reference: West 1979, Updating mean and variance estimates: an improved method.
     """
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.first: torch.Tensor | None = None
-        self.mean: torch.Tensor | None = None
-        self.squares: torch.Tensor | None = None
-        self.entropy: torch.Tensor | None = None
+    def __init__(self, sums: torch.Tensor | None = None, count: int = 0) -> None:
+        self.sums, self.count = sums, count
 
     def add(self, first: torch.Tensor, member: torch.Tensor) -> None:
         """Add one member.
@@ -30,53 +31,35 @@ class EnsembleStatistics:
             member: probabilities at the end of its chain, of the same shape.
         """
         p = member.float()
-        entropy = predictive_entropy(p, dim=0)
-        if self.first is None or self.mean is None or self.squares is None or self.entropy is None:
-            self.first, self.mean, self.squares = torch.zeros_like(p), torch.zeros_like(p), torch.zeros_like(p)
-            self.entropy = torch.zeros_like(entropy)
+        if self.sums is None:
+            self.sums = p.new_zeros(3 * len(p) + 1, *p.shape[1:])
+        mean_first, mean, squares, entropy = _parts(self.sums)
         self.count += 1
-        delta = p - self.mean
-        self.first += (first - self.first) / self.count
-        self.mean += delta / self.count
-        self.squares += delta * (p - self.mean)
-        self.entropy += (entropy - self.entropy) / self.count
+        delta = p - mean
+        mean_first += (first.float() - mean_first) / self.count
+        mean += delta / self.count
+        squares += delta * (p - mean)
+        entropy += (predictive_entropy(p, dim=0) - entropy) / self.count
 
     def merge(self, other: EnsembleStatistics) -> None:
         """Add the members of other statistics.
 
         Reference: Chan, Golub and LeVeque 1979.
         """
-        if other.first is None or other.mean is None or other.squares is None or other.entropy is None:
-            return
-        if self.first is None or self.mean is None or self.squares is None or self.entropy is None:
-            self.count, self.first = other.count, other.first
-            self.mean, self.squares, self.entropy = other.mean, other.squares, other.entropy
+        if self.sums is None or other.sums is None:
+            self.sums, self.count = (self.sums, self.count) if other.sums is None else (other.sums, other.count)
             return
         own = self.count
         self.count += other.count
         share = other.count / self.count
-        delta = other.mean - self.mean
-        self.first = self.first + share * (other.first - self.first)
-        self.mean = self.mean + share * delta
-        self.squares = self.squares + other.squares + own * share * delta**2
-        self.entropy = self.entropy + share * (other.entropy - self.entropy)
-
-    def packed(self) -> torch.Tensor:
-        """Return the sums as one tensor, (3K+1, ...), for another process.
-
-        Raises:
-            ValueError: if no member was added.
-        """
-        return torch.cat([*self._sums()[:3], self._sums()[3][None]])
-
-    @classmethod
-    def unpacked(cls, packed: torch.Tensor, count: int) -> EnsembleStatistics:
-        """Return the statistics that were :meth:`packed`, (3K+1, ...), of this number of members."""
-        statistics, classes = cls(), len(packed) // 3
-        statistics.count = count
-        statistics.first, statistics.mean, statistics.squares, entropy = packed.split([classes, classes, classes, 1])
-        statistics.entropy = entropy[0]
-        return statistics
+        first, mean, squares, entropy = _parts(self.sums)
+        other_first, other_mean, other_squares, other_entropy = _parts(other.sums)
+        delta = other_mean - mean
+        first += share * (other_first - first)
+        mean += share * delta
+        squares += other_squares
+        squares += own * share * delta**2
+        entropy += share * (other_entropy - entropy)
 
     def result(self) -> dict[str, torch.Tensor]:
         """Return the statistics of all members.
@@ -89,11 +72,14 @@ class EnsembleStatistics:
         Raises:
             ValueError: if no member was added.
         """
-        first, mean, squares, entropy = self._sums()
-        variance = (squares / self.count).clamp_(min=0)[1:]
-        return {"pred": first, "member_mean": mean, "member_entropy": entropy[None], "variance": variance}
-
-    def _sums(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        if self.first is None or self.mean is None or self.squares is None or self.entropy is None:
+        if self.sums is None:
             raise ValueError("members: found none, expected at least one; add a member first")
-        return self.first, self.mean, self.squares, self.entropy
+        first, mean, squares, entropy = _parts(self.sums)
+        variance = (squares / self.count).clamp_(min=0)[1:]
+        return {"pred": first, "member_mean": mean, "member_entropy": entropy, "variance": variance}
+
+
+def _parts(sums: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return views of first predictions, means, squares and entropies."""
+    classes = len(sums) // 3
+    return sums.split([classes, classes, classes, 1])

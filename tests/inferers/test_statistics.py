@@ -115,9 +115,8 @@ def test_short_types_are_summed_in_float32():
 
 
 def test_no_member_is_an_error():
-    for method in (EnsembleStatistics.result, EnsembleStatistics.packed):
-        with pytest.raises(ValueError, match="members: found none, expected at least one"):
-            method(EnsembleStatistics())
+    with pytest.raises(ValueError, match="members: found none, expected at least one"):
+        EnsembleStatistics().result()
 
 
 def test_merged_parts_equal_the_whole():
@@ -127,9 +126,3 @@ def test_merged_parts_equal_the_whole():
         total.merge(streamed(first[part], drawn[part]))
     assert total.count == 6
     assert_close(total.result(), expected(first, drawn))
-
-
-def test_packed_and_unpacked():
-    one = streamed(members(2), members(2, seed=1))
-    again = EnsembleStatistics.unpacked(one.packed(), one.count)
-    assert all(torch.equal(part, again.result()[name]) for name, part in one.result().items())
