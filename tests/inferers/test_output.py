@@ -1,5 +1,7 @@
 """The channel layout: each part where the inferer puts it, of one frame or several."""
 
+import dataclasses
+
 import pytest
 import torch
 from monai.data import MetaTensor, decollate_batch
@@ -97,3 +99,5 @@ def test_report_names_what_answer_and_members_are(settings, answer, members):
     counts = dict.fromkeys(("windows_run", "windows_skipped", "denoiser_evaluations"), 0)
     info = EnsembleRunInfo(config=config, frames=1, processes=1, seconds={}, **counts)
     assert info.meanings() == {"answer": answer, "members": members}
+    assert "processes" not in info.as_report()
+    assert dataclasses.replace(info, processes=2).as_report()["processes"] == 2

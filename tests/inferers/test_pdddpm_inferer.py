@@ -241,6 +241,11 @@ class TestGivenPresegmentation:
         found = inferer(windows="all")(image(5, 5), network, presegmentation=given)
         assert (split(found)[0].argmax(dim=1) == 2).all()
 
+    def test_one_frame_of_a_series_may_have_it(self):
+        x, given = image(8, 8), torch.rand(1, K, 8, 8).softmax(1)
+        found = inferer(fourth_dimension="time")(x, formula_pair(), presegmentation=given)
+        assert torch.equal(found, inferer()(x, formula_pair(), presegmentation=given))
+
     def test_of_another_shape_or_with_frames(self):
         frames = image(8, 8).repeat(1, 2, 1, 1)
         wrong = (

@@ -182,6 +182,7 @@ def test_start_and_end_give_a_uniform_list(arguments, expected):
 def test_list_of_one_index_runs_to_0_with_more_steps():
     assert stored_steps({"1": [999]}, 3) == [999, 499, 0]
     assert stored_steps({"1": [0]}, 1) == [0]
+    assert uneven_steps(1000, 3) == [999, 699, 0]
 
 
 @pytest.mark.parametrize(

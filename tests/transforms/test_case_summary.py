@@ -84,6 +84,7 @@ def test_agreement_by_hand():
     assert agreement(nothing[None], nothing, [1, 2]) == 1
     # of two members without the class of the answer, which has none, the first agrees
     assert agreement(torch.stack([answer * 0, answer]), answer * 0, [1]) == 0.5
+    assert agreement(label_map(1, 0), answer * 0, [1]) == 0  # one voxel is a structure
     # a class that nobody has says nothing
     assert agreement(members, answer, [1, 2, 3]) == agreement(members, answer, [1, 2])
 
