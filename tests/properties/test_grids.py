@@ -149,7 +149,8 @@ class TestTheWayThroughABundle:
                 source = nib.load(path)
                 assert np.array_equal(written.affine, source.affine)
                 for field in HEADER if codes[1] else HEADER[:5]:  # without a code the qform is made from the sform
-                    assert np.array_equal(written.header[field], source.header[field]), field
+                    # the qform is computed again, so its quaternion may differ in the last digit of float32
+                    assert np.allclose(written.header[field], source.header[field], rtol=0, atol=1e-6), field
 
 
 class TestGeometry:
