@@ -48,9 +48,9 @@ SHIPPED, SEGMENTER = "as shipped", "the segmenter's answer"
 RECIPE = """
     Trained by one recipe from random weights on the same cases ([`study.py`](benchmarks/trust/results_study.md); in
     brackets the interval of the difference from the segmenter; all
-    have a temperature fitted on other subjects; "members differ" is 1 for samples; seconds of the networks on two cores). The answer comes from the first
-    call; later calls make the members. PD-DDPM's noise was tuned on eight of these cases.
-    The segmenter trained as long as both networks and other rivals were not trained yet.
+    have a temperature fitted on other subjects; "members differ" is 1 for samples; seconds of the networks on two
+    cores). The answer comes from the first call; later calls make the members. PD-DDPM's noise was tuned on eight
+    of these cases. The segmenter trained as long as both networks and other rivals were not trained yet.
 """
 
 
