@@ -48,9 +48,9 @@ SHIPPED, SEGMENTER = "as shipped", "the segmenter's answer"
 RECIPE = """
     Trained by one recipe from random weights on the same cases ([`study.py`](benchmarks/trust/results_study.md); in
     brackets the interval of the difference from the segmenter; all
-    have a temperature fitted on other subjects; "members differ" is 1 for samples; seconds of the networks on two
-    cores). The answer comes from the first call; later calls make the members. PD-DDPM's noise was tuned on eight
-    of these cases. The segmenter trained as long as both networks and other rivals were not trained yet.
+    have a temperature fitted on other subjects; "members differ" is 1 for samples). The answer comes from the
+    first call; later calls make the members. PD-DDPM's noise was tuned on eight of these cases. The segmenter trained
+    as long as both networks and other rivals were not trained yet.
 """
 
 
@@ -81,7 +81,7 @@ def comparison(summary: Mapping[str, Any], rows: Mapping[tuple[str, str], str]) 
 
 def study_table(study: Mapping[str, Any]) -> str:
     """Return the main rows of the table at equal training."""
-    head = ["method", "batches of training", "s a case", "Dice", "NLL", "members differ", "volume error / SD"]
+    head = ["method", "batches of training", "s a case (2 cores)", "Dice", "NLL", "members differ", "volume error / SD"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in study["rows"]:
         if row["name"] not in STUDIED:
