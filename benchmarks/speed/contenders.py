@@ -235,7 +235,7 @@ def make_phantom(cases: int, work: Path) -> Path:
     """Return the folder of a phantom with so many validation cases, which is made in `work`."""
     folder = work / f"phantom_{cases}"
     if not folder.exists():
-        write_phantom(folder, train=1, validation=cases, test=0, series=0, annotations=1)
+        write_phantom(folder, train=1, validation=cases, test=0, annotations=1)
     return folder
 
 

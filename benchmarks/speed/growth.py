@@ -105,7 +105,7 @@ def whole_run(cases: int, processes: int, size: Sequence[int], **options: str) -
     starter = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] * (processes > 1)
     with tempfile.TemporaryDirectory() as work:
         data, drawn = Path(work) / "data", min(cases, 4)
-        write_phantom(data, train=1, validation=1, test=drawn, series=0, annotations=1, size=size)
+        write_phantom(data, train=1, validation=1, test=drawn, annotations=1, size=size)
         scans = sorted((data / "imagesTs").iterdir())
         for number in range(drawn, cases):
             shutil.copy(scans[number % drawn], data / "imagesTs" / f"copy_{number}.nii.gz")

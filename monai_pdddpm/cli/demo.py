@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> Result:
     if folder.exists():
         raise UserError(f"--output_dir: found {folder}, expected no such folder; remove it, or choose another name")
     check_output_dir(folder.parent)
-    data = write_phantom(folder / "data", train=0, validation=0, test=1, series=0, annotations=4)
+    data = write_phantom(folder / "data", train=0, validation=0, test=1, annotations=4)
     config, results = bundles() / "phantom_segmentation" / "configs" / "inference.json", folder / "results"
     words = ["-m", "monai.bundle", "run", "inference", "--config_file", str(config)]
     words += ["--dataset_dir", str(data), "--output_dir", str(results)]

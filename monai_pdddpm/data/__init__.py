@@ -22,34 +22,6 @@ _NAMES = {
     "monai_pdddpm.data.scan_spec": ("ScanSpec",),
 }
 
-__all__ = [
-    "CachedDataset",
-    "CaseDataset",
-    "CaseFailure",
-    "CheckImaged",
-    "CheckLabeld",
-    "LoadImageScand",
-    "LoadScan",
-    "OneFramed",
-    "RankSampler",
-    "ScanSpec",
-    "case_collate",
-    "case_name",
-    "cases_of_rank",
-    "check_output_dir",
-    "ensure_phantom",
-    "fold_cases",
-    "frame_cases",
-    "given_input",
-    "inference_cases",
-    "is_first_rank",
-    "labelled_cases",
-    "pending_cases",
-    "training_cases",
-    "warn_of_leakage",
-    "write_phantom",
-]
-
 
 def __getattr__(name: str) -> object:
     for module, names in _NAMES.items():

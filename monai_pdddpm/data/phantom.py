@@ -20,15 +20,7 @@ from tqdm import tqdm
 
 from monai_pdddpm.data.datalist import SCAN_EXTENSIONS
 
-from .phantom_distribution import (
-    DEFAULT_SIZE,
-    DEFAULT_SPACING,
-    FRAME_SECONDS,
-    LABELS,
-    make_phantom_scan,
-    make_phantom_series,
-    phantom_affine,
-)
+from .phantom_distribution import DEFAULT_SIZE, DEFAULT_SPACING, LABELS, make_phantom_scan, phantom_affine
 
 
 def write_phantom(
@@ -36,7 +28,6 @@ def write_phantom(
     train: int = 48,
     validation: int = 12,
     test: int = 6,
-    series: int = 1,
     annotations: int = 8,
     size: Sequence[int] = DEFAULT_SIZE,
     spacing: Sequence[float] = DEFAULT_SPACING,
@@ -47,15 +38,13 @@ def write_phantom(
     Training and validation cases are in ``imagesTr`` and ``labelsTr``, test cases in ``imagesTs`` and ``labelsTs``. A
     case has the same file name in each folder: the image (float32), the label (uint8, the first annotation),
     ``annotationsTr|Ts`` (4D uint8, last axis annotation) and ``probabilityTr|Ts`` (4D float32, last axis class).
-    ``series`` and ``series_labels`` hold 4D files, time last; one annotator labels all frames of a series with the same
-    deviation. ``dataset.json`` lists the cases and the arguments of the generator.
+    ``dataset.json`` lists the cases and the arguments of the generator.
 
     Args:
         dataset_dir: folder to create; it gets this name only when it is complete.
         train: number of training cases.
         validation: number of validation cases.
         test: number of test cases.
-        series: number of time series.
         annotations: annotations per case, at least 1.
         size: voxels along X, Y, Z.
         spacing: voxel size in mm.
@@ -70,7 +59,7 @@ def write_phantom(
     target = Path(dataset_dir)
     if target.exists():
         raise FileExistsError(f"{target} exists already: remove it, or choose another folder for the phantom.")
-    counts = {"training": train, "validation": validation, "test": test, "series": series}
+    counts = {"training": train, "validation": validation, "test": test}
     grid: dict[str, Any] = {"size": [int(n) for n in size], "spacing": [float(h) for h in spacing]}
     target.parent.mkdir(parents=True, exist_ok=True)
     # written beside the target, so that renaming stays within one file system and is atomic
@@ -80,10 +69,7 @@ def write_phantom(
         lists: dict[str, list[dict[str, str]]] = {key: [] for key in counts}
         keys = [key for key, n in counts.items() for _ in range(n)]
         for number, key in enumerate(tqdm(keys, desc="phantom", unit="case", disable=None)):
-            if key == "series":
-                lists[key].append(_write_series(root, len(lists[key]), seed, **grid))
-            else:
-                lists[key].append(_write_case(root, number, "Ts" if key == "test" else "Tr", annotations, seed, **grid))
+            lists[key].append(_write_case(root, number, "Ts" if key == "test" else "Tr", annotations, seed, **grid))
         _write_list(root, lists, {"seed": int(seed), "annotations": int(annotations), **grid})
         root.rename(target)
     return target
@@ -105,27 +91,13 @@ def _write_case(
     return {"image": f"images{split}/{name}", "label": f"labels{split}/{name}"}
 
 
-def _write_series(root: Path, number: int, seed: int, size: Sequence[int], spacing: Sequence[float]) -> dict[str, str]:
-    """Write image and label of one series; return its entry of the list."""
-    sequence = np.random.SeedSequence(seed, spawn_key=(1, number))
-    frames, annotator = make_phantom_series(size, spacing, seed=sequence), sequence.spawn(1)[0]
-    # each frame gets a generator in the same state: the same deviation, so that the label does not flicker
-    labels = [frame.draw_annotation(np.random.default_rng(annotator)) for frame in frames]
-    name = f"phantom_series_{number:03d}.nii.gz"
-    _save(root / "series" / name, np.stack([frame.image for frame in frames], -1), spacing, FRAME_SECONDS)
-    _save(root / "series_labels" / name, np.stack(labels, -1), spacing, FRAME_SECONDS)
-    return {"image": f"series/{name}", "label": f"series_labels/{name}"}
-
-
-def _save(path: Path, array: NDArray[Any], spacing: Sequence[float], seconds: float | None = None) -> None:
-    """Write one NIfTI file; ``seconds`` between frames makes the last axis time."""
+def _save(path: Path, array: NDArray[Any], spacing: Sequence[float]) -> None:
+    """Write one NIfTI file."""
     affine = phantom_affine(spacing)
     image = nib.Nifti1Image(array, affine)
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
-    image.header.set_xyzt_units("mm", None if seconds is None else "sec")
-    if seconds is not None:
-        image.header.set_zooms((*image.header.get_zooms()[:3], seconds))
+    image.header.set_xyzt_units("mm")
     path.parent.mkdir(exist_ok=True)
     nib.save(image, path)
 

@@ -1,4 +1,4 @@
-"""The distribution of the phantom: scans and beating series with blurred borders and known class probabilities.
+"""The distribution of the phantom: scans with blurred borders and known class probabilities.
 
 Each structure s has a signed distance ``phi_s`` and an ambiguity width ``w_s`` in mm, both smooth over the volume. An
 annotation is ``{phi_s + w_s g < 0}`` with a new Gaussian field ``g`` of unit variance, so the probability of being
@@ -28,8 +28,6 @@ BIAS_SD, BIAS_MM = 0.04, 25.0  # of the bias field's logarithm
 BODY_WIDTHS_MM, CORE_WIDTHS_MM = (0.4, 3.0), (0.4, 2.0)  # sharp side, blurred side
 ANNOTATION_MM = 4.0  # correlation length of one annotator's deviation
 DEFORMATION, DEFORMATION_MM = 0.10, 10.0  # standard deviation as a fraction of the mean radius, correlation length
-BEAT = 0.15  # fraction of its radius by which the body of a series shrinks
-FRAME_SECONDS = 0.04
 DEFAULT_SIZE, DEFAULT_SPACING = (48, 56, 40), (1.0, 1.0, 1.0)
 
 
@@ -118,11 +116,6 @@ def class_probability(scaled_distance: Array) -> Array:
     return np.stack([(1 - core) * (1 - body), (1 - core) * body, core]).astype(np.float32)
 
 
-def beat_scale(frames: int) -> NDArray[Any]:
-    """Radius of each frame relative to the first, ``1 - BEAT (1 - cos(2 pi j / J)) / 2``: one beat in J frames."""
-    return 1 - BEAT * (1 - np.cos(2 * np.pi * np.arange(frames) / frames)) / 2
-
-
 def make_phantom_scan(
     size: Sequence[int] = DEFAULT_SIZE, spacing: Sequence[float] = DEFAULT_SPACING, seed: Seed = 0
 ) -> Phantom:
@@ -139,33 +132,6 @@ def make_phantom_scan(
     Raises:
         ValueError: for a size, spacing or seed out of range.
     """
-    return _make_frames(size, spacing, np.ones(1), seed)[0]
-
-
-def make_phantom_series(
-    size: Sequence[int] = DEFAULT_SIZE, spacing: Sequence[float] = DEFAULT_SPACING, frames: int = 8, seed: Seed = 0
-) -> list[Phantom]:
-    """Make a time series of one subject, whose body beats once: its radius shrinks by 15 % and grows back.
-
-    Args:
-        size: voxels along X, Y, Z, each at least 4.
-        spacing: voxel size in mm.
-        frames: number of frames; the frame after the last would be the first again.
-        seed: random seed of the subject and its images.
-
-    Returns:
-        One phantom per frame, with independent noise in each image.
-
-    Raises:
-        ValueError: for a size, spacing, number of frames or seed out of range.
-    """
-    if frames < 1:
-        raise ValueError(f"frames must be at least 1, got {frames}.")
-    return _make_frames(size, spacing, beat_scale(frames), seed)
-
-
-def _make_frames(size: Sequence[int], spacing: Sequence[float], scales: NDArray[Any], seed: Seed) -> list[Phantom]:
-    """Draw one subject; image it once per body scale."""
     if len(size) != 3 or min(size) < 4:
         raise ValueError(f"size must be three numbers of voxels, each at least 4, got {tuple(size)}.")
     if len(spacing) != 3 or not all(0 < h < np.inf for h in spacing):
@@ -181,7 +147,7 @@ def _make_frames(size: Sequence[int], spacing: Sequence[float], scales: NDArray[
     points = np.tensordot(turn, np.stack(np.meshgrid(*axes, indexing="ij")) - center, 1)
     body_radii = (rng.uniform(0.24, 0.33, 3) * extent).astype(np.float32)
     core_radii = (rng.uniform(0.40, 0.48, 3) * body_radii).astype(np.float32)
-    # 0.28 + 0.48 < 1 - BEAT: except for the bumps, the core is inside the body in the smallest frame too
+    # 0.28 + 0.48 < 1: except for the bumps, the core is inside the body
     core_points = points - (_direction(rng) * 0.28 * body_radii).reshape(3, 1, 1, 1)
 
     body_width = ambiguity_width(points, _direction(rng), float(body_radii.mean()), *BODY_WIDTHS_MM)
@@ -192,15 +158,12 @@ def _make_frames(size: Sequence[int], spacing: Sequence[float], scales: NDArray[
     core = (ellipsoid_distance(core_points, core_radii) + core_bumps) / core_width
     bias = np.exp(BIAS_SD * smooth_field(shape, h, BIAS_MM, rng))
 
-    phantoms = []
-    for scale in scales.astype(np.float32):
-        body = (ellipsoid_distance(points, body_radii * scale) + body_bumps) / body_width
-        scaled = np.stack([body, core]).astype(np.float32)
-        probability = class_probability(scaled)
-        image = np.tensordot(np.asarray(CLASS_MEANS, np.float32), probability, 1) * bias
-        image += NOISE_SD * rng.standard_normal(shape, dtype=np.float32)
-        phantoms.append(Phantom(np.rint(image), probability, scaled, h))
-    return phantoms
+    body = (ellipsoid_distance(points, body_radii) + body_bumps) / body_width
+    scaled = np.stack([body, core]).astype(np.float32)
+    probability = class_probability(scaled)
+    image = np.tensordot(np.asarray(CLASS_MEANS, np.float32), probability, 1) * bias
+    image += NOISE_SD * rng.standard_normal(shape, dtype=np.float32)
+    return Phantom(np.rint(image), probability, scaled, h)
 
 
 def _direction(rng: np.random.Generator) -> Array:

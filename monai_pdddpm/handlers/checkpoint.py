@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,15 +11,14 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import Checkpoint, DiskSaver
+from ignite.handlers import Checkpoint
 from monai.engines import Evaluator, Trainer
 
 from monai_pdddpm.data.cache import CachedDataset
-from monai_pdddpm.utils.errors import UserError, error_links
+from monai_pdddpm.utils.atomic_write import atomic_write, remove_partial_files
+from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
 from monai_pdddpm.utils.resource_errors import is_out_of_memory
-
-_PARTIAL = re.compile(r"tmp[a-z0-9_]{8}")  # files of DiskSaver before it renames them
 
 
 def save_file(content: Mapping[str, Any], path: str | os.PathLike) -> None:
@@ -29,22 +27,15 @@ def save_file(content: Mapping[str, Any], path: str | os.PathLike) -> None:
     Raises:
         UserError: if the disk refuses the file.
     """
-    path = Path(path)
-    try:
-        DiskSaver(path.parent, atomic=True, require_empty=False)(content, path.name)
-    except (OSError, RuntimeError) as error:  # torch can raise the latter from the former
-        refused = next((link for link in error_links(error) if isinstance(link, OSError)), error)
-        reason = getattr(refused, "strerror", None) or str(refused).splitlines()[0]
-        raise UserError(
-            f"{path}: cannot be written ({reason}); free space on the disk, or set output_dir to a folder that you may "
-            "write to"
-        ) from error
+    if is_first_rank():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as part, part.open("wb") as file:  # torch would store the name of a path
+            torch.save(content, file)
 
 
 def _remove_partial_files(folder: Path) -> None:
-    for path in folder.glob("tmp*") if is_first_rank() else ():
-        if _PARTIAL.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+    if is_first_rank():
+        remove_partial_files(folder, ".pt")
 
 
 class EpochSeed:

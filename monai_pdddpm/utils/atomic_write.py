@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.errors import UserError, error_links
 from monai_pdddpm.utils.resource_errors import is_too_many_files
 
 _PART = re.compile(r"\.[0-9a-f]{32}\.part(\.[^.]+){0,2}")
@@ -30,18 +30,20 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         a new path in the same folder with the same suffixes, because many writers choose the format by them.
 
     Raises:
-        UserError: if the disk refuses the file.
+        UserError: if the disk refuses the file, or a library reports that by a RuntimeError.
     """
     path = Path(path)
     part = path.with_name(f".{uuid.uuid4().hex}.part{''.join(path.suffixes[-2:])}")
     try:
         yield part
         os.replace(part, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        refused = next((link for link in error_links(error) if isinstance(link, OSError)), error)
+        reason = getattr(refused, "strerror", None) or str(refused).strip().splitlines()[-1]
         remedy = "free space on the disk, or set output_dir to a folder that you may write to"
         if is_too_many_files(error):
             remedy = "end other programs, or allow more open files with ulimit -n"
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
+        raise UserError(f"{path}: cannot be written ({reason}); {remedy}") from error
     finally:
         with contextlib.suppress(OSError):  # only there after a failure
             part.unlink()

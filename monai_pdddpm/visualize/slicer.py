@@ -92,10 +92,7 @@ def write_seg_nrrd(
         for key, text in segment.items():
             image.SetMetaData(f"Segment{number}_{key}", text)
     with atomic_write(path) as part:
-        try:
-            sitk.WriteImage(image, str(part), useCompression=True)
-        except RuntimeError as error:  # SimpleITK raises nothing else
-            raise OSError(str(error).strip().splitlines()[-1]) from error
+        sitk.WriteImage(image, str(part), useCompression=True)
 
 
 def scene(

@@ -119,7 +119,7 @@ def test_flops_of_contenders(name):
 @pytest.mark.slow
 def test_the_script_of_contenders_runs(tmp_path, capsys):
     data = tmp_path / "data"
-    write_phantom(data, train=1, validation=1, test=0, series=0, annotations=1, size=(16, 16, 16))
+    write_phantom(data, train=1, validation=1, test=0, annotations=1, size=(16, 16, 16))
     command = ["--dataset_dir", str(data), "--bundle", str(common.PHANTOM), "--rounds", "2", "--device", "cpu"]
     command += ["--overrides", json.dumps(TINY), "--only", "segmenter_flips", "fast_ddpm"]
     command += ["--work", str(tmp_path / "work"), "--output_dir", str(tmp_path)]

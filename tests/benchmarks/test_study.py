@@ -214,7 +214,7 @@ def test_worse_scans_are_normalized_and_differ(kind):
 @pytest.fixture
 def data(tmp_path):
     folder = tmp_path / "data"
-    write_phantom(folder, train=10, validation=4, test=0, series=0, annotations=1, size=(16, 16, 16))
+    write_phantom(folder, train=10, validation=4, test=0, annotations=1, size=(16, 16, 16))
     return folder
 
 

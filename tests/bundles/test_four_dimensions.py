@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from monai_pdddpm.data.phantom_distribution import make_phantom_series, phantom_affine
+from monai_pdddpm.data.phantom_distribution import make_phantom_scan, phantom_affine
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def save(path, array, seconds=None):
 
 @pytest.fixture(scope="module")
 def frames():
-    return [frame.image for frame in make_phantom_series(SIZE, (1.0, 1.0, 1.0), frames=FRAMES, seed=3)]
+    return [make_phantom_scan(SIZE, seed=number).image for number in range(FRAMES)]
 
 
 @pytest.fixture(scope="module")

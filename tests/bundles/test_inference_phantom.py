@@ -50,7 +50,7 @@ def save_turned(path, axes, spacing, seed):
 def dataset(tmp_path_factory):
     """Two scans on an oblique grid of 1 mm, and two with other axes and thick slices, in the Decathlon's layout."""
     target = tmp_path_factory.mktemp("dataset") / "data"
-    few = {"train": 0, "validation": 0, "test": 2, "series": 0, "annotations": 1}
+    few = {"train": 0, "validation": 0, "test": 2, "annotations": 1}
     write_phantom(target, **few, size=(38, 44, 36), seed=101)
     save_turned(target / "imagesTs" / "flipped_LAS.nii.gz", "LAS", (1.0, 1.0, 2.5), 102)
     save_turned(target / "imagesTs" / "turned_PIR.nii.gz", "PIR", (2.5, 1.0, 1.0), 103)

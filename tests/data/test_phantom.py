@@ -12,7 +12,7 @@ from monai_pdddpm.data.phantom import ensure_phantom, write_phantom
 from monai_pdddpm.data.phantom_distribution import phantom_affine
 
 TINY = {"size": (12, 14, 10), "spacing": (3.0, 3.0, 3.5)}
-FEW = {"train": 2, "validation": 1, "test": 1, "series": 1, "annotations": 3, **TINY}
+FEW = {"train": 2, "validation": 1, "test": 1, "annotations": 3, **TINY}
 
 
 def digests(folder):
@@ -28,7 +28,6 @@ def dataset(tmp_path_factory):
 def test_written_files(dataset):
     cases = {"Tr": ["phantom_000", "phantom_001", "phantom_002"], "Ts": ["phantom_003"]}
     expected = {f"{kind}{s}": cases[s] for kind in ("images", "labels", "annotations", "probability") for s in cases}
-    expected |= {"series": ["phantom_series_000"], "series_labels": ["phantom_series_000"]}
     found = {
         folder.name: sorted(path.name.removesuffix(".nii.gz") for path in folder.iterdir())
         for folder in dataset.iterdir()
@@ -36,7 +35,7 @@ def test_written_files(dataset):
     }
     assert found == expected
     kinds = {"images": ((), "float32"), "labels": ((), "uint8"), "annotations": ((3,), "uint8")}
-    kinds |= {"probability": ((3,), "float32"), "series": ((8,), "float32"), "series_labels": ((8,), "uint8")}
+    kinds |= {"probability": ((3,), "float32")}
     for folder in found:
         extra, dtype = kinds[folder.removesuffix("Tr").removesuffix("Ts")]
         for path in (dataset / folder).iterdir():
@@ -47,9 +46,7 @@ def test_written_files(dataset):
             for affine in (image.affine, image.get_sform(), image.get_qform()):
                 assert affine == pytest.approx(phantom_affine(TINY["spacing"]), abs=1e-4)
             assert image.header.get_zooms()[:3] == pytest.approx(TINY["spacing"])
-            assert image.header.get_xyzt_units() == ("mm", "sec" if folder.startswith("series") else "unknown")
-            if folder.startswith("series"):
-                assert image.header.get_zooms()[3] == pytest.approx(0.04)
+            assert image.header.get_xyzt_units() == ("mm", "unknown")
 
 
 def test_label_is_the_first_reading_and_follows_the_probability(dataset):
@@ -69,10 +66,10 @@ def test_dataset_json_lists_files_that_exist(dataset):
     contents = json.loads((dataset / "dataset.json").read_text())
     assert contents["labels"] == {"0": "background", "1": "body", "2": "core"}
     assert contents["modality"] == {"0": "synthetic"}
-    assert [len(contents[key]) for key in ("training", "validation", "test", "series")] == [2, 1, 1, 1]
-    assert [contents[f"num{key}"] for key in ("Training", "Validation", "Test", "Series")] == [2, 1, 1, 1]
-    entries = [e for key in ("training", "validation", "test", "series") for e in contents[key]]
-    assert len({e["image"] for e in entries}) == 5
+    assert [len(contents[key]) for key in ("training", "validation", "test")] == [2, 1, 1]
+    assert [contents[f"num{key}"] for key in ("Training", "Validation", "Test")] == [2, 1, 1]
+    entries = [e for key in ("training", "validation", "test") for e in contents[key]]
+    assert len({e["image"] for e in entries}) == 4
     for entry in entries:
         assert set(entry) == {"image", "label"}
         assert all((dataset / path).is_file() for path in entry.values())

@@ -3,16 +3,13 @@
 import numpy as np
 import pytest
 
-from monai_pdddpm.data import phantom_distribution
 from monai_pdddpm.data.phantom_distribution import (
-    BEAT,
+    CLASS_MEANS,
     Phantom,
     ambiguity_width,
-    beat_scale,
     class_probability,
     ellipsoid_distance,
     make_phantom_scan,
-    make_phantom_series,
     phantom_affine,
     smooth_field,
     smoothing_matrix,
@@ -84,7 +81,7 @@ def test_scan_is_a_law_over_classes_with_a_plausible_image(seed):
     assert p.max(axis=(1, 2, 3)) == pytest.approx(np.ones(3), abs=1e-3)
     assert all(np.take(p[0], end, axis).min() > 0.9 for axis in range(3) for end in (0, -1))
     means = [scan.image[p[k] > 0.99].mean() for k in range(3)]
-    assert means == pytest.approx(phantom_distribution.CLASS_MEANS, rel=0.12)
+    assert means == pytest.approx(CLASS_MEANS, rel=0.12)
     assert scan.image.min() > 0
     reading = scan.draw_annotation(np.random.default_rng(0))
     assert reading.dtype == np.uint8
@@ -104,7 +101,7 @@ def test_one_side_is_really_more_ambiguous(seed):
 
 def test_the_image_shows_how_ambiguous_a_border_is():
     scan = make_phantom_scan(seed=0)
-    expected = np.tensordot(np.array(phantom_distribution.CLASS_MEANS), scan.probability, 1)
+    expected = np.tensordot(np.array(CLASS_MEANS), scan.probability, 1)
     assert np.corrcoef(scan.image.ravel(), expected.ravel())[0, 1] > 0.97
 
 
@@ -115,26 +112,6 @@ def test_seed_decides_everything():
         assert getattr(first, name).tobytes() != getattr(other, name).tobytes()
     annotations = [first.draw_annotation(np.random.default_rng(seed)).tobytes() for seed in (0, 0, 1)]
     assert annotations[0] == annotations[1] != annotations[2]
-
-
-def test_series_beats_once_and_smoothly():
-    assert beat_scale(4) == pytest.approx([1, 1 - BEAT / 2, 1 - BEAT, 1 - BEAT / 2])
-    series = make_phantom_series(frames=8, seed=1)
-    volume = np.array([frame.probability[1:].sum() for frame in series])
-    assert volume.argmax() == 0
-    assert volume.argmin() == 4
-    assert volume[1:4] == pytest.approx(volume[:4:-1], rel=1e-5)  # it comes back the way it went
-    assert volume[4] / volume[0] == pytest.approx((1 - BEAT) ** 3, abs=0.12)
-    assert np.abs(np.diff([*volume, volume[0]])).max() < 0.2 * volume[0]
-    # the same subject, but noise of its own in every frame
-    assert np.array_equal(series[0].scaled_distance[1], series[4].scaled_distance[1])
-    noise = [(series[j].image - series[-j].image).std() for j in (1, 2, 3)]
-    assert noise == pytest.approx([phantom_distribution.NOISE_SD * np.sqrt(2)] * 3, rel=0.05)
-
-
-def test_a_series_of_one_frame_is_the_scan():
-    scan, (frame,) = make_phantom_scan(**TINY, seed=2), make_phantom_series(**TINY, frames=1, seed=2)
-    assert np.array_equal(scan.image, frame.image)
 
 
 @pytest.mark.parametrize(
@@ -150,8 +127,6 @@ def test_a_series_of_one_frame_is_the_scan():
 def test_arguments_out_of_range(arguments):
     with pytest.raises(ValueError, match=r"size|spacing|non-negative"):
         make_phantom_scan(**arguments)
-    with pytest.raises(ValueError, match="frames"):
-        make_phantom_series(frames=0)
 
 
 def test_affine_is_an_oblique_rotation_with_an_origin_of_its_own():

@@ -90,7 +90,7 @@ LEAVES = {
     "dicom-seg": ["my_results/series/series_seg.dcm"],
     "seg-nrrd": ["my_results/*/*_seg.seg.nrrd"],
     "run export --config_file": [f"{HIPPOCAMPUS}/export/ensemble.onnx", f"{HIPPOCAMPUS}/export/ensemble.ts"],
-    "/data/series": [f"{PHANTOM}/output/phantom_series_*/*_seg.nii.gz"],
+    "cine.nii.gz": [f"{PHANTOM}/output/cine/cine_seg.nii.gz"],
     "--json > findings.json": ["findings.json"],
     "liver_ct_segmentation/configs/inference.json": ["bundles/liver_ct_segmentation/output/*/*_entropy.nii.gz"],
     "--segmenter zoo": ["bundles/spleen_ct_segmentation/models/model.pt"],
@@ -154,7 +154,7 @@ def commands(tmp_path_factory):
 def data(tmp_path_factory):
     """Small scans with labels, of one channel and two labels, and of four channels and one label."""
     folder = tmp_path_factory.mktemp("data")
-    few = {"train": 5, "validation": 6, "test": 1, "series": 1, "annotations": 1}
+    few = {"train": 5, "validation": 6, "test": 1, "annotations": 1}
     one = write_phantom(folder / "one", **few, size=(24, 24, 24), seed=5)
     four = shutil.copytree(one, folder / "four")
     for path in four.glob("images*/*.nii.gz"):
@@ -208,6 +208,10 @@ class Reader:
         shutil.copytree(data["one"], folder / "hippocampus")
         shutil.copytree(data["four"], folder / "ms_lesions")
         write_series(folder / "series")
+        scan = nib.load(next((data["one"] / "imagesTs").iterdir()))
+        nib.save(
+            nib.Nifti1Image(np.stack([scan.get_fdata(dtype=np.float32)] * 2, -1), scan.affine), folder / "cine.nii.gz"
+        )
         write_zoo_bundle(folder / "zoo" / "spleen_ct_segmentation")
         path = os.pathsep.join([str(commands), os.environ["PATH"]])
         more = {"PATH": path, "PYTHON_EXEC": str(commands / "python"), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}

@@ -276,12 +276,11 @@ class TestFrequency:
             training.trainer.run()
 
     def test_what_a_killed_training_began_to_write_is_removed(self, tmp_path):
-        for name in ("tmpabcdefgh", "tmp_1234567"):
-            (tmp_path / name).write_text("half")
-        other = tmp_path / "tmpabcdefgh.json"
+        (tmp_path / f".{'a' * 32}.part.pt").write_text("half")
+        other = tmp_path / f".{'a' * 32}.part.json"
         other.write_text("of another program")
         Training(tmp_path).run()
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "model.pt", other.name]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "checkpoint.pt", "model.pt"]
 
     def test_content_is_tensors_and_primitives(self, tmp_path):
         Training(tmp_path).run()
