@@ -64,8 +64,8 @@ def intensity(image: torch.Tensor, strength: float) -> torch.Tensor:
     blurred = chosen(0.2 * strength)
     if blurred.any():
         image[blurred] = _blur(image[blurred], float(torch.empty(()).uniform_(0.4, 1.2)))
-    amount = per_image(0.2, 1.4) * chosen(0.5 * strength).view(-1, 1, 1, 1, 1)
-    image = torch.where(amount > 0, _normalized((image - _lowest(image)) * torch.exp(amount * _bias(image))), image)
+    biased = chosen(0.5 * strength).view(-1, 1, 1, 1, 1)
+    image = torch.where(biased, _normalized((image - _lowest(image)) * _bias(image)), image)
     contrast = chosen(0.4 * strength).view(-1, 1, 1, 1, 1)
     image = torch.where(contrast, _gamma(image, per_image(0.6, 1.6)), image)
     image = image * (1 + per_image(-0.2, 0.2) * chosen(0.3).view(-1, 1, 1, 1, 1))
@@ -83,12 +83,24 @@ def _rotation(angles: torch.Tensor) -> torch.Tensor:
 
 
 def _bias(image: torch.Tensor) -> torch.Tensor:
-    """Return the logarithm of random bias fields: a smooth field and a linear ramp."""
-    count, size, device = len(image), image.shape[2:], image.device
-    axes = torch.stack(torch.meshgrid(*(torch.linspace(-1, 1, n, device=device) for n in size), indexing="ij"))
-    direction = F.normalize(torch.randn(count, 3, device=device), dim=1)
-    field = smooth(torch.randn(count, 1, *size, device=device), 18.0)
-    return 0.25 * field + 0.35 * torch.einsum("bi,ixyz->bxyz", direction, axes)[:, None]
+    """Return random bias fields: exponentials of Legendre polynomials as in MONAI's ``RandBiasField``.
+
+    The coefficients of a field have random signs, or they add up in a random corner, as beside a surface coil.
+    """
+    count, device = len(image), image.device
+    degrees = torch.stack(torch.meshgrid(*[torch.arange(4.0, device=device)] * 3, indexing="ij"))
+    signs = torch.where(torch.rand(count, 3, device=device) < 0.5, -1.0, 1.0)
+    corner = (signs.view(count, 3, 1, 1, 1) ** degrees).prod(1) * uniform(0.7, 1, count, 4, 4, 4, device=device)
+    mixed = uniform(-1, 1, count, 4, 4, 4, device=device)
+    chosen = torch.where(torch.rand(count, 1, 1, 1, device=device) < 0.5, corner, mixed)
+    chosen = chosen * (degrees.sum(0) <= 3) * uniform(0, 0.4, count, 1, 1, 1, device=device)
+    x, y, z = (_legendre(torch.linspace(-1, 1, n, device=device)) for n in image.shape[2:])
+    return torch.exp(torch.einsum("bijk,ix,jy,kz->bxyz", chosen, x, y, z))[:, None]
+
+
+def _legendre(x: torch.Tensor) -> torch.Tensor:
+    """Return the Legendre polynomials of degree 0 to 3 at x, (4, N)."""
+    return torch.stack([torch.ones_like(x), x, (3 * x**2 - 1) / 2, (5 * x**3 - 3 * x) / 2])
 
 
 def _blur(image: torch.Tensor, sigma: float) -> torch.Tensor:

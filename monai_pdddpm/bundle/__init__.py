@@ -4,7 +4,7 @@ from monai_pdddpm.networks.weights import load_network, load_segmenter
 from monai_pdddpm.utils.memory import keep_freed_memory
 
 from .calibration_file import load_calibration, save_calibration
-from .distributed import GlobalLoss, distributed_network, join_ranks, leave_ranks, rank_device
+from .distributed import GlobalLoss, distributed_network, join_ranks, rank_device
 from .export import export_ensemble
 from .start import find_bundle_root, has_full_batch, pick_device, start_run
 
@@ -16,7 +16,6 @@ __all__ = [
     "has_full_batch",
     "join_ranks",
     "keep_freed_memory",
-    "leave_ranks",
     "load_calibration",
     "load_network",
     "load_segmenter",

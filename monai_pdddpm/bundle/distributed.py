@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from datetime import timedelta
@@ -46,7 +47,7 @@ def rank_device(processes_per_device: int = 1) -> torch.device:
 
 
 def join_ranks(device: torch.device | str) -> None:
-    """Join the processes of torchrun; a second call changes nothing.
+    """Join the processes of torchrun until this one ends; a second call changes nothing.
 
     CPU tensors and objects use gloo. CUDA tensors use NCCL if each process has its own GPU, else gloo.
 
@@ -66,12 +67,12 @@ def join_ranks(device: torch.device | str) -> None:
     # NCCL refuses two processes on one GPU
     own_gpu = device.type == "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= torch.cuda.device_count()
     dist.init_process_group("cpu:gloo,cuda:nccl" if own_gpu else "gloo", timeout=PATIENCE)
+    atexit.register(_leave_ranks)  # after a failure too: with a group that is left open, Python's end may abort
     if not ranks.is_first_rank():
         logging.getLogger("ignite").setLevel(logging.WARNING)  # the first process logs the progress of the engines
 
 
-def leave_ranks() -> None:
-    """Leave the process group, if there is one."""
+def _leave_ranks() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
 

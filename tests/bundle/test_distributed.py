@@ -1,5 +1,9 @@
 """Training on several processes is the training of one on the batches of all."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from monai.losses import DiceCELoss
@@ -132,3 +136,19 @@ def test_processes_that_share_a_gpu_meet_by_gloo(monkeypatch, processes, backend
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
     join_ranks("cuda:0")
     assert begun == [backend]
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_leaves_its_group():
+    program = """
+import atexit, sys, torch.distributed as dist
+from monai_pdddpm.bundle import join_ranks
+atexit.register(lambda: print("in a group:", dist.is_initialized()))
+join_ranks("cpu")
+sys.exit("a failure")
+"""
+    port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | port, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "in a group: False\n", "a failure\n")
