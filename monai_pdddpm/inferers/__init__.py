@@ -1,7 +1,7 @@
 """MONAI inferers: how a network is called, in training and on whole volumes."""
 
 from .autocast import AutocastInferer
-from .communicator import Communicator, DistributedMembers, make_communicator
+from .communicator import Communicator
 from .config import EnsembleConfig
 from .denoising_inferer import Denoised, DenoisingInferer
 from .output import EnsembleOutput
@@ -13,10 +13,8 @@ __all__ = [
     "Communicator",
     "Denoised",
     "DenoisingInferer",
-    "DistributedMembers",
     "EnsembleConfig",
     "EnsembleOutput",
     "EnsembleRunInfo",
     "PDDDPMInferer",
-    "make_communicator",
 ]

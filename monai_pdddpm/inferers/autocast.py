@@ -14,16 +14,6 @@ from monai_pdddpm.utils.errors import UserError
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
-def check_precision(precision: str) -> str:
-    """Return the precision.
-
-    Raises:
-        UserError: if it is none of ``PRECISIONS``.
-    """
-    check_choice("precision", precision, PRECISIONS)
-    return precision
-
-
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """Return the autocast context of a precision.
 
@@ -36,7 +26,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     Raises:
         UserError: if the precision is another one, or float16 on a CPU.
     """
-    check_precision(precision)
+    check_choice("precision", precision, PRECISIONS)
     if precision == "float16" and device.type == "cpu":
         raise UserError("precision: found 'float16' on a CPU, expected a GPU; give --precision bfloat16 or float32")
     return torch.autocast(device.type, dtype=getattr(torch, precision), enabled=precision != "float32")
@@ -55,7 +45,8 @@ class AutocastInferer(Inferer):
 
     def __init__(self, precision: str = "bfloat16", inferer: Inferer | None = None) -> None:
         super().__init__()
-        self.precision = check_precision(precision)
+        check_choice("precision", precision, PRECISIONS)
+        self.precision = precision
         self.inferer = inferer or SimpleInferer()
 
     def __call__(  # type: ignore[override]

@@ -13,7 +13,7 @@ from monai_pdddpm.schedulers import AncestralRule, Chain, DDIMRule, check_steps,
 from monai_pdddpm.utils.checks import check_choice, check_number, check_range, check_switch
 from monai_pdddpm.utils.errors import UserError
 
-from .autocast import check_precision
+from .autocast import PRECISIONS
 
 WINDOWS = ("active", "all")
 BLEND_MODES = ("gaussian", "constant")
@@ -24,6 +24,7 @@ _RENAMED = {
     "active": "windows",
     "mode": "blend_mode",
 }
+_WITHOUT_EFFECT = ("fourth_dimension", "member_batch", "memory", "return_members", "progress")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,12 +116,12 @@ class EnsembleConfig:
             ("windows", WINDOWS),
             ("blend_mode", BLEND_MODES),
             ("fourth_dimension", FOURTH_DIMENSIONS),
+            ("precision", PRECISIONS),
             ("solver", ("", *FIXED_STEP_SOLVERS)),
         ):
             check_choice(name, getattr(self, name), words)
         for name in ("return_members", "progress"):
             check_switch(name, getattr(self, name))
-        check_precision(self.precision)
         is_residual(self.training_process)
         if not isinstance(self.rule, DDIMRule | AncestralRule):
             raise UserError(f"rule: found {self.rule!r}, expected a reverse step; set inferer#rule#_target_")
@@ -159,23 +160,7 @@ class EnsembleConfig:
 
     def as_report(self) -> dict[str, Any]:
         """Return the settings that change the result, as JSON values."""
-        return {
-            "members": self.members,
-            "seed": self.seed,
-            "time_steps": list(self.time_steps),
-            "start_step": self.time_steps[0] + 1 if self.time_steps else 0,
-            "rule": str(self.rule),
-            "training_process": self.training_process,
-            "solver": self.solver,
-            "solver_steps": self._solver_steps(),
-            "roi_size": list(self.roi_size),
-            "overlap": self.overlap,
-            "blend_mode": self.blend_mode,
-            "presegmentation_weight": self.presegmentation_weight,
-            "large_scale_noise": self.large_scale_noise,
-            "noise_length": self.noise_length,
-            "windows": self.windows,
-            "uncertainty_threshold": self.uncertainty_threshold,
-            "dilation": self.dilation,
-            "precision": self.precision,
-        }
+        found = {name: value for name, value in vars(self).items() if name not in _WITHOUT_EFFECT}
+        lists = {name: list(value) for name, value in found.items() if isinstance(value, tuple)}
+        start = self.time_steps[0] + 1 if self.time_steps else 0
+        return found | lists | {"rule": str(self.rule), "start_step": start}

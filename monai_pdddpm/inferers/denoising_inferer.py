@@ -14,10 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.schedulers import check_steps, is_residual, noisy_state, regression_target, start_state
-from monai_pdddpm.utils.checks import check_number, check_range
+from monai_pdddpm.utils.checks import check_choice, check_number, check_range
 from monai_pdddpm.utils.errors import UserError
 
-from .autocast import autocast, check_precision
+from .autocast import PRECISIONS, autocast
 
 Corruption: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
@@ -71,7 +71,8 @@ class DenoisingInferer(Inferer):
         self.time_steps = torch.as_tensor(list(time_steps))
         self.corruption = corruption
         self.solver_steps = tuple(check_range("solver_steps", n, 0) for n in solver_steps)
-        self.precision = check_precision(precision)
+        check_choice("precision", precision, PRECISIONS)
+        self.precision = precision
 
     def __call__(  # type: ignore[override]
         self,

@@ -14,9 +14,11 @@ from monai_pdddpm.utils.scratch import scratch_tensor
 
 from .active_voxels import SLAB, active_voxels
 from .autocast import autocast
+from .chain import reverse_chain
 from .communicator import Communicator
 from .config import EnsembleConfig
-from .members import MemberSampler, volume_device
+from .device_memory import members_at_once, volume_device
+from .noise import member_noise, start_noise
 from .output import EnsembleOutput
 from .run_info import EnsembleRunInfo
 from .statistics import EnsembleStatistics
@@ -141,16 +143,17 @@ class EnsembleRun:
         self.windows_run += windows
         bar.total += len(own) * windows * len(self.chain.time_steps)
         bar.refresh()
-        sampler = MemberSampler(
-            self.config, self.chain, self.network, region, frame, probabilities, self.device, self.timer, self.case
-        )
-        members = self._members(target)
-        statistics = EnsembleStatistics()
-        for number, (first, member) in zip(own, sampler.draw(own, bar), strict=True):
-            with self.timer("statistics"):
-                statistics.add(first, member)
-                if members:
-                    self._paste(members[number], member, region.box)
+        members, statistics = self._members(target), EnsembleStatistics()
+        volumes = self.chain.draws + 2  # the noise, and the blended sums of the first and the last prediction
+        at_once = members_at_once(self.config, 4 * volumes * region.cut(probabilities).numel(), self.device)
+        for begin in range(0, len(own), at_once):
+            numbers = own[begin : begin + at_once]
+            drawn = self._batch(numbers, frame, probabilities, region, bar)
+            for number, first, member in zip(numbers, *drawn, strict=True):
+                with self.timer("statistics"):
+                    statistics.add(first, member)
+                    if members:
+                        self._paste(members[number], member, region.box)
         statistics = self.communicator.gather_statistics(statistics)
         self.communicator.gather_members(members)
         if not self.communicator.is_first:
@@ -160,6 +163,44 @@ class EnsembleRun:
         found["pred"] = (1 - weight) * found["pred"] + weight * region.cut(probabilities[0])
         for name, values in found.items():
             self._paste(target[self.layout.slices()[name]], values, region.box)
+
+    def _batch(
+        self, numbers: range, frame: torch.Tensor, probabilities: torch.Tensor, region: WindowRegion, bar: tqdm
+    ) -> list[torch.Tensor]:
+        """Return first predictions and ends of the chains of some members, each (members, K, box).
+
+        The whole chain runs in a window before the next window begins, so the condition is encoded once per window.
+        """
+        with self.timer("noise"):
+            noise = [self._noise(numbers, draw, probabilities, region) for draw in range(self.chain.draws)]
+        blended = [torch.zeros_like(noise[0]) for _ in range(2)]
+        for window, inside in region.windows:
+            with autocast(self.device, self.config.precision):
+                image, p = (self.plan.cut(volume, window).to(self.device) for volume in (frame, probabilities))
+                presegmentation = self.network.prepare_presegmentation(p)
+                with self.timer("encode"):
+                    features = self.network.encode(image, presegmentation)
+                with self.timer("chain"):
+                    fields = [self.plan.cut(field, inside).to(self.device) for field in noise]
+                    drawn = reverse_chain(self.network, presegmentation, features, fields, self.chain)
+            with self.timer("blend"):
+                for sums, values in zip(blended, drawn, strict=True):
+                    region.add(sums, inside, values)
+            bar.update(len(numbers) * len(self.chain.time_steps))
+        fallback = region.cut(probabilities)
+        return [region.finish(sums, fallback) for sums in blended]
+
+    def _noise(self, numbers: range, draw: int, probabilities: torch.Tensor, region: WindowRegion) -> torch.Tensor:
+        """Return a noise field of some members in the region, (members, K, box)."""
+        config, shape = self.config, probabilities.shape[1:]
+        noise = probabilities.new_empty(len(numbers), shape[0], *region.size)
+        for field, member in zip(noise, numbers, strict=True):
+            if draw:
+                field[:] = member_noise(config.seed, member, draw, shape, region.box, self.case)
+            else:
+                smooth = config.large_scale_noise, config.noise_length
+                field[:] = start_noise(config.seed, member, shape, *smooth, region.box, self.case)
+        return noise
 
     def _members(self, target: torch.Tensor) -> list[torch.Tensor]:
         """Return views of the members in a frame's output, each (K, X, Y[, Z])."""

@@ -66,22 +66,24 @@ def start_noise(
     box: Sequence[slice] | None = None,
     case: str = "",
 ) -> torch.Tensor:
-    """Return the field in which a member's chain starts: white noise, with a smooth field beside it if wanted.
+    """Return the field in which a member's chain starts, ``(white + amplitude smooth) / sqrt(1 + amplitude^2)``.
 
     Args:
-        seed: seed of the run, 0 or more.
-        member: number of the member, from 0.
-        shape: (K, X, Y[, Z]) of the volume.
+        seed: as in :func:`member_noise`.
+        member: likewise.
+        shape: likewise.
         amplitude: amplitude of the smooth field relative to the white one, 0 or more.
         length: correlation length of the smooth field in voxels, 1 or more.
-        box: region to return, one slice with start and stop per spatial axis.
-        case: name of the case.
+        box: as in :func:`member_noise`.
+        case: likewise.
 
     Returns:
         (K, box) float32 on the CPU, with variance 1 at every voxel.
     """
     white = member_noise(seed, member, 0, shape, box, case)
-    return mixed_noise(white, smooth_noise(seed, member, shape, length, box, case), amplitude) if amplitude else white
+    if not amplitude:
+        return white
+    return (white + amplitude * smooth_noise(seed, member, shape, length, box, case)) / math.sqrt(1 + amplitude**2)
 
 
 def smooth_noise(
@@ -114,17 +116,6 @@ def smooth_noise(
     for axis, (weights, nodes_used) in enumerate(zip(filters, node_box, strict=True), start=1):
         field = torch.tensordot(weights[:, nodes_used], field, ([1], [axis])).movedim(0, axis)
     return field.float().contiguous()
-
-
-def mixed_noise(white: torch.Tensor, smooth: torch.Tensor, amplitude: float) -> torch.Tensor:
-    """Return ``(white + amplitude smooth) / sqrt(1 + amplitude^2)``, a field of variance 1.
-
-    Args:
-        white: white field, (K, ...).
-        smooth: smooth field of the same shape.
-        amplitude: amplitude of the smooth field relative to the white one, 0 or more.
-    """
-    return (white + amplitude * smooth) / math.sqrt(1 + amplitude**2)
 
 
 def lattice_filter(n: int, length: float) -> torch.Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from monai_pdddpm.inferers import Communicator, PDDDPMInferer, communicator, make_communicator
+from monai_pdddpm.inferers import Communicator, PDDDPMInferer, communicator
 from monai_pdddpm.networks import PDDDPM, ODEUNet
 from monai_pdddpm.utils import ranks
 from monai_pdddpm.utils.errors import UserError
@@ -42,7 +42,7 @@ def images(count=1, channels=1):
 
 def spread(network, volumes, **options):
     """Return the first process's output or error for each volume; the others serve."""
-    inferer = PDDDPMInferer(make_communicator("members"), **OPTIONS | options)
+    inferer = PDDDPMInferer(Communicator("members"), **OPTIONS | options)
     inferer.serve(network, torch.device("cpu"))
     found = []
     if ranks.is_first_rank():
@@ -106,9 +106,9 @@ def test_failure_of_the_first_process_ends_its_volume_only(in_processes):
 def test_alone_it_is_the_inferer_itself():
     network, (volume,) = pair(), images()
     assert torch.equal(spread(network, [volume], members=2)[0], PDDDPMInferer(**OPTIONS, members=2)(volume, network))
-    assert type(make_communicator("members")) is Communicator  # nobody to share with
+    assert Communicator("members").processes == 1  # nobody to share with
     with pytest.raises(UserError, match="spread: found 'voxels'"):
-        make_communicator("voxels")
+        Communicator("voxels")
 
 
 @pytest.mark.parametrize("by_user", [True, False])

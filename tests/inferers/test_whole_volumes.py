@@ -1,15 +1,15 @@
 """Active windows, memory and frames change the cost, and not the result."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_pdddpm.inferers import PDDDPMInferer, ensemble, members
+from monai_pdddpm.inferers import EnsembleConfig, PDDDPMInferer, device_memory, ensemble
 from monai_pdddpm.inferers.active_voxels import active_voxels
-from monai_pdddpm.inferers.members import member_memory_budget, volume_device
-from monai_pdddpm.inferers.stopwatch import Stopwatch
+from monai_pdddpm.inferers.device_memory import members_at_once, volume_device
 from monai_pdddpm.inferers.windows import WindowPlan, WindowRegion
 from monai_pdddpm.schedulers import AncestralRule, DDIMRule
 from monai_pdddpm.utils import scratch
@@ -115,7 +115,7 @@ class TestOrder:
     def test_a_member_is_the_same_however_many_there_are_and_how_little_memory(self, monkeypatch):
         x, network = image(24, 24), real_pair()
         expected = inferer(members=5)(x, network)
-        monkeypatch.setattr(members, "MIB", 1)  # one byte: one member at a time, no features kept
+        monkeypatch.setattr(device_memory, "MIB", 1)  # one byte: one member at a time, no features kept
         assert torch.allclose(inferer(members=5, memory=1)(x, network), expected, atol=1e-5)
         two = inferer(members=2, memory=1)(x, network)
         assert torch.allclose(two[:, 4 * K :], expected[:, 4 * K : 6 * K], atol=1e-5)
@@ -215,13 +215,18 @@ class TestMemory:
     @pytest.mark.parametrize(("rule", "at_once"), [(DDIMRule(), 5), (DDIMRule(1.0), 3)])
     def test_as_many_members_as_their_noise_and_sums_fit(self, rule, at_once):
         # 3 classes x 16384 voxels x 4 bytes: a member takes 576 KiB with DDIM, 960 KiB with one field per step
-        settings = inferer((128, 128), memory=3, member_batch=20, rule=rule)
-        plan = WindowPlan((128, 128), (128, 128))
-        region = WindowRegion(plan, plan.windows)
-        probabilities = torch.ones(1, K, 128, 128) / K
-        device = torch.device("cpu")
-        given = (formula_pair(), region, image(128, 128), probabilities, device, Stopwatch(device))
-        assert members.MemberSampler(settings.config, settings.chain, *given).at_once == at_once
+        network = formula_pair()
+        batches = []
+        network.denoiser.formula = lambda x_t, features: batches.append(len(x_t)) or x_t
+        inferer((128, 128), memory=3, member_batch=20, members=7, rule=rule, windows="all")(image(128, 128), network)
+        assert batches[0] == at_once
+
+    def test_no_pre_segmentation_of_the_whole_volume_is_prepared(self, monkeypatch):
+        network, sizes = formula_pair(), []
+        prepare = network.prepare_presegmentation
+        monkeypatch.setattr(network, "prepare_presegmentation", lambda p: sizes.append(p.shape[2:]) or prepare(p))
+        inferer(windows="all")(image(16, 12), network)
+        assert set(sizes) == {(8, 8)}
 
     def test_when_the_device_is_full_the_members_follow_each_other(self, caplog):
         network, x = formula_pair(), image(16, 16)
@@ -249,13 +254,14 @@ class TestMemory:
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (800 * 2**20, 2**30))
         gpu = torch.device("cuda", 0)
         assert volume_device(400 * 2**20, gpu) == gpu
-        assert member_memory_budget(0, gpu) == 100 * 2**20
+        config = EnsembleConfig(roi_size=[8], time_steps=[], member_batch=10**6)
+        assert members_at_once(config, 2**20, gpu) == 100
         with caplog.at_level(logging.WARNING):
             assert volume_device(401 * 2**20, gpu) == torch.device("cpu")
         assert caplog.text.count("\n") == 1
         assert "401 MiB" in caplog.text
-        assert member_memory_budget(3, gpu) == 3 * 2**20
-        assert member_memory_budget(0, torch.device("cpu")) == 256 * 2**20
+        assert members_at_once(replace(config, memory=3), 2**20, gpu) == 3
+        assert members_at_once(config, 2**20, torch.device("cpu")) == 256
 
     def test_bytes_of_the_output_decide_where_the_volumes_lie(self, monkeypatch):
         asked = []
