@@ -110,7 +110,7 @@ class _Pipeline:
         metrics = SegmentationMetricsd(("preseg", "prob"), labels=self.labels)
         maps = [CaseSummaryd("seg", self.labels), metrics]
         handlers = [
-            CalibrationFit(output_dir / "calibration.json", self.labels, self.inferer),
+            CalibrationFit(output_dir / "calibration.json", self.labels, self.inferer.config),
             EvaluationReport(output_dir / "evaluation"),
         ]
         self._run(cases, [*label, LabelValuesd("label", self.values)], 1.0, maps, handlers)

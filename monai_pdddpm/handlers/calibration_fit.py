@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +14,7 @@ from ignite.engine import Engine, Events
 
 from monai_pdddpm.bundle.calibration_file import FITTED_WITH, save_calibration
 from monai_pdddpm.data.case import case_of
+from monai_pdddpm.handlers.evaluation_report import without_nan
 from monai_pdddpm.metrics.calibration import masked_voxels, near_structure
 from monai_pdddpm.metrics.held_out import sample_voxels
 from monai_pdddpm.metrics.recalibration import (
@@ -35,14 +34,6 @@ from monai_pdddpm.utils.ranks import gathered, is_first_rank
 _VOXELS = 20000  # of a case in the fit of the temperature, drawn at random
 
 
-class ConfiguredInferer(Protocol):
-    """An inferer whose settings can be stored."""
-
-    @property
-    def config(self) -> Settings:
-        """The settings."""
-
-
 class CalibrationFit:
     """Collect the cases of an evaluation, and write the calibration after the last one.
 
@@ -53,7 +44,7 @@ class CalibrationFit:
     Args:
         path: JSON file to write.
         labels: channel index -> name, the background included.
-        inferer: its settings are stored beside the calibration.
+        config: settings of the inferer, which are stored beside the calibration.
         scans_per_subject: number of consecutively numbered scans of a subject, see
             :func:`monai_pdddpm.metrics.summary.subject_of`; cross-validation leaves out whole subjects.
         regions: name -> channel indices of a union of labels, which gets volume intervals too.
@@ -67,7 +58,7 @@ class CalibrationFit:
         self,
         path: str | os.PathLike,
         labels: Mapping[str, str],
-        inferer: ConfiguredInferer,
+        config: Settings,
         scans_per_subject: int = 1,
         regions: Mapping[str, Sequence[int]] | None = None,
         collect_only: bool = False,
@@ -77,8 +68,7 @@ class CalibrationFit:
         self.collect_only = collect_only
         self.labels = class_names(labels)
         self.structures = structures(self.labels, regions)
-        settings = inferer.config.as_report()
-        self.settings = {key: settings[key] for key in FITTED_WITH}
+        self.settings = {key: config.as_report()[key] for key in FITTED_WITH}
         self.cases: list[CalibrationCase] = []
 
     def attach(self, engine: Engine) -> None:
@@ -136,7 +126,7 @@ class CalibrationFit:
         if not is_first_rank():
             return
         calibration = fit_calibration(cases)
-        figures = {key: _finite(value) for key, value in cross_validated(cases).items()}
+        figures = without_nan(cross_validated(cases), digits=5)
         rank = figures["dice_rank_correlation"]
         if rank is None or rank < LEAST_RANK_CORRELATION:
             calibration = dataclasses.replace(calibration, dice_line=None)
@@ -150,10 +140,3 @@ class CalibrationFit:
         print(f"{self.path}: temperature {calibration.temperature:.3f}, fitted on {len(cases)} cases", flush=True)
         for name, value in figures.items():
             print(f"  cross-validated {name}: {value}", flush=True)
-
-
-def _finite(value: Any) -> Any:
-    """Return JSON's null in place of NaN."""
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return None if math.isnan(value) else round(value, 5)

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
@@ -21,15 +20,15 @@ from monai_pdddpm.data.case import case_of, cases_of_batch
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.handlers.viewer_files import ViewerFiles
 from monai_pdddpm.metrics.segmentation import class_names
-from monai_pdddpm.transforms.outputs import frames_of
 from monai_pdddpm.transforms.slice_values import slice_values
 from monai_pdddpm.utils.atomic_write import remove_partial_files, write_json, write_text
 from monai_pdddpm.utils.chosen_outputs import chosen_outputs
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.provenance import checksum, made_by, report_path, versions
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
+from monai_pdddpm.visualize.case_view import case_view
 from monai_pdddpm.visualize.overview import overview_figure, save_overview
-from monai_pdddpm.visualize.viewer import CaseView, niivue, write_viewer
+from monai_pdddpm.visualize.viewer import niivue, write_viewer
 
 try:
     import resource
@@ -116,12 +115,7 @@ class CaseFiles:
                 view = case_view(item, batch["scan"], case, self.labels)
             if "overview" in self.outputs:
                 begin = time.perf_counter()
-                figure = overview_figure(
-                    *(view.image, view.seg, view.entropy, self.labels, view.affine),
-                    members=view.members,
-                    title=view.title,
-                )
-                save_overview(folder / f"{case}_overview.png", figure)
+                save_overview(folder / f"{case}_overview.png", overview_figure(view))
                 seconds["overview"] = time.perf_counter() - begin
             if "viewer" in self.outputs:
                 begin = time.perf_counter()
@@ -169,37 +163,6 @@ def _listed_files(report: Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return [name for name in names if isinstance(name, str) and Path(name).name == name]
-
-
-def case_view(item: Mapping[str, Any], scan: torch.Tensor, case: str, labels: Mapping[int, str]) -> CaseView:
-    """Return what pictures of a case show: the first channel, or the frame with the most uncertainty.
-
-    Args:
-        item: the maps of the case; those of a time series have the frames as last axis.
-        scan: (C, X, Y, Z), or (T, X, Y, Z) for a time series.
-        case: name of the case.
-        labels: names by channel index, without the background.
-    """
-    channel, frames, title = 0, frames_of(item), case
-    keys = ("seg", "entropy", "members", "mutual_information", "variance", "preseg_seg")
-    maps = {key: np.asarray(item[key]) for key in keys if key in item}
-    if frames > 1:
-        channel = int(np.argmax([maps["entropy"][..., f].sum() for f in range(frames)]))
-        maps = {key: volume[..., channel] for key, volume in maps.items()}
-        title = f"{case}, frame {channel} (0 to {frames - 1})"
-    return CaseView(
-        title=title,
-        image=np.asarray(scan)[channel],
-        affine=np.asarray(item["seg"].affine, dtype=float),
-        labels=labels,
-        seg=maps["seg"][0].astype(np.uint8),
-        entropy=maps["entropy"][0],
-        members=maps["members"].astype(np.uint8) if "members" in maps else None,
-        preseg=maps["preseg_seg"][0].astype(np.uint8) if "preseg_seg" in maps else None,
-        mutual_information=maps["mutual_information"][0] if "mutual_information" in maps else None,
-        variance=maps.get("variance"),
-        notes=case_of(item["image"].meta).notes,
-    )
 
 
 def _file_record(file: str | None) -> dict[str, str | None] | None:

@@ -89,11 +89,11 @@ class EvaluationReport:
         print(as_table(summary), flush=True)  # another process may end the run before this one ends
 
 
-def without_nan(values: Any) -> Any:
-    """Return nested dicts of numbers with None in place of NaN, for JSON."""
+def without_nan(values: Any, digits: int | None = None) -> Any:
+    """Return nested dicts of numbers with None in place of NaN, for JSON; rounded if ``digits`` are given."""
     if isinstance(values, Mapping):
-        return {key: without_nan(value) for key, value in values.items()}
-    return None if math.isnan(values) else values
+        return {key: without_nan(value, digits) for key, value in values.items()}
+    return None if math.isnan(values) else values if digits is None else round(values, digits)
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -60,21 +60,14 @@ def expected_calibration_error(probability: torch.Tensor, truth: torch.Tensor, b
 def brier_score(probability: torch.Tensor, truth: torch.Tensor) -> float:
     """Compute the mean over voxels of sum_k (p_k - y_k)^2, from 0 to 2 (Brier 1950).
 
-    Args:
-        probability: (N, K), values in [0, 1].
-        truth: (N,), true class of each row; y is its one-hot code.
+    ``probability`` is (N, K); y is the one-hot code of ``truth``, (N,).
     """
     true_probability = probability.gather(1, truth[:, None]).squeeze(1)
     return float((probability.square().sum(1) - 2 * true_probability + 1).mean())
 
 
 def negative_log_likelihood(probability: torch.Tensor, truth: torch.Tensor) -> float:
-    """Compute the mean over voxels of -ln p_truth in nats; probabilities are at least 1e-6.
-
-    Args:
-        probability: (N, K), values in [0, 1].
-        truth: (N,), true class of each row.
-    """
+    """Compute the mean over voxels of -ln p_truth in nats; probabilities (N, K) are at least 1e-6, classes (N,)."""
     return float(-probability.gather(1, truth[:, None]).clamp(min=PROBABILITY_FLOOR).log().mean())
 
 

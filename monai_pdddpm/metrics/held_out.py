@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from monai_pdddpm.metrics.calibration import voxel_metrics
-from monai_pdddpm.metrics.recalibration import held_out_temperatures, nll_curve
+from monai_pdddpm.metrics.recalibration import best_temperature, nll_curve
 from monai_pdddpm.metrics.summary import subject_of
 from monai_pdddpm.utils.probabilities import tempered
 
@@ -46,11 +47,12 @@ def held_out_calibration(voxels: Mapping[str, Voxels], subjects: Mapping[str, st
         By case, the `voxel_metrics` of the calibrated probabilities with their `temperature`; and the metrics over the
         voxels of all cases together, `raw` and `calibrated`.
     """
-    curves = [nll_curve(*pair) for pair in voxels.values()]
-    temperatures = held_out_temperatures(curves, [subjects[case] for case in voxels])
+    curves = {case: nll_curve(*pair) for case, pair in voxels.items()}
     by_case: CaseMetrics = {}
     rows: dict[str, list[torch.Tensor]] = {"raw": [], "calibrated": []}
-    for (case, (probability, truth)), temperature in zip(voxels.items(), temperatures, strict=True):
+    for case, (probability, truth) in voxels.items():
+        others = [curve for other, curve in curves.items() if subjects[other] != subjects[case]]
+        temperature = best_temperature(np.sum(others, axis=0))
         raw = probability.double()
         calibrated = tempered(raw, temperature, dim=1)
         by_case[case] = voxel_metrics(calibrated, truth) | {"temperature": temperature}

@@ -57,23 +57,6 @@ def best_temperature(curve: NDArray[Any]) -> float:
     return float(TEMPERATURES[i] * (TEMPERATURES[1] / TEMPERATURES[0]) ** shift)
 
 
-def held_out_temperatures(curves: Sequence[NDArray[Any]], subjects: Sequence[str]) -> list[float]:
-    """Fit a temperature for each case on the cases of all other subjects.
-
-    Args:
-        curves: `nll_curve` of each case.
-        subjects: subject of each case, two or more different ones.
-
-    Returns:
-        One temperature for each case.
-    """
-    by_subject = {
-        name: np.sum([c for c, other in zip(curves, subjects, strict=True) if other != name], axis=0)
-        for name in dict.fromkeys(subjects)
-    }
-    return [best_temperature(by_subject[name]) for name in subjects]
-
-
 @dataclass(frozen=True)
 class Volume:
     """A structure's volume from probabilities. Both numbers hardly depend on the seed of the members.
@@ -228,36 +211,29 @@ def cross_validated(cases: Sequence[CalibrationCase]) -> dict[str, Any]:
     Returns:
         `nll_before` and `nll_after` (nats), over the cases with voxels; `interval_coverage` {label: share of cases},
         `interval_width` {label: mean width as a share of the true volume, over the cases that have one},
-        `relative_interval_coverage` and `relative_interval_width` (the same for an interval of constant relative
-        width), `dice_rank_correlation` of predicted and true Dice (Spearman, NaN without variation),
-        `dice_mean_error`, `unlike` (share of cases outside a usual range).
+        `dice_rank_correlation` of predicted and true Dice (Spearman, NaN without variation), `dice_mean_error`,
+        `unlike` (share of cases outside a usual range).
     """
     losses: list[list[float]] = []
     predicted, unlike = [], 0
-    kinds = ("interval", "relative_interval")
-    covered: dict[str, dict[str, list[bool]]] = {kind: {label: [] for label in cases[0].true_ml} for kind in kinds}
-    width: dict[str, dict[str, list[float]]] = {kind: {label: [] for label in cases[0].true_ml} for kind in kinds}
+    covered: dict[str, list[bool]] = {label: [] for label in cases[0].true_ml}
+    width: dict[str, list[float]] = {label: [] for label in cases[0].true_ml}
     for case in cases:
-        others = [other for other in cases if other.subject != case.subject]
-        fitted = fit_calibration(others)
+        fitted = fit_calibration([other for other in cases if other.subject != case.subject])
         both = (case.probability, tempered(case.probability, fitted.temperature, 1))
         losses.append([negative_log_likelihood(p.double(), case.truth.long()) for p in both])
         for label, true_ml in case.true_ml.items():
-            center, *centers = (c.volumes[label].expected_ml for c in (case, *others))
-            scale, *scales = (max(ml, SMALLEST_ML) for ml in (center, *centers))
-            half = scale * fit_interval_factor([c.true_ml[label] for c in others], centers, scales)
-            bounds = (fitted.interval(label, case.volumes[label]), (max(0.0, center - half), center + half))
-            for kind, (low, high) in zip(kinds, (b or (math.nan, math.nan) for b in bounds), strict=True):
-                covered[kind][label].append(low <= true_ml <= high)
-                width[kind][label].append((high - low) / true_ml if true_ml else math.nan)
+            low, high = fitted.interval(label, case.volumes[label]) or (math.nan, math.nan)
+            covered[label].append(low <= true_ml <= high)
+            width[label].append((high - low) / true_ml if true_ml else math.nan)
         predicted.append((fitted.predicted_dice(case.features["expected_dice"]) or (math.nan,))[0])
         unlike += bool(fitted.unlike(case.features))
     dice = np.asarray([case.dice for case in cases])
     return {
         "nll_before": _mean([before for before, _ in losses]),
         "nll_after": _mean([after for _, after in losses]),
-        **{f"{kind}_coverage": {k: float(np.mean(v)) for k, v in covered[kind].items()} for kind in kinds},
-        **{f"{kind}_width": {k: _mean(v) for k, v in width[kind].items()} for kind in kinds},
+        "interval_coverage": {label: float(np.mean(values)) for label, values in covered.items()},
+        "interval_width": {label: _mean(values) for label, values in width.items()},
         "dice_rank_correlation": float(spearmanr(predicted, dice)[0]) if np.ptp(predicted) > 0 else math.nan,
         "dice_mean_error": float(np.mean(np.abs(np.asarray(predicted) - dice))),
         "unlike": unlike / len(cases),

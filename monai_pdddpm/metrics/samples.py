@@ -40,15 +40,7 @@ def pairwise_iou(a: torch.Tensor, b: torch.Tensor, num_classes: int) -> torch.Te
 
 
 def mean_distance(maps: torch.Tensor, num_classes: int) -> float:
-    """Compute the mean distance 1 - IoU of two different maps of a set.
-
-    Args:
-        maps: label maps (N, ...), N >= 2.
-        num_classes: number of classes, the background included.
-
-    Returns:
-        The mean over the N (N - 1) pairs: 0 if all maps are equal, 1 if no two share a foreground voxel.
-    """
+    """Compute the mean distance 1 - IoU of two different maps of a set of N >= 2 label maps, (N, ...), from 0 to 1."""
     return float((1 - pairwise_iou(maps, maps, num_classes)).sum() / (len(maps) * (len(maps) - 1)))
 
 
@@ -81,7 +73,7 @@ def disagreement_ratio(samples: torch.Tensor, annotation: torch.Tensor, num_clas
     Args:
         samples: label maps (N, ...), N >= 2.
         annotation: label map (...).
-        num_classes: number of classes, the background included.
+        num_classes: as above.
 
     Returns:
         The ratio, 0 or more; NaN if every member equals the annotation.

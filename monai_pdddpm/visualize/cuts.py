@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -40,26 +39,10 @@ class Plane:
 PLANES = (Plane("Axial", 2, 0, 1, "RLPA"), Plane("Coronal", 1, 0, 2, "RLIS"), Plane("Sagittal", 0, 1, 2, "APIS"))
 
 
-def orientation_of(affine: Array) -> Array:
-    """Return the nearest RAS axis of each array axis, and its direction (1 or -1).
-
-    Args:
-        affine: (4, 4), voxel to mm in RAS.
-
-    Returns:
-        Whole numbers of shape (3, 2), as nibabel's ``apply_orientation`` takes them.
-    """
-    return io_orientation(affine).astype(int)
-
-
 def index_in_file(axis: int, index: int, shape: Sequence[int], orientation: Array) -> str:
-    """Return the name of a slice of a RAS volume in the file's own axes, such as ``k = 17``.
+    """Return the name of a slice of a RAS volume, (X, Y, Z), in the file's own axes, such as ``k = 17``.
 
-    Args:
-        axis: RAS axis that is cut.
-        index: index along it.
-        shape: (X, Y, Z) of the RAS volume.
-        orientation: the file's axes, see `orientation_of`.
+    ``orientation`` is nibabel's ``io_orientation`` of the file's affine.
     """
     source = int(np.flatnonzero(orientation[:, 0] == axis)[0])
     number = index if orientation[source, 1] > 0 else shape[axis] - 1 - index
@@ -72,16 +55,10 @@ def planes_of(shape: Sequence[int]) -> list[Plane]:
 
 
 def cut(volume: Array, plane: Plane, index: int) -> Array:
-    """Return a slice of a RAS volume as a picture: rows from the top down, columns from the left.
+    """Return a slice of a RAS volume, (X, Y, Z, ...), as a picture, (rows, columns, ...), from the top and left.
 
-    Args:
-        volume: (X, Y, Z), or with more axes after these.
-        plane: how to cut. Axial and coronal pictures have the patient's right at the left (radiological convention);
-            sagittal ones have anterior at the left.
-        index: where to cut.
-
-    Returns:
-        (rows, columns), and the further axes.
+    Axial and coronal pictures have the patient's right at the left (radiological convention); sagittal ones have
+    anterior at the left.
     """
     return np.moveaxis(volume, plane.axis, 0)[index, ::-1, ::-1].swapaxes(0, 1)
 
@@ -99,7 +76,7 @@ def informative_slices(seg: Array, entropy: Array, highest: float) -> tuple[int,
         highest: the highest possible entropy.
 
     Returns:
-        An index along each axis; the middle one of equally good slices.
+        An index along each axis; the middle of equally good slices.
     """
     weight = (seg != 0) + np.where(_relevant(seg, entropy, highest), entropy / highest, 0)
     totals = [_reduce_to(np.add, weight, axis) for axis in _AXES]
@@ -112,8 +89,8 @@ def crop_box(seg: Array, entropy: Array, spacing: Sequence[float], highest: floa
     """Return the part of a volume to show: the segmented or very uncertain voxels of the slices, and a wide margin.
 
     Args:
-        seg: (X, Y, Z) label map.
-        entropy: (X, Y, Z) in nats; voxels from half of `highest` on belong to the box.
+        seg: see `informative_slices`, which returns ``slices``.
+        entropy: voxels from half of `highest` on belong to the box.
         spacing: voxel size in mm along X, Y, Z.
         highest: the highest possible entropy.
         slices: index along each axis of the slices to show.

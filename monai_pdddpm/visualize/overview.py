@@ -18,9 +18,10 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from nibabel.affines import voxel_sizes
-from nibabel.orientations import apply_orientation
+from nibabel.orientations import apply_orientation, io_orientation
 
 from monai_pdddpm.utils.atomic_write import atomic_write
+from monai_pdddpm.visualize.case_view import CaseView
 from monai_pdddpm.visualize.colors import PALETTE, label_colors
 from monai_pdddpm.visualize.cuts import (
     Array,
@@ -29,7 +30,6 @@ from monai_pdddpm.visualize.cuts import (
     cut,
     index_in_file,
     informative_slices,
-    orientation_of,
     planes_of,
 )
 
@@ -64,44 +64,27 @@ def save_overview(path: str | os.PathLike[str], figure: Figure) -> None:
         figure.savefig(part, format="png", dpi=_DPI, pil_kwargs={"compress_level": _COMPRESSION})
 
 
-def overview_figure(
-    image: Array,
-    seg: Array,
-    entropy: Array,
-    labels: Mapping[int, str],
-    affine: Array,
-    *,
-    members: Array | None = None,
-    title: str = "",
-) -> Figure:
+def overview_figure(view: CaseView) -> Figure:
     """Draw a picture of a case: scan, segmentation, members and entropy in three planes.
 
     The planes are those of `informative_slices`, the shown part of the volume is that of `crop_box`. Axial and coronal
     pictures follow the radiological convention (the patient's right at the left); sagittal ones have anterior at the
-    left. All pictures have the same scale. pyplot is not used, so any thread may draw.
-
-    Args:
-        image: (X, Y, Z) scan, in any unit; gray from the 1st to the 99th percentile of the shown part, NaN black.
-        seg: (X, Y, Z) label map, whole numbers, 0 for the background.
-        entropy: (X, Y, Z) in nats; the colors go from 0 to ln K, the highest entropy of K classes.
-        labels: names by label value, ``{1: "lesion"}``, without the background.
-        affine: (4, 4), voxel to mm in RAS; the arrays are turned to the nearest axes for display.
-        members: (N, X, Y, Z) label maps of the ensemble; without them the column is left out.
-        title: name of the case.
+    left. All pictures have the same scale. The scan is gray from the 1st to the 99th percentile of the shown part, NaN
+    black; the colors of the entropy go from 0 to ln K. pyplot is not used, so any thread may draw.
     """
-    highest = math.log(len(labels) + 1)
-    volumes = {"image": image, "seg": seg, "entropy": np.nan_to_num(entropy)}
-    if members is not None:
-        volumes["members"] = np.moveaxis(members, 0, -1)
-    views, cropped = _views(volumes, affine, highest)
-    found, colors = set(np.unique(seg)) - {0}, label_colors(labels)
+    highest, labels = math.log(len(view.labels) + 1), view.labels
+    volumes = {"image": view.image, "seg": view.seg, "entropy": np.nan_to_num(view.entropy)}
+    if view.members is not None:
+        volumes["members"] = np.moveaxis(view.members, 0, -1)
+    views, cropped = _views(volumes, view.affine, highest)
+    found, colors = set(np.unique(view.seg)) - {0}, label_colors(labels)
     legend = [
         Line2D([], [], color=colors[value], linewidth=2, label=name if value in found else f"{name} (none)")
         for value, name in labels.items()
         if value in found or len(labels) <= len(PALETTE)
     ]
     note = _MARKS * (len(views) > 1) + _CROPPED * cropped
-    return _draw(views, colors, legend, highest, title, note, bool(found))
+    return _draw(views, colors, legend, highest, view.title, note, bool(found))
 
 
 @dataclass(frozen=True)
@@ -118,7 +101,7 @@ class _View:
 
 def _views(volumes: Mapping[str, Array], affine: Array, highest: float) -> tuple[list[_View], bool]:
     """Cut the volumes in each plane; also return whether they were cropped."""
-    orientation = orientation_of(affine)
+    orientation = io_orientation(affine)
     turned = {name: apply_orientation(volume, orientation) for name, volume in volumes.items()}
     shape, spacing = turned["image"].shape, voxel_sizes(affine)[np.argsort(orientation[:, 0])].tolist()
     slices = informative_slices(turned["seg"], turned["entropy"], highest)

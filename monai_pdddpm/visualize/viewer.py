@@ -10,8 +10,7 @@ import gzip
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache, partial
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
@@ -25,6 +24,7 @@ from nibabel.affines import voxel_sizes
 
 from monai_pdddpm.utils.atomic_write import write_text
 from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.visualize.case_view import CaseView
 from monai_pdddpm.visualize.colors import label_colors, rgb
 from monai_pdddpm.visualize.cuts import MARGIN_MM, Array, informative_slices
 from monai_pdddpm.visualize.overview import gray_window
@@ -36,54 +36,6 @@ MAX_VOXELS = 4 * 2**20  # of an embedded volume: a page of at most some 8 MB
 _INSTALL = "install it with pip install 'monai-pdddpm[viewer]'"
 # NiiVue's ES module, percent-encoded, which the widget uses for saving pages of its own
 _MODULE = re.compile(r'"([^"\n]+export%7B[^"\n]*Niivue%2C[^"\n]*)"')
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaseView:
-    """What pictures of a case show; all arrays are on one grid.
-
-    Attributes:
-        title: name of the case.
-        image: (X, Y, Z) scan.
-        affine: (4, 4), voxel to mm in RAS.
-        labels: names by label value, without the background; at most 255.
-        seg: (X, Y, Z) label map of the answer.
-        entropy: (X, Y, Z) in nats, at most ln K for K classes.
-        members: (N, X, Y, Z) label maps.
-        preseg: (X, Y, Z) label map of the segmenter.
-        mutual_information: (X, Y, Z) in nats.
-        variance: (K - 1, X, Y, Z), a map for each label, at most 0.25.
-        notes: remarks on the scan.
-    """
-
-    title: str
-    image: Array
-    affine: Array
-    labels: Mapping[int, str]
-    seg: Array
-    entropy: Array
-    members: Array | None = None
-    preseg: Array | None = None
-    mutual_information: Array | None = None
-    variance: Array | None = None
-    notes: Sequence[str] = ()
-
-    def label_maps(self) -> dict[str, Array]:
-        """Return all label maps by the names that the page shows."""
-        members = () if self.members is None else self.members
-        found = {"Segmentation": self.seg}
-        found |= {f"Member {number}": member for number, member in enumerate(members, start=1)}
-        return found if self.preseg is None else found | {"First segmentation": self.preseg}
-
-    def maps(self) -> dict[str, tuple[Array, float, str]]:
-        """Return each map with its highest possible value and its unit."""
-        highest = math.log(len(self.labels) + 1)
-        found = {"Entropy": (self.entropy, highest, "nats")}
-        if self.mutual_information is not None:
-            found["Mutual information"] = (self.mutual_information, highest, "nats")
-        variance = () if self.variance is None else self.variance
-        names = (f"Variance of {name}" for name in self.labels.values())
-        return found | {name: (volume, 0.25, "") for name, volume in zip(names, variance, strict=False)}
 
 
 def write_viewer(path: Path, view: CaseView, result: Mapping[str, Any]) -> bool:

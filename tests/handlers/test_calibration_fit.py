@@ -12,7 +12,7 @@ from monai_pdddpm.utils.errors import UserError
 
 def test_number_of_cases_is_checked_before_any_work(tmp_path):
     settings = SimpleNamespace(as_report=lambda: dict.fromkeys(FITTED_WITH, 1))
-    fit = CalibrationFit(tmp_path / "calibration.json", {"0": "background", "1": "x"}, SimpleNamespace(config=settings))
+    fit = CalibrationFit(tmp_path / "calibration.json", {"0": "background", "1": "x"}, settings)
     read = []
     engine = Engine(lambda engine, case: read.append(case))
     fit.attach(engine)

@@ -21,13 +21,14 @@ import monai_pdddpm
 from monai_pdddpm.data import CaseDataset, case_collate, pending_cases
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.handlers import CaseFiles
-from monai_pdddpm.handlers.case_files import case_view, peak_memory_mib
+from monai_pdddpm.handlers.case_files import peak_memory_mib
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.metrics.recalibration import Calibration
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.transforms import CaseSummaryd, EnsembleMapsd, SaveImageMapsd
 from monai_pdddpm.utils.atomic_write import write_json
 from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.visualize.case_view import case_view
 
 LABELS = {"0": "background", "1": "lesion"}
 SETTINGS = {"members": 3, "seed": 5}

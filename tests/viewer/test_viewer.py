@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt
 
-from monai_pdddpm.visualize.viewer import CaseView, write_viewer
+from monai_pdddpm.visualize.case_view import CaseView
+from monai_pdddpm.visualize.viewer import write_viewer
 
 from .browser import screenshot, visit
 

@@ -11,7 +11,6 @@ from monai_pdddpm.visualize.cuts import (
     cut,
     index_in_file,
     informative_slices,
-    orientation_of,
     planes_of,
 )
 
@@ -128,7 +127,7 @@ def test_mark_is_where_radiologists_expect_it(codes, degrees):
     mark[-1, -2, 1] = 1  # at the very right, one from the front, one from the bottom
     volume, affine = stored_as(mark, codes, degrees)
     steps = np.linalg.norm(affine[:3, :3], axis=0)
-    orientation = orientation_of(affine)
+    orientation = io_orientation(affine)
 
     turned = apply_orientation(volume, orientation)
     places = {}
@@ -148,7 +147,7 @@ def test_slices_are_named_as_in_the_file(codes):
     mark[8, 2, 5] = 1
     volume, affine = stored_as(mark, codes)
 
-    names = {index_in_file(axis, index, SHAPE, orientation_of(affine)) for axis, index in enumerate((8, 2, 5))}
+    names = {index_in_file(axis, index, SHAPE, io_orientation(affine)) for axis, index in enumerate((8, 2, 5))}
 
     assert names == {f"{letter} = {index}" for letter, index in zip("ijk", np.argwhere(volume)[0], strict=True)}
 

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from monai_pdddpm.visualize import overview_figure, save_overview
+from monai_pdddpm.visualize.case_view import CaseView
 from monai_pdddpm.visualize.colors import PALETTE
 
 SHAPE = (40, 50, 30)
@@ -26,8 +27,10 @@ def volumes(shape=SHAPE):
     return image, seg, entropy
 
 
-def draw(*arrays, labels=LABELS, affine=IDENTITY, **options):
-    return overview_figure(*(arrays or volumes()), labels, affine, **options)
+def draw(*arrays, labels=LABELS, affine=IDENTITY, members=None, title=""):
+    image, seg, entropy = arrays or volumes()
+    maps = {"image": image, "seg": seg, "entropy": entropy, "members": members}
+    return overview_figure(CaseView(title=title, labels=labels, affine=affine, **maps))
 
 
 def panel(figure, name):

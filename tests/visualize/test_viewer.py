@@ -15,7 +15,8 @@ import pytest
 
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.visualize import viewer
-from monai_pdddpm.visualize.viewer import CaseView, niivue, write_viewer
+from monai_pdddpm.visualize.case_view import CaseView
+from monai_pdddpm.visualize.viewer import niivue, write_viewer
 
 SHAPE = (6, 5, 4)
 AFFINE = np.array([[0, -2.0, 0, 10], [1.5, 0, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]])  # axes to the front and the left

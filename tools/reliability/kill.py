@@ -38,6 +38,7 @@ import monai_pdddpm.handlers
 import monai_pdddpm.inferers
 import monai_pdddpm.transforms  # noqa: F401  the configurations use them
 from monai_pdddpm.data import write_phantom
+from monai_pdddpm.visualize.case_view import CaseView
 from monai_pdddpm.visualize.overview import overview_figure, save_overview
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "phantom_segmentation"
@@ -279,8 +280,8 @@ def warm_up(folder: Path) -> None:
     """Load what is loaded at first use, such as fonts, before the forks."""
     volume = np.random.default_rng(0).random(SIZE, np.float32)
     maps = {"seg": (2 * volume).astype(np.uint8), "entropy": volume, "members": np.zeros((2, *SIZE), np.uint8)}
-    figure = overview_figure(image=volume, **maps, labels={1: "one", 2: "two"}, affine=np.eye(4), title="-")
-    save_overview(folder / "warm.png", figure)
+    view = CaseView(image=volume, **maps, labels={1: "one", 2: "two"}, affine=np.eye(4), title="-")
+    save_overview(folder / "warm.png", overview_figure(view))
     monai.bundle.config_item.ComponentLocator().get_component_module_name("Compose")
 
 
