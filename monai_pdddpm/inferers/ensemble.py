@@ -154,6 +154,7 @@ class EnsembleRun:
                     statistics.add(first, member)
                     if members:
                         self._paste(members[number], member, region.box)
+            del drawn, first, member  # before the next batch takes its memory
         statistics = self.communicator.gather_statistics(statistics)
         self.communicator.gather_members(members)
         if not self.communicator.is_first:

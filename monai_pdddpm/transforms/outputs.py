@@ -85,7 +85,7 @@ def uncertainty_maps(
         "seg": _label_map(prob),
         "entropy": predictive_entropy(prob, dim=0)[None],
         "mutual_information": mutual_information(mean, found["member_entropy"][0], dim=0)[None],
-        "variance": found["variance"],
+        "variance": found["variance"].clone(),  # a view would keep all parts in memory
         "preseg": preseg,
         "preseg_seg": _label_map(preseg),
     }
