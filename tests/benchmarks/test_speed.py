@@ -3,6 +3,8 @@
 import json
 import math
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -10,7 +12,7 @@ from monai.networks.schedulers import DDPMScheduler
 from torch import nn
 
 from benchmarks import common, gpu
-from benchmarks.speed import budget, contenders, drawn, growth, rivals
+from benchmarks.speed import budget, contenders, drawn, growth, rivals, windows
 from benchmarks.speed.entries import CONTENDERS, Task, flops
 from monai_pdddpm.data import write_phantom
 from monai_pdddpm.inferers import EnsembleOutput, PDDDPMInferer
@@ -190,6 +192,27 @@ def test_the_script_of_growth_runs(tmp_path, capsys):
     assert curves["volume"]["rows"][1]["output_mib"] == 12 * 24**3 * 4 / 2**20
     assert [row["cases"] for row in curves["processes"]["rows"]] == [2, 2]
     assert "### Members, seconds grow with the power" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_script_of_windows_covers_the_content_with_fewer(tmp_path, monkeypatch):
+    rng, data = np.random.default_rng(0), tmp_path / "data"
+    for name, shape in (("imagesTr", (20, 16, 16, 4)), ("labelsTr", (20, 16, 16))):
+        (data / name).mkdir(parents=True)
+        for scan in "ab":
+            voxels = rng.integers(1, 3, shape) - ("labels" in name)
+            nib.save(nib.Nifti1Image(voxels.astype(np.int16), np.eye(4)), data / name / f"{scan}.nii.gz")
+    listed = [{"image": f"./imagesTr/{scan}.nii.gz", "label": f"./labelsTr/{scan}.nii.gz"} for scan in "ab"]
+    (data / "dataset.json").write_text(json.dumps({"training": listed}))
+    monkeypatch.setattr(windows, "FIELD", (52, 30, 16))
+    monkeypatch.setattr(windows, "FIELDS", fields := ("16, field of view", "16, content of the field of view"))
+    monkeypatch.setattr(windows, "SETTINGS", tuple((name, 0.25) for name in ("scan", *fields)))
+    windows.main(["--dataset_dir", str(data), "--output_dir", str(tmp_path)])
+    rows = json.loads((tmp_path / "results_windows.json").read_text())["rows"]
+    # windows of 16 voxels that share 4 or more: 4 along 52 voxels, 3 along 30, 2 along 20
+    assert [row["count"] for row in rows] == [1, 4 * 3, 2] * 2
+    assert rows[0]["case"] != rows[3]["case"]
+    assert "times as fast as everywhere" in (tmp_path / "results_windows.md").read_text()
 
 
 def test_what_does_not_fit_in_the_seconds_is_named_and_a_failure_stops_nothing():
