@@ -71,8 +71,8 @@ class Case:
 
     @property
     def folder_key(self) -> str:
-        """The name as file systems compare it that ignore case, by either case, and Unicode's forms."""
-        return unicodedata.normalize("NFC", unicodedata.normalize("NFC", self.name).upper().casefold())
+        """The name as file systems compare it that ignore case, Unicode's forms, and dots and spaces at the end."""
+        return unicodedata.normalize("NFC", unicodedata.normalize("NFC", self.name.rstrip(". ")).upper().casefold())
 
     @property
     def present_files(self) -> tuple[str | None, ...]:

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _SAME_GRID = 0.1  # voxels
 _SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # of intensities, so that their variance fits float32
+_LEVELS = 100  # of intensities that float32 resolves
 _ROUNDING = 1e-3  # label values this close to an integer are rounded
 
 
@@ -51,8 +52,15 @@ def check_voxels(array: np.ndarray | torch.Tensor, path: str | os.PathLike) -> N
             "replace them, for example with nibabel and numpy.nan_to_num"
         )
     if low == high:
-        raise UserError(f"{path}: every voxel is {low:g}, expected a scan with contrast; check how it was exported")
+        raise UserError(
+            f"{path}: every voxel is {low:g} in float32, expected a scan with contrast; check how it was exported"
+        )
     span = float(high) - float(low)
+    if span < _LEVELS * float(np.spacing(np.float32(max(abs(low), abs(high))))):
+        raise UserError(
+            f"{path}: its voxels lie between {low:.9g} and {high:.9g}, where float32 resolves fewer than {_LEVELS} "
+            "values, expected more; subtract an offset, for example with nibabel"
+        )
     if not _SMALLEST_RANGE < span < _LARGEST_RANGE:
         raise UserError(
             f"{path}: its voxels span {span:g}, expected a span from {_SMALLEST_RANGE:g} to {_LARGEST_RANGE:g}; check "

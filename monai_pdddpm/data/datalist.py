@@ -165,6 +165,7 @@ def unused_files(folder: str | os.PathLike, cases: Sequence[dict[str, Any]]) -> 
             folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
+        names += [name for name in folders if os.path.islink(os.path.join(parent, name))]  # which `os.walk` leaves out
         paths = [os.path.join(parent, name) for name in names if not name.startswith(".")]
         unused += [path for path in paths if path not in used]
     listed = os.path.join(root, "dataset.json")

@@ -74,6 +74,9 @@ def listed_cases(path: Path, content: dict[str, Any], key: str) -> list[dict[str
     for name in content:
         if name not in LIST_KEYS and name.strip().lower() in LIST_KEYS:
             raise UserError(f"{path}: found the key {name!r}, expected {name.strip().lower()!r}; rename it")
+    for alias, name in _ALIASES.items():
+        if content.get(alias) and content.get(name):
+            raise UserError(f"{path}: found the lists {alias!r} and {name!r}, expected one; join them")
     root = path.parent / _root_of(path, content)
     content = {_ALIASES.get(name, name): value for name, value in content.items()}
     folds = [] if content.get("validation") else _folds(path, _list(path, content, "training"))

@@ -14,7 +14,6 @@ from monai_pdddpm.data.dicom_files import (
     check_one_series,
     headers_of_frames,
     not_a_slice,
-    read_slice_header,
     require_dicom,
     slices_of,
 )
@@ -23,13 +22,23 @@ from monai_pdddpm.utils.errors import UserError, printable
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_NEEDED = {
-    "ImagePositionPatient": "position",
-    "ImageOrientationPatient": "orientation",
-    "PixelSpacing": "pixel spacing",
+_NEEDED = {  # and how many numbers
+    "ImagePositionPatient": ("position", 3),
+    "ImageOrientationPatient": ("orientation", 6),
+    "PixelSpacing": ("pixel spacing", 2),
 }
 _NOT_A_SLICE = ("LOCALIZER", "MOSAIC", "SCREEN SAVE")  # in the image type
 _PROCESSED = ("DERIVED", "SECONDARY")
+_OF_ALL_SLICES = {
+    **{"PatientID": "patient", "StudyInstanceUID": "study", "FrameOfReferenceUID": "frame of reference"},
+    **{"Modality": "modality", "ImageType": "image type", "EchoNumbers": "echo"},
+    **{"RescaleType": "kind of values", "Units": "unit of values"},
+}
+_NOTES = (
+    ("BurnedInAnnotation", "YES", "text is burned into its pixels (tag 0028,0301)"),
+    ("LossyImageCompression", "01", "it was compressed with loss (tag 0028,2110)"),
+)
+_NOT_PERPENDICULAR = 0.01  # of the cosine between rows and columns, and of their lengths from 1
 _UNEVEN = 0.1  # of the distance between two slices
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -73,16 +82,15 @@ def read_series(folder: str | os.PathLike) -> Series:
     """
     require_dicom()
     folder = Path(folder)
-    slices, others = slices_of(folder)
-    of_files = [(file, read_slice_header(file)) for file in slices]
+    of_files, others = slices_of(folder)
     check_one_series(folder, [header for _, header in of_files])
     found: list[tuple[Path, int, Dataset]] = []
     for file, of_file in of_files:
         try:
             for frame, header in enumerate(headers_of_frames(of_file)):
                 _check_slice(file, header)
-                for tag in ("Rows", "Columns", *_NEEDED):
-                    _numbers(header, tag)
+                _check_place(file, header)
+                _complete_rescale(header)
                 found.append((file, frame, header))
         except UserError:
             raise
@@ -101,6 +109,13 @@ def read_series(folder: str | os.PathLike) -> Series:
                     f"{folder}: slices of one series differ in {what} ({first_file.name} and {file.name}), expected "
                     "one stack; put each stack in a folder of its own"
                 )
+        for tag, what in _OF_ALL_SLICES.items():
+            values = [str(header.get(tag) or "none") for header in (first, other)]
+            if values[0] != values[1]:
+                raise UserError(
+                    f"{folder}: found slices of one series with another {what} ({printable(', '.join(values))} in "
+                    f"{first_file.name} and {file.name}), expected one; put each in a folder of its own"
+                )
     axes = _numbers(first, "ImageOrientationPatient").reshape(2, 3).T
     normal = np.cross(axes[:, 0], axes[:, 1])
     found.sort(key=lambda one: (float(_numbers(one[2], "ImagePositionPatient") @ normal), one[0].name, one[1]))
@@ -111,12 +126,15 @@ def read_series(folder: str | os.PathLike) -> Series:
     affine[:3, 2] = _step(folder, names, headers, normal)
     affine[:3, 3] = _numbers(headers[0], "ImagePositionPatient")
     notes = list(_check_numbers(folder, headers))
-    if kinds := {kind.upper() for header in headers for kind in header.get("ImageType") or ()} & set(_PROCESSED):
+    notes += [note for tag, value, note in _NOTES if any(str(header.get(tag)) == value for header in headers)]
+    if any("RealWorldValueMappingSequence" in header for header in headers):
+        notes.append("its real-world values were not used, its rescale slope or table was")
+    if kinds := set(_image_type(first)) & set(_PROCESSED):
         notes.append(f"its image type is {' and '.join(sorted(kinds))}: its values were computed, not acquired")
     if others:
         listed = ", ".join(printable(file.name) for file in others[:3])
         more = f", ... ({len(others)} in all)" if len(others) > 3 else ""
-        notes.append(f"files beside its slices are not DICOM and were not used: {listed}{more}")
+        notes.append(f"files beside its slices hold none and were not used: {listed}{more}")
     shape = (int(first.Columns), int(first.Rows), len(files))
     return Series(tuple(map(str, files)), frames, headers, shape, _LPS_TO_RAS @ affine, tuple(notes))
 
@@ -126,29 +144,66 @@ def _check_slice(file: Path, header: Dataset) -> None:
     if "Rows" not in header or "Columns" not in header:
         raise not_a_slice(file)
     frames, values = int(header.get("NumberOfFrames") or 1), int(header.get("SamplesPerPixel", 1))
-    kinds = [kind for kind in header.get("ImageType") or () if kind.upper() in _NOT_A_SLICE]
+    kinds = [kind for kind in _image_type(header) if kind in _NOT_A_SLICE]
+    bits = int(header.get("BitsStored") or 0)
     meaning = header.get("PhotometricInterpretation", "MONOCHROME2")
     found = ""
     if frames != 1 or values != 1:
         found = f"{frames} frames" if frames != 1 else f"{values} values a voxel"
     elif kinds:
         found = f"an image of the type {kinds[0]}"
+    elif getattr(header.get((0x0019, 0x0010)), "value", "") == "SIEMENS MR HEADER" and (0x0019, 0x100A) in header:
+        found = "a mosaic of slices"
+    elif bits and int(header.get("HighBit", bits - 1)) != bits - 1:
+        found = f"{bits} bits a voxel with the highest at {header.HighBit}"
     elif meaning != "MONOCHROME2":
         found = f"pixels of the kind {meaning}"
     elif float(1 if header.get("RescaleSlope") is None else header.RescaleSlope) == 0:
         found = "a rescale slope of 0"
-    elif "RealWorldValueMappingSequence" in header and not {"RescaleSlope", "ModalityLUTSequence"} & set(header.dir()):
+    elif "RealWorldValueMappingSequence" in header and not (
+        header.get("RescaleSlope") or header.get("ModalityLUTSequence")
+    ):
         found = "real-world values without a rescale slope"
     if found:
         raise UserError(
             f"{file}: found {found} in one DICOM file, expected one slice of intensities; convert it to NIfTI, for "
             "example with dcm2niix, or move it to another folder"
         )
-    if missing := [name for tag, name in _NEEDED.items() if not header.get(tag)]:
+    if missing := [name for tag, (name, _) in _NEEDED.items() if not header.get(tag)]:
         raise UserError(
             f"{file}: found no {' and no '.join(missing)} in its DICOM header, expected a slice of a CT or MR scan; "
             "export the original series"
         )
+
+
+def _image_type(header: Dataset) -> list[str]:
+    kinds = header.get("ImageType") or ()
+    return [kind.strip().upper() for kind in ([kinds] if isinstance(kinds, str) else kinds)]
+
+
+def _check_place(file: Path, header: Dataset) -> None:
+    """Check that the numbers of a slice's place are as many as they should be, and its axes perpendicular."""
+    for tag, (name, count) in _NEEDED.items():
+        numbers = _numbers(header, tag)
+        if numbers.size != count or not np.isfinite(numbers).all():
+            raise UserError(
+                f"{file}: found {printable(str(header[tag].value))} as its {name}, expected {count} numbers; export "
+                "the series again"
+            )
+    axes = _numbers(header, "ImageOrientationPatient").reshape(2, 3)
+    if np.abs(axes @ axes.T - np.eye(2)).max() > _NOT_PERPENDICULAR:
+        raise UserError(
+            f"{file}: found {printable(str(header.ImageOrientationPatient))} as its orientation, expected two "
+            "perpendicular axes of length 1; export the series again"
+        )
+
+
+def _complete_rescale(header: Dataset) -> None:
+    """Add the slope or the intercept where a slice has one of them alone, which pydicom ignores."""
+    if "RescaleSlope" in header or "RescaleIntercept" in header:
+        for tag, usual in (("RescaleSlope", 1), ("RescaleIntercept", 0)):
+            if header.get(tag) is None:
+                setattr(header, tag, usual)
 
 
 def _numbers(header: Dataset, tag: str) -> np.ndarray:
@@ -193,6 +248,9 @@ def _check_numbers(folder: Path, headers: Sequence[Dataset]) -> tuple[str, ...]:
             "complete series; export or copy it again, or convert the part to NIfTI, for example with dcm2niix"
         )
     remedy = "export or copy the series again, or convert the part to NIfTI, for example with dcm2niix"
+    parts = len({header.get("InConcatenationNumber") for header in headers})
+    if parts < (whole := max(int(header.get("InConcatenationTotalNumber") or 0) for header in headers)):
+        raise UserError(f"{folder}: found {parts} parts of a concatenation, expected {whole} files; {remedy}")
     counted = int(headers[0].get("NumberOfSlices") or 0)
     acquired = int(headers[0].get("ImagesInAcquisition") or 0)
     if len(numbers) == len(headers) and numbers[-1] <= acquired:  # the acquisition is this series alone

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,14 +65,15 @@ def find_series(root: str | os.PathLike, own: bool = True) -> list[str]:
     root = Path(os.path.abspath(root))  # "." has no name
     found: list[Path] = []
     uid = None
-    if own and (headers := [read_slice_header(file) for file in _files_in(root) if _is_dicom(file)]):
-        uid = check_one_series(root, headers)
+    if own and (slices := list(_scans_in(root))):
+        uid = check_one_series(root, [header for _, header in slices])
         found.append(root)
     for folder in (path for path in _entries(root) if path.is_dir() and not path.name.startswith(".")):
         below: dict[str, Path] = {}
         for inner, its_uid in _folders_with_slices(folder):
             below.setdefault(its_uid, inner)
-        below.pop(uid or "", None)
+        if uid is not None:
+            below.pop(uid, None)
         found += [folder] if len(below) == 1 else below.values()
     return [str(folder) for folder in found]
 
@@ -149,21 +150,21 @@ def not_a_slice(file: Path) -> UserError:
     )
 
 
-def _first_slice(folder: Path) -> Path | None:
-    return next(filter(_is_dicom, _files_in(folder)), None)
+def _scans_in(folder: Path) -> Iterator[tuple[Path, Dataset]]:
+    """Yield the DICOM files of a folder that may be slices, with their headers."""
+    headers = ((file, read_slice_header(file)) for file in _files_in(folder) if _is_dicom(file))
+    return ((file, header) for file, header in headers if header.get("Modality") not in _NO_SCANS)
 
 
 def _folders_with_slices(root: Path) -> list[tuple[Path, str]]:
-    """Return the folders that hold slices, ``root`` first, and the series of the first file of each."""
+    """Return the folders that hold slices, ``root`` first, and the series of the first slice of each."""
     folders = sorted(Path(parent) for parent, *_ in os.walk(root))
-    slices = [(folder, file) for folder in folders if (file := _first_slice(folder)) is not None]
-    found = [(folder, read_slice_header(file)) for folder, file in slices]
-    scans = [(folder, header) for folder, header in found if header.get("Modality") not in _NO_SCANS]
-    return [(folder, str(header.get("SeriesInstanceUID", ""))) for folder, header in scans]
+    first = [(folder, slices) for folder in folders for slices in [next(_scans_in(folder), None)]]
+    return [(folder, str(found[1].get("SeriesInstanceUID", ""))) for folder, found in first if found is not None]
 
 
-def slices_of(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the files of a folder's series, those in subfolders included, and the other files beside them.
+def slices_of(folder: Path) -> tuple[list[tuple[Path, Dataset]], list[Path]]:
+    """Return the files of a folder's series, those in subfolders included, with their headers, and the other files.
 
     Raises:
         UserError: when there are no slices, or a file was a slice once and is damaged.
@@ -172,13 +173,15 @@ def slices_of(folder: Path) -> tuple[list[Path], list[Path]]:
     own = [uid for inner, uid in found if inner == folder]
     folders = [inner for inner, uid in found if not own or uid == own[0]]
     entries = [file for inner in folders for file in _entries(inner)]
-    files = [f for f in entries if not f.name.startswith(".") and f.name not in _IGNORED and not f.is_dir()]
-    slices = [file for file in files if _is_whole(file)]
+    files = [file for file in entries if file.name not in _IGNORED and not file.is_dir()]
+    files = [file for file in files if not file.name.startswith(".") or (file.is_file() and _is_dicom(file))]
+    headers = ((file, read_slice_header(file)) for file in files if _is_whole(file))
+    slices = [(file, header) for file, header in headers if header.get("Modality") not in _NO_SCANS]
     if not slices:
         raise UserError(
             f"{folder}: a folder without slices of a scan, expected a scan or a DICOM series; check dataset_dir"
         )
-    return slices, [file for file in files if file not in slices]
+    return slices, sorted({*files} - {file for file, _ in slices})
 
 
 def _is_whole(file: Path) -> bool:
@@ -189,7 +192,9 @@ def _is_whole(file: Path) -> bool:
     elif file.is_file() and file.stat().st_size == 0:
         found = "an empty file"
     elif file.is_file() and _is_dicom(file):
-        return True
+        if not file.name.startswith("."):
+            return True
+        found = "a hidden DICOM file, as a copy leaves that did not end"
     elif file.suffix.lower() == _SUFFIX:
         found = "no DICOM content, despite its name"
     if found:

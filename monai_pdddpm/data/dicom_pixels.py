@@ -42,21 +42,48 @@ class SeriesReader(ImageReader):
 
         voxels = np.empty(self.series.shape, np.float32)
         padding = np.zeros(self.series.shape, bool)
-        path, content = "", None
+        path, content, spare = "", None, 0
         for index, (file, frame) in enumerate(zip(self.series.files, self.series.frames, strict=True)):
             if file != path:
                 path, content = file, dcmread(file, force=True)  # it keeps the pixels of all frames once decoded
+                spare = max(spare, _prepare(content, file))
             values, padded = _pixels(content, self.series.headers[index], file, frame)
             voxels[:, :, index], padding[:, :, index] = values.T, padded.T
+        self.notes = (f"up to {spare} bytes of a file beyond its pixels were ignored",) if spare else ()
         if padding.any() and not padding.all():
             voxels[padding] = voxels[~padding].min()
-            self.notes = (
+            self.notes += (
                 f"{padding.mean():.1%} of its voxels are padding (DICOM tag 0028,0120): they got the smallest value of "
                 "the others",
             )
         affine = self.series.affine
         meta = {"affine": affine.copy(), "original_affine": affine.copy(), "space": "RAS"}
         return voxels, meta | {"spatial_shape": np.array(voxels.shape), "original_channel_dim": float("nan")}
+
+
+def _prepare(content: Any, file: str) -> int:
+    """Complete the metadata of a DICOM file, and return the bytes of its pixel data that its header does not describe.
+
+    Raises:
+        UserError: when they are a frame or more.
+    """
+    from pydicom.pixels.utils import get_expected_length
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if "TransferSyntaxUID" not in content.file_meta:  # files without preamble may lack it
+        implicit, little = content.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        content.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    if content.file_meta.TransferSyntaxUID.is_encapsulated or "PixelData" not in content:
+        return 0
+    expected = get_expected_length(content)
+    spare = len(content.PixelData) - expected - expected % 2
+    if spare * int(content.get("NumberOfFrames") or 1) >= expected:
+        raise UserError(
+            f"{file}: found pixel data of {len(content.PixelData)} bytes, expected {expected} as its header describes; "
+            "export the series again"
+        )
+    return max(spare, 0)
 
 
 def _pixels(content: Any, header: Dataset, file: str, frame: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from nibabel.affines import voxel_sizes
 
 from monai_pdddpm.data.dicom import Series, read_series
 from monai_pdddpm.data.geometry import check_affine, is_sheared, largest_shift, qform_of
-from monai_pdddpm.data.text_header import check_text_header
+from monai_pdddpm.data.text_header import check_text_header, spare_bytes
 from monai_pdddpm.utils.errors import UserError, printable
 from monai_pdddpm.utils.memory import total_memory
 from monai_pdddpm.utils.resource_errors import resource_message
@@ -191,7 +191,7 @@ def _check_forms(path: Path, image: nib.Nifti1Image, raw: nib.Nifti1Header) -> l
 def _read_by_itk(path: Path) -> ScanHeader:
     import itk  # its import takes half a second, and NIfTI files do without
 
-    check_text_header(path)
+    notes = check_text_header(path)
     try:
         reader = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
         if reader is None:
@@ -211,4 +211,16 @@ def _read_by_itk(path: Path) -> ScanHeader:
         affine[:count, axis] = np.array(reader.GetDirection(axis))[:count] * reader.GetSpacing(axis)
         affine[axis, 3] = reader.GetOrigin(axis)
     affine[:2] *= -1  # ITK's world is LPS
-    return ScanHeader(sizes[:3], (*sizes[3:], *([values] if values > 1 else [])), affine)
+    lengths = [float(np.linalg.norm(reader.GetDirection(axis))) for axis in range(len(sizes))]
+    if np.abs(np.array(lengths) - 1).max() > _SIZE_TOLERANCE:
+        found = " x ".join(f"{length:.3g}" for length in lengths)
+        raise UserError(f"{path}: found axes of the lengths {found}, expected directions of length 1; export it again")
+    size = int(reader.GetImageSizeInBytes())
+    if spare := spare_bytes(path, size):
+        if spare >= size // max(sizes):
+            raise UserError(
+                f"{path}: found at least a slice of data more than its header describes, expected {size} bytes; export "
+                "or convert it again"
+            )
+        notes.append(f"{spare} bytes more than its header describes were ignored")
+    return ScanHeader(sizes[:3], (*sizes[3:], *([values] if values > 1 else [])), affine, tuple(notes))

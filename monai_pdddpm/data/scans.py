@@ -117,7 +117,7 @@ def _on_another_grid(file: str, label: str, header: ScanHeader, first: ScanHeade
 def _check_axes(path: str, header: ScanHeader, spec: ScanSpec) -> None:
     longer = [size for size in header.extra if size != 1]
     count = longer[0] if longer else 1
-    fits = len(header.spatial) == spec.spatial_dims and len(longer) <= 1 and 0 not in header.shape
+    fits = len(header.spatial) == spec.spatial_dims and len(longer) <= 1 and min(header.shape) > 0
     if spec.has_frames:  # NIfTI keeps the fourth axis for time and the fifth for the values of a voxel
         fits &= not longer or header.extra[0] == count
     else:

@@ -52,7 +52,7 @@ class TestSeries:
         files = write_series(tmp_path, VOXELS, oblique())
         (tmp_path / "readme.txt").write_text("no DICOM")
         series = read_series(tmp_path)
-        assert series.notes == ("files beside its slices are not DICOM and were not used: readme.txt",)
+        assert series.notes == ("files beside its slices hold none and were not used: readme.txt",)
         assert series.files == tuple(map(str, files))
         assert sorted(series.files) != list(series.files)
         assert series.shape == SHAPE

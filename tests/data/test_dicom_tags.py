@@ -178,6 +178,29 @@ def test_slices_of_one_series_in_subfolders_and_without_preamble(series):
     assert np.array_equal(read(folder)[0], VOXELS)
 
 
+def test_reports_are_no_slices_and_files_without_metadata_are(series):
+    folder = series(lambda index, ds: None)
+    first, second, *_ = sorted(folder.glob("IM*"))
+    report = pydicom.dcmread(first)
+    report.Modality, report.SeriesInstanceUID = "SR", "1.2.9"
+    report.save_as(folder / "A")  # the first file of the folder
+    for file in (first, second):
+        ds = pydicom.dcmread(file)
+        del ds.file_meta
+        pydicom.dcmwrite(file, ds, implicit_vr=True, little_endian=True, enforce_file_format=False)
+    voxels, notes = read(folder)
+    assert np.array_equal(voxels, VOXELS)
+    assert notes == ("files beside its slices hold none and were not used: A",)
+
+
+def test_a_slice_whose_copy_did_not_end_is_refused(series):
+    folder = series(lambda index, ds: None)
+    last = sorted(folder.glob("IM*"))[-1]
+    last.rename(folder / f".{last.name}.x7Yz")
+    with pytest.raises(UserError, match="found a hidden DICOM file, as a copy leaves that did not end"):
+        LoadScan()(folder)
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -33,7 +33,9 @@ def stored(draw):
 
 @given(
     stored(),
-    st.lists(st.tuples(st.sampled_from([1, 0.5, -2, 0]), st.integers(-2000, 2000)), min_size=3, max_size=3),
+    st.lists(
+        st.tuples(st.sampled_from([None, 1, 0.5, -2, 0]), st.none() | st.integers(-2000, 2000)), min_size=3, max_size=3
+    ),
     st.booleans(),
     st.sampled_from([None, "value", "range"]),
 )
@@ -46,13 +48,14 @@ def test_stored_values_rescale_and_padding(values, rescale, rescaled, padding):
         kept = array[:, :, number].T & ((1 << bits) - 1)  # the upper bits are not part of the value
         ds.PixelData = np.ascontiguousarray(kept).astype("<u2").tobytes()
         if rescaled:
-            ds.RescaleSlope, ds.RescaleIntercept = rescale[number]
+            ds.RescaleSlope, ds.RescaleIntercept = rescale[number]  # empty where None
         if padding:
             ds.add_new("PixelPaddingValue", "SS" if signed else "US", low)
         if padding == "range":
             ds.add_new("PixelPaddingRangeLimit", "SS" if signed else "US", high)
 
-    slope, intercept = np.array(rescale, dtype=float).T if rescaled else (np.ones(3), np.zeros(3))
+    given = [(1 if a is None else a, b or 0) for a, b in rescale] if rescaled else [(1, 0)] * 3
+    slope, intercept = np.array(given, dtype=float).T
     expected = array * slope + intercept
     if padding:
         padded = (array >= low) & (array <= (high if padding == "range" else low))

@@ -124,6 +124,29 @@ def _both(number: int, ds: Dataset) -> None:
     tags(RealWorldValueMappingSequence=[Dataset()], RescaleSlope=3, RescaleIntercept=1)(number, ds)
 
 
+def _empty_slope(number: int, ds: Dataset) -> None:
+    ds.RescaleIntercept = -1000
+    ds.add_new("RescaleSlope", "DS", "")
+
+
+def _mosaic(number: int, ds: Dataset) -> None:
+    ds.private_block(0x19, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 16)
+
+
+def _real_numbers(number: int, ds: Dataset) -> None:
+    ds.FloatPixelData, ds.BitsAllocated = (np.frombuffer(ds.PixelData, "<i2") * np.float32(0.5)).tobytes(), 32
+    del ds.PixelData, ds.PixelRepresentation, ds.BitsStored, ds.HighBit
+
+
+def _concatenated(number: int, ds: Dataset) -> None:
+    ds.InConcatenationNumber, ds.InConcatenationTotalNumber = number + 1, 5
+
+
+def _half(name: str, *values: object) -> Change:
+    """Return a change that sets one value in the first two slices and another in the others."""
+    return lambda n, ds: setattr(ds, name, values[n // 2])
+
+
 PADDING = tags(PixelPaddingValue=-900, PixelPaddingRangeLimit=-500)
 PADDED = np.where(VOXELS <= -500, VOXELS[VOXELS > -500].min(), VOXELS)
 SERIES: tuple[tuple[str, Change, np.ndarray | None], ...] = (
@@ -134,10 +157,16 @@ SERIES: tuple[tuple[str, Change, np.ndarray | None], ...] = (
         lambda n, ds: tags(RescaleSlope=n + 1, RescaleIntercept=0)(n, ds),
         VOXELS * np.arange(1.0, 5),
     ),
+    ("rescale slope alone", tags(RescaleSlope=2), 2.0 * VOXELS),
+    ("rescale intercept and an empty slope", _empty_slope, VOXELS - 1000.0),
     ("a rescale slope of 0", tags(RescaleSlope=0, RescaleIntercept=0), None),
     ("modality LUT (a table)", _table, VOXELS + 900),
     ("unsigned stored values", _unsigned, VOXELS),
     ("12 signed bits of 16", _twelve_bits, VOXELS),
+    ("12 bits of 16 with the highest at 15", tags(BitsStored=12), None),
+    ("pixels as real numbers", _real_numbers, VOXELS / 2),
+    ("bytes behind the pixels, with a note", lambda n, ds: setattr(ds, "PixelData", ds.PixelData + bytes(8)), VOXELS),
+    ("more rows than the header states", lambda n, ds: setattr(ds, "Rows", 2), None),
     ("RLE", lambda n, ds: ds.compress(RLELossless), VOXELS),
     (
         "pixel padding value",
@@ -154,12 +183,23 @@ SERIES: tuple[tuple[str, Change, np.ndarray | None], ...] = (
     ("image type DERIVED, with a note", tags(ImageType=["DERIVED", "PRIMARY", "AXIAL"]), VOXELS),
     ("image type LOCALIZER", tags(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), None),
     ("image type MOSAIC (Siemens)", tags(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), None),
+    ("a mosaic by its private tag (Siemens)", _mosaic, None),
+    ("text burned into the pixels, with a note", tags(BurnedInAnnotation="YES"), VOXELS),
+    ("compressed with loss, with a note", tags(LossyImageCompression="01"), VOXELS),
     ("several frames in a file", _frames, None),
     ("slices without position", lambda n, ds: delattr(ds, "ImagePositionPatient"), None),
     ("slices at one position", tags(ImagePositionPatient=[0, 0, 0]), None),
     ("uneven distances", lambda n, ds: setattr(ds, "ImagePositionPatient", [0, 0, n * n]), None),
     ("a tilted gantry", lambda n, ds: setattr(ds, "ImagePositionPatient", [0, n, 2 * n]), VOXELS),
     ("slices of two series", lambda n, ds: setattr(ds, "SeriesInstanceUID", f"1.2.{n % 2}"), None),
+    ("slices of two patients in one series", _half("PatientID", "a", "b"), None),
+    ("slices of two studies in one series", _half("StudyInstanceUID", "1.2.4", "1.2.5"), None),
+    ("slices of two frames of reference in one series", _half("FrameOfReferenceUID", "1.2.4", "1.2.5"), None),
+    ("slices of two units in one series (PET)", _half("Units", "BQML", "CNTS"), None),
+    ("slices of magnitude and phase in one series", _half("ImageType", [*"OPM"], [*"OPP"]), None),
+    ("an orientation of axes that are not of length 1", tags(ImageOrientationPatient=[2, 0, 0, 0, 2, 0]), None),
+    ("an orientation of three numbers", tags(ImageOrientationPatient=[1, 0, 0]), None),
+    ("a file of a concatenation missing", _concatenated, None),
     ("first slices missing, by instance number", lambda n, ds: setattr(ds, "InstanceNumber", n + 3), None),
     ("last slices missing, by images in acquisition", tags(ImagesInAcquisition=6), None),
     ("last slices missing, by number of slices", tags(NumberOfSlices=6), None),

@@ -18,8 +18,8 @@ from endurance_watch import Usage, beyond, growth, least, table, usage
 from monai_pdddpm.data.phantom_distribution import make_phantom_scan, phantom_affine
 
 CONFIG = Path(__file__).parents[2] / "bundles" / "phantom_segmentation" / "configs" / "inference.json"
-SIZE, SPACING = (24, 24, 24), (1.0, 1.0, 1.0)
-FEW = {"members": 2, "num_steps": 1, "roi_size": "[24,24,24]", "device": "cpu"}
+SIZE, SPACING = (16, 16, 16), (1.0, 1.0, 1.0)
+FEW = {"members": 2, "num_steps": 1, "roi_size": "[16,16,16]", "device": "cpu"}
 ALONE = 5
 
 

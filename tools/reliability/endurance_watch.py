@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-WARM_UP = 0.2  # fraction of the samples to skip: libraries load, buffers grow to their size
+WARM_UP = 0.3  # fraction of the samples to skip: libraries load, buffers grow to their size
 # allowed growth per 100 cases or requests; a leak of one file per case would be 100
 BOUNDS = {"memory_mib": 4.0, "files": 1.0, "threads": 1.0, "temporary": 1.0}
 
@@ -20,7 +20,8 @@ class Usage:
     """Usage at one time.
 
     Attributes:
-        memory_mib: resident memory; shared memory counts once.
+        memory_mib: resident memory, where shared memory counts once. Mapped files do not count: the part of a library
+            that a process is charged with depends on how many others use it.
         files: open file descriptors.
         threads: number of threads.
         temporary: number of temporary files.
@@ -37,7 +38,7 @@ def usage(pid: int, temporary: Path) -> Usage:
     held = [0.0, 0, 0]
     for each in family(pid):
         with contextlib.suppress(OSError):  # the process has ended
-            held[0] += _proportional_kib(each) / 1024
+            held[0] += _own_kib(each) / 1024
             held[1] += len(os.listdir(f"/proc/{each}/fd"))
             held[2] += len(os.listdir(f"/proc/{each}/task"))
     return Usage(*held, sum(len(files) for _, _, files in os.walk(temporary)))
@@ -59,11 +60,9 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def _proportional_kib(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1])
-    return 0
+def _own_kib(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
 
 
 def growth(done: Sequence[int], samples: Sequence[Usage]) -> Usage:
