@@ -59,12 +59,7 @@ class CaseDataset(Dataset):
 
 
 def explain_failure(error: BaseException, path: str) -> str:
-    """Return one line on the failure of a case.
-
-    Args:
-        error: the exception.
-        path: the case's file.
-    """
+    """Return one line on the failure of a case, whose file is ``path``."""
     if message := user_message(error):
         return message
     if exhausted := resource_message(path, error):
@@ -78,15 +73,10 @@ def explain_failure(error: BaseException, path: str) -> str:
 
 
 def case_collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Collate one case of a `CaseDataset`, for a data loader with ``batch_size`` 1.
+    """Collate one case of a `CaseDataset`, for a data loader with ``batch_size`` 1; a failure stays unchanged.
 
-    Args:
-        batch: one item.
-
-    Returns:
-        The item unchanged when it is a failure. Otherwise the result of MONAI's ``list_data_collate``: tensors of shape
-        (1, channels, spatial axes...), with ``seconds`` as a list of dictionaries, which has to be removed before the
-        batch is decollated.
+    Otherwise this is MONAI's ``list_data_collate``: tensors of shape (1, channels, spatial axes...), with ``seconds``
+    as a list of dictionaries, which has to be removed before the batch is decollated.
 
     Raises:
         UserError: when there is more than one item: scans differ in shape.

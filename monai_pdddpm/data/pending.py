@@ -24,9 +24,6 @@ def pending_cases(
         record: record of this run, see :func:`monai_pdddpm.utils.provenance.provenance_record`.
         overwrite: True repeats all cases.
 
-    Returns:
-        the remaining cases.
-
     Raises:
         UserError: if finished results were made with other settings, weights or calibration, because they would be
             overwritten silently, or lie beside results that cannot be compared with them.

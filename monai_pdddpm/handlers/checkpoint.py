@@ -22,11 +22,7 @@ from monai_pdddpm.utils.resource_errors import is_out_of_memory
 
 
 def save_file(content: Mapping[str, Any], path: str | os.PathLike) -> None:
-    """Write ``torch.save(content)`` in the first process; ``path`` is then the old file or the complete new one.
-
-    Raises:
-        UserError: if the disk refuses the file.
-    """
+    """Write ``torch.save(content)`` in the first process, see :func:`monai_pdddpm.utils.atomic_write.atomic_write`."""
     if is_first_rank():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as part, part.open("wb") as file:  # torch would store the name of a path

@@ -57,13 +57,7 @@ class ViewerFiles:
         self.codes = {int(self.values[index]): code for index, code in codes.items()}
 
     def write(self, item: Mapping[str, Any], case: str, folder: Path) -> None:
-        """Write the files of one case after its maps.
-
-        Args:
-            item: the case, with ``image`` and ``seg``, (1, X, Y, Z) or (1, X, Y, Z, T), in channel indices.
-            case: name of the case.
-            folder: folder of the case.
-        """
+        """Write the files of one case after its maps; ``seg``, (1, X, Y, Z[, T]), has channel indices."""
         if "dicom-seg" in self.outputs:
             source = case_of(item["image"].meta).file
             write_dicom_seg(folder / f"{case}_seg.dcm", item["seg"], source, self.names, self.dicom_codes)

@@ -183,14 +183,10 @@ def summarize(rows: Sequence[Row], scans_per_subject: int = 1) -> dict[str, Any]
 
 
 def as_table(summary: Mapping[str, Any]) -> str:
-    """Format the paired part of a summary as a Markdown table.
+    """Format the paired part of a `summarize` result as a Markdown table, a line for each structure and metric.
 
-    Args:
-        summary: result of `summarize`.
-
-    Returns:
-        One line for each structure and metric: both means and the paired difference with their intervals, all over the
-        same cases, and the number of these cases. The number of undefined values stands beside each mean.
+    Both means and the paired difference with their intervals are over the same cases, whose number is the last column.
+    The number of undefined values stands beside each mean.
     """
     lines = [
         f"| structure | metric | {BASELINE} | {CANDIDATE} | {CANDIDATE} - {BASELINE} | cases |",

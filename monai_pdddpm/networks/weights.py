@@ -126,12 +126,7 @@ def read_weights(file: str | os.PathLike) -> Mapping[str, torch.Tensor]:
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], file: str | os.PathLike) -> None:
-    """Load a state dict that must fit exactly.
-
-    Args:
-        network: target network.
-        weights: state dict.
-        file: its file, for messages.
+    """Load a state dict, read from ``file``, that must fit exactly.
 
     Raises:
         UserError: naming the first entries that do not fit, or are not finite.

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.data.utils import to_affine_nd
+from monai.transforms.utils import generate_spatial_bounding_box
 from torch.nn import functional as F
 
 _SAME = 1e-3  # voxels; grids that differ by less need no interpolation
@@ -17,26 +18,15 @@ _SLAB = 2**22  # voxels that are interpolated at once: their coordinates take 14
 
 
 def box_above(values: Sequence[torch.Tensor], limits: Sequence[float]) -> tuple[slice, ...]:
-    """Return the bounding box, one voxel wider on each side, of the voxels in which values exceed their limit.
+    """Return the bounding box, one voxel wider on each side, of the voxels in which any value exceeds its limit.
 
-    Args:
-        values: each (C, X, Y[, Z]), one grid for all.
-        limits: one for each.
-
-    Returns:
-        A slice per axis; the first voxel if no value exceeds its limit.
+    The values, each (C, X, Y[, Z]), are on one grid. If none exceeds its limit, the box is at the first voxel.
     """
     found = torch.zeros(values[0].shape[1:], dtype=torch.bool, device=values[0].device)
     for each, limit in zip(values, limits, strict=True):
         found |= each.amax(0) > limit
-    box = []
-    for axis, size in enumerate(found.shape):
-        others = [other for other in range(found.dim()) if other != axis]
-        places = found.any(others[0]) if len(others) == 1 else found.amax(others)
-        inside = places.nonzero()
-        low, high = (int(inside[0]), int(inside[-1])) if len(inside) else (0, 0)
-        box.append(slice(max(0, low - 1), min(size, high + 2)))
-    return tuple(box)
+    start, end = generate_spatial_bounding_box(found[None], margin=1, allow_smaller=True)
+    return tuple(slice(low, high or min(size, 2)) for low, high, size in zip(start, end, found.shape, strict=True))
 
 
 class ScanGrid:

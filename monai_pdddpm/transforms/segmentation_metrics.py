@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,6 @@ from monai.data.utils import affine_to_spacing
 from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 
-from monai_pdddpm.data.geometry import largest_shift
 from monai_pdddpm.metrics.calibration import masked_voxels, near_structure, voxel_metrics
 from monai_pdddpm.metrics.held_out import sample_voxels
 from monai_pdddpm.metrics.lesions import lesion_metrics
@@ -21,12 +19,6 @@ from monai_pdddpm.metrics.segmentation import Labels, class_names, is_in, mask_m
 from monai_pdddpm.utils.probabilities import likeliest_class
 
 _METHODS: Mapping[Hashable, Hashable] = {"preseg": "segmenter", "prob": "ensemble"}
-
-
-def file_name(*tensors: Any) -> str:
-    """Return the file of the first tensor that has one, else "an unnamed case"."""
-    found = [tensor.meta.get("filename_or_obj") for tensor in tensors if isinstance(tensor, MetaTensor)]
-    return next((str(name) for name in found if name), "an unnamed case")
 
 
 class SegmentationMetricsd(MapTransform):
@@ -46,7 +38,7 @@ class SegmentationMetricsd(MapTransform):
         regions: name -> channel indices of a union of classes, which gets the metrics of a class.
 
     Raises:
-        ValueError: on a call, if truth and probabilities do not match or their grid has no size in mm.
+        ValueError: on a call, if truth and probabilities do not match.
     """
 
     def __init__(
@@ -65,22 +57,14 @@ class SegmentationMetricsd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Evaluate one case."""
         found = dict(data)
-        label = found["label"]
-        name = file_name(label, *(found.get(key) for key in self.keys))
-        truth = convert_to_tensor(label)[0].long()
+        truth = convert_to_tensor(found["label"])[0].long()
         near = near_structure(truth) & (truth >= 0)
-        metrics: dict[Hashable, Any] = {}
-        for key in self.key_iterator(found):
-            try:
-                metrics[_METHODS.get(key, key)] = self._evaluate(found[key], label, truth, near)
-            except ValueError as error:
-                raise ValueError(f"{name}: cannot evaluate {key!r}: {error}") from error
-        found["metrics"] = metrics
+        found["metrics"] = {
+            _METHODS.get(key, key): self._evaluate(found[key], truth, near) for key in self.key_iterator(found)
+        }
         return found
 
-    def _evaluate(
-        self, probability: torch.Tensor, label: torch.Tensor, truth: torch.Tensor, near: torch.Tensor
-    ) -> dict[str, Any]:
+    def _evaluate(self, probability: MetaTensor, truth: torch.Tensor, near: torch.Tensor) -> dict[str, Any]:
         """Return the metrics of one method."""
         if tuple(probability.shape[1:]) != tuple(truth.shape):
             raise ValueError(
@@ -93,18 +77,8 @@ class SegmentationMetricsd(MapTransform):
                 f"{len(probability)} channels, expected one for the background and for each class up to "
                 f"{max(self.labels)}: give softmax probabilities of all classes"
             )
-        placed = [tensor.affine.cpu() for tensor in (probability, label) if isinstance(tensor, MetaTensor)]
-        if not placed:
-            raise ValueError("neither probabilities nor truth know the voxel size: load them with LoadImaged")
-        first, last = placed[0].numpy(), placed[-1].numpy()
-        if (shift := largest_shift(first, last, (*truth.shape, 1)[:3])) > 0.5:
-            warnings.warn(
-                f"{file_name(label, probability)}: truth and probabilities lie up to {shift:.1f} voxels apart by their "
-                "affines; they are compared voxel by voxel",
-                stacklevel=2,
-            )
         plain = convert_to_tensor(probability)
-        spacing = [float(size) for size in affine_to_spacing(placed[0], r=truth.ndim)]
+        spacing = [float(size) for size in affine_to_spacing(probability.affine.cpu(), r=truth.ndim)]
         label_map = torch.where(truth.to(plain.device) < 0, -1, likeliest_class(plain, dim=0))
         labels = segmentation_metrics(label_map, truth, self.labels, spacing)
         if self.lesions:

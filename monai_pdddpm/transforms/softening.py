@@ -27,7 +27,7 @@ def softened(classes: torch.Tensor, num_classes: int, spacing: Sequence[float] =
         spacing: edges of a voxel in mm.
 
     Returns:
-        (K, X, Y, Z) float32, summing to 1 over K.
+        (K, X, Y, Z), float32.
     """
     labels = np.asarray(classes.cpu(), dtype=np.int32)
     sampling = np.asarray(spacing, dtype=float) / np.prod(spacing) ** (1 / len(spacing))

@@ -15,16 +15,10 @@ from monai_pdddpm.utils.errors import UserError
 
 
 def check_range(name: str, value: object, low: int, high: int | None = None) -> int:
-    """Check that a setting is an integer within a range, and return it as Python's ``int``, which JSON can hold.
-
-    Args:
-        name: key of the configuration.
-        value: its value, such as an ``int`` or numpy's ``int64``; booleans are refused.
-        low: smallest value allowed.
-        high: largest value allowed; None for no limit.
+    """Check that a setting is an integer from ``low`` to ``high``; return an ``int``, which JSON can hold.
 
     Raises:
-        UserError: when it is not.
+        UserError: when it is not, or is a boolean.
     """
     number: Any = value if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
     if number is None or not low <= number <= (math.inf if high is None else high):
@@ -34,17 +28,10 @@ def check_range(name: str, value: object, low: int, high: int | None = None) -> 
 
 
 def check_number(name: str, value: object, low: float, high: float | None = None, below: bool = False) -> float:
-    """Check that a setting is a finite number within a range, and return it as Python's ``float`` or ``int``.
-
-    Args:
-        name: key of the configuration.
-        value: its value; booleans and NaN are refused.
-        low: smallest value allowed.
-        high: largest value allowed; None for no limit.
-        below: exclude ``high`` itself.
+    """Check that a setting is a finite number from ``low`` to ``high``, or ``below`` it; return a ``float`` or ``int``.
 
     Raises:
-        UserError: when it is not.
+        UserError: when it is not, or is a boolean.
     """
     number: Any = value if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
     if not low <= number < math.inf or (high is not None and not (number < high if below else number <= high)):
@@ -77,10 +64,7 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 def check_output_dir(path: str | os.PathLike) -> None:
     """Check that an output folder can be made and written to, in a trial folder that is removed again.
 
-    The output folder itself is not touched: other processes may be about to write there.
-
-    Args:
-        path: folder; it and its parents need not exist.
+    The output folder itself, which need not exist, is not touched: other processes may be about to write there.
 
     Raises:
         UserError: when the folder cannot be made or written to.

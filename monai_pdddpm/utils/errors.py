@@ -56,14 +56,9 @@ def some_files(paths: Sequence[str]) -> str:
 
 
 def user_message(error: BaseException) -> str | None:
-    """Find the message of a `UserError`, however deeply MONAI or PyTorch wrapped it.
+    """Return the message of a `UserError` in one line, however deeply MONAI or PyTorch wrapped it; None without one.
 
-    Args:
-        error: any exception.
-
-    Returns:
-        The message as one line, from the chain of causes and contexts, or from a traceback quoted in a message; None
-        when there is none.
+    It is in the chain of causes and contexts, or in a traceback that a message quotes.
     """
     for link in error_links(error):
         quoted = _IN_TEXT.findall(str(link))

@@ -6,16 +6,7 @@ import torch
 
 
 def likeliest_class(probability: torch.Tensor, dim: int, keepdim: bool = False) -> torch.Tensor:
-    """Return the class with the largest probability, the first of equal ones.
-
-    Args:
-        probability: K classes along `dim`.
-        dim: class axis, 0 for (K, X, Y, Z), 1 for (B, K, X, Y, Z).
-        keepdim: keep the class axis with length 1.
-
-    Returns:
-        int64, without `dim` unless it is kept.
-    """
+    """Return the class with the largest probability along `dim`, the first of equal ones, as int64."""
     # argmax gives the same and is far slower on a CPU if the classes are not the last axis.
     return torch.max(probability, dim=dim, keepdim=keepdim)[1]
 
@@ -26,7 +17,7 @@ def predictive_entropy(probability: torch.Tensor, dim: int) -> torch.Tensor:
     Args:
         probability: K classes along `dim`, values in [0, 1] that sum to one. Rounding errors outside [0, 1] are
             clamped; half precision is computed in float32.
-        dim: class axis, 0 for (K, X, Y, Z), 1 for (B, K, X, Y, Z).
+        dim: class axis.
 
     Returns:
         Entropy in nats, from 0 to ln K, without `dim`.
@@ -44,7 +35,7 @@ def mutual_information(probability_mean: torch.Tensor, mean_member_entropy: torc
     Args:
         probability_mean: mean probabilities of the members, K classes along `dim`.
         mean_member_entropy: mean of the members' `predictive_entropy`, nats, without `dim`.
-        dim: class axis, 0 for (K, X, Y, Z), 1 for (B, K, X, Y, Z).
+        dim: class axis.
 
     Returns:
         Mutual information in nats, from 0 to ln K; negative rounding errors become 0.

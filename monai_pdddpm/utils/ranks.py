@@ -32,11 +32,7 @@ def is_first_rank() -> bool:
 
 
 def gathered(value: T) -> list[T]:
-    """Return the objects of all processes, by rank. Every process must call this, and waits for the last.
-
-    Args:
-        value: object of this process, which must be picklable.
-    """
+    """Return the picklable objects of all processes, by rank. Every process must call this, and waits for the last."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -45,13 +41,7 @@ def gathered(value: T) -> list[T]:
 
 
 def share(count: int, number: int, of: int) -> range:
-    """Return one of the near-equal consecutive parts of ``range(count)``, the larger ones first.
-
-    Args:
-        count: length of the range.
-        number: number of the part, from 0.
-        of: number of parts.
-    """
+    """Return part ``number``, from 0, of ``of`` near-equal consecutive parts of ``range(count)``, larger ones first."""
     least, more = divmod(count, of)
     start = number * least + min(number, more)
     return range(start, start + least + (number < more))

@@ -28,12 +28,7 @@ def is_too_many_files(error: BaseException) -> bool:
 
 
 def resource_message(path: object, error: BaseException) -> str | None:
-    """Return one line on the resource that ran out while a case was processed; None for other errors.
-
-    Args:
-        path: the case's file.
-        error: the exception.
-    """
+    """Return one line on the resource that ran out while a case's file was processed; None for other errors."""
     if is_out_of_memory(error):
         return (
             f"{path}: not enough memory for this case; set --inferer#return_members False, a smaller --roi_size, crop "

@@ -18,11 +18,6 @@ IN_MEMORY = 256 * 2**20  # bytes
 def scratch_tensor(shape: Sequence[int], device: torch.device, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Return an uninitialized tensor; a large one on the CPU is mapped to a temporary file that disappears with it.
 
-    Args:
-        shape: shape of the tensor.
-        device: target device.
-        dtype: data type.
-
     Raises:
         UserError: if the disk for temporary files is full.
     """

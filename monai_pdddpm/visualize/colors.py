@@ -11,14 +11,7 @@ PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0
 
 
 def label_colors(labels: Iterable[int]) -> dict[int, str]:
-    """Return a color for each label value.
-
-    Args:
-        labels: label values in ascending order, without the background.
-
-    Returns:
-        Hexadecimal colors such as ``#E69F00`` by label value. They repeat after seven labels.
-    """
+    """Return a color such as ``#E69F00`` for each label value, in ascending order; they repeat after seven."""
     return {value: PALETTE[rank % len(PALETTE)] for rank, value in enumerate(labels)}
 
 

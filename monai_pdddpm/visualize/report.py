@@ -184,12 +184,7 @@ def _entropy_plot(cases: Sequence[CaseRow]) -> dict[str, Any]:
 def _plot(
     title: str, points: Sequence[tuple[CaseRow, Sequence[float | None], Sequence[float | None]]]
 ) -> dict[str, Any]:
-    """Return the coordinates of a plot of the cases, sorted by their value, with intervals or the range of frames.
-
-    Args:
-        title: of the plot.
-        points: case, values of its frames, and an interval.
-    """
+    """Return the coordinates of a plot of cases, each with the values of its frames and an interval, by their mean."""
     found = []
     for case, values, interval in points:
         numbers = [value for value in values if value is not None]

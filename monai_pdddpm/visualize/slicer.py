@@ -22,11 +22,7 @@ _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
 def color_table(labels: Mapping[int, str]) -> str:
-    """Return a color table of Slicer (``.ctbl``); its names have no spaces.
-
-    Args:
-        labels: names by label value, without the background.
-    """
+    """Return a color table of Slicer (``.ctbl``), without spaces in names, of labels without the background."""
     lines = ["# Color table file", f"# {len(labels) + 1} values", "0 background 0 0 0 0"]
     for value, color in label_colors(labels).items():
         name = "_".join(labels[value].replace("'", "").split())

@@ -125,7 +125,7 @@ def _box_around(view: CaseView, margin_mm: float = 0.0) -> tuple[slice, ...]:
     for volume in view.label_maps().values():
         relevant = relevant | (volume != 0)
     margin = np.ceil(margin_mm / voxel_sizes(view.affine)).astype(int).tolist()
-    start, end = generate_spatial_bounding_box(relevant[None], margin=margin)
+    start, end = generate_spatial_bounding_box(relevant[None], margin=margin, allow_smaller=True)
     box = tuple(slice(int(a), int(b)) for a, b in zip(start, end, strict=True))
     return box if view.seg[box].size else (slice(None),) * 3
 

@@ -126,6 +126,12 @@ def test_a_large_case_is_cropped(tmp_path, monkeypatch):
     assert corner.tolist() == (AFFINE @ [1, 3, 0, 1]).tolist()
     assert "Cropped to the structures" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
+    at_the_edge = np.zeros(SHAPE, np.uint8)
+    at_the_edge[0, 1:3, 1:3] = 1
+    write_viewer(tmp_path / "edge.html", view(seg=at_the_edge, members=None, entropy=0.0 * at_the_edge), {})
+    _, images = embedded(tmp_path / "edge.html")
+    assert images["scan"].shape[1] == 2
+
 
 @pytest.mark.parametrize("empty", [False, True])
 def test_a_case_that_is_too_large_has_no_page(tmp_path, monkeypatch, caplog, empty):
