@@ -205,7 +205,7 @@ class EnsembleRun:
 
     def _members(self, target: torch.Tensor) -> list[torch.Tensor]:
         """Return views of the members in a frame's output, each (K, X, Y[, Z])."""
-        return [target[self.layout.member(number)] for number in range(self.layout.members)]
+        return list(target[4 * self.layout.num_classes :].unflatten(0, (-1, self.layout.num_classes)))
 
     def _paste(self, target: torch.Tensor, values: torch.Tensor, box: Window) -> None:
         """Copy values of a box, (C, box), to a target without the padding, (C, X, Y[, Z])."""

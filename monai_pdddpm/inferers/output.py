@@ -48,25 +48,6 @@ class EnsembleOutput:
         }
         return parts | ({"members": slice(4 * k, self.channels)} if self.members else {})
 
-    def member(self, number: int) -> slice:
-        """Return the channels of one member, counted from 0, in a frame."""
-        first = self.num_classes * (4 + number)
-        return slice(first, first + self.num_classes)
-
-    def frames(self, tensor: torch.Tensor) -> int:
-        """Return the number of frames of an output, (T x channels, X, Y[, Z]).
-
-        Raises:
-            UserError: if the number of channels is no multiple of :attr:`channels`.
-        """
-        frames, rest = divmod(tensor.shape[0], self.channels)
-        if rest or not frames:
-            raise UserError(
-                f"pred: found {tensor.shape[0]} channels, expected {self.channels} for each frame ({self.num_classes} "
-                f"classes, {self.members} members); fix num_classes or 'labels', or use PDDDPMInferer"
-            )
-        return frames
-
     def split(self, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
         """Split an output into its parts.
 
@@ -78,9 +59,14 @@ class EnsembleOutput:
             views of (T x C, X, Y[, Z]) with the C channels of :meth:`slices`, frame after frame.
 
         Raises:
-            UserError: if the number of channels does not fit.
+            UserError: if the number of channels is no multiple of :attr:`channels`.
         """
-        by_frame = tensor.unflatten(0, (self.frames(tensor), self.channels))
+        if not len(tensor) or len(tensor) % self.channels:
+            raise UserError(
+                f"pred: found {len(tensor)} channels, expected {self.channels} for each frame ({self.num_classes} "
+                f"classes, {self.members} members); fix num_classes or 'labels', or use PDDDPMInferer"
+            )
+        by_frame = tensor.unflatten(0, (-1, self.channels))
         return {name: by_frame[:, part].flatten(0, 1) for name, part in self.slices().items()}
 
     def join(self, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
