@@ -162,12 +162,6 @@ class TestTimes:
             seen.update(case.network.denoiser.shown[-1]["t"].tolist())
         assert seen == set(STEPS)
 
-    def test_every_case_has_its_own(self, case):
-        case.run("ddpm")
-        t = case.network.denoiser.shown[0]["t"]
-        assert t.shape == (16,)
-        assert len(set(t.tolist())) > 1
-
     def test_uniform(self, monkeypatch):
         case = Case(monkeypatch, batch=2000, size=(1, 1))
         case.run("ddpm")
@@ -198,15 +192,10 @@ class TestPresegmentations:
         a = case.abar(shown["t"])
         assert torch.equal(shown["x_t"], a.sqrt() * expected + (1 - a).sqrt() * case.fields[-1])
 
-    def test_given_presegmentation_replaces_the_segmenter(self, case):
+    def test_given_presegmentation_replaces_the_segmenter_and_is_not_corrupted(self, case):
         given = torch.randint(K, case.label.shape)
-        case.run("presegmentation", presegmentation=given)
+        case.run("presegmentation", presegmentation=given, corruption=lambda p: p.flip(1))
         assert case.network.segmenter.calls == 0
-        assert torch.equal(case.network.denoiser.encoded[0][1], one_hot(given) * 2 - 1)
-
-    def test_given_presegmentation_is_not_corrupted(self, case):
-        given = torch.randint(K, case.label.shape)
-        case.run("ddpm", presegmentation=given, corruption=lambda p: p.flip(1))
         assert torch.equal(case.network.denoiser.encoded[0][1], one_hot(given) * 2 - 1)
 
     def test_soft_presegmentations_are_probabilities(self, monkeypatch):
@@ -244,11 +233,6 @@ class TestTargets:
     def test_x0_is_the_truth(self, case, process):
         assert torch.equal(case.run(process).target, case.truth)
 
-    @pytest.mark.parametrize("process", ["ddpm"])
-    def test_eps_of_a_noised_truth_is_the_noise(self, monkeypatch, process):
-        case = Case(monkeypatch, prediction="eps")
-        assert torch.allclose(case.run(process).target, case.fields[-1], atol=1e-3)
-
     @pytest.mark.parametrize("process", PROCESSES)
     @pytest.mark.parametrize("prediction", ["eps", "v"])
     def test_target_leads_to_the_truth_by_the_papers_formulae(self, monkeypatch, process, prediction):
@@ -261,9 +245,6 @@ class TestTargets:
         else:
             x_0 = a.sqrt() * x_t - (1 - a).sqrt() * target
         assert torch.allclose(x_0, case.truth, atol=2e-4)
-        if process == "ddpm" and prediction == "v":
-            expected = a.sqrt() * case.fields[-1] - (1 - a).sqrt() * case.truth
-            assert torch.allclose(target, expected, atol=1e-4)
 
     def test_output_is_the_denoiser_s(self, case):
         output = case.run("ddpm").output
@@ -292,16 +273,6 @@ class TestKinds:
         denoised = case.run("recycled", corruption=PresegmentationCorruption())
         assert denoised.output.shape == denoised.target.shape == (2, K, 8, 7, 6)
 
-    def test_one_case_alone(self, monkeypatch):
-        case = Case(monkeypatch, batch=1)
-        for process in PROCESSES:
-            assert case.run(process).output.shape == (1, K, *SIZE)
-
-    def test_seed_repeats_a_call(self, case):
-        for process in PROCESSES:
-            assert torch.equal(case.run(process, 5).output, case.run(process, 5).output)
-            assert not torch.equal(case.run(process, 5).output, case.run(process, 6).output)
-
 
 class TestSettings:
     @pytest.mark.parametrize(
@@ -311,15 +282,13 @@ class TestSettings:
             ({"dense_fraction": 1.1}, "dense_fraction: found 1.1, expected a number from 0 to 1"),
             ({"dense_fraction": -0.1}, "dense_fraction: found -0.1"),
             ({"precision": "bf16"}, "precision: found 'bf16'"),
+            ({"training_process": "x"}, "training_process: found 'x'"),
+            ({"solver_steps": ()}, "solver_steps: found an empty list"),
         ],
     )
     def test_out_of_range_names_the_key(self, options, text):
         with pytest.raises(UserError, match=text):
             DenoisingInferer(**{"time_steps": STEPS} | options)
-
-    def test_unknown_process(self):
-        with pytest.raises(ValueError, match="training_process: found 'x'"):
-            DenoisingInferer(STEPS, "x")
 
     @pytest.mark.parametrize("steps", [[1000], [3, 5]])
     def test_time_steps_that_the_network_does_not_have(self, case, steps):
@@ -411,5 +380,3 @@ def test_batches_draw_one_of_the_solver_steps_and_all_come(monkeypatch):
     case = Case(monkeypatch)
     case.run("ddpm")
     assert case.network.denoiser.shown[0]["solver_steps"] == 0
-    with pytest.raises(UserError, match=r"solver_steps: found an empty list"):
-        DenoisingInferer(STEPS, solver_steps=())

@@ -272,10 +272,6 @@ class TestMembers:
         for batch in (2, 8):
             assert torch.allclose(draw(5, network, rule=rule, member_batch=batch), reference, atol=1e-5)
 
-    def test_seed(self):
-        assert torch.equal(draw(2, seed=1), draw(2, seed=1))
-        assert not torch.allclose(draw(2, seed=1), draw(2, seed=2), atol=1e-2)
-
     @pytest.mark.parametrize("rule", RULES)
     def test_global_generators_are_neither_asked_nor_moved(self, rule):
         torch.manual_seed(0)
@@ -364,12 +360,6 @@ class TestWindows:
         output = inferer(self.ROI, members=1)(torch.zeros(1, 1, *self.SIZE), formula_pair(lambda x, f: f[1], Flat()))
         assert (output - output[..., :1, :1, :1]).abs().max() < 1e-6
 
-    def test_members_are_blended_before_the_statistics(self):
-        # with entropies by window, the mean entropy would be smaller than that of the blended members
-        x = image(11, 12)
-        _, _, entropy, _, _, members = split(inferer(return_members=True)(x, real_pair()))
-        assert torch.allclose(entropy[0, 0], torch.special.entr(members[0]).sum(1).mean(0), atol=1e-5)
-
 
 class TestPresegmentationWeight:
     @pytest.mark.parametrize("weight", [0.25, 0.9])
@@ -435,11 +425,6 @@ class TestPerfectDenoiser:
         assert torch.allclose(mean[1], share.expand(6, 6), atol=1e-2)
         assert torch.allclose(variance[0], (share * (1 - share)).expand(6, 6), atol=1e-2)
         assert entropy.max() < 0.05
-
-    def test_weight_of_the_pre_segmentation_moves_the_answer_alone(self):
-        plain, weighted = self.run(), self.run(presegmentation_weight=0.3)
-        assert torch.allclose(weighted[0][1], torch.full((6, 6), 0.35), atol=1e-2)  # the pre-segmentation has 0
-        assert all(torch.equal(a, b) for a, b in zip(plain[1:], weighted[1:], strict=True))
 
 
 class TestCase:

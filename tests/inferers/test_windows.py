@@ -134,11 +134,6 @@ def test_cut_is_a_view_of_the_last_axes():
     assert part.data_ptr() == volume[:, :, 2:, 2:].data_ptr()
 
 
-def test_windows_and_volume_must_have_as_many_axes():
-    with pytest.raises(ValueError, match="zip"):
-        WindowPlan([5, 5], [3])
-
-
 def test_margins_by_hand():
     assert margin_of([16, 10, 3], 0.5) == (4, 2, 0)
     assert margin_of([10], 0.6) == (3,)  # in binary 10 * 0.6 / 2 may fall short of 3
@@ -157,14 +152,6 @@ def test_padding_is_undone_by_its_slices(size, roi):
         before, after = inner[axis].start, padded.shape[2 + axis] - inner[axis].stop
         assert after - before in (0, 1)
         assert before + after == max(0, r - n)
-
-
-def test_a_volume_smaller_than_the_window_has_one_window():
-    padded, inner = pad_to(torch.ones(1, 1, 3, 10), (8, 4))
-    plan = WindowPlan(padded.shape[2:], (8, 4), 0.5)
-    assert padded.shape == (1, 1, 8, 10)
-    assert inner == (slice(2, 5), slice(0, 10))
-    assert len(plan) == 4
 
 
 class TestCoveringWindows:
