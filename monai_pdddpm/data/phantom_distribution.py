@@ -126,9 +126,6 @@ def make_phantom_scan(
         spacing: voxel size in mm.
         seed: random seed of the subject and its image.
 
-    Returns:
-        The scan with its true probabilities.
-
     Raises:
         ValueError: for a size, spacing or seed out of range.
     """

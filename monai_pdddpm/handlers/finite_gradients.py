@@ -19,9 +19,6 @@ class FiniteGradients:
 
     PyTorch's bfloat16 convolutions on a CPU now and then return such gradients for small windows, with the same seed in
     one run and not in the next. A training that diverges is stopped.
-
-    Args:
-        optimizer: optimizer of the training.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:

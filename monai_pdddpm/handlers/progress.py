@@ -84,9 +84,6 @@ class Attached:
     """Attach a handler that is defined elsewhere in the configuration.
 
     MONAI's checks of a bundle expect a dictionary for each handler, so a list of handlers cannot hold a reference.
-
-    Args:
-        handler: the handler.
     """
 
     def __init__(self, handler: Handler) -> None:

@@ -28,14 +28,9 @@ LEAST_MARGIN = math.log(1.25)
 
 
 def nll_curve(probability: torch.Tensor, truth: torch.Tensor) -> NDArray[Any]:
-    """Compute the negative log-likelihood of voxels at each of `TEMPERATURES`; curves of cases can be added.
+    """Compute the negative log-likelihood of voxels, (N, K) and (N,), at each of the 65 `TEMPERATURES`.
 
-    Args:
-        probability: (N, K).
-        truth: (N,), true class of each row.
-
-    Returns:
-        (65,), sums over the voxels, nats.
+    It is the sum over the voxels in nats, so curves of cases can be added.
     """
     log_p, truth = probability.double().clamp(min=PROBABILITY_FLOOR).log(), truth.long()
     losses = [torch.nn.functional.cross_entropy(log_p / t, truth, reduction="sum") for t in TEMPERATURES]
@@ -75,24 +70,15 @@ class Volume:
         return max(self.uncertain_ml, LEAST_SPREAD * self.expected_ml, SMALLEST_ML)
 
 
-def fit_interval_factor(
-    truth: Sequence[float], center: Sequence[float], spread: Sequence[float], coverage: float = COVERAGE
-) -> float:
-    """Return q such that center +- q spread contains the truth of a new case with at least the given probability.
+def fit_interval_factor(truth: Sequence[float], center: Sequence[float], spread: Sequence[float]) -> float:
+    """Return q such that center +- q spread contains the truth of a new case with a probability of at least 0.9.
 
-    Args:
-        truth: true value of each case.
-        center: center of each interval.
-        spread: scale of each interval, above 0.
-        coverage: from 0 to 1.
-
-    Returns:
-        The ceil((n + 1) coverage)-th smallest of |truth - center| / spread, the largest if there are too few cases.
+    Of n cases it is the ceil(0.9 (n + 1))-th smallest of |truth - center| / spread, the largest if there are too few.
 
     Reference: Lei et al. 2018 (doi:10.1080/01621459.2017.1307116), split conformal prediction with normalized scores.
     """
     scores = np.sort(np.abs(np.subtract(truth, center)) / np.asarray(spread, dtype=float))
-    return float(scores[min(len(scores), math.ceil((len(scores) + 1) * coverage)) - 1])
+    return float(scores[min(len(scores), math.ceil((len(scores) + 1) * COVERAGE)) - 1])
 
 
 def usual_range(values: Sequence[float]) -> tuple[float, float]:

@@ -16,15 +16,8 @@ CHUNK = 2**16
 def pairwise_iou(a: torch.Tensor, b: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Compute the IoU of each map of one set with each map of another, averaged over the foreground classes.
 
-    A class that is absent from both maps counts as 1, a class that is absent from one of them as 0.
-
-    Args:
-        a: label maps (N, ...), whole numbers from 0 to `num_classes` - 1.
-        b: label maps (M, ...) on the same grid.
-        num_classes: number of classes, the background included.
-
-    Returns:
-        (N, M), float64 on the CPU, from 0 to 1.
+    A class that is absent from both maps counts as 1, a class that is absent from one of them as 0. The maps, (N, ...)
+    and (M, ...), are on one grid; the result is (N, M), float64 on the CPU, from 0 to 1.
     """
     a, b = (convert_to_tensor(maps).flatten(1) for maps in (a, b))
     somewhere = (a.amax(0) > 0) | (b.amax(0) > 0)

@@ -23,14 +23,10 @@ Statistic = dict[str, float | int | None]
 
 
 def subject_of(case: str, scans_per_subject: int = 1) -> str:
-    """Return the subject of a case whose scans are numbered in sequence, or of a frame of it.
+    """Return a name for the subject of a case, or of a frame of it.
 
-    Args:
-        case: name of the case.
-        scans_per_subject: with 2, the numbers 2 k - 1 and 2 k at the end of names belong to one subject.
-
-    Returns:
-        A name for the subject; the case's own name if it does not end with a number or `scans_per_subject` is 1.
+    With 2 scans per subject, the numbers 2 k - 1 and 2 k at the end of names belong to one subject. A case without a
+    number is its own subject.
     """
     case = re.sub(r" frame \d+$", "", case)
     found = re.fullmatch(r"(.*?)(\d+)", case)
@@ -103,15 +99,14 @@ def statistic(values: Sequence[float], subjects: Sequence[str] | None = None) ->
     return {"mean": mean, "low": float(interval.low), "high": float(interval.high), **counts}
 
 
-def by_case(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Sort rows into {method: {label: {metric: {case: value}}}}, in the order in which they come."""
-    table: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+def by_case(rows: Sequence[Row]) -> dict[tuple[str, str, str], dict[str, float]]:
+    """Sort rows into {(method, label, metric): {case: value}}, in the order in which they come."""
+    table: dict[tuple[str, str, str], dict[str, float]] = {}
     for row in rows:
         case, method, label = (str(row[name]) for name in KEYS)
-        metrics = table.setdefault(method, {}).setdefault(label, {})
         for metric, value in row.items():
             if metric not in KEYS:
-                metrics.setdefault(metric, {})[case] = float(value)
+                table.setdefault((method, label, metric), {})[case] = float(value)
     return table
 
 
@@ -139,30 +134,25 @@ def summarize(rows: Sequence[Row], scans_per_subject: int = 1) -> dict[str, Any]
         ValueError: if one of the two has no rows.
     """
     table = by_case(rows)
+    found = {method for method, _, _ in table}
     for method in (BASELINE, CANDIDATE):
-        if method not in table:
-            raise ValueError(f"rows: found the methods {sorted(table)}, expected {method!r} among them")
+        if method not in found:
+            raise ValueError(f"rows: found the methods {sorted(found)}, expected {method!r} among them")
 
     def described(values: Mapping[str, float]) -> Statistic:
         subjects = [subject_of(case, scans_per_subject) for case in values]
         return statistic(list(values.values()), subjects)
 
-    gaps = {
-        label: {
-            metric: paired_difference(table[BASELINE][label][metric], values)
-            for metric, values in metrics.items()
-            if metric in table[BASELINE].get(label, {})
-        }
-        for label, metrics in table[CANDIDATE].items()
-    }
+    gaps: dict[str, dict[str, dict[str, float]]] = {}
+    for (method, label, metric), values in table.items():
+        if method == CANDIDATE and (BASELINE, label, metric) in table:
+            gaps.setdefault(label, {})[metric] = paired_difference(table[BASELINE, label, metric], values)
     methods: dict[str, Any] = {}
-    for method, labels in table.items():
-        for label, metrics in labels.items():
-            for metric, values in metrics.items():
-                gap = gaps.get(label, {}).get(metric, {}) if method in (BASELINE, CANDIDATE) else {}
-                common = {case: values[case] if math.isfinite(gap[case]) else math.nan for case in gap} or values
-                found = described(common) | {"undefined": sum(not math.isfinite(value) for value in values.values())}
-                methods.setdefault(method, {}).setdefault(label, {})[metric] = found
+    for (method, label, metric), values in table.items():
+        gap = gaps.get(label, {}).get(metric, {}) if method in (BASELINE, CANDIDATE) else {}
+        common = {case: values[case] if math.isfinite(gap[case]) else math.nan for case in gap} or values
+        undefined = sum(not math.isfinite(value) for value in values.values())
+        methods.setdefault(method, {}).setdefault(label, {})[metric] = described(common) | {"undefined": undefined}
     cases = {str(row["case"]) for row in rows}
     return {
         "baseline": BASELINE,
@@ -175,9 +165,7 @@ def summarize(rows: Sequence[Row], scans_per_subject: int = 1) -> dict[str, Any]
         "subjects": len({subject_of(case, scans_per_subject) for case in cases}),
         "methods": methods,
         "paired_difference": {
-            label: {metric: described(gap) for metric, gap in metrics.items()}
-            for label, metrics in gaps.items()
-            if metrics
+            label: {metric: described(gap) for metric, gap in metrics.items()} for label, metrics in gaps.items()
         },
     }
 

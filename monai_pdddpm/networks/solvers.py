@@ -6,12 +6,9 @@ FIXED_STEP_SOLVERS = ("euler", "midpoint", "rk4")
 
 
 def tableau(solver: str) -> tuple[list[list[float]], list[float]]:
-    """Return the Butcher tableau of a solver.
+    """Return the Butcher tableau of ``"euler"`` (order 1), ``"midpoint"`` (order 2) or ``"rk4"`` (order 4).
 
     ``rk4`` is Kutta's 3/8 rule, as in torchdiffeq, so both return the same numbers.
-
-    Args:
-        solver: ``"euler"`` (order 1), ``"midpoint"`` (order 2) or ``"rk4"`` (order 4).
 
     Returns:
         ``(a, b)``: row i of ``a`` has the weights of stages 0..i-1 in stage i, ``b`` those of all stages in the step.

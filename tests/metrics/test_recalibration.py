@@ -75,11 +75,10 @@ def test_curves_without_a_minimum_inside():
 
 
 def test_interval_factor_by_hand():
-    truth, centre, spread = [10.0, 10.0, 10.0, 10.0], [11.0, 8.0, 10.0, 16.0], [1.0, 1.0, 2.0, 2.0]
-    # scores 1, 2, 0, 3; the ceil(5 * 0.5) = 3rd smallest is 2
-    assert fit_interval_factor(truth, centre, spread, coverage=0.5) == 2.0
-    # too few cases for 90 %: the largest
-    assert fit_interval_factor(truth, centre, spread, coverage=0.9) == 3.0
+    # scores 1, 2, 0, 3: too few cases for 90 %, so the largest
+    assert fit_interval_factor([10.0] * 4, [11.0, 8.0, 10.0, 16.0], [1.0, 1.0, 2.0, 2.0]) == 3.0
+    # scores 0 to 19: the ceil(21 * 0.9) = 19th smallest is 18
+    assert fit_interval_factor(np.arange(20.0), np.zeros(20), np.ones(20)) == 18.0
 
 
 def test_intervals_cover_new_cases_as_often_as_they_say():
