@@ -186,6 +186,14 @@ class TestWindow:
         assert window[0] >= window[2] >= window[1]
         assert all(side % 8 == 0 for side in window)
 
+    @pytest.mark.parametrize(("gpu", "side"), [(True, 128), (False, 64)])
+    def test_a_median_scan_of_the_largest_size_is_one_window(self, gpu, side):
+        values, choices = planned(fingerprint([(side,) * 3]), budget=MemoryBudget(1000 * GIB, "", gpu))
+        assert values["roi_size"] == [side] * 3
+        assert choices["window"].reason.startswith("the median scan")
+        _, choices = planned(fingerprint([(side + 8, side, side)]), budget=MemoryBudget(1000 * GIB, "", gpu))
+        assert choices["window"].reason.startswith(f"at most {side**3} voxels")
+
     @pytest.mark.parametrize(
         ("shape", "gpu", "expected"),
         [

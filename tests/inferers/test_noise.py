@@ -171,6 +171,7 @@ class TestStart:
 def test_lattice_of_half_the_length_by_hand():
     found = lattice_filter(9, 4.0)
     assert found.shape == (9, 13)  # nodes at -8, -6, ..., 16
+    assert lattice_filter(8, 4.0).shape == (8, 13)  # four nodes beyond the last voxel, which lies between two
     nodes, voxels = np.arange(-8.0, 17.0, 2.0), np.arange(9.0)
     weights = np.exp(-(((voxels[:, None] - nodes) / 4.0) ** 2))
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)

@@ -215,3 +215,25 @@ def test_windows_cover_the_content_of_a_volume():
     image[..., 2:5, 6:13] = 1  # begins at 7 and 16 in the padded volume
     box = content_box(image, (slice(5, 15), slice(10, 30)), (20, 40), (3, 4))
     assert box == (slice(7, 10), slice(16, 23))
+
+
+def test_the_box_is_the_content_or_a_window_with_the_content_in_its_middle():
+    chance = random.Random(2)
+    for _ in range(300):
+        roi = chance.randint(1, 9)
+        size, before, after = chance.randint(3, 20), chance.randint(0, 4), chance.randint(0, 4)
+        after += max(0, roi - size - before - after)
+        low = chance.randrange(size - 1) + 1
+        high = chance.randint(low + 1, size)
+        frames = torch.zeros(1, 1, size, 2)
+        frames[:, :, low:high] = 1
+        padded, low, high = before + size + after, low + before, high + before
+        span, _ = content_box(frames, (slice(before, before + size), slice(0, 2)), (padded, 2), (roi, 2))
+        if high - low >= roi:
+            assert (span.start, span.stop) == (low, high)
+            continue
+        assert span.stop - span.start == roi
+        assert 0 <= span.start <= low
+        assert high <= span.stop <= padded
+        left, right = low - span.start, span.stop - high
+        assert right - left in (0, 1) or (span.start == 0 and left < right) or (span.stop == padded and right < left)

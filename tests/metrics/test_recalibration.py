@@ -211,3 +211,13 @@ def test_likelihood_before_is_that_of_the_cases_in_double_precision():
     rows = [case.probability.numpy().astype(float) for case in made]
     expected = np.mean([-np.log(p[np.arange(len(t)), t]).mean() for p, t in zip(rows, truths, strict=True)])
     assert cross_validated(made)["nll_before"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_volume_at_an_end_of_its_interval_is_covered(monkeypatch):
+    fitted = Calibration(interval_factor={"tumour": 1.0})
+    monkeypatch.setattr("monai_pdddpm.metrics.recalibration.fit_calibration", lambda cases: fitted)
+    some = [
+        CalibrationCase(**{**vars(case), "volumes": {"tumour": Volume(1.0, 0.5)}, "true_ml": {"tumour": true}})
+        for case, true in zip(cases(4), (0.5, 1.5, 0.4375, 1.5625), strict=True)
+    ]
+    assert cross_validated(some)["interval_coverage"]["tumour"] == 0.5

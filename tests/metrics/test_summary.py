@@ -116,6 +116,11 @@ def test_subjects_are_resampled_with_all_their_cases():
     assert (one["low"], one["high"]) == (0.5, 0.5)
 
 
+def test_each_scan_is_a_subject_unless_stated_otherwise():
+    rows = rows_of([0.5, 0.25, 0.125], [0.75, 0.5, 0.25])
+    assert (summarize(rows)["subjects"], summarize(rows, 2)["subjects"]) == (3, 2)
+
+
 def test_intervals_of_dependent_scans_are_wider():
     rng = np.random.default_rng(0)
     values = np.repeat(rng.normal(size=40), 2) + 0.01 * rng.normal(size=80)

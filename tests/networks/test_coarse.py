@@ -33,6 +33,7 @@ def inputs(batch=2, size=(16, 16, 24)):
 @torch.no_grad()
 def test_early_times_are_seen_as_ever():
     plain, coarse = pair()
+    assert CoarseODEUNet(**SETTINGS).coarse_from == 800
     x_t, image, presegmentation = inputs()
     t = torch.tensor([499])
     expected = plain.denoise(x_t, t, plain.encode(image, presegmentation))

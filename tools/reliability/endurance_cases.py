@@ -20,7 +20,6 @@ from monai_pdddpm.data.phantom_distribution import make_phantom_scan, phantom_af
 CONFIG = Path(__file__).parents[2] / "bundles" / "phantom_segmentation" / "configs" / "inference.json"
 SIZE, SPACING = (16, 16, 16), (1.0, 1.0, 1.0)
 FEW = {"members": 2, "num_steps": 1, "roi_size": "[16,16,16]", "device": "cpu"}
-ALONE = 5
 
 
 def name(number: int) -> str:
