@@ -94,13 +94,14 @@ def _bias(image: torch.Tensor) -> torch.Tensor:
     mixed = uniform(-1, 1, count, 4, 4, 4, device=device)
     chosen = torch.where(torch.rand(count, 1, 1, 1, device=device) < 0.5, corner, mixed)
     chosen = chosen * (degrees.sum(0) <= 3) * uniform(0, 0.4, count, 1, 1, 1, device=device)
-    x, y, z = (_legendre(torch.linspace(-1, 1, n, device=device)) for n in image.shape[2:])
-    return torch.exp(torch.einsum("bijk,ix,jy,kz->bxyz", chosen, x, y, z))[:, None]
+    return torch.exp(legendre_field(chosen, image.shape[2:]))[:, None]
 
 
-def _legendre(x: torch.Tensor) -> torch.Tensor:
-    """Return the Legendre polynomials of degree 0 to 3 at x, (4, N)."""
-    return torch.stack([torch.ones_like(x), x, (3 * x**2 - 1) / 2, (5 * x**3 - 3 * x) / 2])
+def legendre_field(coefficients: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Return the sums of Legendre polynomials on a grid from -1 to 1, (B, size), for coefficients (B, 4, 4, 4)."""
+    axes = (torch.linspace(-1, 1, n, device=coefficients.device) for n in size)
+    x, y, z = (torch.stack([torch.ones_like(a), a, (3 * a**2 - 1) / 2, (5 * a**3 - 3 * a) / 2]) for a in axes)
+    return torch.einsum("bijk,ix,jy,kz->bxyz", coefficients, x, y, z)
 
 
 def _blur(image: torch.Tensor, sigma: float) -> torch.Tensor:

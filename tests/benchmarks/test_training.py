@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from numpy.polynomial import legendre
 
-from benchmarks.trust import fit, phantoms
+from benchmarks.trust import augmentation, fit, phantoms
 from monai_pdddpm.data.phantom_distribution import make_phantom_scan
 
 
@@ -50,3 +51,10 @@ def test_the_rate_rises_and_falls_in_each_cycle():
     assert budget.rate(0.25) == pytest.approx(0.5)
     assert budget.rate(0.5) == pytest.approx(0.05)
     assert budget.rate(0.999) == pytest.approx(0, abs=1e-4)
+
+
+def test_bias_fields_are_legendre_polynomials():
+    coefficients = torch.rand(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    axes = [np.linspace(-1, 1, n) for n in (5, 4, 3)]
+    expected = [legendre.leggrid3d(*axes, c.numpy()) for c in coefficients]
+    np.testing.assert_allclose(augmentation.legendre_field(coefficients, (5, 4, 3)), expected, rtol=1e-5)
