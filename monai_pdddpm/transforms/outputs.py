@@ -21,15 +21,12 @@ _SUMMED = ("pred", "member_mean", "preseg")  # parts that are probabilities
 
 
 class SplitOutputd(MapTransform):
-    """Split the output of :class:`monai_pdddpm.inferers.PDDDPMInferer` into named maps.
+    """Split an output of one frame, as training's validation has it, into answer and pre-segmentation.
 
-    ``pred`` keeps the answer's probabilities. ``member_mean``, ``member_entropy``, ``variance``, ``preseg`` and, if
-    there are any, ``members`` get their channels with the same metadata, so that they can be inverted. The frames of a
-    time series follow one another along the channels. The inferer's
-    :class:`monai_pdddpm.inferers.run_info.EnsembleRunInfo` moves to ``data["ensemble_run"]``.
+    The key keeps the answer's probabilities, (K, X, Y[, Z]); those of the pre-segmentation become ``preseg``.
 
     Args:
-        keys: the key of the output.
+        keys: the key of the output of :class:`monai_pdddpm.inferers.PDDDPMInferer`.
         num_classes: K.
 
     Raises:
@@ -41,19 +38,12 @@ class SplitOutputd(MapTransform):
         self.num_classes = num_classes
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with the maps added."""
+        """Return the data with the output replaced and ``preseg`` added."""
         d = dict(data)
         for key in self.key_iterator(d):
-            output: Any = d[key]
-            meta: dict[str, Any] | None = None
-            if isinstance(output, MetaTensor):
-                output, meta = output.as_tensor(), dict(output.meta)
-            runs = (meta or {}).pop("ensemble_run", None)
-            d["ensemble_run"] = runs[0] if isinstance(runs, list) else runs
-            members = output.shape[0] // frames_of(d) // self.num_classes - 4
-            parts = EnsembleOutput(self.num_classes, max(members, 0)).split(output)
-            for name, part in parts.items():
-                d[key if name == "pred" else name] = part if meta is None else MetaTensor(part, meta=dict(meta))
+            members = max(0, len(d[key]) // self.num_classes - 4)
+            parts = EnsembleOutput(self.num_classes, members).split(d[key])
+            d[key], d["preseg"] = parts["pred"], parts["preseg"]
         return d
 
 

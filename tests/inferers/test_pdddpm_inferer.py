@@ -474,9 +474,9 @@ class TestMetadata:
         batch = list_data_collate([{"image": item} for item in items])
         batch["pred"] = inferer()(batch["image"], formula_pair())
         for i, item in enumerate(decollate_batch(batch)):
+            assert item["pred"].meta["ensemble_run"].config.members == 3
             done = SplitOutputd("pred", K)(item)
             assert done["pred"].meta["filename_or_obj"] == f"{i}.nii.gz"
-            assert done["ensemble_run"].config.members == 3
             assert torch.allclose(done["preseg"].as_tensor(), Segmenter()(items[i][None]).softmax(1)[0].as_tensor())
 
     def test_plain_tensor_stays_plain(self):

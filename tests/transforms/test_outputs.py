@@ -48,43 +48,14 @@ def channels(x):
 
 
 class TestSplit:
-    def test_channels(self):
-        item = SplitOutputd("pred", K)({"pred": output(), "image": 1})
-        assert channels(item["pred"]) == [0, 1, 2]
-        assert channels(item["member_mean"]) == [3, 4, 5]
-        assert channels(item["member_entropy"]) == [6]
-        assert channels(item["variance"]) == [7, 8]
-        assert channels(item["preseg"]) == [9, 10, 11]
-        assert channels(item["members"]) == [12, 13, 14, 15, 16, 17]
-        assert item["image"] == 1
-
-    def test_two_classes_without_members(self):
-        item = SplitOutputd("pred", 2)({"pred": output(0, 2)})
-        assert channels(item["variance"]) == [5]
-        assert "members" not in item
-
-    def test_metadata_go_to_every_map_and_the_run_to_its_own_key(self):
-        affine = torch.diag(torch.tensor([1.0, 2, 3, 1], dtype=torch.float64))
-        x = MetaTensor(output(), affine=affine, meta={"filename_or_obj": "a.nii", "ensemble_run": run_info()})
-        item = SplitOutputd("pred", K)({"pred": x})
-        assert item["ensemble_run"] == run_info()
-        for key in ("pred", "member_mean", "member_entropy", "variance", "preseg", "members"):
-            assert item[key].meta["filename_or_obj"] == "a.nii"
-            assert torch.equal(item[key].affine, affine)
-            assert "ensemble_run" not in item[key].meta
-        item["pred"].meta["filename_or_obj"] = "b.nii"
-        assert item["preseg"].meta["filename_or_obj"] == "a.nii"
-
-    def test_input_is_not_changed(self):
-        x = MetaTensor(output(), meta={"ensemble_run": run_info()})
-        for _ in range(2):
-            assert SplitOutputd("pred", K)({"pred": x})["ensemble_run"] == run_info()
-
-    def test_run_of_a_batch_of_one_is_a_list_and_a_tensor_has_none(self):
-        batched = MetaTensor(output(), meta={"ensemble_run": [run_info()]})
-        assert SplitOutputd("pred", K)({"pred": batched})["ensemble_run"] == run_info()
-        assert SplitOutputd("pred", K)({"pred": MetaTensor(output())})["ensemble_run"] is None
-        assert SplitOutputd("pred", K)({"pred": output()})["ensemble_run"] is None
+    @pytest.mark.parametrize("members", [0, 2])
+    def test_answer_and_presegmentation_keep_the_metadata(self, members):
+        x = MetaTensor(output(members), meta={"filename_or_obj": "a.nii"})
+        item = SplitOutputd("pred", K)({"pred": x, "image": 1})
+        assert item.keys() == {"pred", "preseg", "image"}
+        assert (channels(item["pred"]), channels(item["preseg"])) == ([0, 1, 2], [9, 10, 11])
+        assert item["pred"].meta["filename_or_obj"] == item["preseg"].meta["filename_or_obj"] == "a.nii"
+        assert channels(SplitOutputd("pred", K)({"pred": output()})["preseg"]) == [9, 10, 11]
 
     @pytest.mark.parametrize(("found", "k"), [(1, 3), (3, 3), (9, 3), (13, 3), (9, 2), (5, 2)])
     def test_another_number_of_channels(self, found, k):
@@ -235,7 +206,8 @@ class TestEnsembleMaps:
 
     def by_monai(self, item, steps, temperature=1.0):
         """Return the maps by MONAI's Invertd, which computes every voxel."""
-        parts = SplitOutputd("pred", K)({"pred": item["pred"]}) | {"image": item["image"]}
+        members = len(item["pred"]) // K - 4
+        parts = EnsembleOutput(K, members).split(item["pred"]) | {"image": item["image"]}
         keys = ("pred", "member_mean", "member_entropy", "variance", "preseg", "members")
         parts = Invertd(keys, Compose(steps), "image", nearest_interp=False, to_tensor=True)(parts)
         members = parts["members"].as_tensor().unflatten(0, (-1, K)).argmax(1)
