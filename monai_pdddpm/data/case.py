@@ -117,11 +117,9 @@ Image: TypeAlias = str | os.PathLike | Sequence[str | os.PathLike | None] | Case
 
 
 def case_of(meta: Mapping[str, Any]) -> Case:
-    """Return the case that a tensor was read from.
+    """Return the case that a tensor with this metadata was read from.
 
-    Args:
-        meta: metadata of the tensor: `LoadImageScand` writes the case under ``case``; other loaders write
-            ``filename_or_obj``.
+    `LoadImageScand` writes it under ``case``; other loaders write ``filename_or_obj``.
     """
     case = meta.get("case")
     return case if isinstance(case, Case) else Case.of(str(meta.get("filename_or_obj") or "unnamed"))

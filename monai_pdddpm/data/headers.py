@@ -195,7 +195,7 @@ def _read_by_itk(path: Path) -> ScanHeader:
     try:
         reader = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
         if reader is None:
-            raise ValueError("no format that ITK knows")
+            raise ValueError("no format that ITK reads")
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
     except Exception as error:

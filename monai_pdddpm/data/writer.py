@@ -24,7 +24,7 @@ _PLACE = (
     *("srow_x", "srow_y", "srow_z", "xyzt_units"),
 )
 _COMPRESSION = 4  # of 9: a third of the size of level 1 on label maps, in half the time of level 6
-_STEPS = 32767  # of a scaled map, in 16 bits with a sign, which every reader of NIfTI knows
+_STEPS = 32767  # of a scaled map, in signed 16 bits, which every reader of NIfTI supports
 _MILLIMETERS = 2
 _SAME_PLACE, _SAME_FORM = 0.01, 1e-4  # voxels
 

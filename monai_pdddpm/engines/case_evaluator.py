@@ -71,7 +71,7 @@ class CaseEvaluator(SupervisedEvaluator):
         case = cases_of_batch(image.meta)[0] if isinstance(image, MetaTensor) else Case.of("image")
         try:
             return super()._iteration(engine, batchdata)
-        except Exception as error:  # whatever it is, the cases after this one go on
+        except Exception as error:  # of any kind: the next cases are processed
             logger.debug("case %s", case.name, exc_info=True)
             reason = explain_failure(error, case.file)
             return self._fail(engine, CaseFailure(case=case.name, file=case.file, error=reason))

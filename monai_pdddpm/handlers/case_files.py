@@ -112,7 +112,7 @@ class CaseFiles:
             seconds["inverse and write"] = time.perf_counter() - self._inferred_at
             self.viewer.write(item, case, folder)
             if self.outputs & {"overview", "viewer"}:
-                view = case_view(item, batch["scan"], case, self.labels)
+                view = case_view(item, batch["scan"], self.labels)
             if "overview" in self.outputs:
                 begin = time.perf_counter()
                 save_overview(folder / f"{case}_overview.png", overview_figure(view))

@@ -1,4 +1,7 @@
-"""Calibration of probabilities near the structure, and detection of errors by the entropy."""
+"""Calibration of probabilities near the structure, and detection of errors by the entropy.
+
+Voxels are rows: ``probability`` is (N, K) with values in [0, 1], and ``truth``, (N,), has the true class of each row.
+"""
 
 from __future__ import annotations
 
@@ -37,15 +40,7 @@ def expected_calibration_error(probability: torch.Tensor, truth: torch.Tensor, b
     """Compute the top-label expected calibration error, sum_m |B_m| / n |acc(B_m) - conf(B_m)|.
 
     Bins are ((m - 1) / M, m / M]. MONAI's `CalibrationErrorMetric` is per class, and torchmetrics sums in float32,
-    which is inexact for a million voxels.
-
-    Args:
-        probability: (N, K), values in [0, 1].
-        truth: (N,), true class of each row.
-        bins: number M of bins of equal width.
-
-    Returns:
-        The error, from 0 to 1.
+    which is inexact for a million voxels. The error is from 0 to 1.
 
     Reference: Guo et al. 2017 (arXiv:1706.04599), eq. 3.
     """
@@ -58,28 +53,20 @@ def expected_calibration_error(probability: torch.Tensor, truth: torch.Tensor, b
 
 
 def brier_score(probability: torch.Tensor, truth: torch.Tensor) -> float:
-    """Compute the mean over voxels of sum_k (p_k - y_k)^2, from 0 to 2 (Brier 1950).
-
-    ``probability`` is (N, K); y is the one-hot code of ``truth``, (N,).
-    """
+    """Compute the mean over voxels of sum_k (p_k - y_k)^2, from 0 to 2 (Brier 1950); y is one-hot."""
     true_probability = probability.gather(1, truth[:, None]).squeeze(1)
     return float((probability.square().sum(1) - 2 * true_probability + 1).mean())
 
 
 def negative_log_likelihood(probability: torch.Tensor, truth: torch.Tensor) -> float:
-    """Compute the mean over voxels of -ln p_truth in nats; probabilities (N, K) are at least 1e-6, classes (N,)."""
+    """Compute the mean over voxels of -ln p_truth in nats; probabilities are at least 1e-6."""
     return float(-probability.gather(1, truth[:, None]).clamp(min=PROBABILITY_FLOOR).log().mean())
 
 
 def error_auroc(probability: torch.Tensor, truth: torch.Tensor) -> float:
     """Compute the probability that a wrong voxel has a higher entropy than a correct one.
 
-    Args:
-        probability: (N, K), values in [0, 1].
-        truth: (N,), true class of each row.
-
-    Returns:
-        Area under the ROC curve: 1 is perfect, 0.5 is chance; NaN if no voxel is wrong, or every one.
+    It is the area under the ROC curve: 1 is perfect, 0.5 is chance; NaN if no voxel is wrong, or every one.
     """
     wrong = probability.argmax(dim=1) != truth
     if bool(wrong.all()) or not bool(wrong.any()):
@@ -92,12 +79,7 @@ def error_auroc(probability: torch.Tensor, truth: torch.Tensor) -> float:
 
 
 def voxel_metrics(probability: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
-    """Compute `ece` (0 to 1), `brier` (0 to 2), `nll` (nats) and `error_auroc` (0 to 1) of voxels; NaN without voxels.
-
-    Args:
-        probability: (N, K), values in [0, 1].
-        truth: (N,), true class of each row.
-    """
+    """Compute `ece` (0 to 1), `brier` (0 to 2), `nll` (nats) and `error_auroc` (0 to 1); NaN without voxels."""
     metrics = {
         "ece": expected_calibration_error,
         "brier": brier_score,

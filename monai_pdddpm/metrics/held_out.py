@@ -19,17 +19,7 @@ CaseMetrics = dict[str, dict[str, float]]
 
 
 def sample_voxels(probability: torch.Tensor, truth: torch.Tensor, most: int = 50_000, seed: int = 0) -> Voxels:
-    """Draw voxels at random if there are too many to keep.
-
-    Args:
-        probability: (N, K).
-        truth: (N,), true class of each row.
-        most: largest number of voxels.
-        seed: seed of the draw.
-
-    Returns:
-        Probabilities and true classes of at most `most` voxels, in float32 and int64.
-    """
+    """Return probabilities (N, K), float32, and true classes (N,), int64, of at most `most` voxels, drawn at random."""
     if len(truth) > most:
         chosen = torch.randperm(len(truth), generator=torch.Generator().manual_seed(seed))[:most]
         probability, truth = probability[chosen], truth[chosen]

@@ -44,12 +44,7 @@ class PresegmentationCorruption:
         return torch.where(chosen, corrupted.to(presegmentation.dtype), presegmentation)
 
     def corrupt(self, presegmentation: torch.Tensor, severity: torch.Tensor) -> torch.Tensor:
-        """Corrupt every pre-segmentation.
-
-        Args:
-            presegmentation: one-hot, (B, K, ...), float32.
-            severity: from 0 (unchanged) to 1, (B, 1, ...).
-        """
+        """Corrupt pre-segmentations, one-hot (B, K, ...), by a severity from 0 (unchanged) to 1, (B, 1, ...)."""
         batch, classes, *size = presegmentation.shape
         warped = self._warp(presegmentation, severity)
         # a blurred one-hot is near 1/2 only at borders, so the field changes the class there

@@ -15,7 +15,7 @@ from monai_pdddpm.data.phantom_distribution import make_phantom_scan
 class RandPhantomd(Randomizable, MapTransform):
     """Replace image and label by a new phantom and one annotation of it.
 
-    A network that sees a fixed set of phantoms learns their annotations by heart and becomes overconfident; the members
+    A network that sees a fixed set of phantoms memorizes their annotations and becomes overconfident; the members
     of one that sees a new phantom in every batch approach the distribution of annotations.
 
     Args:

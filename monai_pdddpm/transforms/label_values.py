@@ -60,9 +60,7 @@ class LeaveOutUnlabeledd(MapTransform):
 def to_values(label_map: torch.Tensor, values: Sequence[int] | None) -> torch.Tensor:
     """Return a label map with the value in the files for each class, the inverse of :class:`LabelValuesd`.
 
-    Args:
-        label_map: classes, whole numbers, of any shape.
-        values: the value of class 0, 1, 2, ...; None and 0, 1, 2, ... change nothing.
+    ``values`` None and 0, 1, 2, ... change nothing.
     """
     if values is None or list(values) == list(range(len(values))):
         return label_map

@@ -42,11 +42,7 @@ class LargestComponentd(MapTransform):
 
 
 def remove_small_components(label_map: np.ndarray) -> None:
-    """Set all but the largest connected part of each label to 0, in place; of equal parts the first one is kept.
-
-    Args:
-        label_map: (X, Y[, Z]) whole numbers, 0 for the background.
-    """
+    """Set all but the largest connected part of each label to 0, in place; of equal parts the first one is kept."""
     for value, box in enumerate(find_objects(label_map.astype(int)), start=1):
         if box is not None:
             part = label_map[box]

@@ -69,10 +69,7 @@ class ScanGrid:
     def paste(self, values: torch.Tensor, background: float = 0.0, out: torch.Tensor | None = None) -> torch.Tensor:
         """Return values of the part, (C, target[, T]), on the whole grid, (C, X, Y[, Z][, T]).
 
-        Args:
-            values: on the part.
-            background: value of the first channel elsewhere; other channels are 0.
-            out: tensor of zeros to fill; by default a new one.
+        Elsewhere the first channel is ``background`` and the others are 0. ``out`` is a tensor of zeros to fill.
         """
         after = values.shape[1 + len(self.shape) :]
         if out is None and values.shape[1:] == (*self.shape, *after):

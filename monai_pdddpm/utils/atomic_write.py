@@ -62,11 +62,9 @@ def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
 
 
 def remove_partial_files(folder: str | os.PathLike, suffix: str = "") -> None:
-    """Remove the partial files that a killed :func:`atomic_write` left; no other process may write there meanwhile.
+    """Remove the partial files with a suffix that a killed :func:`atomic_write` left in a folder, which may be missing.
 
-    Args:
-        folder: folder of the files; it may be missing.
-        suffix: end of the names of the files to remove.
+    No other process may write there meanwhile.
     """
     for part in Path(folder).glob(f".*.part*{suffix}"):
         if _PART.fullmatch(part.name):

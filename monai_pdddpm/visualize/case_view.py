@@ -1,4 +1,4 @@
-"""What pictures of a case show."""
+"""The data of a case that pictures show."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from monai_pdddpm.visualize.cuts import Array
 
 @dataclass(frozen=True, kw_only=True)
 class CaseView:
-    """What pictures of a case show; all arrays are on one grid.
+    """The data of a case that pictures show; all arrays are on one grid.
 
     Attributes:
         title: name of the case.
@@ -62,22 +62,22 @@ class CaseView:
         return found | {name: (volume, 0.25, "") for name, volume in zip(names, variance, strict=False)}
 
 
-def case_view(item: Mapping[str, Any], scan: Array, case: str, labels: Mapping[int, str]) -> CaseView:
+def case_view(item: Mapping[str, Any], scan: Array, labels: Mapping[int, str]) -> CaseView:
     """Return the view of a case: its first channel, or the frame with the most uncertainty.
 
     Args:
         item: the maps of the case; those of a time series have the frames as last axis.
         scan: (C, X, Y, Z), or (T, X, Y, Z) for a time series.
-        case: name of the case.
         labels: names by channel index, without the background.
     """
-    channel, frames, title = 0, frames_of(item), case
+    case = case_of(item["image"].meta)
+    channel, frames, title = 0, frames_of(item), case.name
     keys = ("seg", "entropy", "members", "mutual_information", "variance", "preseg_seg")
     maps = {key: np.asarray(item[key]) for key in keys if key in item}
     if frames > 1:
         channel = int(np.argmax([maps["entropy"][..., f].sum() for f in range(frames)]))
         maps = {key: volume[..., channel] for key, volume in maps.items()}
-        title = f"{case}, frame {channel} (0 to {frames - 1})"
+        title = f"{title}, frame {channel} (0 to {frames - 1})"
     return CaseView(
         title=title,
         image=np.asarray(scan)[channel],
@@ -89,5 +89,5 @@ def case_view(item: Mapping[str, Any], scan: Array, case: str, labels: Mapping[i
         preseg=maps["preseg_seg"][0].astype(np.uint8) if "preseg_seg" in maps else None,
         mutual_information=maps["mutual_information"][0] if "mutual_information" in maps else None,
         variance=maps.get("variance"),
-        notes=case_of(item["image"].meta).notes,
+        notes=case.notes,
     )

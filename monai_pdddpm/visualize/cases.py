@@ -34,7 +34,7 @@ class CaseRow:
 
     @property
     def unusual(self) -> list[str]:
-        """What lies outside the usual range."""
+        """Features outside the usual range, a sentence each."""
         return list(self.report.get("result", {}).get("unlike_usual", []))
 
     @property

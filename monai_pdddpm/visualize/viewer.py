@@ -38,7 +38,7 @@ _INSTALL = "install it with pip install 'monai-pdddpm[viewer]'"
 _MODULE = re.compile(r'"([^"\n]+export%7B[^"\n]*Niivue%2C[^"\n]*)"')
 
 
-def write_viewer(path: Path, view: CaseView, result: Mapping[str, Any]) -> bool:
+def write_viewer(path: Path, view: CaseView, result: Mapping[str, Any]) -> None:
     """Write the page of a case; an older file is replaced only by a complete one.
 
     A case of more than `MAX_VOXELS` voxels is cropped to its labels and very uncertain voxels with a margin of 20 mm.
@@ -49,9 +49,6 @@ def write_viewer(path: Path, view: CaseView, result: Mapping[str, Any]) -> bool:
         view: the case.
         result: volumes and warnings, as in the case's report.
 
-    Returns:
-        whether the page was written.
-
     Raises:
         UserError: when NiiVue is not installed, or the file cannot be written.
     """
@@ -59,7 +56,7 @@ def write_viewer(path: Path, view: CaseView, result: Mapping[str, Any]) -> bool:
     box = _box_around(view, MARGIN_MM) if view.seg.size > MAX_VOXELS else (slice(None),) * 3
     if view.seg[box].size > MAX_VOXELS:
         logger.info("%s: no page written, the case has more than %d voxels to show", path, MAX_VOXELS)
-        return False
+        return
     cut = partial(_cut, affine=view.affine, box=box)
     scan, affine = cut(np.where(np.isfinite(view.image), view.image, 0).astype(np.float32))
     label_maps = {name: cut(volume.astype(np.uint8))[0] for name, volume in view.label_maps().items()}
@@ -93,7 +90,6 @@ def write_viewer(path: Path, view: CaseView, result: Mapping[str, Any]) -> bool:
         license=_license(),
     )
     write_text(path, page)
-    return True
 
 
 @cache

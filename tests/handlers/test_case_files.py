@@ -201,7 +201,7 @@ def test_pictures_show_the_frame_with_the_most_uncertainty():
         "variance": entropy / 2,
         "ensemble_run": SimpleNamespace(frames=3),
     }
-    view = case_view(item, torch.arange(3.0)[:, None, None, None].expand(3, 4, 3, 2), "cine", {1: "lesion"})
+    view = case_view(item, torch.arange(3.0)[:, None, None, None].expand(3, 4, 3, 2), {1: "lesion"})
     assert view.title == "cine, frame 2 (0 to 2)"
     assert (view.image == 2).all()
     assert view.seg.sum() == 1

@@ -75,7 +75,7 @@ def embedded(path):
 
 def test_volumes_are_embedded_with_their_positions(tmp_path):
     case = view()
-    assert write_viewer(tmp_path / "page.html", case, {})
+    write_viewer(tmp_path / "page.html", case, {})
     data, images = embedded(tmp_path / "page.html")
 
     for image in images.values():
@@ -139,7 +139,7 @@ def test_a_case_that_is_too_large_has_no_page(tmp_path, monkeypatch, caplog, emp
     nothing = np.zeros(SHAPE, np.uint8)
     case = view(seg=nothing, members=None, entropy=nothing.astype(float)) if empty else view()
     with caplog.at_level(logging.INFO):
-        assert not write_viewer(tmp_path / "page.html", case, {})
+        write_viewer(tmp_path / "page.html", case, {})
     assert "no page written, the case has more than 7 voxels to show" in caplog.text
     assert not (tmp_path / "page.html").exists()
 

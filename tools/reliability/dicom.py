@@ -1,4 +1,4 @@
-"""What becomes of DICOM files and series: of each kind, the difference to pydicom, or the refusal.
+"""The outcome of each kind of DICOM file and series: the difference to pydicom, or the refusal.
 
 Kinds are the test files of pydicom and series made here with one tag changed. ``--write`` stores the table as
 ``docs/reference/dicom-support.md``; a test compares both.
