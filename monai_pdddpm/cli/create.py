@@ -102,9 +102,9 @@ def create_bundle(
     values, choices = plan(statistics, len(listed["training"]), budget, computer, foreign, spacing)
     texts = bundle_texts(name, data, statistics)
     configs = _render(name, values | texts, data, foreign, stage)
-    largest = max(statistics["each"], key=lambda case: math.prod(case["shape"]))
-    choices.append(expected_time(configs, values, len(listed["training"])))
-    choices.append(inference_memory(configs, largest["shape"], largest["spacing_mm"]))
+    largest = max(statistics["each"], key=lambda case: case["frames"] * math.prod(case["shape"]))
+    peak = inference_memory(configs["inference.json"], largest["shape"], largest["spacing_mm"], largest["frames"])
+    choices += [expected_time(configs, values, len(listed["training"])), peak]
     stages = ["train"] if foreign or stage else ["train_segmenter", "train"]
     words = f"A {foreign.definition['_target_']} with the weights of {foreign.name}" if foreign else "A SegResNet"
     words = stage.words if stage else words

@@ -30,6 +30,7 @@ class CaseStatistics:
         case: the case.
         shape: voxels along R, A and S.
         spacing: mm along R, A and S.
+        frames: of a time series, else 1.
         samples: (channels, n) intensities inside the labels, or anywhere if nothing is labeled; NaN if a channel is
             missing.
         background: for each channel, the value that surrounds the scan and the fraction of voxels that have it.
@@ -40,6 +41,7 @@ class CaseStatistics:
     case: LabeledCase
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
+    frames: int
     samples: np.ndarray
     background: tuple[tuple[float, float], ...]
     labels: dict[int, float]
@@ -98,6 +100,7 @@ def read_case(case: LabeledCase, dataset: DataSet, seed: int = 0) -> tuple[CaseS
         case,
         shape=tuple(int(voxels.shape[1:][axis]) for axis in order),
         spacing=tuple(round(float(voxel_sizes(affine)[axis]), 6) for axis in order),
+        frames=frames,
         samples=samples,
         background=tuple(map(_background, voxels[: len(dataset.channels)])),
         labels={value: number / frames for value, number in counts.items()},
@@ -146,7 +149,9 @@ def fingerprint(dataset: DataSet, cases: Sequence[CaseStatistics]) -> dict[str, 
         "spacing_mm": _distribution(np.array([case.spacing for case in cases])),
         "channels": [_channel(dataset, index, cases) for index in range(len(dataset.channels))],
         "labels": {str(value): _label(value, name, cases) for value, name in labels.items()},
-        "each": [{"shape": list(case.shape), "spacing_mm": list(case.spacing)} for case in cases],
+        "each": [
+            {"shape": list(case.shape), "spacing_mm": list(case.spacing), "frames": case.frames} for case in cases
+        ],
     }
 
 

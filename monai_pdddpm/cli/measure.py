@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.data import Dataset, MetaTensor
 from monai.networks import one_hot
 from monai.transforms import Compose
 
-from monai_pdddpm.cli.memory import GIB
+from monai_pdddpm.cli.memory import GIB, LIBRARIES
 from monai_pdddpm.cli.preprocessing_rules import Choice, by
-from monai_pdddpm.inferers import DenoisingInferer
-from monai_pdddpm.utils.errors import UserError
-
-MEASURED_VOXELS = 1_000_000  # of a scan of noise, which takes half a minute on a CPU
+from monai_pdddpm.engines import CaseEvaluator
+from monai_pdddpm.inferers import DenoisingInferer, EnsembleConfig, PDDDPMInferer
+from monai_pdddpm.inferers.device_memory import members_at_once
+from monai_pdddpm.utils.memory import LARGEST_KEPT, forget_peak, keep_freed_memory, peak_memory
 
 
 @dataclass(frozen=True)
@@ -60,73 +53,46 @@ def expected_time(configs: Mapping[str, Any], values: Mapping[str, Any], cases: 
     return Choice("time", round(sum(hours), 3), text, f"measured: {each} a step, {steps} steps in each stage")
 
 
-def inference_memory(configs: Mapping[str, Any], shape: Sequence[int], spacing: Sequence[float]) -> Choice:
-    """Measure the peak memory of inference on a scan of noise, by networks that are uncertain everywhere.
+def inference_memory(config: Mapping[str, Any], shape: Sequence[int], spacing: Sequence[float], frames: int) -> Choice:
+    """Estimate the peak memory of inference on a scan that is uncertain everywhere.
 
-    It is linear in the number of voxels, so that of a large scan follows from two smaller ones. It grows a little over
-    the first cases, so a small scan is segmented four times. The segmenter is not run: pre-segmentations are given.
+    The networks are measured in one window; the arrays of the size of a volume are counted.
 
     Args:
-        configs: file name -> rendered configuration.
-        shape: of a scan, (X, Y, Z).
+        config: rendered ``inference.json``.
+        shape: of the scan, (X, Y, Z).
         spacing: its voxel size in mm.
+        frames: of a time series, else 1.
     """
-    size, share = math.prod(shape), min(1.0, (MEASURED_VOXELS / math.prod(shape)) ** (1 / 3))
-    shapes = [shape] * 4 if share == 1 else [[round(n * share * s) for n in shape] for s in (0.5 ** (1 / 3), 1)]
-    peaks = measure_inference(configs, shapes, spacing)
-    peak, reason = peaks[-1], "measured on noise, by networks that are uncertain everywhere"
-    if share < 1:
-        first, last = map(math.prod, shapes)
-        peak += (peaks[1] - peaks[0]) / (last - first) * (size - last)
-        reason += f"; extrapolated from scans of {by(shapes[0])} and {by(shapes[1])}"
+    parser, voxels = ConfigParser(copy.deepcopy(dict(config))), math.prod(shape)
+    resampled = voxels * math.prod(spacing) / math.prod(config.get("spacing") or spacing)
+    settings: EnsembleConfig = parser.get_parsed_content("inferer").config
+    device = torch.device(parser.get_parsed_content("device"))
+    classes, channels = len(config["labels"]), config["scan"]["channels"]
+    at_once = members_at_once(settings, round(12 * classes * resampled), device)
+    peak = _window_peak(parser, replace(settings, members=at_once))
+    held = frames * (channels * voxels + (2 * channels + 2 + classes * (4 + settings.members)) * resampled)
+    drawing = (3 * classes + 5 + 3 * classes * at_once) * resampled  # statistics, weights, members in work
+    maps = frames * (8 * classes + 2 + settings.members / 4) * voxels
+    kept = 4 * classes * voxels <= LARGEST_KEPT  # freed arrays stay with the process, and saving needs new ones
+    saving = frames * (4 * classes + 2) * voxels if kept else 0
+    peak += 4 * (held + max(drawing, maps) + saving)
     text = f"peak memory {peak / GIB:.2g} GiB for the largest scan, {by(shape)} voxels"
-    return Choice("inference", round(peak), text, reason)
+    return Choice("inference", round(peak), text, f"the networks measured in a window, {at_once} members at once")
 
 
-def measure_inference(
-    configs: Mapping[str, Any], shapes: Sequence[Sequence[int]], spacing: Sequence[float]
-) -> list[float]:
-    """Return the peak memory in bytes of a process that segments scans of noise, after each of them.
-
-    Args:
-        configs: file name -> rendered configuration.
-        shapes: of the scans, (X, Y, Z) each, the smallest first.
-        spacing: their voxel size in mm.
-
-    Raises:
-        UserError: if the scans cannot be segmented.
-    """
-    config, noise = configs["inference.json"], np.random.default_rng(0)
-    channels = () if config["scan"]["fourth_dimension"] == "time" else (config["scan"]["channels"],)
-    with tempfile.TemporaryDirectory() as work:
-        root = Path(work)
-        for folder in ("configs", "models", "scans", "presegmentations"):
-            (root / folder).mkdir()
-        for name, content in configs.items():
-            (root / "configs" / name).write_text(json.dumps(content), encoding="utf-8")
-        network = ConfigParser(dict(config)).get_parsed_content("network_def")
-        zeros = {key: torch.zeros_like(value) for key, value in network.state_dict().items()}
-        torch.save(zeros, root / "models" / "model.pt")  # every label is as likely in every voxel
-        for number, shape in enumerate(shapes):
-            scan = noise.normal(100, 20, (*shape, *channels)).astype(np.float32)
-            classes = np.zeros(shape, dtype=int)
-            for index in range(1, labels := len(config["labels"])):  # cubes, one inside the other
-                box = tuple(slice(n // 4 + index * n // 2 // labels, n - n // 4) for n in shape)
-                classes[box] = index
-            likely = 0.5 * np.eye(labels, dtype=np.float32)[classes] + np.float32(0.5 / labels)
-            drawn = {"scans": scan, "presegmentations": likely}
-            for folder, voxels in drawn.items():
-                image = nib.Nifti1Image(voxels, np.diag([*spacing, 1.0]))
-                nib.save(image, root / folder / f"scan_{number}.nii.gz")
-        settings = {"bundle_root": root, "dataset_dir": root / "scans", "num_steps": 1, "inferer#overlap": 0.0}
-        settings["presegmentation_dir"] = root / "presegmentations"
-        words = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
-        command = ["-m", "monai.bundle", "run", "inference", "--config_file", str(root / "configs" / "inference.json")]
-        done = subprocess.run([sys.executable, *command, *words], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise UserError(f"inference: found an error on noise, expected maps ({done.stderr.strip()[-300:]})")
-        reports = [root / "output" / f"scan_{n}" / f"scan_{n}_report.json" for n in range(len(shapes))]
-        return [json.loads(file.read_text(encoding="utf-8"))["peak_memory_mib"] * 2.0**20 for file in reports]
+def _window_peak(parser: ConfigParser, settings: EnsembleConfig) -> float:
+    """Return the peak memory in bytes when the parts of a bundle draw members in one window of noise."""
+    parser.update({"cases": [], "data": [], "network": "$@network_def.to(@device).eval()"})
+    evaluator: CaseEvaluator = parser.get_parsed_content("evaluator")
+    network: Any = evaluator.network
+    image = torch.randn(1, parser["scan"]["channels"], *settings.roi_size, device=evaluator.state.device)
+    given = torch.eye(len(parser["labels"])).to(image)[:1, :, None, None, None].expand(1, -1, *settings.roi_size)
+    keep_freed_memory()
+    forget_peak(image.device)
+    inferer = PDDDPMInferer(**vars(replace(settings, windows="all", fourth_dimension="channel")))
+    inferer(image, network, presegmentation=given if parser["presegmentation_dir"] else None)
+    return peak_memory(image.device) or LIBRARIES
 
 
 def measure_step(config: Mapping[str, Any], shape: tuple[int, ...]) -> StepCost:
@@ -150,7 +116,7 @@ def measure_step(config: Mapping[str, Any], shape: tuple[int, ...]) -> StepCost:
     denoising = trainer.inferer if isinstance(trainer.inferer, DenoisingInferer) else None
     solver_steps = denoising.solver_steps if denoising else (0,)
     most, least, seconds = max(solver_steps), min(solver_steps), []
-    _reset_peak(trainer.state.device)
+    forget_peak(trainer.state.device)
     for steps in (most, most, least):  # the first is not counted
         if denoising:
             denoising.solver_steps = (steps,)
@@ -158,20 +124,4 @@ def measure_step(config: Mapping[str, Any], shape: tuple[int, ...]) -> StepCost:
         trainer.run()
         seconds.append(time.perf_counter() - start)
     share = (sum(solver_steps) / len(solver_steps) - least) / (most - least) if most > least else 0.5
-    return StepCost(seconds[2] + share * (seconds[1] - seconds[2]), _peak(trainer.state.device))
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif (file := Path("/proc/self/clear_refs")).exists():
-        file.write_text("5")  # Linux: forget the peak of the resident memory
-
-
-def _peak(device: torch.device) -> float:
-    """Return bytes; NaN where the system does not count them."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), float("nan"))
+    return StepCost(seconds[2] + share * (seconds[1] - seconds[2]), peak_memory(trainer.state.device) or math.nan)

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,16 +23,12 @@ from monai_pdddpm.transforms.slice_values import slice_values
 from monai_pdddpm.utils.atomic_write import remove_partial_files, write_json, write_text
 from monai_pdddpm.utils.chosen_outputs import chosen_outputs
 from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.memory import peak_memory
 from monai_pdddpm.utils.provenance import checksum, made_by, report_path, versions
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
 from monai_pdddpm.visualize.case_view import case_view
 from monai_pdddpm.visualize.overview import overview_figure, save_overview
 from monai_pdddpm.visualize.viewer import niivue, write_viewer
-
-try:
-    import resource
-except ImportError:  # on Windows
-    resource = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +118,7 @@ class CaseFiles:
                 seconds["viewer"] = time.perf_counter() - begin
             if "slices" in self.outputs:
                 write_text(folder / f"{case}_slices.csv", slice_values(item, self.labels))
+            peak = peak_memory(engine.state.device)
             report = {
                 "case": case,
                 "image": scan.files[0] if len(scan.files) == 1 else list(scan.files),
@@ -136,7 +132,7 @@ class CaseFiles:
                 "made_by": made_by(self.record),
                 "inference": run,
                 "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
-                "peak_memory_mib": peak_memory_mib(engine.state.device),
+                "peak_memory_mib": peak and round(peak / 2**20),
                 "device": device_name(engine.state.device),
                 "versions": versions(),
                 "files": {path.name: checksum(path) for path in sorted(folder.iterdir()) if path.name[0] != "."},
@@ -167,16 +163,6 @@ def _listed_files(report: Path) -> list[str]:
 
 def _file_record(file: str | None) -> dict[str, str | None] | None:
     return None if file is None else {"file": file, "sha256": checksum(file)}
-
-
-def peak_memory_mib(device: torch.device) -> int | None:
-    """Return the peak memory in MiB, of the GPU or else of the process; None where the system does not report it."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 2**20)
-    if resource is None:
-        return None
-    in_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return round(in_bytes / 2**20)
 
 
 def device_name(device: torch.device) -> str:

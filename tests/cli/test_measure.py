@@ -2,7 +2,8 @@
 
 import copy
 import json
-import math
+import subprocess
+import sys
 import time
 
 import pytest
@@ -12,6 +13,8 @@ from monai_pdddpm.cli import measure
 from monai_pdddpm.cli.create import create_bundle
 from monai_pdddpm.cli.formats import read_dataset
 from monai_pdddpm.cli.measure import StepCost, expected_time, inference_memory, measure_step
+from monai_pdddpm.cli.shipped import bundles
+from monai_pdddpm.data.phantom import write_phantom
 
 
 @pytest.fixture
@@ -50,28 +53,52 @@ def test_pre_segmentations_take_the_place_of_a_segmenter(configs):
     assert measure_step(config, (1, 26, 26, 26)).seconds > 0
 
 
-def test_memory_of_a_large_scan_is_on_the_line_of_two_smaller_ones(monkeypatch):
-    def peaks(configs, shapes, spacing):
-        return [5e8 + 100 * math.prod(shape) for shape in shapes]
-
-    monkeypatch.setattr(measure, "measure_inference", peaks)
-    for shape in ([100, 100, 100], [512, 512, 300]):
-        found = inference_memory({}, shape, [1, 1, 1])
-        assert found.value == pytest.approx(5e8 + 100 * math.prod(shape), rel=1e-6)
-        assert ("extrapolated" in found.reason) == (math.prod(shape) > measure.MEASURED_VOXELS)
-
-
-@pytest.mark.slow
-def test_extrapolated_memory_of_inference(configs, monkeypatch):
-    file = {"inference.json": configs["inference.json"] | {"roi_size": [48, 48, 48]}}
-    shape = [96, 96, 96]
-    measured = inference_memory(file, shape, [1, 1, 1]).value
-    monkeypatch.setattr(measure, "MEASURED_VOXELS", 0.6 * math.prod(shape))
-    assert inference_memory(file, shape, [1, 1, 1]).value == pytest.approx(measured, rel=0.25)
+@pytest.mark.parametrize(
+    ("shape", "spacing", "frames", "arrays"),
+    [
+        # held: scan 1, image and batch 2, sums 2, output 24; statistics and weights 11, members in work 48; saving 10
+        ([50, 50, 50], 1, 1, 125_000 * (29 + 59 + 10)),
+        ([512, 512, 300], 1, 1, 78_643_200 * (29 + 20)),  # maps take more than one member at once, 17
+        ([50, 50, 50], 1, 3, 125_000 * 3 * (29 + 20 + 10)),  # the maps of all frames
+        ([100, 50, 50], 0.5, 1, 250_000 * (1 + 10) + 125_000 * (28 + 59)),  # half of the voxels after resampling
+    ],
+)
+def test_memory_of_arrays(configs, monkeypatch, shape, spacing, frames, arrays):
+    monkeypatch.setattr(measure, "_window_peak", lambda parser, settings: 5e8)
+    found = inference_memory(configs["inference.json"], shape, [spacing, 1, 1], frames)  # 2 classes, 8 members
+    assert found.value - 5e8 == pytest.approx(4 * arrays, rel=1e-6)
 
 
 @pytest.mark.slow
-def test_memory_without_a_segmenter(configs):
-    file = configs["inference.json"] | {"presegmentation_dir": "pre"}
-    file |= {"segmenter_def": {"_target_": "monai_pdddpm.networks.NoSegmenter"}}
-    assert inference_memory({"inference.json": file}, [20, 24, 16], [1, 1, 1]).value > 2**27
+def test_a_run_takes_the_estimated_memory(tmp_path):
+    bundle = bundles() / "phantom_segmentation"
+    config, shape = bundle / "configs" / "inference.json", (64, 56, 48)
+    write_phantom(tmp_path / "data", train=0, validation=0, test=1, annotations=1, size=shape)
+    code = f"""
+import json, itk
+from monai_pdddpm.cli import create, measure
+itk.imread  # as a scan's reader does
+config = json.load(open({str(config)!r}))
+print(measure.inference_memory(config, {list(shape)}, [1, 1, 1], 1).value)
+"""
+    estimated = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    words = [
+        "--config_file",
+        config,
+        "--dataset_dir",
+        tmp_path / "data",
+        "--output_dir",
+        tmp_path / "o",
+        "--num_steps",
+        "1",
+    ]
+    subprocess.run([sys.executable, "-m", "monai.bundle", "run", "inference", *map(str, words)], check=True)
+    (report,) = tmp_path.glob("o/*/*_report.json")
+    measured = 2**20 * json.loads(report.read_text(encoding="utf-8"))["peak_memory_mib"]
+    assert float(estimated.split()[-1]) == pytest.approx(measured, rel=0.12)
+
+
+def test_window_without_a_segmenter(configs):
+    config = configs["inference.json"] | {"presegmentation_dir": "pre"}
+    config |= {"segmenter_def": {"_target_": "monai_pdddpm.networks.NoSegmenter"}}
+    assert inference_memory(config, [20, 24, 16], [1, 1, 1], 1).value > 2**27

@@ -21,7 +21,6 @@ import monai_pdddpm
 from monai_pdddpm.data import CaseDataset, case_collate, pending_cases
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.handlers import CaseFiles
-from monai_pdddpm.handlers.case_files import peak_memory_mib
 from monai_pdddpm.inferers import PDDDPMInferer
 from monai_pdddpm.metrics.recalibration import Calibration
 from monai_pdddpm.networks import PDDDPM
@@ -287,8 +286,3 @@ def test_a_failed_case_has_no_report(cases, tmp_path):
     with pytest.raises(UserError, match="2 of 2 cases failed"):
         run(cases, tmp_path / "out", inferer=Failing())
     assert not list(tmp_path.glob("out/**/*report.json"))
-
-
-def test_peak_memory_where_the_system_does_not_tell(monkeypatch):
-    monkeypatch.setattr("monai_pdddpm.handlers.case_files.resource", None)
-    assert peak_memory_mib(torch.device("cpu")) is None
