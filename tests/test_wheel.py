@@ -116,7 +116,7 @@ def test_demo(run, tmp_path):
 
 
 def test_from_data_to_maps(run, tmp_path):
-    few = {"train": 6, "validation": 2, "test": 1, "series": 0, "annotations": 1, "size": (24, 24, 24)}
+    few = {"train": 6, "validation": 2, "test": 1, "annotations": 1, "size": (24, 24, 24)}
     write_phantom(tmp_path / "data", **few)
     run("monai-pdddpm", "create-bundle", "tiny_segmentation", dataset="data/dataset.json")
     configs = tmp_path / "bundles" / "tiny_segmentation" / "configs"

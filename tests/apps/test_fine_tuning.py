@@ -43,7 +43,7 @@ def test_hold_out_refuses():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     target = tmp_path_factory.mktemp("phantom") / "data"
-    few = {"train": 3, "validation": 0, "test": 0, "series": 0, "annotations": 1}
+    few = {"train": 3, "validation": 0, "test": 0, "annotations": 1}
     return write_phantom(target, **few, size=(24, 24, 24), spacing=(1.0, 1.0, 1.0), seed=5)
 
 

@@ -157,7 +157,7 @@ def connect(environment, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory):
-    few = {"train": 4, "validation": 0, "test": 1, "series": 0, "annotations": 1}
+    few = {"train": 4, "validation": 0, "test": 1, "annotations": 1}
     target = tmp_path_factory.mktemp("phantom") / "data"
     return write_phantom(target, **few, size=(24, 24, 24), spacing=(1.0, 1.0, 1.0), seed=5)
 

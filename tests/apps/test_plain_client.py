@@ -77,7 +77,7 @@ def written(array, affine):
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory):
-    few = {"train": 3, "validation": 0, "test": 0, "series": 0, "annotations": 1}
+    few = {"train": 3, "validation": 0, "test": 0, "annotations": 1}
     target = tmp_path_factory.mktemp("phantom") / "data"
     return write_phantom(target, **few, size=(16, 16, 16), spacing=(1.5, 1.5, 1.5), seed=5)
 

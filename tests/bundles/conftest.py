@@ -200,7 +200,7 @@ def bundle(copy_bundle):
 def phantom(tmp_path_factory):
     """Labelled phantoms of 24 x 24 x 24 voxels: 4 to train on, 2 for validation, 2 for test."""
     target = tmp_path_factory.mktemp("phantom") / "data"
-    few = {"train": 4, "validation": 2, "test": 2, "series": 0, "annotations": 1}
+    few = {"train": 4, "validation": 2, "test": 2, "annotations": 1}
     return write_phantom(target, **few, size=(24, 24, 24), spacing=(1.5, 1.5, 1.5), seed=5)
 
 

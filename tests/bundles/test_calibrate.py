@@ -15,7 +15,7 @@ SHORT = {"members": 3, "num_steps": 1}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    few = {"train": 1, "validation": 6, "test": 1, "series": 0, "annotations": 1}
+    few = {"train": 1, "validation": 6, "test": 1, "annotations": 1}
     return write_phantom(tmp_path_factory.mktemp("six") / "data", **few, size=(16, 16, 16), spacing=(3.0, 3.0, 3.0))
 
 

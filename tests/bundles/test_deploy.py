@@ -66,7 +66,7 @@ def sdk(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scan(tmp_path_factory):
     """A phantom."""
-    few = {"train": 0, "validation": 0, "test": 1, "series": 0, "annotations": 1}
+    few = {"train": 0, "validation": 0, "test": 1, "annotations": 1}
     size = {"size": (30, 24, 20), "spacing": (1.2, 1.5, 2.0)}
     made = write_phantom(tmp_path_factory.mktemp("scan") / "data", **few, **size, seed=5)
     (file,) = (made / "imagesTs").iterdir()

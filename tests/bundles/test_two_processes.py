@@ -34,7 +34,7 @@ def both(bundle, name, overlay):
 def scans(tmp_path_factory):
     """Small scans of a folder, one of which cannot be read."""
     data = tmp_path_factory.mktemp("scans") / "data"
-    few = {"train": 1, "validation": 1, "test": CASES, "series": 0, "annotations": 1}
+    few = {"train": 1, "validation": 1, "test": CASES, "annotations": 1}
     write_phantom(data, **few, size=(24, 24, 24), spacing=(1.5, 1.5, 1.5), seed=3)
     folder = data / "imagesTs"
     (folder / "phantom_005b.nii.gz").write_text("no scan")

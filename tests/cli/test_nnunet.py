@@ -76,7 +76,7 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("nnunet")
     source = HIPPOCAMPUS
     if not source.is_dir():
-        few = {"train": 8, "validation": 8, "test": 0, "series": 0, "annotations": 1}
+        few = {"train": 8, "validation": 8, "test": 0, "annotations": 1}
         shape = {"size": (32, 32, 32), "spacing": (1.5, 1.5, 1.5)}
         source = write_phantom(root / "phantom", **few, **shape, seed=3)
     listed = json.loads((source / "dataset.json").read_text())

@@ -26,7 +26,7 @@ CASES = ("phantom_004", "phantom_005", "phantom_006")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Phantoms of 16 x 16 x 16 voxels: 3 for training, 1 for validation, 3 for test."""
-    few = {"train": 3, "validation": 1, "test": 3, "series": 0, "annotations": 1}
+    few = {"train": 3, "validation": 1, "test": 3, "annotations": 1}
     target = tmp_path_factory.mktemp("scarce") / "data"
     return write_phantom(target, **few, size=(16, 16, 16), spacing=(2.0, 2.0, 2.0))
 

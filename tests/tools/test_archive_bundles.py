@@ -57,7 +57,7 @@ def test_a_downloaded_bundle_runs_in_any_folder(release, tmp_path, monkeypatch):
     download(url=archive.as_uri(), bundle_dir=tmp_path / "zoo", progress=False, name=NAME)
     for kind in ("train", "inference"):
         assert isinstance(load(name=NAME, bundle_dir=tmp_path / "zoo", workflow_type=kind), PDDDPM)
-    few = {"train": 0, "validation": 0, "test": 1, "series": 0}
+    few = {"train": 0, "validation": 0, "test": 1}
     data = write_phantom(tmp_path / "data", **few, size=(24, 24, 24))
     workflow = create_workflow(
         config_file=str(tmp_path / "zoo" / NAME / "configs" / "inference.json"),

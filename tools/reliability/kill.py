@@ -308,7 +308,7 @@ def main() -> int:
     work = Path(tempfile.mkdtemp())
     try:
         warm_up(work)
-        few = {"train": 4, "validation": 1, "test": 3, "series": 0, "annotations": 1}
+        few = {"train": 4, "validation": 1, "test": 3, "annotations": 1}
         data = write_phantom(work / "data", **few, size=SIZE, spacing=(2.0, 2.0, 2.0))
         for name in options.what:
             for ledger in run_task(Task.prepare(name, work, data), signals, options.kills, options.seed):
