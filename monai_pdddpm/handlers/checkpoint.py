@@ -199,28 +199,27 @@ class ModelSaver:
         self.network = network
         self.evaluator = evaluator
         self.checkpoint_policy = checkpoint_policy
-        self._trained = False
 
     def attach(self, engine: Trainer) -> None:
-        """Save after validations, and at the end of ``engine`` unless the best was saved or nothing was trained."""
+        """Save after validations, and after the last epoch of ``engine`` unless the best was saved."""
         self.evaluator.add_event_handler(Events.COMPLETED, self._save_best)
         engine.add_event_handler(Events.STARTED, lambda engine: _remove_partial_files(self.path.parent))
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
-        engine.add_event_handler(Events.COMPLETED, self._save_last)
+        engine.add_event_handler(Events.COMPLETED, self._complete)
 
     def _end_epoch(self, engine: Trainer) -> None:
-        self._trained = True
         if engine.state.epoch >= engine.state.max_epochs:
-            self._save_last(engine)  # before a checkpoint marks the training as finished
-            self._trained = False
+            self._save_last()  # before a checkpoint marks the training as finished
+
+    def _complete(self, engine: Trainer) -> None:
+        if not self.path.exists():
+            self._save_last()
 
     def _save_best(self, evaluator: Evaluator) -> None:
         if self.checkpoint_policy == "last" or evaluator.state.best_metric_epoch == evaluator.state.epoch:
             self.save()
 
-    def _save_last(self, engine: Trainer) -> None:
-        if not self._trained and self.path.exists():
-            return
+    def _save_last(self) -> None:
         if self.checkpoint_policy == "last" or self.evaluator.state.best_metric_epoch < 0:
             self.save()
 
