@@ -98,6 +98,13 @@ def test_unknown_key_names_the_nearest(key, remedy):
         PDDDPMInferer(**GIVEN, **{key: 1})
 
 
+def test_the_chain_has_every_setting():
+    config = EnsembleConfig.from_settings(GIVEN | {"solver": "rk4", "solver_steps": 3, "training_process": "residual"})
+    chain = config.chain()
+    assert (chain.solver, set(chain.solver_steps), chain.residual) == ("rk4", {3}, True)
+    assert chain.time_steps == list(config.time_steps)
+
+
 def test_missing_key_is_named():
     with pytest.raises(UserError, match="found no setting 'time_steps'"):
         PDDDPMInferer(roi_size=[8, 8])

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.networks.fixed_ensemble import FixedEnsemble
+from monai_pdddpm.schedulers.chain import Chain
 
 K, SIZE = 3, (4, 6)
 
@@ -129,3 +130,16 @@ def test_weights_are_constants_of_the_export():
 def test_time_steps_have_to_descend():
     with pytest.raises(ValueError, match="time_steps"):
         ensemble(time_steps=(500, 999))
+
+
+def test_a_residual_chain_starts_from_the_presegmentation():
+    pair = PDDDPM(Even(), Hesitant(), training_process="residual")
+    network = FixedEnsemble(pair, noise(2), (999, 500)).eval()
+    preseg = torch.full((1, K, *SIZE), 1 / K)
+    chain = Chain([999, 500], [0, 0], residual=True)
+    condition = pair.prepare_presegmentation(preseg)
+    expected = pair.reverse(condition, pair.encode(IMAGE, condition), [noise(2)], chain)
+    for found, own in zip(network.members(IMAGE, preseg), expected, strict=True):
+        assert torch.equal(found, own)
+    plain = pair.reverse(condition, pair.encode(IMAGE, condition), [noise(2)], Chain([999, 500], [0, 0]))
+    assert not torch.equal(plain[1], expected[1])

@@ -125,12 +125,13 @@ def test_a_calibration_adds_intervals_and_what_is_unusual():
     assert result["predicted_dice"]["interval_90"] == pytest.approx([expected - 0.1, expected + 0.1], abs=1e-4)
     assert json.loads(json.dumps(result)) == result
     third = AFFINE * torch.tensor([1 / 3, 1.0, 1.0, 1.0])
-    odd = CaseSummaryd("seg", LABELS, calibration=calibration)(
-        {k: MetaTensor(v, affine=third) for k, v in data.items()}
-    )
-    numbers = [x for value in odd["result"]["volume_ml"]["head"].values() for x in np.atleast_1d(value)]
-    assert [round(x, 4) for x in numbers] == numbers
-    assert any(round(x, 3) != x for x in numbers)
+    seventh = dataclasses.replace(calibration, interval_factor={"head": 1.3}, dice_line=(0.5, 1 / 7, 1 / 7), ranges={})
+    odd = CaseSummaryd("seg", LABELS, calibration=seventh)({k: MetaTensor(v, affine=third) for k, v in data.items()})
+    head, dice = odd["result"]["volume_ml"]["head"], odd["result"]["predicted_dice"]
+    for numbers in (head["interval_90"], [dice["value"], *dice["interval_90"]], head.values()):
+        numbers = [x for value in numbers for x in np.atleast_1d(value)]
+        assert [round(x, 4) for x in numbers] == numbers
+        assert any(round(x, 3) != x for x in numbers)
     narrow = dataclasses.replace(calibration, ranges={"volume of tail (mL)": (1.0, 2.0)})
     result = CaseSummaryd("seg", LABELS, calibration=narrow)(data)["result"]
     assert result["unlike_usual"] == ["volume of tail (mL): found 0.04, 1 to 2 is usual"]

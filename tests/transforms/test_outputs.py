@@ -294,6 +294,17 @@ class TestEnsembleMaps:
         item["pred"] = item["pred"][: 4 * K]
         assert "members" not in EnsembleMapsd("pred", K)(item)
 
+    @pytest.mark.parametrize(("classes", "dtype"), [(256, torch.uint8), (257, torch.int16)])
+    def test_label_maps_hold_the_last_class(self, classes, dtype):
+        item = self.item([], size=(2, 2, 1))
+        p = torch.zeros(4 * classes + classes, 2, 2, 1)
+        p[[classes - 1, -1]] = 1  # the answer and the member
+        item["pred"] = MetaTensor(p, meta=item["pred"].meta)
+        found = EnsembleMapsd("pred", classes)(item)
+        for key in ("seg", "members"):
+            assert found[key].dtype == dtype
+            assert (found[key] == classes - 1).all()
+
     def test_slabs_change_nothing(self, monkeypatch):
         item = self.item([TO_RAS, spaced(1.3, 0.9, 1.1)])
         whole = EnsembleMapsd("pred", K)(item)
@@ -307,7 +318,7 @@ def test_a_box_is_one_voxel_wider_than_what_it_holds():
     assert box_above([x, -x], [0.4, 0.1]) == (slice(1, 4), slice(2, 5))
     x[0, 0, 5] = 0.5
     assert box_above([x], [0.4]) == (slice(0, 4), slice(2, 6))
-    assert box_above([x], [0.6]) == (slice(0, 2), slice(0, 2))
+    assert box_above([x], [0.5]) == (slice(0, 2), slice(0, 2))
 
 
 def test_maps_of_frames_are_those_of_each_frame():

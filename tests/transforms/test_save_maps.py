@@ -1,0 +1,24 @@
+"""Files of maps, read back by nibabel."""
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from monai_pdddpm.transforms import SaveImageMapsd
+
+AFFINE = torch.diag(torch.tensor([0.5, 2.0, 5.0, 1.0], dtype=torch.float64))
+
+
+def test_label_maps_hold_the_values_of_the_labels_and_probabilities_stay(tmp_path):
+    seg = torch.arange(3)[None, :, None, None]
+    prob = torch.arange(9.0).view(3, 3, 1, 1) / 9
+    item = {"image": MetaTensor(seg.float(), affine=AFFINE, meta={"filename_or_obj": "a.nii"})}
+    item |= {key: MetaTensor(value, affine=AFFINE) for key, value in (("seg", seg), ("prob", prob), ("members", seg))}
+    labels = {"0": "background", "1": "head", "2": "tail"}
+    SaveImageMapsd(tmp_path, labels, label_values=[0, 2, 7], outputs="seg,prob,members")(item)
+    for name in ("seg", "members"):
+        assert nib.load(tmp_path / "a" / f"a_{name}.nii.gz").get_fdata().ravel().tolist() == [0, 2, 7]
+    found = nib.load(tmp_path / "a" / "a_prob.nii.gz")
+    assert np.abs(found.get_fdata()[:, 0, 0].T - prob[:, :, 0, 0].numpy()).max() < 1e-4
+    assert np.array_equal(found.affine, AFFINE)
