@@ -125,12 +125,13 @@ def split_regions(pairs: Iterable[tuple[Any, Any]]) -> tuple[list[tuple[Any, Any
         Value and name of each class; name -> values of each region with several values.
     """
     pairs = [(value[0] if isinstance(value, list) and len(value) == 1 else value, name) for value, name in pairs]
-    classes = {str(value): name for value, name in pairs if not isinstance(value, list)}
+    classes = [(value, name) for value, name in pairs if not isinstance(value, list)]
     regions = {name: value for value, name in pairs if isinstance(value, list)}
-    for value in sorted({value for values in regions.values() for value in values}, key=str):
-        within = [(len(values), name) for name, values in regions.items() if value in values]
-        classes.setdefault(str(value), f"{min(within)[1]} {value}")
-    return list(classes.items()), {name: tuple(values) for name, values in regions.items()}
+    named = {str(value) for value, _ in classes}
+    for value in sorted({str(value) for values in regions.values() for value in values} - named):
+        within = [(len(values), name) for name, values in regions.items() if value in map(str, values)]
+        classes.append((value, f"{min(within)[1]} {value}"))
+    return classes, {name: tuple(values) for name, values in regions.items()}
 
 
 def as_decathlon(dataset: DataSet) -> dict[str, Any]:

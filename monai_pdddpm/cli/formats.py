@@ -139,17 +139,22 @@ def _nnunet_case(source: Path, name: str, files: object) -> LabeledCase:
 
 
 def read_table(path: Path) -> DataSet:
-    """Read a table of cases with a header, separated by commas.
+    """Read a table of cases with a header, in UTF-8, separated by commas, semicolons or tabs.
 
     Its columns are ``image``, or ``image 1``, ``image 2``, ... (any text after ``image``) for channels; ``label``; and
     optionally ``split`` (``training``, ``validation``, ``test``) and ``subject``. Paths are absolute or relative to the
     table; an empty cell is no file.
 
     Raises:
-        UserError: if there is no column of images, another column, or a row with other cells; the message names it.
+        UserError: if it is not such a text, or has no column of images, another column, or a row with other cells; the
+            message names it.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file, restkey="", restval=None, strict=True))
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+        separator = max(",;\t", key=lines[0].count) if lines else ","
+        rows = list(csv.DictReader(lines, delimiter=separator, skipinitialspace=True, restkey="", strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: found no table ({error}), expected one in UTF-8; save it as CSV UTF-8") from error
     columns = [column for column in (rows[0] if rows else ()) if column]
     images = [column for column in columns if column.lower().startswith("image")]
     unknown = [column for column in columns if column not in (*images, "label", "split", "subject")]

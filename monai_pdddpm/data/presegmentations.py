@@ -40,9 +40,7 @@ def find_presegmentation(folder: str | os.PathLike, case: str) -> Path:
     Raises:
         UserError: when there is no folder or none for this case, or two folds have one.
     """
-    root = Path(with_home(os.fspath(folder)))
-    if not root.is_dir():
-        raise UserError(f"presegmentation_dir: found no folder {root}, expected one; fix the path")
+    root = presegmentation_root(folder)
     places = [root, *sorted(root.glob("fold_*/validation"))]
     for name in dict.fromkeys((case, _CHANNEL.sub("", case))):
         found = [file for place in places if (file := _in_place(place, name)) is not None]
@@ -54,6 +52,18 @@ def find_presegmentation(folder: str | os.PathLike, case: str) -> Path:
         f"{case}: found no pre-segmentation in {root}, expected {case}.npz, {case}.nii.gz, {case}/{case}_prob.nii.gz "
         f"or a folder {case} with one mask per structure; add it, or fix presegmentation_dir"
     )
+
+
+def presegmentation_root(folder: str | os.PathLike) -> Path:
+    """Return the path of a folder of pre-segmentations.
+
+    Raises:
+        UserError: when there is no such folder.
+    """
+    root = Path(with_home(os.fspath(folder)))
+    if not root.is_dir():
+        raise UserError(f"presegmentation_dir: found no folder {root}, expected one; fix the path")
+    return root
 
 
 def _in_place(place: Path, name: str) -> Path | None:

@@ -13,7 +13,7 @@ from monai.data.utils import affine_to_spacing
 from monai.transforms import MapTransform, SpatialResample
 
 from monai_pdddpm.data.case import case_of
-from monai_pdddpm.data.presegmentations import find_presegmentation, read_presegmentation
+from monai_pdddpm.data.presegmentations import find_presegmentation, presegmentation_root, read_presegmentation
 from monai_pdddpm.transforms.softening import softened
 
 
@@ -31,12 +31,13 @@ class LoadPresegmentationd(MapTransform):
         keys: the key of the image, (C, X, Y, Z), loaded by :class:`monai_pdddpm.data.LoadImageScand`.
 
     Raises:
-        UserError: on a call, when a scan has no pre-segmentation, or one that does not fit it.
+        UserError: when there is no such folder; on a call, when a scan has no file, or one that does not fit it.
     """
 
     def __init__(self, folder: str | Sequence[str], labels: Mapping[str, str], keys: Any = "image") -> None:
         super().__init__(keys)
-        self.folders = ([folder] if folder else []) if isinstance(folder, str) else list(folder)
+        folders = [folder] if isinstance(folder, str) else folder
+        self.folders = [presegmentation_root(one) for one in folders if one]
         self.labels = {int(value): name for value, name in labels.items()}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

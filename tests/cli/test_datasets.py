@@ -127,6 +127,10 @@ class TestNnunet:
         assert found.labels == {0: "background", **classes}
         assert (found.regions, found.ignored) == (regions, labels.get("ignore"))
 
+    def test_two_names_for_one_value(self, nnunet):
+        with pytest.raises(UserError, match="found the value 1 for the label 'b', expected a whole number of its own"):
+            read_dataset(nnunet(labels={"background": 0, "a": 1, "b": 1}))
+
     def test_names_without_a_channel(self, nnunet):
         root = nnunet()
         (root / "imagesTr" / "box_000_0001.nii.gz").rename(root / "imagesTr" / "box_000_0002.nii.gz")
@@ -188,6 +192,9 @@ class TestOtherLists:
         text += "imagesTr/case_1.nii.gz,,,test\n"
         (root / "list.csv").write_text(text, encoding="utf-8-sig")
         found = read_dataset(root / "list.csv")
+        for name, separator in (("semicolons", ";"), ("tabs", "\t"), ("spaces", ", ")):  # as spreadsheets write them
+            (root / f"{name}.csv").write_text(text.replace(",", separator).replace("\n", "\r\n"), newline="")
+            assert read_dataset(root / f"{name}.csv").cases == found.cases
         assert [(c.case.name, c.subject, c.list_key) for c in found.cases[:3]] == [
             *(("case_1", "s0", "training"), ("case_2", "s1", "training"), ("case_3", "s1", "training"))
         ]
@@ -205,9 +212,11 @@ class TestOtherLists:
             ("image,label,split\na,b,train\n", "line 2: found split 'train', expected"),
             ("image,label\na,b,c\n", "line 2: found other cells than the header"),
             ("image,label\na\n", "line 2: found other cells than the header"),
+            ('image,label\n"a,b\n', "list.csv: found no table"),
+            ("image,label\nü,b\n", "list.csv: found no table .*expected one in UTF-8"),
         ],
     )
     def test_tables_that_cannot_be_used(self, tmp_path, text, message):
-        (tmp_path / "list.csv").write_text(text)
+        (tmp_path / "list.csv").write_text(text, encoding="latin-1")
         with pytest.raises(UserError, match=message):
             read_dataset(tmp_path / "list.csv")

@@ -33,6 +33,12 @@ def prepared(tmp_path):
     return run
 
 
+def test_a_missing_folder_is_refused_before_a_scan_is_read(tmp_path):
+    with pytest.raises(UserError, match=r"presegmentation_dir: found no folder .*nowhere, expected one"):
+        LoadPresegmentationd(str(tmp_path / "nowhere"), LABELS)
+    assert LoadPresegmentationd("", LABELS).folders == []
+
+
 @pytest.mark.parametrize("spacing", [None, (1.0, 1.0, 1.0)])
 def test_label_map_lies_on_the_prepared_image(prepared, spacing):
     found = prepared(spacing=spacing)
