@@ -135,7 +135,7 @@ both methods have a temperature fitted on all other subjects.
 
 {comparison(summary, ROWS)}
 
-Probabilities improve; a gain in Dice is not shown. Some settings were chosen on these cases.
+Probabilities improve; Dice hardly does. Some settings were chosen on these cases.
 {_paragraph(samples)}
 
 {_paragraph(RECIPE)}

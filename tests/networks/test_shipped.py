@@ -34,7 +34,7 @@ def numbers(name, size=(16, 16, 16)):
 
 # of each output: standard deviation, and two voxels; denoiser at t = 900 and 300, segmenter
 GOLDEN = {
-    "hippocampus_mri_segmentation": [7.1797, 1.9476, -8.2649, 6.1559, 3.1062, -0.6910, 0.4714, 1.0, 0.0],
+    "hippocampus_mri_segmentation": [6.6426, 2.1246, -6.5822, 5.7120, 2.6546, -0.4015, 0.4713, 1.0, 0.0],
     "ms_lesion_mri_segmentation": [3.6637, 4.0909, -1.9002, 3.6614, 4.0726, -1.8778, 0.4860, 0.9923, 0.0276],
     "phantom_segmentation": [9.0750, 16.5127, -4.0929, 9.5142, 8.6574, 1.5072, 0.4461, 0.2166, 0.0069],
 }
