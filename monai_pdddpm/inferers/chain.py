@@ -49,11 +49,10 @@ def reverse_chain(
     if noise[0].device.type == "cuda":
         torch.cuda.empty_cache()
     middle = (members + 1) // 2
-    halves = [
-        reverse_chain(network, _rows(presegmentation, half), [_rows(f, half) for f in features], fields, chain)
-        for half in (slice(0, middle), slice(middle, members))
-        for fields in [[field[half] for field in noise]]
-    ]
+    halves = []
+    for half in (slice(0, middle), slice(middle, members)):
+        parts = [_rows(feature, half) for feature in features], [field[half] for field in noise]
+        halves.append(reverse_chain(network, _rows(presegmentation, half), *parts, chain))
     return torch.cat([first for first, _ in halves]), torch.cat([last for _, last in halves])
 
 

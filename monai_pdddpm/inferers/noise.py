@@ -96,12 +96,12 @@ def smooth_noise(
     the field is one for the whole volume, whatever its windows.
 
     Args:
-        seed: seed of the run, 0 or more.
-        member: number of the member, from 0.
-        shape: (K, X, Y[, Z]) of the volume.
+        seed: as in :func:`member_noise`.
+        member: likewise.
+        shape: likewise.
         length: correlation length in voxels, 1 or more.
-        box: region to return, one slice with start and stop per spatial axis.
-        case: name of the case.
+        box: as in :func:`member_noise`.
+        case: likewise.
 
     Returns:
         (K, box) float32 on the CPU.

@@ -15,13 +15,6 @@ class Stopwatch:
 
     Args:
         device: device whose work is timed.
-
-    Example:
-        >>> timer = Stopwatch(torch.device("cpu"))
-        >>> with timer("read"):
-        ...     pass
-        >>> list(timer.seconds)
-        ['read']
     """
 
     def __init__(self, device: torch.device) -> None:
