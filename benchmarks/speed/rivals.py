@@ -17,9 +17,9 @@ from monai.networks.schedulers import DDPMScheduler
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from monai_pdddpm.inferers import EnsembleConfig, EnsembleOutput, EnsembleRunInfo
+from monai_pdddpm.inferers import EnsembleConfig, EnsembleRunInfo
 from monai_pdddpm.inferers.autocast import autocast
-from monai_pdddpm.inferers.statistics import EnsembleStatistics
+from monai_pdddpm.inferers.file_ensemble import output_of
 from monai_pdddpm.inferers.stopwatch import Stopwatch
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.schedulers import Chain, decode_probabilities, uniform_steps
@@ -157,14 +157,11 @@ class SegmenterPasses(Inferer):
 
     def __call__(self, inputs: MetaTensor, network: nn.ModuleList) -> MetaTensor:  # type: ignore[override]
         """Return what `PDDDPMInferer` does for one image, with the members."""
-        watch, statistics = Stopwatch(inputs.device), EnsembleStatistics()
+        watch = Stopwatch(inputs.device)
         with watch("segment"):
             drawn = list(segmenter_answers(list(network), inputs.as_tensor(), self.config, self.flips))
         with watch("statistics"):
-            for member in drawn:
-                statistics.add(member, member)
-            parts = statistics.result() | {"preseg": drawn[0], "members": torch.cat(drawn)}
-            wrapped = MetaTensor(EnsembleOutput(len(drawn[0]), len(drawn)).join(parts)[None], meta=dict(inputs.meta))
+            wrapped = MetaTensor(output_of(torch.stack(drawn))[None], meta=dict(inputs.meta))
         windows = [
             len(range(0, max(n - r, 0), max(1, int(r * (1 - self.config.overlap))))) + 1
             for n, r in zip(inputs.shape[2:], self.config.roi_size, strict=True)

@@ -57,14 +57,16 @@ class FileEnsembleInferer(Inferer):
             presegmentation: probabilities of all members, (B, members x K, X, Y, Z).
             kwargs: not used.
         """
-        cases = [self._case(case.unflatten(0, (-1, self.num_classes))) for case in presegmentation]
+        cases = [output_of(case.unflatten(0, (-1, self.num_classes))) for case in presegmentation]
         output = MetaTensor(torch.stack(cases), meta=dict(inputs.meta))
         output.is_batch = inputs.is_batch
         return output
 
-    def _case(self, members: torch.Tensor) -> torch.Tensor:
-        statistics = EnsembleStatistics()
-        for member in members:
-            statistics.add(member, member)
-        parts = statistics.result() | {"preseg": members[0], "members": members.flatten(0, 1)}
-        return EnsembleOutput(self.num_classes, len(members)).join(parts)
+
+def output_of(members: torch.Tensor) -> torch.Tensor:
+    """Return the output that holds given members, (N, K, X, Y[, Z]): their mean is the answer, the first the preseg."""
+    statistics = EnsembleStatistics()
+    for member in members:
+        statistics.add(member, member)
+    parts = statistics.result() | {"preseg": members[0], "members": members.flatten(0, 1)}
+    return EnsembleOutput(members.shape[1], len(members)).join(parts)
