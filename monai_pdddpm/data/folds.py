@@ -55,9 +55,9 @@ def fold_cases(cases: Sequence[dict[str, Any]], folds: int = 0, fold: int = -1) 
     if not 2 <= folds <= len(cases):
         raise UserError(
             f"folds: found {folds} and fold {fold}, expected 2 to the number of training cases ({len(cases)}), or 0 "
-            "and -1 for no folds; set folds to one"
+            "and -1 for no folds; give folds such a value"
         )
     if not -1 <= fold < folds:
-        raise UserError(f"fold: found {fold}, expected 0 to {folds - 1}, or -1 for all cases; set fold to one")
+        raise UserError(f"fold: found {fold}, expected 0 to {folds - 1}, or -1 for all cases; give fold such a value")
     tagged = [case | {"fold": i * folds // len(cases)} for i, case in enumerate(cases)]
     return [case for case in tagged if case["fold"] != fold]

@@ -23,7 +23,7 @@ def check_range(name: str, value: object, low: int, high: int | None = None) -> 
     number: Any = value if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
     if number is None or not low <= number <= (math.inf if high is None else high):
         expected = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise UserError(f"{name}: found {value!r}, expected a whole number {expected}; set {name} to one")
+        raise UserError(f"{name}: found {value!r}, expected a whole number {expected}; give {name} such a value")
     return int(number)
 
 
@@ -36,7 +36,7 @@ def check_number(name: str, value: object, low: float, high: float | None = None
     number: Any = value if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
     if not low <= number < math.inf or (high is not None and not (number < high if below else number <= high)):
         to = f"of at least {low:g}" if high is None else f"from {low:g} to {'below ' if below else ''}{high:g}"
-        raise UserError(f"{name}: found {value!r}, expected a number {to}; set {name} to one")
+        raise UserError(f"{name}: found {value!r}, expected a number {to}; give {name} such a value")
     return int(number) if isinstance(number, numbers.Integral) else float(number)
 
 
@@ -58,7 +58,7 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """
     if not isinstance(value, str) or value not in choices:
         expected = " or ".join(repr(choice) for choice in choices)
-        raise UserError(f"{name}: found {value!r}, expected {expected}; set {name} to one")
+        raise UserError(f"{name}: found {value!r}, expected {expected}; give {name} such a value")
 
 
 def check_output_dir(path: str | os.PathLike) -> None:

@@ -114,7 +114,7 @@ def test_other_keys_are_ignored():
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"batch_size": 0}, "batch_size: found 0, expected a whole number of at least 1; set batch_size to one"),
+        ({"batch_size": 0}, "batch_size: found 0, expected a whole number of at least 1; give batch_size such a value"),
         ({"batch_size": "$@num_steps - 5"}, "batch_size: found 0, expected a whole number"),
         ({"spacing": [1.0, 1.0]}, "spacing: found [1.0, 1.0], expected a list of 3"),
         ({"spacing": [1.0, 1.0, 1.0], "scan#spatial_dims": 2}, "spacing: found [1.0, 1.0, 1.0], expected a list of 2"),

@@ -77,7 +77,7 @@ def test_ranges_hold_their_ends(value, low, high, below):
         if fits:
             assert check() == value
         else:
-            with pytest.raises(UserError, match=f"^x: found {value}, expected .* from {low} to .*{high}; set x to one"):
+            with pytest.raises(UserError, match=f"^x: found {value}, expected .* from {low} to .*{high}; give x such a value"):
                 check()
 
 
