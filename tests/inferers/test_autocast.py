@@ -53,7 +53,7 @@ def test_wrapped_inferer_gets_the_arguments():
 @pytest.mark.parametrize("precision", ["bf16", "float64", "", 16])
 def test_unknown_precision_is_refused_at_once(precision):
     with pytest.raises(
-        UserError, match=r"precision: found .* expected 'float32' or 'bfloat16' or 'float16'; set precision"
+        UserError, match=r"precision: found .* expected 'float32' or 'bfloat16' or 'float16'; give precision"
     ):
         AutocastInferer(precision)
 

@@ -58,7 +58,7 @@ def test_report_holds_what_changes_the_result():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"members": 0}, "members: found 0, expected a whole number of at least 1; set members"),
+        ({"members": 0}, "members: found 0, expected a whole number of at least 1; give members"),
         ({"members": True}, "members: found True"),
         ({"member_batch": 0}, "member_batch: found 0"),
         ({"seed": -1}, "seed: found -1"),

@@ -107,5 +107,5 @@ def test_a_batch_without_foreground_is_no_trouble(batch):
 
 @pytest.mark.parametrize("prediction", ["x_0", "noise", None])
 def test_unknown_prediction(prediction):
-    with pytest.raises(UserError, match=r"prediction: found .*, expected .*; set prediction"):
+    with pytest.raises(UserError, match=r"prediction: found .*, expected .*; give prediction"):
         DenoisingLoss(prediction)

@@ -58,5 +58,5 @@ def test_range_without_an_end():
 def test_choice():
     check_choice("missing_channels", "zero", ("error", "zero"))
     for value in ("zeros", 0, None, ["zero"]):
-        with pytest.raises(UserError, match=r"missing_channels: found .*, expected 'error' or 'zero'; give missing_cha such a value"):
+        with pytest.raises(UserError, match=r"missing_channels: found .*, expected 'error' or 'zero'; give missing_cha"):
             check_choice("missing_channels", value, ("error", "zero"))
