@@ -176,15 +176,7 @@ def _render(
                 keys = [key for key in transforms[place]["keys"] if key != "label"]
                 left_out = {"_target_": "monai_pdddpm.transforms.LeaveOutUnlabeledd", "keys": keys}
                 new[f"+validate::postprocessing::transforms::{place}"] = [left_out]
-            if values["epoch_windows"]:
-                sampler: dict[str, Any] = {
-                    "_target_": "torch.utils.data.RandomSampler",
-                    "data_source": "@train::dataset",
-                }
-                sampler |= {"replacement": True, "num_samples": values["epoch_windows"]}
-                sampler["_desc_"] = "several windows per case and epoch, since there are few cases"
-                new |= {"train::dataloader::shuffle": None, "train::dataloader::drop_last": None}
-                new["train::dataloader::sampler"] = sampler
+            new |= task["few_cases"] if values["epoch_windows"] else {}
         if stage and "presegmentation_dir" in content:
             new["presegmentation_dir"] = str(stage.folder.absolute())
         if foreign:
