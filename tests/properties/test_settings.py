@@ -77,7 +77,9 @@ def test_ranges_hold_their_ends(value, low, high, below):
         if fits:
             assert check() == value
         else:
-            with pytest.raises(UserError, match=f"^x: found {value}, expected .* from {low} to .*{high}; give x such a value"):
+            with pytest.raises(
+                UserError, match=f"^x: found {value}, expected .* from {low} to .*{high}; give x such a value"
+            ):
                 check()
 
 

@@ -45,7 +45,9 @@ def test_range_holds(value):
 
 @pytest.mark.parametrize("value", [0, 11, -1, 5.0, "5", None, True, np.bool_(True), [5]])
 def test_range_is_enforced(value):
-    with pytest.raises(UserError, match=r"members: found .*, expected a whole number from 1 to 10; give members such a value"):
+    with pytest.raises(
+        UserError, match=r"members: found .*, expected a whole number from 1 to 10; give members such a value"
+    ):
         check_range("members", value, 1, 10)
 
 
@@ -58,5 +60,7 @@ def test_range_without_an_end():
 def test_choice():
     check_choice("missing_channels", "zero", ("error", "zero"))
     for value in ("zeros", 0, None, ["zero"]):
-        with pytest.raises(UserError, match=r"missing_channels: found .*, expected 'error' or 'zero'; give missing_cha"):
+        with pytest.raises(
+            UserError, match=r"missing_channels: found .*, expected 'error' or 'zero'; give missing_cha"
+        ):
             check_choice("missing_channels", value, ("error", "zero"))
