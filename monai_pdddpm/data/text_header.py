@@ -50,8 +50,8 @@ def check_text_header(path: Path) -> list[str]:
     if _GEOMETRY.search(header):
         raise UserError(f"{path}: found NaN or infinity in its geometry, expected finite numbers; {remedy}")
     units = {word for words in _UNITS.findall(header) for word in re.findall(rb"[a-z]+", words.lower())}
-    if units - _MILLIMETERS:
-        found = b", ".join(sorted(units)).decode()
+    if other := units - _MILLIMETERS:
+        found = b", ".join(sorted(other)).decode()
         raise UserError(f"{path}: found {found} as its unit of length, expected mm; convert it, or fix its header")
     for what, value in _SCALED.findall(header):
         if value.strip(b"0.") != (b"1" if what == b"Slope" else b""):

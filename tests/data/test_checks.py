@@ -100,6 +100,16 @@ def test_span_that_float32_has_a_variance_for(span, fits):
             check_voxels(array, "a.nii")
 
 
+@pytest.mark.parametrize(("offset", "fits"), [(1e6, False), (1e4, True)])
+def test_values_far_from_0_that_float32_does_not_resolve(offset, fits):
+    array = np.float32(offset) + np.linspace(0, 1, 50, dtype=np.float32)
+    if fits:
+        check_voxels(array, "a.nii")
+    else:
+        with pytest.raises(UserError, match="lie between 1000000 and 1000001, where float32 resolves fewer than 100"):
+            check_voxels(array, "a.nii")
+
+
 class TestLabels:
     AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
 

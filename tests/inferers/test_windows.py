@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from monai_pdddpm.inferers.active_voxels import _highest_around
 from monai_pdddpm.inferers.windows import WindowPlan, content_box, covering_windows, margin_of, pad_to, window_starts
 
 
@@ -237,3 +238,8 @@ def test_the_box_is_the_content_or_a_window_with_the_content_in_its_middle():
         assert high <= span.stop <= padded
         left, right = low - span.start, span.stop - high
         assert right - left in (0, 1) or (span.start == 0 and left < right) or (span.stop == padded and right < left)
+
+
+@pytest.mark.parametrize("radius", [1, 5])
+def test_a_thin_volume_is_searched_to_its_end(radius):
+    assert _highest_around(torch.tensor([[0, 0, 0], [0, 5, 0]]), radius).tolist() == [[5, 5, 5], [5, 5, 5]]

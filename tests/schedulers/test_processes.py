@@ -93,6 +93,7 @@ def test_both_processes_are_one_where_the_proposal_is_right(abar, states):
     x_0, _, noise = states
     for t, previous in PAIRS:
         x_t = noisy_state(x_0, x_0, abar[t], noise)
+        assert torch.equal(noisy_state(x_0, -x_0, abar[t], noise), x_t)  # the usual process has no pre-segmentation
         torch.testing.assert_close(noisy_state(x_0, x_0, abar[t], noise, True), x_t)
         for rule in RULES:
             arguments = (rule, x_t, x_0, x_0, abar[t], at(abar, previous), noise)

@@ -73,6 +73,9 @@ def test_without_members_entropy_or_foreground():
     assert result["unlike_usual"] == []
     assert "agreement" not in result["features"]
     assert "predicted_dice" not in result
+    empty = torch.stack([torch.ones(4, 5, 6), *torch.zeros(2, 4, 5, 6)])
+    item = CaseSummaryd("seg", LABELS)({"seg": MetaTensor(label_map(0, 0), affine=AFFINE), "prob": MetaTensor(empty)})
+    assert item["result"]["features"]["expected_dice"] == 1  # surely nothing is there
 
 
 def test_agreement_by_hand():
@@ -124,6 +127,9 @@ def test_a_calibration_adds_intervals_and_what_is_unusual():
     assert result["predicted_dice"]["value"] == pytest.approx(expected, abs=1e-4)
     assert result["predicted_dice"]["interval_90"] == pytest.approx([expected - 0.1, expected + 0.1], abs=1e-4)
     assert json.loads(json.dumps(result)) == result
+    tempered = CaseSummaryd("seg", LABELS, calibration=Calibration(temperature=2.0))(data)["result"]
+    # squares of 1/4 and 3/4 are as 1 to 9
+    assert tempered["volume_ml"]["head"]["expected"] == 0.09
     third = AFFINE * torch.tensor([1 / 3, 1.0, 1.0, 1.0])
     seventh = dataclasses.replace(calibration, interval_factor={"head": 1.3}, dice_line=(0.5, 1 / 7, 1 / 7), ranges={})
     odd = CaseSummaryd("seg", LABELS, calibration=seventh)({k: MetaTensor(v, affine=third) for k, v in data.items()})

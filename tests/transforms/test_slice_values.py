@@ -57,6 +57,11 @@ def test_probabilities_members_and_entropy():
     assert found["mean_entropy_inside_nats"] == ""
 
 
+def test_numbers_have_four_digits():
+    entropy = torch.full((1, 4, 3, 5), 1 / 7)
+    assert table(case(entropy=entropy))[0]["mean_entropy_inside_nats"] == "0.1429"
+
+
 def test_frames():
     seg = torch.zeros(1, 4, 3, 5, 2)
     seg[0, 1, 0, 0, 0] = seg[0, 1, 0, :2, 1] = 1
