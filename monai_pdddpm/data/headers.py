@@ -198,6 +198,7 @@ def _read_by_itk(path: Path) -> ScanHeader:
             raise ValueError("no format that ITK reads")
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
+        size = int(reader.GetImageSizeInBytes())  # fails for an unknown type of voxels
     except Exception as error:
         raise UserError(unreadable(path, error)) from error
     kind = reader.GetPixelTypeAsString(reader.GetPixelType())
@@ -215,7 +216,6 @@ def _read_by_itk(path: Path) -> ScanHeader:
     if np.abs(np.array(lengths) - 1).max() > _SIZE_TOLERANCE:
         found = " x ".join(f"{length:.3g}" for length in lengths)
         raise UserError(f"{path}: found axes of the lengths {found}, expected directions of length 1; export it again")
-    size = int(reader.GetImageSizeInBytes())
     if spare := spare_bytes(path, size):
         if spare >= size // max(sizes):
             raise UserError(

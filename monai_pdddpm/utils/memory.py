@@ -7,8 +7,10 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:  # lists are checked without torch
+    import torch
 
 try:
     import resource
@@ -47,6 +49,8 @@ def total_memory() -> int | None:
 def forget_peak(device: torch.device) -> None:
     """Let `peak_memory` count from now on, where the system can."""
     if device.type == "cuda":
+        import torch
+
         torch.cuda.reset_peak_memory_stats(device)
     elif (file := Path("/proc/self/clear_refs")).exists():
         file.write_text("5")
@@ -55,6 +59,8 @@ def forget_peak(device: torch.device) -> None:
 def peak_memory(device: torch.device) -> int | None:
     """Return the largest memory in bytes, of the GPU or else of this process; None where it is not reported."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_reserved(device)
     if (status := Path("/proc/self/status")).exists():  # on Linux, ru_maxrss begins at the peak of the parent process
         lines = status.read_text(encoding="ascii", errors="replace").splitlines()
