@@ -64,7 +64,7 @@ def _headers() -> list[Kind]:
         k("nrrd: direction of zeros", by_itk("bad.nrrd", replace(direction, b"(0,0,0)"))),
         k("nrrd: direction of NaN", by_itk("bad.nrrd", replace(direction, b"(nan,nan,nan)"))),
         k("nrrd: two equal directions", by_itk("bad.nrrd", replace(other, direction))),
-        k("nrrd: no directions", no_directions, "done", lambda: (VOXELS, guessed)),
+        k("nrrd: no directions", no_directions, "noted", lambda: (VOXELS, guessed)),
         k("mha: line of 100,000 letters", by_itk("bad.mha", replace(b"Image", b"I" * 100_000))),
         *[
             k(f"mha: spacing {value}", by_itk("bad.mha", replace(spacing, f"ElementSpacing = {value}".encode())))
