@@ -39,7 +39,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(part, path)
     except (OSError, RuntimeError) as error:
         refused = next((link for link in error_links(error) if isinstance(link, OSError)), error)
-        reason = getattr(refused, "strerror", None) or str(refused).strip().splitlines()[-1]
+        lines = str(refused).strip().splitlines() or [type(refused).__name__]
+        reason = getattr(refused, "strerror", None) or lines[-1]
         remedy = "free space on the disk, or set output_dir to a folder that you may write to"
         if is_too_many_files(error):
             remedy = "end other programs, or allow more open files with ulimit -n"

@@ -85,6 +85,12 @@ def test_folder_in_the_place_of_the_file(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
+@pytest.mark.parametrize(("text", "reason"), [("", "RuntimeError"), ("in file.cpp\ndisk is full\n", "disk is full")])
+def test_failure_that_a_library_reports_by_a_runtime_error(tmp_path, text, reason):
+    with pytest.raises(UserError, match=rf"cannot be written \({reason}\); free"), atomic_write(tmp_path / "a"):
+        raise RuntimeError(text)
+
+
 def test_nothing_written_is_an_error(tmp_path):
     with pytest.raises(UserError, match="cannot be written"), atomic_write(tmp_path / "a"):
         pass
