@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from monai_pdddpm.data import ensure_phantom
+from monai_pdddpm.data import write_phantom
 
 ROOT = Path(__file__).parents[2]
 CASE = "phantom_060"
@@ -19,7 +19,7 @@ def main() -> None:
     """Run inference on one phantom scan and keep its overview."""
     with tempfile.TemporaryDirectory() as temporary:
         data, output = Path(temporary) / "data", Path(temporary) / "output"
-        ensure_phantom(data)
+        write_phantom(data)
         config = ROOT / "bundles" / "phantom_segmentation" / "configs" / "inference.json"
         scan = data / "imagesTs" / f"{CASE}.nii.gz"
         options = ["--config_file", str(config), "--dataset_dir", str(scan), "--output_dir", str(output)]

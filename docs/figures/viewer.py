@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from monai_pdddpm.data import ensure_phantom
+from monai_pdddpm.data import write_phantom
 
 ROOT = Path(__file__).parents[2]
 CASES = ("phantom_060", "phantom_061", "phantom_062", "phantom_063")
@@ -25,7 +25,7 @@ def main() -> None:
     """Run inference on a few phantom scans, and take pictures of a case and of all cases."""
     with tempfile.TemporaryDirectory() as temporary:
         data, scans, output = (Path(temporary) / name for name in ("data", "scans", "output"))
-        ensure_phantom(data)
+        write_phantom(data)
         scans.mkdir()
         for case in CASES:
             shutil.copy(data / "imagesTs" / f"{case}.nii.gz", scans)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from monai_pdddpm.data.datalist import SCAN_EXTENSIONS
+from monai_pdddpm.utils.errors import UserError
 
 from .phantom_distribution import DEFAULT_SIZE, DEFAULT_SPACING, LABELS, make_phantom_scan, phantom_affine
 
@@ -118,24 +118,26 @@ def _write_list(root: Path, lists: dict[str, list[dict[str, str]]], settings: di
     (root / "dataset.json").write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
 
 
-def ensure_phantom(dataset_dir: str | os.PathLike[str], **settings: Any) -> str:
-    """Write a phantom data set if the folder does not exist, and return the folder.
+def ensure_phantom(folder: str | os.PathLike[str], dataset_dir: str | os.PathLike[str], **settings: Any) -> None:
+    """Write the phantom data set of a bundle if it is asked for and does not exist.
 
     Args:
-        dataset_dir: the folder. An existing folder or scan stays unchanged. A path with the extension of a scan is
-            never created as a folder; the list of cases reports the missing scan.
+        folder: the bundle's own folder for data. An existing one stays unchanged.
+        dataset_dir: the folder or scan that a command reads; for another one than ``folder`` nothing is written.
         settings: arguments of `write_phantom`.
 
-    Returns:
-        The path as a string.
+    Raises:
+        UserError: when the folder cannot be written.
     """
-    target = Path(dataset_dir)
-    if not os.path.lexists(target) and not target.name.lower().endswith(SCAN_EXTENSIONS):
+    target = Path(folder)
+    if os.path.realpath(dataset_dir) == os.path.realpath(target) and not os.path.lexists(target):
         print(f"No dataset at {target}: writing the synthetic phantom there.", flush=True)
         try:
             write_phantom(target, **settings)
-        except OSError:
+        except OSError as error:
             # several processes may start at once (torchrun); the first one to finish wins, and all write the same files
             if not target.is_dir():
-                raise
-    return str(target)
+                raise UserError(
+                    f"{target}: cannot be written ({error.strerror}), expected a folder for the phantom; make it "
+                    "writable, or give scans with --dataset_dir"
+                ) from error

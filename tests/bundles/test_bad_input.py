@@ -200,7 +200,7 @@ def wrong(phantom, tmp_path_factory):
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("dataset_dir", "{wrong}/no/such/scan.nii.gz", "no/such/scan.nii.gz: does not exist"),
+        ("dataset_dir", "{wrong}/no/such/scans", "no/such/scans: does not exist"),
         ("dataset_dir", "{wrong}/empty", "empty: no scan found"),
         ("dataset_dir", "{wrong}/file", "file: not a scan by its name"),
         ("dataset_dir", "{wrong}/dataset", "dataset.json: not valid JSON"),
@@ -249,7 +249,7 @@ def test_setting_that_cannot_work_is_told_before_any_scan_is_read(
         ("max_epochs", 0, "max_epochs: found 0"),
         ("fold", 2, "fold: found 2"),
         ("device", "cuda:7", "device: found 'cuda:7'"),
-        ("dataset_dir", "{wrong}/no/such/scan.nii.gz", "no/such/scan.nii.gz: not a folder"),
+        ("dataset_dir", "{wrong}/no/such/scans", "no/such/scans: not a folder"),
     ],
 )
 def test_setting_that_cannot_work_in_training(command, bundle, phantom, wrong, tmp_path, key, value, told):

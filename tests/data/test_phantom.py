@@ -10,6 +10,7 @@ import pytest
 from monai_pdddpm.data import phantom as module
 from monai_pdddpm.data.phantom import ensure_phantom, write_phantom
 from monai_pdddpm.data.phantom_distribution import phantom_affine
+from monai_pdddpm.utils.errors import UserError
 
 TINY = {"size": (12, 14, 10), "spacing": (3.0, 3.0, 3.5)}
 FEW = {"train": 2, "validation": 1, "test": 1, "annotations": 3, **TINY}
@@ -87,19 +88,19 @@ def test_same_seed_same_files(dataset, tmp_path):
     assert more["imagesTr/phantom_001.nii.gz"] == first["imagesTr/phantom_001.nii.gz"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_nothing_is_left_behind_when_interrupted(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(("error", "raised"), [(KeyboardInterrupt, KeyboardInterrupt), (OSError, UserError)])
+def test_nothing_is_left_behind_when_interrupted(tmp_path, monkeypatch, error, raised):
     save, calls = nib.save, []
 
     def failing(image, path):
         calls.append(path)
         if len(calls) == 6:
-            raise error("stop")
+            raise error(28, "stop")
         save(image, path)
 
     monkeypatch.setattr(module.nib, "save", failing)
-    with pytest.raises(error, match="stop"):
-        ensure_phantom(tmp_path / "data", **FEW)
+    with pytest.raises(raised, match="stop"):
+        ensure_phantom(tmp_path / "data", tmp_path / "data", **FEW)
     assert len(calls) == 6
     assert list(tmp_path.iterdir()) == []
 
@@ -110,24 +111,25 @@ def test_refuses_what_exists(tmp_path):
         write_phantom(tmp_path / "there", **FEW)
 
 
-def test_ensure_phantom_writes_once_and_leaves_a_folder_alone(tmp_path, capsys):
+def test_ensure_phantom_writes_once_and_leaves_what_exists_alone(tmp_path, capsys):
     path = tmp_path / "deep" / "data"
-    assert ensure_phantom(path, **FEW) == str(path)
+    ensure_phantom(path, tmp_path / "deep" / ".." / "deep" / "data", **FEW)
     assert capsys.readouterr().out.count("\n") == 1
     (path / "mine.txt").write_text("kept")
     before = digests(path)
-    assert ensure_phantom(str(path), seed=7) == str(path)
+    ensure_phantom(str(path), path, seed=7)
     assert digests(path) == before
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "gone")
+    ensure_phantom(link, link)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "deep", link]
     assert capsys.readouterr().out == ""
 
 
-def test_ensure_phantom_leaves_scans_alone(tmp_path):
-    scan, link = tmp_path / "scan.nii.gz", tmp_path / "link"
-    scan.write_text("")
-    link.symlink_to(tmp_path / "gone")
-    for path in (scan, link, tmp_path / "missing.nii.gz"):
-        assert ensure_phantom(path, **FEW) == str(path)
-    assert sorted(tmp_path.iterdir()) == [link, scan]
+@pytest.mark.parametrize("asked", ["scan.nii.gz", "dta", "data2/../dat", "data/imagesTs"])
+def test_ensure_phantom_serves_the_bundles_own_folder_alone(tmp_path, asked):
+    ensure_phantom(tmp_path / "data", tmp_path / asked, **FEW)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ensure_phantom_yields_to_a_faster_process(tmp_path, monkeypatch):
@@ -139,5 +141,5 @@ def test_ensure_phantom_yields_to_a_faster_process(tmp_path, monkeypatch):
         save(image, path)
 
     monkeypatch.setattr(module.nib, "save", overtaken)
-    assert ensure_phantom(tmp_path / "data", **FEW) == str(tmp_path / "data")
+    ensure_phantom(tmp_path / "data", tmp_path / "data", **FEW)
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "dataset.json"]
