@@ -1,7 +1,7 @@
 """Change one expression of the package at a time, and count the changes that the fast tests notice.
 
     python tools/mutation.py --sample 300                # a random sample over all modules
-    python tools/mutation.py metrics/samples.py --sample 0   # every mutant of one module
+    python tools/mutation.py metrics/lesions.py --sample 0   # every mutant of one module
 
 Each mutant is a copy of the package with one change. The tests that run the changed line, as coverage.py found, run in
 a fork of a process that has imported the libraries, quickest first, until one fails. `mutation_equivalent.csv` lists

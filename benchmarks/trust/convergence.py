@@ -34,8 +34,8 @@ from benchmarks.speed.rivals import Concatenated  # noqa: E402
 from benchmarks.trust.batches import Batches  # noqa: E402
 from benchmarks.trust.fit import Budget, train_denoiser  # noqa: E402
 from benchmarks.trust.phantom import CLASSES, near_border  # noqa: E402
+from benchmarks.trust.samples import generalized_energy_distance  # noqa: E402
 from monai_pdddpm.data.phantom_distribution import Phantom, make_phantom_scan  # noqa: E402
-from monai_pdddpm.metrics import generalized_energy_distance  # noqa: E402
 from monai_pdddpm.metrics.summary import statistic  # noqa: E402
 from monai_pdddpm.networks import PDDDPM, SecondOrderODEBlock  # noqa: E402
 from monai_pdddpm.utils.errors import friendly_errors  # noqa: E402

@@ -35,8 +35,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from benchmarks import common  # noqa: E402
+from benchmarks.trust.samples import crps, generalized_energy_distance  # noqa: E402
 from monai_pdddpm.data.phantom_distribution import Phantom, make_phantom_scan  # noqa: E402
-from monai_pdddpm.metrics import crps, generalized_energy_distance  # noqa: E402
 from monai_pdddpm.metrics.summary import statistic  # noqa: E402
 from monai_pdddpm.networks.weights import load_weights, read_weights  # noqa: E402
 from monai_pdddpm.utils.errors import UserError, friendly_errors  # noqa: E402

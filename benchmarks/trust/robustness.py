@@ -33,8 +33,8 @@ sys.path.insert(0, str(HERE.parents[1]))
 from benchmarks import common  # noqa: E402
 from benchmarks.trust import measures, report, study, training  # noqa: E402
 from benchmarks.trust.contenders import Draw, contender, ensemble, passes  # noqa: E402
+from benchmarks.trust.samples import area_under_risk_coverage  # noqa: E402
 from monai_pdddpm.data import labelled_cases  # noqa: E402
-from monai_pdddpm.metrics import area_under_risk_coverage  # noqa: E402
 from monai_pdddpm.utils.errors import friendly_errors  # noqa: E402
 
 # Three degrees of each: noise in standard deviations of the scan, blur in voxels, coefficients of the logarithm of the

@@ -9,15 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_pdddpm.metrics import (
-    area_under_risk_coverage,
-    crps,
-    disagreement_ratio,
-    generalized_energy_distance,
-    lesion_metrics,
-    segmentation_metrics,
-    volume_z,
-)
+from monai_pdddpm.metrics import lesion_metrics, segmentation_metrics
 from monai_pdddpm.metrics.recalibration import (
     Calibration,
     CalibrationCase,
@@ -133,24 +125,3 @@ class TestMetrics:
             assert found[name]["volume_ml"] == pytest.approx(int(one.sum()) / 1000)
             assert math.isnan(lesions[name]["lesion_f1"]) is (size == 0)
             assert lesions[name]["missed_lesions"] <= lesions[name]["true_lesions"]
-
-    @given(label_maps(3), label_maps(2))
-    def test_members_and_annotations_of_nothing(self, members, annotations):
-        distance = generalized_energy_distance(members, annotations, 3)
-        assert -1 <= distance <= 2
-        ratio = disagreement_ratio(members, annotations[0], 3)
-        assert math.isnan(ratio) is bool((members == annotations[0]).all())
-        nothing = torch.zeros_like(members)
-        assert generalized_energy_distance(nothing, nothing[:2], 3) == 0
-        assert math.isnan(disagreement_ratio(nothing, nothing[0], 3))
-
-    @given(st.lists(VOLUMES, min_size=2, max_size=6), VOLUMES)
-    def test_volumes_of_members(self, members, truth):
-        assert crps([truth] * 3, truth) == 0
-        assert crps(members, truth) == pytest.approx(crps(members[::-1], truth), abs=1e-9)
-        assert crps([0.0, 0.0], 0.0) == 0
-        assert math.isnan(volume_z([0.0, 0.0], 0.0))
-        assert volume_z([0.0, 0.0], 1.0) == math.inf
-
-    def test_equal_confidence_has_no_order(self):
-        assert area_under_risk_coverage([0.0, 1.0], [0.0, 0.0]) == 0.5

@@ -62,10 +62,10 @@ def test_calls_and_conditions_are_changed_and_messages_are_not(mutation, monkeyp
 
 
 def test_tests_of_a_mutant_are_those_that_run_its_line_and_those_of_its_module(mutation):
-    mutant = mutation.Mutant("metrics/samples.py", "f", 7, "", "", "", 0, 0)
-    own = "tests/metrics/test_samples.py::in_a_fork"
+    mutant = mutation.Mutant("metrics/held_out.py", "f", 7, "", "", "", 0, 0)
+    own = "tests/metrics/test_held_out.py::in_a_fork"
     seconds = {own: 3.0, "a.py::slow": 2.0, "a.py::quick": 1.0, "b.py::c": 1.0, "d.py::e": 1.0}
-    lines = {"metrics/samples.py": {"a.py::slow": [7], "a.py::quick": [7], "b.py::c": [8]}, "x.py": {"d.py::e": [7]}}
+    lines = {"metrics/held_out.py": {"a.py::slow": [7], "a.py::quick": [7], "b.py::c": [8]}, "x.py": {"d.py::e": [7]}}
     covered = mutation.Covered(seconds, lines)
     assert mutation.tests_of(mutant, covered) == [own, "a.py::quick", "a.py::slow"]
     constant = mutant._replace(line=9)
@@ -76,7 +76,7 @@ def test_tests_of_a_mutant_are_those_that_run_its_line_and_those_of_its_module(m
 
 @pytest.mark.slow
 def test_a_sample_is_killed():
-    command = [sys.executable, str(TOOL), "metrics/ranking.py", "--sample", "4", "--least", "0.95"]
+    command = [sys.executable, str(TOOL), "metrics/lesions.py", "--sample", "4", "--least", "0.95"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| metrics | 4 | 4 | 0 | 0 |" in done.stdout

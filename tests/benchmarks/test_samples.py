@@ -3,18 +3,17 @@
 import itertools
 import math
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 from monai.metrics import compute_iou
-from PIL import Image
 from scipy.stats import norm
 
-from monai_pdddpm.metrics import samples as module
-from monai_pdddpm.metrics.samples import (
+from benchmarks.trust import samples as module
+from benchmarks.trust.samples import (
+    area_under_risk_coverage,
     crps,
     disagreement_ratio,
     generalized_energy_distance,
@@ -22,8 +21,6 @@ from monai_pdddpm.metrics.samples import (
     pairwise_iou,
     volume_z,
 )
-
-LIDC = Path(__file__).parents[2].parent / "shared" / "data" / "lidc_multirater"
 
 # 2 x 2 maps of one class. They mark no voxel, the first, the first two, the last, all four.
 NONE, FIRST, TOP, LAST, ALL = torch.tensor(
@@ -144,12 +141,6 @@ def test_mean_distance_by_hand():
     assert mean_distance(stack(FIRST, LAST, NONE), 2) == 1
 
 
-def test_mean_distance_is_that_of_loops():
-    maps = random_maps(5, 4, seed=12)
-    assert mean_distance(maps, 4) == pytest.approx(loop_mean(itertools.combinations(maps, 2), 4))
-    assert mean_distance(maps.flip(0), 4) == pytest.approx(mean_distance(maps, 4))
-
-
 def test_disagreement_ratio_by_hand():
     # Members first and top: 1/2 apart. Distances to all: 3/4 and 1/2.
     assert disagreement_ratio(stack(FIRST, TOP), ALL, 2) == pytest.approx((1 / 2) / ((3 / 4 + 1 / 2) / 2))
@@ -191,13 +182,53 @@ def test_crps_of_normal_members_does_not_depend_on_their_number(count):
     assert found == pytest.approx(expected, abs=0.03)
 
 
-@pytest.mark.skipif(not LIDC.is_dir(), reason=f"needs the lung nodule crops with four annotations in {LIDC}")
-def test_four_annotations_of_lung_nodules():
-    nodules = sorted(folder for folder in LIDC.glob("*/*") if folder.is_dir())
-    assert nodules
-    for nodule in nodules:
-        masks = [np.asarray(Image.open(nodule / f"label{number}_.jpg")) > 127 for number in range(4)]
-        four = torch.from_numpy(np.stack(masks))
-        assert 0 < mean_distance(four, 2) <= 1
-        ged = generalized_energy_distance(four[:2], four[2:], 2)
-        assert ged == pytest.approx(loop_ged(four[:2], four[2:], 2))
+def loop_aurc(risk):
+    """AURC of risks sorted by decreasing confidence."""
+    return sum(sum(risk[:count]) / count for count in range(1, len(risk) + 1)) / len(risk)
+
+
+def loop_aurc_over_orders(risk, confidence):
+    """Mean over all orders that the confidence allows."""
+    orders = [
+        order
+        for order in itertools.permutations(range(len(risk)))
+        if all(confidence[one] >= confidence[other] for one, other in itertools.pairwise(order))
+    ]
+    return sum(loop_aurc([risk[index] for index in order]) for order in orders) / len(orders)
+
+
+def random_values(count, seed, levels):
+    return torch.randint(levels, (count,), generator=torch.Generator().manual_seed(seed)) / levels
+
+
+def test_selective_risk_by_hand():
+    # By decreasing confidence the risks are 0.1, 0.4, 0.2, 0.6.
+    risk, confidence = [0.2, 0.1, 0.6, 0.4], [0.5, 0.9, 0.1, 0.8]
+    selective = [0.1, (0.1 + 0.4) / 2, (0.1 + 0.4 + 0.2) / 3, (0.1 + 0.4 + 0.2 + 0.6) / 4]
+    assert area_under_risk_coverage(risk, confidence) == pytest.approx(sum(selective) / 4)
+
+
+def test_aurc_of_the_best_the_worst_and_no_order():
+    risk = torch.tensor([0.0, 0.25, 0.5, 1.0])
+    assert area_under_risk_coverage(risk, -risk) == pytest.approx(loop_aurc([0, 0.25, 0.5, 1]))
+    assert area_under_risk_coverage(risk, risk) == pytest.approx(loop_aurc([1, 0.5, 0.25, 0]))
+    # Equal confidences: the mean risk is expected at every coverage.
+    assert area_under_risk_coverage(risk, torch.zeros(4)) == pytest.approx(1.75 / 4)
+    assert area_under_risk_coverage([0.3], [5]) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_aurc_is_the_mean_over_all_orders_allowed(seed):
+    risk, confidence = random_values(6, seed, 999), random_values(6, seed + 50, 3)
+    expected = loop_aurc_over_orders(risk.tolist(), confidence.tolist())
+    assert area_under_risk_coverage(risk, confidence) == pytest.approx(expected)
+
+
+def test_the_order_of_the_input_does_not_matter():
+    risk, confidence = random_values(50, 0, 999), random_values(50, 1, 5)
+    found = area_under_risk_coverage(risk, confidence)
+    for seed in range(5):
+        order = torch.randperm(50, generator=torch.Generator().manual_seed(seed))
+        assert area_under_risk_coverage(risk[order], confidence[order]) == found
+    # Only the order of the confidence counts.
+    assert area_under_risk_coverage(risk, 10 * confidence.exp() - 3) == found
