@@ -34,7 +34,7 @@ from benchmarks.speed.drawn import SIZES, Size
 from monai_pdddpm.bundle import keep_freed_memory
 from monai_pdddpm.data.phantom_distribution import make_phantom_scan
 from monai_pdddpm.inferers.autocast import AutocastInferer, autocast
-from monai_pdddpm.inferers.stopwatch import Stopwatch
+from monai_pdddpm.inferers.run_info import Stopwatch
 
 Rows = list[dict[str, Any]]
 _TITLES = {

@@ -35,7 +35,7 @@ from benchmarks.speed.nnunet import NNUNET  # noqa: E402
 from benchmarks.speed.turns import Turns, job_options, serve  # noqa: E402
 from monai_pdddpm.bundle import keep_freed_memory  # noqa: E402
 from monai_pdddpm.data import labelled_cases, write_phantom  # noqa: E402
-from monai_pdddpm.inferers.stopwatch import Stopwatch  # noqa: E402
+from monai_pdddpm.inferers.run_info import Stopwatch  # noqa: E402
 from monai_pdddpm.transforms.case_summary import agreement  # noqa: E402
 from monai_pdddpm.utils.errors import friendly_errors  # noqa: E402
 

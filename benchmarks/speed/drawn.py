@@ -101,7 +101,6 @@ class DrawnDenoiser(nn.Module):
 def drawn_pair(pair: PDDDPM, device: torch.device | str, runs: bool = True, members: bool = True) -> PDDDPM:
     """Return a pair whose pre-segmentation, and on request members, are drawn; its networks run if requested."""
     pair.segmenter = DrawnSegmenter(pair.segmenter if runs else None, pair.num_classes)
-    pair.logits = True
     if members:
         pair.denoiser = DrawnDenoiser(pair.denoiser, runs)
     return in_fast_layout(pair.to(device).eval(), device)  # type: ignore[return-value]

@@ -33,7 +33,7 @@ from benchmarks import common  # noqa: E402
 from benchmarks.speed.drawn import Size, classes_and_window, distance_image, drawn_pair  # noqa: E402
 from monai_pdddpm.bundle import keep_freed_memory  # noqa: E402
 from monai_pdddpm.data import write_phantom  # noqa: E402
-from monai_pdddpm.inferers.stopwatch import Stopwatch  # noqa: E402
+from monai_pdddpm.inferers.run_info import Stopwatch  # noqa: E402
 
 CURVES: dict[str, Sequence[int]] = {
     "members": (1, 2, 4, 8, 16, 32, 64),

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from monai_pdddpm.inferers import EnsembleConfig, EnsembleRunInfo
 from monai_pdddpm.inferers.autocast import autocast
 from monai_pdddpm.inferers.file_ensemble import output_of
-from monai_pdddpm.inferers.stopwatch import Stopwatch
+from monai_pdddpm.inferers.run_info import Stopwatch
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.schedulers import Chain, decode_probabilities, uniform_steps
 

@@ -17,7 +17,6 @@ from region import (
     ODE,
     SDE,
     Region,
-    Rule,
     chain,
     evidence,
     exact_frequency,
@@ -28,7 +27,7 @@ from region import (
     undecided,
 )
 
-from monai_pdddpm.schedulers import cumulative_schedule, signal_to_noise, uniform_steps
+from monai_pdddpm.schedulers import cumulative_schedule, reverse_step, signal_to_noise, uniform_steps
 
 PICTURE = Path(__file__).resolve().parents[1] / "pictures" / "why_few_steps.png"
 COLORS = ("#0072B2", "#D55E00", "#009E73")
@@ -72,7 +71,7 @@ def start_table(abar: torch.Tensor) -> list[str]:
         cells = [str(start), {0: "none", 1: "right", -1: "wrong"}[presegmentation], f"{nats:.2f}"]
         for rule in (ODE, SDE):
             limit = exact_frequency(rule, Region(), abar[start - 1], presegmentation)
-            members = 20_000 if rule is ODE else 50_000
+            members = 20_000 if rule == ODE else 50_000
             found = frequencies(Region(), abar, rule, COUNTS, start, presegmentation, members)
             needed = enough(COUNTS, [abs(f - limit) for f in found])
             cells += [f"{limit:.2f}", f"{found[COUNTS.index(3)]:.2f}", str(needed)]
@@ -122,7 +121,7 @@ def gaussian_spread(abar: torch.Tensor, time_steps: Sequence[int], voxels: int, 
     for t, t_prev in zip(time_steps, [*time_steps[1:], None], strict=True):
         x_0 = abar[t].sqrt() * deviation**2 / (abar[t] * deviation**2 + 1 - abar[t]) * state
         if t_prev is not None:
-            state = ODE(state, x_0, abar[t], abar[t_prev])
+            state = reverse_step(state, x_0, abar[t], abar[t_prev])
     return float(x_0 / deviation)
 
 
@@ -197,8 +196,8 @@ def main() -> None:
     draw(abar).savefig(PICTURE, dpi=250)
 
 
-def _errors(region: Region, abar: torch.Tensor, rule: Rule, **options: Any) -> list[float]:
-    return [abs(found - region.belief) for found in frequencies(region, abar, rule, COUNTS, **options)]
+def _errors(region: Region, abar: torch.Tensor, eta: float, **options: Any) -> list[float]:
+    return [abs(found - region.belief) for found in frequencies(region, abar, eta, COUNTS, **options)]
 
 
 def _finish(axes: Axes, title: str, xlabel: str, ylabel: str, **options: Any) -> None:

@@ -8,7 +8,7 @@ and -a, a = s sqrt(n), and a denoiser in closed form. Rules, schedule and lists 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,11 +16,9 @@ import torch
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from monai_pdddpm.schedulers import AncestralRule, DDIMRule, signal_to_noise, start_state, uniform_steps
+from monai_pdddpm.schedulers import reverse_step, signal_to_noise, start_state, uniform_steps
 
-ODE, SDE = DDIMRule(0.0), AncestralRule("fixed_small")
-
-Rule = Callable[..., torch.Tensor]
+ODE, SDE = 0.0, 1.0  # eta of the rules of DDIM and DDPM
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def chain(
     y: torch.Tensor,
     steps: Sequence[int],
     abar: torch.Tensor,
-    rule: Rule,
+    eta: float,
     generator: torch.Generator | None = None,
     heun: bool = False,
 ) -> torch.Tensor:
@@ -81,9 +79,9 @@ def chain(
         x_0 = region.denoise(y, abar[t])
         z = None if generator is None else torch.randn(len(y), generator=generator, dtype=torch.float64)
         if heun:
-            ahead = rule(y, x_0, abar[t], abar[t_prev], z)
+            ahead = reverse_step(y, x_0, abar[t], abar[t_prev], z, eta)
             x_0 = (x_0 + region.denoise(ahead, abar[t_prev])) / 2
-        y = rule(y, x_0, abar[t], abar[t_prev], z)
+        y = reverse_step(y, x_0, abar[t], abar[t_prev], z, eta)
     return region.denoise(y, abar[steps[-1]])
 
 
@@ -103,13 +101,13 @@ def probability(x_0: torch.Tensor, region: Region) -> float:
     return ((x_0 / region.distance + 1) / 2).mean().item()
 
 
-def exact_frequency(rule: Rule, region: Region, abar_t: torch.Tensor, presegmentation: float) -> float:
+def exact_frequency(eta: float, region: Region, abar_t: torch.Tensor, presegmentation: float) -> float:
     """Return how often infinitely many steps end at structure.
 
     The SDE samples the posterior of its start. The ODE keeps the order of states and their marginal distribution, so
     the upper ``belief`` of the noised truth's distribution goes to structure.
     """
-    if rule is SDE:
+    if eta == SDE:
         start = region.start(presegmentation, abar_t, normal_sample(100_000))
         return region.log_odds(start, abar_t).sigmoid().mean().item()
     radius = region.distance * signal_to_noise(abar_t).sqrt().item()
@@ -133,7 +131,7 @@ def undecided(region: Region, abar_t: torch.Tensor) -> float:
 def frequencies(
     region: Region,
     abar: torch.Tensor,
-    rule: Rule,
+    eta: float,
     counts: Iterable[int],
     start: int = 1000,
     presegmentation: float = 0,
@@ -142,6 +140,6 @@ def frequencies(
 ) -> list[float]:
     """Return the frequency of structure after each number of steps from T' = ``start`` to index 0."""
     first = region.start(presegmentation, abar[start - 1], normal_sample(members))
-    generator = torch.Generator().manual_seed(0) if rule is SDE else None
-    runs = (chain(region, first, uniform_steps(start, n), abar, rule, generator, heun) for n in counts)
+    generator = torch.Generator().manual_seed(0) if eta == SDE else None
+    runs = (chain(region, first, uniform_steps(start, n), abar, eta, generator, heun) for n in counts)
     return [frequency(x_0) for x_0 in runs]

@@ -17,7 +17,7 @@ from monai.data import save_net_with_metadata
 from monai_pdddpm import __version__
 from monai_pdddpm.data.dataset_json import read_json
 from monai_pdddpm.inferers import EnsembleOutput, PDDDPMInferer
-from monai_pdddpm.inferers.noise import start_noise
+from monai_pdddpm.inferers.noise import MemberNoise
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.networks.fixed_ensemble import OUTPUTS, FixedEnsemble
 from monai_pdddpm.transforms.outputs import uncertainty_maps
@@ -26,7 +26,7 @@ from monai_pdddpm.utils.errors import UserError
 FILES = {"torchscript": "ensemble.ts", "onnx": "ensemble.onnx"}
 LARGEST_DIFFERENCE = 1e-3
 # settings that have no meaning within one window
-_OF_VOLUMES = ("overlap", "blend_mode", "windows", "uncertainty_threshold", "dilation", "precision", "roi_size")
+_OF_VOLUMES = ("overlap", "windows", "uncertainty_threshold", "dilation", "precision", "roi_size")
 
 
 def export_ensemble(
@@ -92,7 +92,7 @@ def fixed_ensemble(network: PDDDPM, inferer: PDDDPMInferer, temperature: float =
         UserError: if the inferer's rule is stochastic, or its training process is not that of the network.
     """
     config, chain = inferer.config, inferer.chain
-    if chain.rule != "ddim" or chain.eta > 0:
+    if chain.eta > 0:
         raise UserError(f"rule: found {config.rule}, expected DDIM with eta 0 (no noise); fix --inferer#rule#eta")
     if chain.residual != network.residual:
         raise UserError(
@@ -101,7 +101,7 @@ def fixed_ensemble(network: PDDDPM, inferer: PDDDPMInferer, temperature: float =
         )
     shape = (network.num_classes, *config.roi_size)
     fields = (config.large_scale_noise, config.noise_length)
-    noise = torch.stack([start_noise(config.seed, member, shape, *fields) for member in range(config.members)])
+    noise = torch.stack([MemberNoise(config.seed, member, shape).start(*fields) for member in range(config.members)])
     return FixedEnsemble(
         network, noise, chain.time_steps, config.presegmentation_weight, temperature, chain.solver, chain.solver_steps
     ).eval()

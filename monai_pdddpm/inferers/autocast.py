@@ -19,12 +19,8 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
     MONAI's engines autocast on CUDA only, therefore the inferers of this package do it.
 
-    Args:
-        device: device of the tensors.
-        precision: ``"float32"``, ``"bfloat16"`` or ``"float16"`` (the last on GPUs only).
-
     Raises:
-        UserError: if the precision is another one, or float16 on a CPU.
+        UserError: if the precision is unknown, or float16 on a CPU.
     """
     check_choice("precision", precision, PRECISIONS)
     if precision == "float16" and device.type == "cpu":

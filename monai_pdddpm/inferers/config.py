@@ -15,14 +15,11 @@ from monai_pdddpm.utils.errors import UserError
 
 from .autocast import PRECISIONS
 
-WINDOWS = ("active", "all")
-BLEND_MODES = ("gaussian", "constant")
 _RENAMED = {
     "segmenter_share": "presegmentation_weight",
     "doubt": "uncertainty_threshold",
     "margin": "dilation",
     "active": "windows",
-    "mode": "blend_mode",
 }
 _WITHOUT_EFFECT = ("fourth_dimension", "member_batch", "memory", "return_members", "progress")
 
@@ -37,7 +34,6 @@ class EnsembleConfig:
         members: number of members, 1 or more.
         seed: seed of the members' noise, 0 or more.
         overlap: smallest fraction, 0 to below 1, that neighboring windows share.
-        blend_mode: ``"gaussian"`` or ``"constant"`` window weights.
         rule: reverse step of the chain.
         training_process: the process that the denoiser was trained with: ``"ddpm"``, ``"presegmentation"``,
             ``"recycled"`` or ``"residual"``.
@@ -68,7 +64,6 @@ class EnsembleConfig:
     members: int = 8
     seed: int = 0
     overlap: float = 0.5
-    blend_mode: str = "gaussian"
     rule: DDIMRule | AncestralRule = field(default_factory=DDIMRule)
     training_process: str = "ddpm"
     presegmentation_weight: float = 0.0
@@ -113,8 +108,7 @@ class EnsembleConfig:
         for name, low in (("large_scale_noise", 0), ("noise_length", 1)):
             self._set(name, check_number(name, getattr(self, name), low))
         for name, words in (
-            ("windows", WINDOWS),
-            ("blend_mode", BLEND_MODES),
+            ("windows", ("active", "all")),
             ("fourth_dimension", FOURTH_DIMENSIONS),
             ("precision", PRECISIONS),
             ("solver", ("", *FIXED_STEP_SOLVERS)),
@@ -152,8 +146,8 @@ class EnsembleConfig:
         return Chain(
             time_steps=list(self.time_steps),
             solver_steps=self._solver_steps(),
-            rule=self.rule.name,
             eta=float(self.rule.eta),
+            large_variance=self.rule.large_variance,
             residual=is_residual(self.training_process),
             solver=self.solver,
         )

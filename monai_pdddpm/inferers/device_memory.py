@@ -1,10 +1,15 @@
-"""Where the volumes of a case lie, and how many of its members are in work at once."""
+"""What fits into the memory of a device: a case's volumes, its members in work, and the batch of a chain."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import torch
+
+from monai_pdddpm.networks import Pair
+from monai_pdddpm.schedulers import Chain
+from monai_pdddpm.utils.errors import UserError
 
 from .config import EnsembleConfig
 
@@ -42,3 +47,40 @@ def volume_device(size: int, device: torch.device) -> torch.device:
         "the volumes of this case take %d MiB, more than half of %s; keeping them on the CPU", size // MIB, device
     )
     return torch.device("cpu")
+
+
+def reverse_chain(
+    network: Pair,
+    presegmentation: torch.Tensor,
+    features: Sequence[torch.Tensor],
+    noise: Sequence[torch.Tensor],
+    chain: Chain,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ``network.reverse(...)`` for a batch of members, in halves if the device runs out of memory.
+
+    Raises:
+        UserError: if the memory does not suffice for one member.
+    """
+    members = len(noise[0])
+    try:
+        return network.reverse(presegmentation, list(features), list(noise), chain)
+    except torch.OutOfMemoryError as error:
+        if members == 1:
+            raise UserError(
+                f"roi_size: found {list(noise[0].shape[2:])}, expected a window for which the memory of "
+                f"{noise[0].device} suffices; give a smaller --roi_size, or --device cpu"
+            ) from error
+    logger.warning("out of memory on %s with %d members at once; running half of them", noise[0].device, members)
+    if noise[0].device.type == "cuda":
+        torch.cuda.empty_cache()
+    middle = (members + 1) // 2
+    halves = []
+    for half in (slice(0, middle), slice(middle, members)):
+        parts = [_rows(feature, half) for feature in features], [field[half] for field in noise]
+        halves.append(reverse_chain(network, _rows(presegmentation, half), *parts, chain))
+    return torch.cat([first for first, _ in halves]), torch.cat([last for _, last in halves])
+
+
+def _rows(x: torch.Tensor, rows: slice) -> torch.Tensor:
+    """Return some members' rows of a tensor whose batch size is theirs, or 1 for all of them."""
+    return x[rows] if len(x) > 1 else x

@@ -14,16 +14,14 @@ from monai_pdddpm.utils.scratch import scratch_tensor
 
 from .active_voxels import SLAB, active_voxels
 from .autocast import autocast
-from .chain import reverse_chain
 from .communicator import Communicator
 from .config import EnsembleConfig
-from .device_memory import members_at_once, volume_device
-from .noise import member_noise, start_noise
+from .device_memory import members_at_once, reverse_chain, volume_device
+from .noise import MemberNoise
 from .output import EnsembleOutput
-from .run_info import EnsembleRunInfo
+from .run_info import EnsembleRunInfo, Stopwatch
 from .statistics import EnsembleStatistics
-from .stopwatch import Stopwatch
-from .windows import Window, WindowPlan, WindowRegion, content_box, covering_windows, margin_of, pad_to
+from .windows import Window, WindowPlan, WindowRegion, content_box, covering_windows, crop, margin_of, pad_to
 
 
 class EnsembleRun:
@@ -59,7 +57,7 @@ class EnsembleRun:
         self.frames, self.inner = pad_to(frames.to(self.home), config.roi_size)
         size = self.frames.shape[2:]
         box = content_box(frames, self.inner, size, config.roi_size)
-        self.plan = WindowPlan(size, config.roi_size, config.overlap, config.blend_mode, self.home, box)
+        self.plan = WindowPlan(size, config.roi_size, config.overlap, self.home, box)
         self.windows_run = 0
 
     def run(self) -> torch.Tensor:
@@ -102,7 +100,7 @@ class EnsembleRun:
             found = target.new_zeros(*target.shape[:2], *self.plan.size) if padded else target.zero_()
             for window in self.plan.windows:
                 with self.timer("segment"), autocast(self.device, self.config.precision):
-                    probabilities = self.network.segment(self.plan.cut(frame, window).to(self.device))
+                    probabilities = self.network.segment(crop(frame, window).to(self.device))
                     self.plan.add(found, window, probabilities)
             self.plan.finish(found)
         found[:, 0][found.sum(dim=1) == 0] = 1  # background outside of the image and of its content
@@ -125,7 +123,7 @@ class EnsembleRun:
 
     def _fill(self, target: torch.Tensor, probabilities: torch.Tensor) -> None:
         """Fill a frame's output, (channels, X, Y[, Z]), as if every member were the pre-segmentation."""
-        inside = self.plan.cut(probabilities[0], self.inner)
+        inside = crop(probabilities[0], self.inner)
         parts = self.layout.slices()
         target[parts["pred"]] = target[parts["member_mean"]] = target[parts["preseg"]] = inside
         entropy = target[parts["member_entropy"]][0]
@@ -145,7 +143,7 @@ class EnsembleRun:
         bar.refresh()
         members, statistics = self._members(target), EnsembleStatistics()
         volumes = self.chain.draws + 2  # the noise, and the blended sums of the first and the last prediction
-        at_once = members_at_once(self.config, 4 * volumes * region.cut(probabilities).numel(), self.device)
+        at_once = members_at_once(self.config, 4 * volumes * crop(probabilities, region.box).numel(), self.device)
         for begin in range(0, len(own), at_once):
             numbers = own[begin : begin + at_once]
             drawn = self._batch(numbers, frame, probabilities, region, bar)
@@ -161,7 +159,7 @@ class EnsembleRun:
             return
         weight = self.config.presegmentation_weight
         found = statistics.result()
-        found["pred"] = (1 - weight) * found["pred"] + weight * region.cut(probabilities[0])
+        found["pred"] = (1 - weight) * found["pred"] + weight * crop(probabilities[0], region.box)
         for name, values in found.items():
             self._paste(target[self.layout.slices()[name]], values, region.box)
 
@@ -177,18 +175,18 @@ class EnsembleRun:
         blended = [torch.zeros_like(noise[0]) for _ in range(2)]
         for window, inside in region.windows:
             with autocast(self.device, self.config.precision):
-                image, p = (self.plan.cut(volume, window).to(self.device) for volume in (frame, probabilities))
+                image, p = (crop(volume, window).to(self.device) for volume in (frame, probabilities))
                 presegmentation = self.network.prepare_presegmentation(p)
                 with self.timer("encode"):
                     features = self.network.encode(image, presegmentation)
                 with self.timer("chain"):
-                    fields = [self.plan.cut(field, inside).to(self.device) for field in noise]
+                    fields = [crop(field, inside).to(self.device) for field in noise]
                     drawn = reverse_chain(self.network, presegmentation, features, fields, self.chain)
             with self.timer("blend"):
                 for sums, values in zip(blended, drawn, strict=True):
-                    region.add(sums, inside, values)
+                    self.plan.add(sums, inside, values)
             bar.update(len(numbers) * len(self.chain.time_steps))
-        fallback = region.cut(probabilities)
+        fallback = crop(probabilities, region.box)
         return [region.finish(sums, fallback) for sums in blended]
 
     def _noise(self, numbers: range, draw: int, probabilities: torch.Tensor, region: WindowRegion) -> torch.Tensor:
@@ -196,11 +194,8 @@ class EnsembleRun:
         config, shape = self.config, probabilities.shape[1:]
         noise = probabilities.new_empty(len(numbers), shape[0], *region.size)
         for field, member in zip(noise, numbers, strict=True):
-            if draw:
-                field[:] = member_noise(config.seed, member, draw, shape, region.box, self.case)
-            else:
-                smooth = config.large_scale_noise, config.noise_length
-                field[:] = start_noise(config.seed, member, shape, *smooth, region.box, self.case)
+            own = MemberNoise(config.seed, member, shape, region.box, self.case)
+            field[:] = own.white(draw) if draw else own.start(config.large_scale_noise, config.noise_length)
         return noise
 
     def _members(self, target: torch.Tensor) -> list[torch.Tensor]:

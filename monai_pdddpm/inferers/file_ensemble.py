@@ -16,11 +16,7 @@ from .statistics import EnsembleStatistics
 
 @dataclass(frozen=True)
 class FileEnsembleConfig:
-    """Settings of an ensemble from files.
-
-    Attributes:
-        folders: of the probabilities, one for each member.
-    """
+    """The folders of the probabilities, one for each member."""
 
     folders: tuple[str, ...]
 
@@ -48,14 +44,9 @@ class FileEnsembleInferer(Inferer):
     def __call__(  # type: ignore[override]
         self, inputs: MetaTensor, network: object, *args: Any, presegmentation: torch.Tensor, **kwargs: Any
     ) -> MetaTensor:
-        """Return (B, K (4 + members), X, Y, Z) float32 with the metadata of the image.
+        """Return (B, K (4 + members), X, Y, Z) float32 with the metadata of the image, (B, C, X, Y, Z).
 
-        Args:
-            inputs: images, (B, C, X, Y, Z).
-            network: not used.
-            args: not used.
-            presegmentation: probabilities of all members, (B, members x K, X, Y, Z).
-            kwargs: not used.
+        ``presegmentation`` holds the probabilities of all members, (B, members x K, X, Y, Z).
         """
         cases = [output_of(case.unflatten(0, (-1, self.num_classes))) for case in presegmentation]
         output = MetaTensor(torch.stack(cases), meta=dict(inputs.meta))

@@ -51,18 +51,16 @@ class PDDDPMInferer(Inferer):
         self,
         inputs: torch.Tensor,
         network: Pair,
-        *args: Any,
+        *_: Any,
         presegmentation: torch.Tensor | None = None,
-        **kwargs: Any,
+        **__: Any,
     ) -> torch.Tensor:
-        """Return statistics, pre-segmentation and members of a batch of volumes.
+        """Return statistics, pre-segmentation and members of a batch of volumes; other arguments are ignored.
 
         Args:
             inputs: (B, C, X, Y[, Z]).
             network: :class:`monai_pdddpm.networks.PDDDPM`, eager or as TorchScript.
-            args: not used.
             presegmentation: probabilities to use in place of the segmenter's, (B, K, X, Y[, Z]).
-            kwargs: not used.
 
         Returns:
             (B, T x channels, X, Y[, Z]) float32, where T is the number of frames, 1 without a time axis, and the
@@ -87,12 +85,7 @@ class PDDDPMInferer(Inferer):
         return wrapped
 
     def serve(self, network: Pair, device: torch.device) -> None:
-        """Draw members for the first process until it dismisses this one; return at once in the first process.
-
-        Args:
-            network: as in a call.
-            device: device of the windows.
-        """
+        """Draw members on a device for the first process until it dismisses this one; do nothing in the first one."""
         with torch.no_grad():
             self.communicator.serve(lambda image, case: self._volume(network, None, image.to(device), case))
 

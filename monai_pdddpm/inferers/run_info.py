@@ -1,12 +1,43 @@
-"""Record of one run of the inferer on one case."""
+"""Record of one run of the inferer on one case: settings, counts and seconds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+
 from .config import EnsembleConfig
+
+
+class Stopwatch:
+    """Sum the seconds of named stages; on a GPU its work is waited for.
+
+    Args:
+        device: device whose work is timed.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._device = device
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Add the seconds of the ``with`` block to a stage, also if the block raises."""
+        begin = self._now()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += self._now() - begin
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,16 @@ from typing import Any
 
 import torch
 from monai.data.utils import compute_importance_map
+from monai.transforms import generate_spatial_bounding_box
 from torch.nn import functional as F
 
 Window = tuple[slice, ...]
+
+
+def crop(volume: torch.Tensor, window: Window) -> torch.Tensor:
+    """Return a window of a volume, (..., X, Y[, Z]), as a view."""
+    index: Any = (..., *window)
+    return volume[index]
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
@@ -41,7 +48,6 @@ class WindowPlan:
         size: size of the volume, (X, Y[, Z]).
         roi_size: size of a window.
         overlap: smallest fraction that neighboring windows share.
-        mode: ``"gaussian"`` weights the center of a window more than its border, ``"constant"`` all voxels equally.
         device: device of the weights.
         box: region to cover, at least a window large; by default the volume.
     """
@@ -51,7 +57,6 @@ class WindowPlan:
         size: Sequence[int],
         roi_size: Sequence[int],
         overlap: float = 0.5,
-        mode: str = "gaussian",
         device: torch.device | str = "cpu",
         box: Window | None = None,
     ) -> None:
@@ -64,7 +69,7 @@ class WindowPlan:
             tuple(slice(s, s + r) for s, r in zip(corner, self.roi_size, strict=True))
             for corner in itertools.product(*starts)
         ]
-        weight = compute_importance_map(self.roi_size, mode=mode, device=device, dtype=torch.float32)
+        weight = compute_importance_map(self.roi_size, mode="gaussian", device=device, dtype=torch.float32)
         # MONAI's floor: the far corners of a Gaussian underflow to zero
         self.weight = weight.clamp(min=max(float(weight.min()), 1e-3))
         self.total = torch.zeros(self.size, device=device)
@@ -75,14 +80,9 @@ class WindowPlan:
     def __len__(self) -> int:
         return len(self.windows)
 
-    def cut(self, volume: torch.Tensor, window: Window) -> torch.Tensor:
-        """Return a window of a volume, (..., X, Y[, Z]), as a view."""
-        index: Any = (..., *window)
-        return volume[index]
-
     def add(self, accumulator: torch.Tensor, window: Window, values: torch.Tensor) -> None:
-        """Add the weighted values of a window to an accumulator of the volume's size."""
-        self.cut(accumulator, window).add_(self.weight * values.to(accumulator.device))
+        """Add the weighted values of a window to an accumulator, of the volume or of a region that the window is in."""
+        crop(accumulator, window).add_(self.weight * values.to(accumulator.device))
 
     def finish(self, accumulator: torch.Tensor) -> torch.Tensor:
         """Turn the weighted sum into the mean, in place; 0 outside of the windows."""
@@ -145,7 +145,6 @@ class WindowRegion:
             (window, tuple(slice(s.start - a, s.stop - a) for s, a in zip(window, corner, strict=True)))
             for window in windows
         ]
-        self._plan = plan
         weight = torch.zeros(self.size, device=plan.total.device)
         fallback_weight = torch.ones_like(weight)
         for window, inside in self.windows:
@@ -156,16 +155,8 @@ class WindowRegion:
             self._fallback_weight = fallback_weight
             self._total = torch.where(weight > 0, weight / (1 - fallback_weight), 1)
         else:
-            self._total = plan.cut(plan.total, self.box)
+            self._total = crop(plan.total, self.box)
             self._fallback_weight = 1 - weight / self._total
-
-    def cut(self, volume: torch.Tensor) -> torch.Tensor:
-        """Return the box of a volume of the plan's size, (..., X, Y[, Z]), as a view."""
-        return self._plan.cut(volume, self.box)
-
-    def add(self, accumulator: torch.Tensor, inside: Window, values: torch.Tensor) -> None:
-        """Add the weighted values of a window to an accumulator of the box's size."""
-        self._plan.add(accumulator, inside, values)
 
     def finish(self, accumulator: torch.Tensor, fallback: torch.Tensor) -> torch.Tensor:
         """Turn the weighted sum into the mean, in place.
@@ -218,15 +209,15 @@ def content_box(frames: torch.Tensor, inner: Window, padded: Sequence[int], roi_
     Returns:
         The box in the padded volume; the whole volume if no voxel differs.
     """
-    axes = range(len(padded))
     first: Any = (slice(0, 1), slice(None), *[slice(0, 1)] * len(padded))
-    differs = (frames != frames[first]).flatten(0, 1).any(0)
+    differs = (frames != frames[first]).flatten(0, 1).any(0, keepdim=True)
+    if not differs.any():
+        return tuple(slice(0, n) for n in padded)
     box = []
-    for axis, n, r in zip(axes, padded, roi_size, strict=True):
-        used = differs.sum([a for a in axes if a != axis]).nonzero()
-        if not len(used):
-            return tuple(slice(0, n) for n in padded)
-        low, high = int(used[0]) + inner[axis].start, int(used[-1]) + 1 + inner[axis].start
+    for used_from, used_to, place, n, r in zip(
+        *generate_spatial_bounding_box(differs), inner, padded, roi_size, strict=True
+    ):
+        low, high = used_from + place.start, used_to + place.start
         low = min(max(0, low - max(0, r - high + low) // 2), n - r)
         box.append(slice(low, max(high, low + r)))
     return tuple(box)

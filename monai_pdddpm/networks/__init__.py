@@ -2,21 +2,18 @@
 
 from .coarse import CoarseODEUNet
 from .ode_block import SecondOrderODEBlock
-from .ode_unet import ConditionEncoder, ODEUNet
+from .ode_unet import ODEUNet
 from .pdddpm import PDDDPM, NoSegmenter
-from .protocols import Denoiser, Pair, Segmenter
-from .solvers import FIXED_STEP_SOLVERS, tableau
+from .protocols import Denoiser, Pair
+from .solvers import FIXED_STEP_SOLVERS
 
 __all__ = [
     "FIXED_STEP_SOLVERS",
     "PDDDPM",
     "CoarseODEUNet",
-    "ConditionEncoder",
     "Denoiser",
     "NoSegmenter",
     "ODEUNet",
     "Pair",
     "SecondOrderODEBlock",
-    "Segmenter",
-    "tableau",
 ]

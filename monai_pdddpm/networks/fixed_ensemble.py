@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from monai_pdddpm.schedulers import check_steps
-from monai_pdddpm.schedulers.chain import Chain
+from monai_pdddpm.schedulers import Chain, check_steps
 from monai_pdddpm.utils.probabilities import tempered
 
 from .pdddpm import PDDDPM

@@ -6,13 +6,8 @@ import torch
 from monai.networks.blocks import Convolution
 from monai.networks.layers.factories import Conv
 from torch import nn
-from torch.utils.checkpoint import checkpoint
-
-from monai_pdddpm.utils.checks import check_choice
 
 from .solvers import tableau
-
-GRADIENTS = ("backprop", "checkpoint")
 
 
 class Acceleration(nn.Module):
@@ -76,32 +71,19 @@ class SecondOrderODEBlock(nn.Module):
         channels: channels of z.
         embedding_channels: width of the time embedding e.
         groups: groups of the norms.
-        gradient: ``"backprop"`` stores all stages, ``"checkpoint"`` recomputes the block in the backward pass.
-
-    Raises:
-        UserError: if the gradient is another one.
 
     Reference: Norcliffe et al. 2020 (SONODE); Cheng et al. 2024 (Continuous U-Net); Calvo-Ordonez et al. 2024
     (The Missing U).
     """
 
-    def __init__(
-        self,
-        spatial_dims: int,
-        channels: int,
-        embedding_channels: int,
-        groups: int = 8,
-        gradient: str = "backprop",
-    ) -> None:
+    def __init__(self, spatial_dims: int, channels: int, embedding_channels: int, groups: int = 8) -> None:
         super().__init__()
-        check_choice("gradient", gradient, GRADIENTS)
         self.acceleration = Acceleration(spatial_dims, channels, groups)
         self.velocity = InitialVelocity(spatial_dims, channels, groups)
         self.film = nn.Linear(embedding_channels, 2 * channels)
-        self.gradient = gradient
 
     def forward(self, z: torch.Tensor, embedding: torch.Tensor, solver: str, steps: int) -> torch.Tensor:
-        """Return z(1).
+        """Return z(1) after ``steps`` equal steps of an explicit Runge-Kutta method.
 
         Args:
             z: z(0), (B, C, ...).
@@ -115,15 +97,6 @@ class SecondOrderODEBlock(nn.Module):
         scale, shift = self.film(embedding).chunk(2, dim=1)
         for _ in range(z.dim() - 2):
             scale, shift = scale.unsqueeze(-1), shift.unsqueeze(-1)
-        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript leaves out what this alone decides
-            if self.gradient == "checkpoint" and torch.is_grad_enabled():
-                return checkpoint(self.integrate, z, scale, shift, solver, steps, use_reentrant=False)
-        return self.integrate(z, scale, shift, solver, steps)
-
-    def integrate(
-        self, z: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, solver: str, steps: int
-    ) -> torch.Tensor:
-        """Take ``steps`` equal steps of an explicit Runge-Kutta method."""
         a, b = tableau(solver)
         h = 1.0 / steps
         v = self.velocity(z).to(z.dtype)

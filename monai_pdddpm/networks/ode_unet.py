@@ -77,7 +77,6 @@ class ODEUNet(nn.Module):
         groups: groups of the norms.
         solver: ``"euler"``, ``"midpoint"`` or ``"rk4"``.
         solver_steps: equal steps of a fixed-step solver in each block.
-        gradient: see :class:`SecondOrderODEBlock`.
         upsampling: ``"nearest"``, or ``"linear"``, which takes a fifth of a call on a CPU.
 
     Raises:
@@ -97,7 +96,6 @@ class ODEUNet(nn.Module):
         groups: int = 8,
         solver: str = "midpoint",
         solver_steps: int = 1,
-        gradient: str = "backprop",
         upsampling: str = "nearest",
     ) -> None:
         super().__init__()
@@ -123,7 +121,8 @@ class ODEUNet(nn.Module):
         self.solver = solver
         self.solver_steps = solver_steps
         self.divisor = stride * 2 ** (len(channels) - 1)
-        self.up_mode = {"nearest": "nearest", "linear": "trilinear" if spatial_dims == 3 else "bilinear"}[upsampling]
+        linear = "trilinear" if spatial_dims == 3 else "bilinear"
+        self.up_mode = linear if upsampling == "linear" else "nearest"
         self.stride = stride
 
         self.encoder = ConditionEncoder(
@@ -137,7 +136,7 @@ class ODEUNet(nn.Module):
         )
 
         def block(width: int) -> SecondOrderODEBlock:
-            return SecondOrderODEBlock(spatial_dims, width, embedding_channels, groups, gradient)
+            return SecondOrderODEBlock(spatial_dims, width, embedding_channels, groups)
 
         self.inlet = conv(num_classes, channels[0], kernel_size=3, stride=stride, padding=1)
         self.down_blocks = nn.ModuleList([block(width) for width in channels[:-1]])

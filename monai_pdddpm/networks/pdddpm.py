@@ -7,10 +7,18 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from monai_pdddpm.schedulers import PREDICTIONS, check_steps, cumulative_schedule, is_residual
-from monai_pdddpm.schedulers.chain import Chain, chain_step
-from monai_pdddpm.schedulers.predictions import decode_probabilities, encode_labels, predicted_x0
-from monai_pdddpm.schedulers.schedule import start_state
+from monai_pdddpm.schedulers import (
+    PREDICTIONS,
+    Chain,
+    chain_step,
+    check_steps,
+    cumulative_schedule,
+    decode_probabilities,
+    encode_labels,
+    is_residual,
+    predicted_x0,
+    start_state,
+)
 from monai_pdddpm.utils.checks import check_choice
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.probabilities import likeliest_class
@@ -28,7 +36,7 @@ class PDDDPM(nn.Module):
     evaluation mode.
 
     Args:
-        segmenter: image -> (B, K, ...), any network whose output has the image's size.
+        segmenter: image -> logits (B, K, ...), any network whose output has the image's size.
         denoiser: a :class:`monai_pdddpm.networks.protocols.Denoiser`, such as :class:`ODEUNet`.
         time_steps: descending time indices of the chain in ``forward``; empty returns the pre-segmentation.
         num_train_timesteps: T.
@@ -39,7 +47,6 @@ class PDDDPM(nn.Module):
             decided.
         presegmentation: ``"hard"`` starts from, and conditions the denoiser on, the one-hot argmax; ``"soft"`` uses the
             probabilities.
-        segmenter_output: ``"logits"`` or ``"probabilities"``.
         training_process: process that the denoiser was trained with, see
             :func:`monai_pdddpm.schedulers.noisy_state`.
 
@@ -61,13 +68,11 @@ class PDDDPM(nn.Module):
         prediction: str = "x0",
         label_range: Sequence[float] = (-1.0, 1.0),
         presegmentation: str = "hard",
-        segmenter_output: str = "logits",
         training_process: str = "ddpm",
     ) -> None:
         super().__init__()
         check_choice("prediction", prediction, PREDICTIONS)
         check_choice("presegmentation", presegmentation, PRESEGMENTATIONS)
-        check_choice("segmenter_output", segmenter_output, ("logits", "probabilities"))
         if not isinstance(label_range, Sequence) or len(label_range) != 2 or not label_range[0] < label_range[1]:
             raise UserError(f"label_range: found {label_range}, expected two rising numbers; fix network_def")
         self.segmenter = segmenter.requires_grad_(False).eval()
@@ -78,7 +83,6 @@ class PDDDPM(nn.Module):
         self.prediction = prediction
         self.low, self.high = float(label_range[0]), float(label_range[1])
         self.hard = presegmentation == "hard"
-        self.logits = segmenter_output == "logits"
         self.residual = is_residual(training_process)
         abar = cumulative_schedule(num_train_timesteps, schedule, **(schedule_options or {}))
         self.register_buffer("abar", abar, persistent=False)
@@ -98,8 +102,7 @@ class PDDDPM(nn.Module):
     @torch.jit.export
     def segment(self, image: torch.Tensor) -> torch.Tensor:
         """Return the segmenter's probabilities, (B, K, ...) float32, for an image, (B, C, ...)."""
-        output = self.segmenter(image).float()
-        return output.softmax(dim=1) if self.logits else output
+        return self.segmenter(image).float().softmax(dim=1)
 
     @torch.jit.export
     def prepare_presegmentation(self, probabilities: torch.Tensor) -> torch.Tensor:

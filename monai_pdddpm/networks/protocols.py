@@ -1,4 +1,4 @@
-"""Interfaces of a segmenter, a denoiser and their pair."""
+"""Interfaces of a denoiser and of the pair of segmenter and denoiser."""
 
 from __future__ import annotations
 
@@ -7,13 +7,6 @@ from typing import Protocol
 import torch
 
 from monai_pdddpm.schedulers import Chain
-
-
-class Segmenter(Protocol):
-    """Any network from an image to one channel per class."""
-
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """Return logits or probabilities, (B, K, ...), for an image, (B, C, ...)."""
 
 
 class Denoiser(Protocol):

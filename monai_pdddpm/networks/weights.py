@@ -18,15 +18,8 @@ from .pdddpm import PDDDPM
 def load_network(network: nn.Module, model_file: str | os.PathLike, device: torch.device | str = "cpu") -> nn.Module:
     """Load a model file into a network and put it on a device, in evaluation mode.
 
-    Args:
-        network: network that the bundle defines.
-        model_file: a bare state dict, or ``{"model": state_dict}`` as version 0.1 wrote it, read with
-            ``weights_only=True``.
-        device: target device.
-
     Raises:
-        UserError: if the file is missing, is not a weights file or belongs to another network, or if the device does
-            not exist.
+        UserError: as :func:`read_weights`, :func:`load_weights` and :func:`check_device`.
     """
     load_weights(network, read_weights(model_file), model_file)
     check_device(device)
@@ -102,7 +95,7 @@ def _part(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.T
 
 
 def read_weights(file: str | os.PathLike) -> Mapping[str, torch.Tensor]:
-    """Return the state dict in a file.
+    """Return the state dict in a file: bare, or ``{"model": state_dict}`` as version 0.1 wrote it.
 
     Raises:
         UserError: if the file is missing, or contains anything but tensors and primitives.

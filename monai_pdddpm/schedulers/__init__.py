@@ -1,9 +1,8 @@
 """Noise schedules, lists of time steps, reverse rules, forward processes and the reverse chain's step."""
 
-from .chain import Chain, chain_step
 from .predictions import PREDICTIONS, decode_probabilities, encode_labels, predicted_x0, regression_target
 from .processes import TRAINING_PROCESSES, is_residual, noisy_state
-from .rules import AncestralRule, DDIMRule, ancestral_step, ddim_step, implied_noise, reverse_step
+from .rules import AncestralRule, Chain, DDIMRule, chain_step, reverse_step
 from .schedule import cumulative_schedule, signal_to_noise, start_state
 from .steps import check_steps, stored_steps, uneven_steps, uniform_steps
 
@@ -13,14 +12,11 @@ __all__ = [
     "AncestralRule",
     "Chain",
     "DDIMRule",
-    "ancestral_step",
     "chain_step",
     "check_steps",
     "cumulative_schedule",
-    "ddim_step",
     "decode_probabilities",
     "encode_labels",
-    "implied_noise",
     "is_residual",
     "noisy_state",
     "predicted_x0",

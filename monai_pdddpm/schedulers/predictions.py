@@ -35,9 +35,6 @@ def predicted_x0(
         low: state of an absent class.
         high: state of a present class.
 
-    Raises:
-        ValueError: if the prediction is another one.
-
     Reference: Ho et al. 2020 (DDPM), eq. 15; Salimans and Ho 2022 (v).
     """
     output = output.float()
@@ -45,9 +42,7 @@ def predicted_x0(
         return encode_labels(output.softmax(dim=1), low, high)
     if prediction == "eps":
         return ((x_t - (1 - abar_t).sqrt() * output) / abar_t.sqrt()).clamp(low, high)
-    if prediction == "v":
-        return (abar_t.sqrt() * x_t - (1 - abar_t).sqrt() * output).clamp(low, high)
-    raise ValueError(f"prediction: found {prediction}, expected x0, eps or v; fix --prediction")
+    return (abar_t.sqrt() * x_t - (1 - abar_t).sqrt() * output).clamp(low, high)
 
 
 def regression_target(x_0: torch.Tensor, x_t: torch.Tensor, abar_t: torch.Tensor, prediction: str) -> torch.Tensor:
@@ -66,6 +61,4 @@ def regression_target(x_0: torch.Tensor, x_t: torch.Tensor, abar_t: torch.Tensor
     eps = implied_noise(x_t, x_0, abar_t)
     if prediction == "eps":
         return eps
-    if prediction == "v":
-        return abar_t.sqrt() * eps - (1 - abar_t).sqrt() * x_0
-    raise ValueError(f"prediction: found {prediction}, expected x0, eps or v; fix --prediction")
+    return abar_t.sqrt() * eps - (1 - abar_t).sqrt() * x_0

@@ -1,4 +1,4 @@
-"""Reverse steps from t to t_prev, for any pair of times.
+"""Reverse steps from t to t_prev, for any pair of times, and the chain that they make.
 
 MONAI's ``DDPMScheduler.step`` always uses the coefficients of (t, t-1), and its ``DDIMScheduler.step`` those of
 (t, t - T // n), although ``set_timesteps`` spaces the times differently. Here the pair is an argument;
@@ -8,6 +8,7 @@ MONAI's ``DDPMScheduler.step`` always uses the coefficients of (t, t-1), and its
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -19,84 +20,87 @@ def implied_noise(x_t: torch.Tensor, x_0: torch.Tensor, abar_t: torch.Tensor) ->
     return (x_t - abar_t.sqrt() * x_0) / (1 - abar_t).sqrt()
 
 
-def ddim_step(
-    x_t: torch.Tensor,
-    x_0: torch.Tensor,
-    abar_t: torch.Tensor,
-    abar_prev: torch.Tensor,
-    eta: float = 0.0,
-    noise: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Return x_prev by the rule of DDIM.
-
-    Args:
-        x_t: the state, (B, K, ...).
-        x_0: the prediction of the clean state.
-        abar_t: scalar tensor.
-        abar_prev: scalar tensor, larger than ``abar_t``.
-        eta: 0 is deterministic, 1 equals the ancestral rule.
-        noise: standard normal field, required if eta > 0.
-
-    Raises:
-        ValueError: if noise is required and missing.
-
-    Reference: Song et al. 2021 (DDIM), eq. 12 and 16.
-    """
-    if eta > 0 and noise is None:
-        raise ValueError(f"noise: found None, expected a field of x_t's shape for eta = {eta}; draw one")
-    sigma = eta * ((1 - abar_prev) / (1 - abar_t) * (1 - abar_t / abar_prev)).sqrt()
-    direction = (1 - abar_prev - sigma**2).clamp(min=0.0).sqrt() * implied_noise(x_t, x_0, abar_t)
-    x_prev = abar_prev.sqrt() * x_0 + direction
-    if noise is not None:
-        x_prev = x_prev + sigma * noise
-    return x_prev
-
-
-def ancestral_step(
-    x_t: torch.Tensor,
-    x_0: torch.Tensor,
-    abar_t: torch.Tensor,
-    abar_prev: torch.Tensor,
-    noise: torch.Tensor,
-    variance: str = "fixed_small",
-) -> torch.Tensor:
-    """Return x_prev from the posterior q(x_prev | x_t, x_0), for any pair of times.
-
-    Args:
-        x_t: the state, (B, K, ...).
-        x_0: the prediction of the clean state.
-        abar_t: scalar tensor.
-        abar_prev: scalar tensor, larger than ``abar_t``.
-        noise: of x_t's shape or one that broadcasts.
-        variance: ``"fixed_small"``, that of the posterior, or ``"fixed_large"``, beta (the paper's choice).
-
-    Reference: Ho et al. 2020 (DDPM), eq. 6 and 7.
-    """
-    alpha = abar_t / abar_prev
-    beta = 1 - alpha
-    mean = (abar_prev.sqrt() * beta * x_0 + alpha.sqrt() * (1 - abar_prev) * x_t) / (1 - abar_t)
-    scale = (1 - abar_prev) / (1 - abar_t) if variance == "fixed_small" else (abar_prev < 1).float()
-    return mean + (scale * beta).sqrt() * noise
-
-
 def reverse_step(
     x_t: torch.Tensor,
     x_0: torch.Tensor,
     abar_t: torch.Tensor,
     abar_prev: torch.Tensor,
-    noise: torch.Tensor | None,
-    rule: str,
-    eta: float,
+    noise: torch.Tensor | None = None,
+    eta: float = 0.0,
+    large_variance: bool = False,
 ) -> torch.Tensor:
-    """Return x_prev by the rule of a name, so that TorchScript can choose it.
+    """Return x_prev by the rule of DDIM, which with eta 1 is the posterior q(x_prev | x_t, x_0) of DDPM.
 
-    The name is ``"ddim"``, see :func:`ddim_step`, or the variance of :func:`ancestral_step`. A deterministic rule takes
-    no noise.
+    Args:
+        x_t: the state, (B, K, ...).
+        x_0: the prediction of the clean state.
+        abar_t: scalar tensor.
+        abar_prev: scalar tensor, larger than ``abar_t``.
+        noise: standard normal field, required if eta > 0.
+        eta: 0 is deterministic, 1 equals DDPM's rule.
+        large_variance: scale the noise by DDPM's beta in place of the posterior's variance.
+
+    Raises:
+        ValueError: if noise is required and missing.
+
+    Reference: Song et al. 2021 (DDIM), eq. 12 and 16; Ho et al. 2020 (DDPM), eq. 6 and 7.
     """
-    if rule == "ddim":
-        return ddim_step(x_t, x_0, abar_t, abar_prev, eta, noise)
-    assert noise is not None
-    return ancestral_step(x_t, x_0, abar_t, abar_prev, noise, rule)
+    if eta > 0 and noise is None:
+        raise ValueError(f"noise: found None, expected a field of x_t's shape for eta = {eta}; draw one")
+    beta = 1 - abar_t / abar_prev
+    sigma = eta * ((1 - abar_prev) / (1 - abar_t) * beta).sqrt()
+    direction = (1 - abar_prev - sigma**2).clamp(min=0.0).sqrt() * implied_noise(x_t, x_0, abar_t)
+    x_prev = abar_prev.sqrt() * x_0 + direction
+    if noise is not None:
+        x_prev = x_prev + (beta.sqrt() * (abar_prev < 1) if large_variance else sigma) * noise
+    return x_prev
+
+
+class Chain(NamedTuple):
+    """Time steps, reverse rule and solver of a chain, as plain values that TorchScript takes.
+
+    Args:
+        time_steps: strictly descending time indices; the prediction at the last one is the answer.
+        solver_steps: solver steps of the ODE blocks at each time, 0 for the network's own.
+        eta: as in :func:`reverse_step`.
+        large_variance: likewise.
+        residual: whether the denoiser was trained with Resfusion's process.
+        solver: solver of the ODE blocks; empty uses the network's own.
+    """
+
+    time_steps: list[int]
+    solver_steps: list[int]
+    eta: float = 0.0
+    large_variance: bool = False
+    residual: bool = False
+    solver: str = ""
+
+    @property
+    def draws(self) -> int:
+        """Return the number of noise fields of a member: the start, and each step of a stochastic rule."""
+        return len(self.time_steps) if self.eta > 0 else 1
+
+
+def chain_step(
+    x_t: torch.Tensor,
+    x_0: torch.Tensor,
+    x_pre: torch.Tensor,
+    abar_t: torch.Tensor,
+    abar_prev: torch.Tensor,
+    noise: torch.Tensor | None,
+    chain: Chain,
+) -> torch.Tensor:
+    """Return x_prev by the chain's rule; ``x_pre``, the pre-segmentation's state, is used by the residual process only.
+
+    With R = x_pre - x_0, Resfusion's x_t - R is an ordinary diffusion of x_0 - R, so the rule is applied to that.
+
+    Reference: Shi et al. 2024 (Resfusion), eq. 8.
+    """
+    if chain.residual:
+        residual = x_pre - x_0
+        x_t, x_0 = x_t - residual, x_0 - residual
+        return reverse_step(x_t, x_0, abar_t, abar_prev, noise, chain.eta, chain.large_variance) + residual
+    return reverse_step(x_t, x_0, abar_t, abar_prev, noise, chain.eta, chain.large_variance)
 
 
 @dataclass(frozen=True)
@@ -111,46 +115,30 @@ class DDIMRule:
     """
 
     eta: float = 0.0
+    large_variance = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "eta", check_number("eta", self.eta, 0, 1))
 
-    @property
-    def name(self) -> str:
-        """Return the name that :func:`reverse_step` takes."""
-        return "ddim"
-
-    def __call__(self, x_t, x_0, abar_t, abar_prev, noise=None) -> torch.Tensor:
-        """Return x_prev, see :func:`ddim_step`."""
-        return reverse_step(x_t, x_0, abar_t, abar_prev, noise, self.name, self.eta)
-
 
 @dataclass(frozen=True)
 class AncestralRule:
-    """The reverse rule of DDPM.
+    """The reverse rule of DDPM, for any pair of times.
 
     Args:
-        variance: ``"fixed_small"`` or ``"fixed_large"``.
+        variance: ``"fixed_small"``, that of the posterior, or ``"fixed_large"``, beta (the paper's choice).
 
     Raises:
         UserError: if the variance is another one.
     """
 
     variance: str = "fixed_small"
+    eta = 1.0
 
     def __post_init__(self) -> None:
         check_choice("variance", self.variance, ("fixed_small", "fixed_large"))
 
     @property
-    def name(self) -> str:
-        """Return the name that :func:`reverse_step` takes."""
-        return self.variance
-
-    @property
-    def eta(self) -> float:
-        """Return the stochasticity, that of DDIM with eta 1."""
-        return 1.0
-
-    def __call__(self, x_t, x_0, abar_t, abar_prev, noise=None) -> torch.Tensor:
-        """Return x_prev, see :func:`ancestral_step`."""
-        return reverse_step(x_t, x_0, abar_t, abar_prev, noise, self.name, self.eta)
+    def large_variance(self) -> bool:
+        """Return whether the noise has the variance beta."""
+        return self.variance == "fixed_large"

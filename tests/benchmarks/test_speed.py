@@ -16,7 +16,7 @@ from benchmarks.speed import budget, contenders, drawn, growth, rivals, windows
 from benchmarks.speed.entries import CONTENDERS, Task, flops
 from monai_pdddpm.data import write_phantom
 from monai_pdddpm.inferers import EnsembleOutput, PDDDPMInferer
-from monai_pdddpm.inferers.chain import reverse_chain
+from monai_pdddpm.inferers.device_memory import reverse_chain
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.schedulers import decode_probabilities
 

@@ -25,7 +25,6 @@ def test_defaults():
         "members": 8,
         "seed": 0,
         "overlap": 0.5,
-        "blend_mode": "gaussian",
         "rule": DDIMRule(0.0),
         "training_process": "ddpm",
         "presegmentation_weight": 0.0,
@@ -68,7 +67,6 @@ def test_report_holds_what_changes_the_result():
         ({"presegmentation_weight": 1.0}, "presegmentation_weight: found 1.0"),
         ({"uncertainty_threshold": "0.1"}, "uncertainty_threshold: found '0.1'"),
         ({"windows": "some"}, "windows: found 'some', expected 'active' or 'all'"),
-        ({"blend_mode": "flat"}, "blend_mode: found 'flat', expected 'gaussian' or 'constant'"),
         ({"fourth_dimension": "frames"}, "fourth_dimension: found 'frames'"),
         ({"precision": "half"}, "precision: found 'half'"),
         ({"training_process": "other"}, "training_process: "),
@@ -88,7 +86,6 @@ def test_value_out_of_range_is_refused(settings, words):
     ("key", "remedy"),
     [
         ("member", "write 'members'"),
-        ("mode", "write 'blend_mode'"),
         ("doubt", "write 'uncertainty_threshold'"),
         ("fusion", "remove it"),
     ],

@@ -16,18 +16,6 @@ def channel_numbers(count):
     return torch.arange(float(count)).view(-1, 1, 1).expand(count, 2, 3)
 
 
-def test_parts_of_one_frame():
-    parts = EnsembleOutput(3, members=2).split(channel_numbers(18))
-    assert {name: part[:, 0, 0].tolist() for name, part in parts.items()} == {
-        "pred": [0, 1, 2],
-        "member_mean": [3, 4, 5],
-        "member_entropy": [6],
-        "variance": [7, 8],
-        "preseg": [9, 10, 11],
-        "members": [12, 13, 14, 15, 16, 17],
-    }
-
-
 def test_parts_of_two_frames_follow_one_another():
     parts = EnsembleOutput(2).split(channel_numbers(16))
     assert {name: part[:, 0, 0].tolist() for name, part in parts.items()} == {

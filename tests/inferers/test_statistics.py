@@ -45,35 +45,11 @@ def test_equal_to_numpy(count, spread):
     assert_close(found, expected(first, drawn), atol=2e-7, rtol=1e-5)
 
 
-def test_two_members_by_hand():
-    # two classes and one voxel: both first predictions are near 1/2, the members decide
-    first = torch.tensor([[0.6, 0.4], [0.5, 0.5]])[..., None, None]
-    drawn = torch.tensor([[1.0, 0.0], [0.2, 0.8]])[..., None, None]
-    found = added(first, drawn)
-    assert found["pred"].flatten().tolist() == pytest.approx([0.55, 0.45])
-    assert found["member_mean"].flatten().tolist() == pytest.approx([0.6, 0.4])
-    assert found["member_entropy"].item() == pytest.approx(-(0.2 * np.log(0.2) + 0.8 * np.log(0.8)) / 2)
-    assert found["variance"].item() == pytest.approx(0.16)  # of 0 and 0.8
-
-
-def test_order_does_not_matter():
-    first, drawn = members(9), members(9, seed=1)
-    assert_close(added(first.flip(0), drawn.flip(0)), added(first, drawn))
-
-
 def test_one_member_has_no_variance_and_is_returned_unchanged():
     first, drawn = members(1), members(1, seed=1)
     found = added(first, drawn)
     assert torch.equal(found["pred"], first[0])
     assert torch.equal(found["member_mean"], drawn[0])
-    assert not found["variance"].any()
-
-
-def test_equal_members_have_no_variance():
-    p = members(1).expand(50, -1, -1, -1, -1)
-    found = added(p)
-    assert torch.equal(found["pred"], p[0])
-    assert torch.equal(found["member_mean"], p[0])
     assert not found["variance"].any()
 
 
@@ -85,16 +61,6 @@ def test_members_that_nearly_agree_keep_their_digits():
     assert added(p)["variance"].item() == pytest.approx(1e-8, rel=1e-3)
 
 
-def test_memory_does_not_grow_with_the_number_of_members():
-    statistics = EnsembleStatistics()
-    sizes = set()
-    for p in members(12):
-        statistics.add(p, p)
-        sizes.add(sum(v.numel() for v in vars(statistics).values() if isinstance(v, torch.Tensor)))
-        assert not any(isinstance(v, (list, dict, tuple)) for v in vars(statistics).values())
-    assert sizes == {(3 + 3 + 3 + 1) * 4 * 5 * 3}
-
-
 def test_added_tensors_may_change_afterwards():
     first, drawn = members(2), members(2, seed=1)
     wanted = expected(first, drawn)
@@ -104,14 +70,6 @@ def test_added_tensors_may_change_afterwards():
         one.zero_()
         other.zero_()
     assert_close(statistics.result(), wanted)
-
-
-def test_short_types_are_summed_in_float32():
-    p = members(64).bfloat16()
-    found = added(p)
-    assert found["pred"].dtype == found["variance"].dtype == torch.float32
-    np.testing.assert_allclose(found["pred"], p.double().mean(0), atol=1e-6)
-    np.testing.assert_allclose(found["member_mean"], p.double().mean(0), atol=1e-6)
 
 
 def test_no_member_is_an_error():

@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from monai_pdddpm.inferers.active_voxels import _highest_around
-from monai_pdddpm.inferers.windows import WindowPlan, content_box, covering_windows, margin_of, pad_to, window_starts
+from monai_pdddpm.inferers.windows import (
+    WindowPlan,
+    content_box,
+    covering_windows,
+    crop,
+    margin_of,
+    pad_to,
+    window_starts,
+)
 
 
 @pytest.mark.parametrize(
@@ -54,14 +62,13 @@ def test_starts_for_many_sizes():
         assert len(starts) == 1 or (len(starts) - 2) * math.floor(widest + 1e-4) < size - window, case
 
 
-@pytest.mark.parametrize("mode", ["gaussian", "constant"])
-def test_every_voxel_is_covered(mode):
+def test_every_voxel_is_covered():
     chance = random.Random(1)
     for _ in range(150):
         dims = chance.choice([1, 2, 3])
         roi = [chance.randint(1, 6) for _ in range(dims)]
         size = [r + chance.randint(0, 9) for r in roi]
-        plan = WindowPlan(size, roi, chance.choice([0.0, 0.25, 0.5, 0.8]), mode)
+        plan = WindowPlan(size, roi, chance.choice([0.0, 0.25, 0.5, 0.8]))
         covered = torch.zeros(size)
         for window in plan.windows:
             assert covered[window].shape == tuple(roi)
@@ -80,59 +87,29 @@ def blend(plan, pictures):
     return plan.finish(accumulator)[0]
 
 
-def test_constant_blending_by_hand_on_a_line():
-    # windows 0-3, 2-5 and 3-6 have the values 1, 3 and 8
-    plan = WindowPlan([7], [4], 0.5, "constant")
-    assert blend(plan, [1, 3, 8]).tolist() == [1, 1, 2, 4, 5.5, 5.5, 8]
-
-
-def test_constant_blending_by_hand_in_a_plane():
-    # four windows of 2 x 2 on 3 x 3, with the values 1, 2 above and 4, 8 below
-    plan = WindowPlan([3, 3], [2, 2], 0.5, "constant")
-    assert blend(plan, [1, 2, 4, 8]).tolist() == [[1, 1.5, 2], [2.5, 3.75, 5], [4, 6, 8]]
-
-
 def test_gaussian_blending_by_hand_on_a_line():
     # a standard deviation of an eighth of the window, 1/2: the weights at -1.5 and 0.5 are as 1 to e^4
-    blended = blend(WindowPlan([6], [4], 0.5, "gaussian"), [1, 3])
+    blended = blend(WindowPlan([6], [4], 0.5), [1, 3])
     near = 1 + 2 / (1 + math.e**4)
     assert blended.tolist() == pytest.approx([1, 1, near, 4 - near, 3, 3], abs=1e-5)
 
 
 def test_weights_are_never_so_small_that_a_corner_is_lost():
-    plan = WindowPlan([64, 64, 64], [64, 64, 64], 0.5, "gaussian")
+    plan = WindowPlan([64, 64, 64], [64, 64, 64], 0.5)
     assert plan.weight.min() >= 1e-3
     assert plan.weight.max() <= 1
     assert blend(plan, [5.0]).allclose(torch.tensor(5.0))
 
 
-@pytest.mark.parametrize("mode", ["gaussian", "constant"])
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.75])
 @pytest.mark.parametrize(("size", "roi"), [((13,), (5,)), ((11, 17), (6, 5)), ((9, 14, 11), (8, 6, 11))])
-def test_a_volume_cut_into_windows_is_blended_back(size, roi, overlap, mode):
+def test_a_volume_cut_into_windows_is_blended_back(size, roi, overlap):
     volume = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
-    plan = WindowPlan(size, roi, overlap, mode)
+    plan = WindowPlan(size, roi, overlap)
     accumulator = torch.zeros_like(volume)
     for window in plan.windows:
-        plan.add(accumulator, window, plan.cut(volume, window))
+        plan.add(accumulator, window, crop(volume, window))
     assert torch.allclose(plan.finish(accumulator), volume, rtol=1e-5, atol=1e-6)
-
-
-def test_constant_blending_of_equal_windows_is_exact():
-    plan = WindowPlan((16, 16), (8, 8), 0.5, "constant")  # sums of 1, 2 and 4 windows: no rounding
-    volume = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(0))
-    accumulator = torch.zeros_like(volume)
-    for window in plan.windows:
-        plan.add(accumulator, window, volume[0][window])
-    assert torch.equal(plan.finish(accumulator), volume)
-
-
-def test_cut_is_a_view_of_the_last_axes():
-    volume = torch.arange(2 * 5 * 5).view(1, 2, 5, 5)
-    plan = WindowPlan([5, 5], [3, 3])
-    part = plan.cut(volume, plan.windows[-1])
-    assert torch.equal(part, volume[:, :, 2:, 2:])
-    assert part.data_ptr() == volume[:, :, 2:, 2:].data_ptr()
 
 
 def test_margins_by_hand():
@@ -194,28 +171,6 @@ class TestCoveringWindows:
         for start in window_starts(77, 16, overlap):
             covered[start + (width if start else 0) : start + 16 - (width if start + 16 < 77 else 0)] = True
         assert covered.all()
-
-
-def test_windows_cover_the_content_of_a_volume():
-    image = torch.full((1, 2, 40, 30, 8), -3.0)
-    image[0, 0, 10:25, 2:9] = 1
-    image[0, 1, 5:20, 2:9] = 1
-    roi, padded, inner = (8, 16, 12), (40, 30, 12), (slice(0, 40), slice(0, 30), slice(2, 10))
-    box = content_box(image, inner, padded, roi)
-    # along the second axis the content is widened to a window, along the third it is all of the image
-    assert box == (slice(5, 25), slice(0, 16), slice(0, 12))
-    plan = WindowPlan(padded, roi, 0.5, box=box)
-    covered = torch.zeros(padded, dtype=torch.bool)
-    for window in plan.windows:
-        covered[window] = True
-    assert torch.equal(covered, plan.total >= 1e-3)
-    assert covered[box].all()
-    assert covered.sum() == 20 * 16 * 12
-    assert content_box(torch.zeros_like(image), inner, padded, roi) == tuple(slice(0, n) for n in padded)
-    image = torch.zeros(1, 1, 10, 20)
-    image[..., 2:5, 6:13] = 1  # begins at 7 and 16 in the padded volume
-    box = content_box(image, (slice(5, 15), slice(10, 30)), (20, 40), (3, 4))
-    assert box == (slice(7, 10), slice(16, 23))
 
 
 def test_the_box_is_the_content_or_a_window_with_the_content_in_its_middle():

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.networks.fixed_ensemble import FixedEnsemble
-from monai_pdddpm.schedulers.chain import Chain
+from monai_pdddpm.schedulers import Chain
 
 K, SIZE = 3, (4, 6)
 

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from monai_pdddpm.networks import FIXED_STEP_SOLVERS, tableau
-from monai_pdddpm.networks.solvers import evaluations
+from monai_pdddpm.networks.solvers import FIXED_STEP_SOLVERS, evaluations, tableau
 
 ORDERS = {"euler": 1, "midpoint": 2, "rk4": 4}
 
@@ -35,12 +34,6 @@ def test_the_conditions_of_the_order_hold_and_no_higher_ones(solver, order):
             assert found == pytest.approx(expected, abs=1e-14)
     if order < 4:
         assert any(abs(found - expected) > 0.05 for found, expected in conditions[order + 1])
-
-
-@pytest.mark.parametrize("solver", ORDERS)
-def test_a_stage_looks_at_earlier_ones_only(solver):
-    a, _ = as_arrays(solver)
-    assert np.array_equal(a, np.tril(a, k=-1))
 
 
 def test_rk4_is_kuttas_three_eighths_rule():

@@ -47,12 +47,6 @@ def test_less_than_a_millionth_is_no_class(total, share):
     torch.testing.assert_close(decode_probabilities(torch.tensor([[total, 0.0]]), 0.0, 1.0)[0, 0].item(), share)
 
 
-@pytest.mark.parametrize("value", [-1.0, -1.5, -1 + 1e-7, 0.3, 1.0])
-def test_decoded_probabilities_always_sum_to_one(value):
-    decoded = decode_probabilities(torch.full((1, 4, 2), value), -1.0, 1.0)
-    torch.testing.assert_close(decoded, torch.full((1, 4, 2), 0.25))
-
-
 @pytest.mark.parametrize(("low", "high"), RANGES)
 @pytest.mark.parametrize("t", [0, 299, 899])
 def test_the_target_gives_back_x0(probabilities, low, high, t):
@@ -101,17 +95,3 @@ def test_every_prediction_stays_in_the_label_range_and_in_float32(low, high, pre
     assert found.dtype == torch.float32
     assert float(found.min()) == low
     assert float(found.max()) == high
-
-
-def test_x0_logits_are_normalised_over_the_classes():
-    logits = torch.tensor([3.0, 1.0, 1.0]).log().view(1, 3, 1)
-    found = predicted_x0(logits, torch.zeros(1, 3, 1), torch.tensor(0.5), "x0", -1.0, 1.0)
-    torch.testing.assert_close(found.flatten(), torch.tensor([0.2, -0.6, -0.6]))
-
-
-def test_another_prediction_is_named():
-    x = torch.zeros(1, 2, 3)
-    with pytest.raises(ValueError, match=r"^prediction: found noise"):
-        predicted_x0(x, x, torch.tensor(0.5), "noise", -1.0, 1.0)
-    with pytest.raises(ValueError, match=r"^prediction: found noise"):
-        regression_target(x, x, torch.tensor(0.5), "noise")

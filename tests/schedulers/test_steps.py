@@ -79,23 +79,6 @@ def test_lists_start_at_the_start_and_end_at_the_end(make, end):
             assert check_steps(found, 1000) == found
 
 
-@pytest.mark.parametrize("end", [0, 60])
-def test_uniform_lists_are_as_long_as_asked_for_and_even(end):
-    for start in (s for s in STARTS if s > end):
-        for steps in lengths(start, end):
-            found = uniform_steps(start, steps, end)
-            assert len(found) == steps
-            gaps = {a - b for a, b in pairwise(found)}
-            assert not gaps or max(gaps) - min(gaps) <= 1
-
-
-def test_uneven_lists_are_denser_where_there_is_more_noise():
-    for steps in (5, 10, 20, 50):
-        found = uneven_steps(1000, steps)
-        assert len(found) == steps
-        assert sum(t < 699 for t in found) == 0.4 * steps
-
-
 @pytest.mark.parametrize("make", LISTS)
 def test_a_start_at_zero_gives_no_step(make):
     assert make(0, 1) == make(0, 10) == make(0, 10, 7) == []
