@@ -65,14 +65,14 @@ def make_inferer(parser: ConfigParser) -> PDDDPMInferer:
 
 
 def run_inferer(
-    inferer: PDDDPMInferer, network: torch.nn.Module, image: torch.Tensor
+    inferer: PDDDPMInferer, network: torch.nn.Module, image: torch.Tensor, presegmentation: torch.Tensor | None = None
 ) -> tuple[dict[str, torch.Tensor], EnsembleRunInfo]:
     """Return the parts of the output for an image (1, C, ...) and its run; `members` is (N, K, ...) if returned.
 
     The case is named after the image's voxels, so that different images have different noise, as cases in use have.
     """
     name = hashlib.sha256(image.flatten()[:: max(1, image.numel() // 2**16)].cpu().numpy().tobytes()).hexdigest()
-    output = inferer(MetaTensor(image, meta={"case": Case(name, ())}), network)
+    output = inferer(MetaTensor(image, meta={"case": Case(name, ())}), network, presegmentation=presegmentation)
     assert isinstance(output, MetaTensor)
     members = inferer.config.members if inferer.config.return_members else 0
     classes = output.shape[1] // (4 + members)
@@ -93,15 +93,21 @@ def read_truth(case: Mapping[str, Any]) -> torch.Tensor:
 
 
 def load_items(parser: ConfigParser, cases: Sequence[Mapping[str, Any]]) -> list[Item]:
-    """Read and preprocess labeled cases: `case`, `image` (1, C, ...), `label` (...) on its grid, `voxel_ml`."""
+    """Read and preprocess labeled cases.
+
+    Each has `case`, `image` (1, C, ...), `label` (...) on its grid, `voxel_ml`, and `presegmentation` (1, K, ...), None
+    without the bundle's `presegmentation_dir`.
+    """
     preprocessing, items = parser.get_parsed_content("preprocessing"), []
     for case in cases:
-        image = preprocessing({"image": case["image"]})["image"]
+        read = preprocessing({"image": case["image"]})
+        image, given = read["image"], read.get("presegmentation")
         label = ResampleToMatch(mode="nearest", padding_mode="zeros")(read_truth(case), img_dst=image)
         items.append(
             {
                 "case": case_name(case["image"]),
                 "image": image.as_tensor()[None].float().to(parser["device"]),
+                "presegmentation": None if given is None else given[None].to(parser["device"]),
                 "label": label.as_tensor()[0].round().long(),
                 "voxel_ml": float(np.abs(np.linalg.det(np.asarray(image.affine)[:3, :3]))) / 1000,
             }

@@ -1,4 +1,7 @@
-"""Contenders of the study: functions from an image (1, C, ...) to mean (K, ...) and members (N, K, ...)."""
+"""Contenders of the study: functions from an image (1, C, ...) to mean (K, ...) and members (N, K, ...).
+
+Some also take a pre-segmentation (1, K, ...).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from benchmarks.trust import training
 from monai_pdddpm.data.phantom_distribution import smooth_field
 from monai_pdddpm.networks import PDDDPM
 
-Draw = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Draw = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 MEMBERS = 8
 
 
@@ -59,8 +62,8 @@ def ensemble(parser: ConfigParser, network: PDDDPM) -> Draw:
     parser["inferer::return_members"] = True
     inferer = common.make_inferer(parser)
 
-    def draw(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        parts, _ = common.run_inferer(inferer, network, image)
+    def draw(image: torch.Tensor, presegmentation: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        parts, _ = common.run_inferer(inferer, network, image, presegmentation)
         return parts["pred"], parts["members"]
 
     return draw

@@ -70,8 +70,9 @@ def measure_all(draw: Draw, items: Sequence[Item], name: str) -> dict[str, Any]:
     voxels: dict[str, Voxels] = {}
     seconds = 0.0
     for item in tqdm(items, desc=name, disable=None):
+        given = [] if item["presegmentation"] is None else [item["presegmentation"]]
         begin = time.perf_counter()
-        mean, drawn = (tensor.cpu() for tensor in draw(item["image"]))
+        mean, drawn = (tensor.cpu() for tensor in draw(item["image"], *given))
         seconds += time.perf_counter() - begin
         cases[item["case"]] = measure(mean, drawn, item["label"], item["voxel_ml"])
         voxels[item["case"]] = sample_voxels(*masked_voxels(mean, item["label"], near_structure(item["label"])))

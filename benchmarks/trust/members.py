@@ -2,28 +2,35 @@
 
     python benchmarks/trust/members.py --dataset_dir <hippocampus>
     python benchmarks/trust/members.py --dataset_dir <hippocampus> --settings '{}' '{"num_steps": 10}'
+    python benchmarks/trust/members.py --dataset_dir <hippocampus> --presegmentation_dir <files> --output_dir <folder>
 
 If members were drawn from the distribution of annotations, two members would differ as much as a member differs from
-the annotation (ratio 1), and the volume error would be about as large as the members' spread (1 SD).
+the annotation (ratio 1), and the volume error would be about as large as the members' spread (1 SD). The row
+"pre-segmentation" has the segmenter's answer or that of the files, as a distribution of one segmentation.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from monai.bundle import ConfigParser
+
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from benchmarks import common  # noqa: E402
-from benchmarks.trust.contenders import ensemble  # noqa: E402
+from benchmarks.trust.contenders import Draw, ensemble, passes  # noqa: E402
 from benchmarks.trust.measures import SCANS_PER_SUBJECT, measure_all  # noqa: E402
 from monai_pdddpm.data import labelled_cases  # noqa: E402
 from monai_pdddpm.metrics.summary import statistic, subject_of  # noqa: E402
+from monai_pdddpm.networks import PDDDPM  # noqa: E402
 from monai_pdddpm.utils.errors import friendly_errors  # noqa: E402
 
 COLUMNS = {
@@ -34,7 +41,25 @@ COLUMNS = {
     "dice": "Dice of the answer",
     "one_dice": "Dice of one member",
     "nll": "NLL near structure",
+    "calibrated_nll": "NLL, calibrated",
 }
+
+
+def before(parser: ConfigParser, network: PDDDPM) -> Draw:
+    """Return the pre-segmentation, of the file or else of the segmenter, as answer and as two equal members."""
+    segmenter = passes(parser, [network])
+
+    def draw(image: torch.Tensor, presegmentation: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        answer = segmenter(image)[0] if presegmentation is None else presegmentation[0]
+        return answer, torch.stack([answer, answer])
+
+    return draw
+
+
+def _cell(value: dict[str, Any]) -> str:
+    if value["mean"] is None:
+        return "-"
+    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,24 +69,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--dataset_dir", required=True)
     options.add_argument("--cases", type=int, help="number of validation cases, by default all")
     options.add_argument("--members", type=int, default=8)
+    options.add_argument("--presegmentation_dir", default="", help="files in place of the segmenter's answers")
     options.add_argument("--settings", nargs="+", type=json.loads, default=[{}], help="overrides of inference.json")
     options.add_argument("--output_dir", type=Path, default=HERE)
     args = options.parse_args(argv)
-    rows: dict[str, dict[str, Any]] = {}
+    overrides = {"members": args.members, "inferer::return_members": True}
+    overrides["presegmentation_dir"] = args.presegmentation_dir
+    parser = common.read_bundle(common.HIPPOCAMPUS, overrides)
+    items = common.load_items(parser, labelled_cases(args.dataset_dir, "validation")[: args.cases])
+    pair = common.load_pair(parser)
+    draws = {"pre-segmentation": before(parser, pair)}
     for changes in args.settings:
-        overrides = {**changes, "members": args.members, "inferer::return_members": True}
-        parser = common.read_bundle(common.HIPPOCAMPUS, overrides)
-        items = common.load_items(parser, labelled_cases(args.dataset_dir, "validation")[: args.cases])
-        name = json.dumps(changes) if changes else "as shipped"
-        found = measure_all(ensemble(parser, common.load_pair(parser)), items, name)
+        changed = common.read_bundle(common.HIPPOCAMPUS, {**overrides, **changes})
+        draws[json.dumps(changes) if changes else "as shipped"] = ensemble(changed, pair)
+    rows: dict[str, dict[str, Any]] = {}
+    for name, draw in draws.items():
+        found = measure_all(draw, items, name)
         subjects = [subject_of(case, SCANS_PER_SUBJECT) for case in found["cases"]]
-        rows[name] = {key: statistic([case[key] for case in found["cases"].values()], subjects) for key in COLUMNS} | {
-            "seconds_per_case": found["seconds_per_case"]
+        rows[name] = {
+            key: statistic([case.get(key, math.nan) for case in found["cases"].values()], subjects) for key in COLUMNS
         }
-    cells = [
-        [name, *(f"{row[key]['mean']:.3f} [{row[key]['low']:.3f}, {row[key]['high']:.3f}]" for key in COLUMNS)]
-        for name, row in rows.items()
-    ]
+        rows[name]["seconds_per_case"] = found["seconds_per_case"]
+    cells = [[name, *(_cell(row[key]) for key in COLUMNS)] for name, row in rows.items()]
     cases = len(items)
     text = common.table(["members", *COLUMNS.values()], cells) + (
         f"\n\n{args.members} members, {cases} validation cases; in brackets the 95 % bootstrap interval over subjects."

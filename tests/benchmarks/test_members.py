@@ -1,6 +1,7 @@
 """The table of the hippocampus bundle's members, on made-up scans."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -24,10 +25,19 @@ def test_the_script_runs(tmp_path, capsys):
     script.main([*command, "--settings", "{}", '{"num_steps": 1}'])
     found = json.loads((tmp_path / "out" / "results_members.json").read_text())
     assert found["cases"] == 2
-    assert list(found["rows"]) == ["as shipped", '{"num_steps": 1}']
+    assert list(found["rows"]) == ["pre-segmentation", "as shipped", '{"num_steps": 1}']
     assert found["rows"]["as shipped"]["disagreement"]["n"] == 2
     # one call at the start: the members are nearly the posterior mean
     assert (
         found["rows"]['{"num_steps": 1}']["disagreement"]["mean"] < found["rows"]["as shipped"]["disagreement"]["mean"]
     )
     assert "| as shipped |" in capsys.readouterr().out
+
+    # the true labels as pre-segmentations
+    files = tmp_path / "presegmentations"
+    files.mkdir()
+    for number in (3, 4):
+        shutil.copy(tmp_path / f"label_{number:03d}.nii.gz", files / f"image_{number:03d}.nii.gz")
+    script.main([*command, "--presegmentation_dir", str(files)])
+    row = json.loads((tmp_path / "out" / "results_members.json").read_text())["rows"]["pre-segmentation"]
+    assert (row["dice"]["mean"], row["ged"]["mean"]) == (1, 0)
