@@ -92,7 +92,7 @@ class CaseSummaryd(MapTransform):
         found: dict[str, Volume] = {}
         dice_of: dict[str, float | None] = {}
         if prob is not None:
-            prob = tempered(plain(prob), 1 / self.calibration.temperature, dim=0)  # as the calibration was fitted
+            prob = tempered(plain(prob), 1 / self.calibration.temperature)  # as the calibration was fitted
             of = {name: prob[list(classes)].sum(dim=0) for name, classes in self.structures.items()}
             dice_of = {name: expected_dice(p, is_in(plain(whole)[0], self.structures[name])) for name, p in of.items()}
             present = [one for name in self.labels.values() if (one := dice_of[name]) is not None]

@@ -117,6 +117,6 @@ def _whole_numbers(relation: np.ndarray, shape: Sequence[int]) -> np.ndarray | N
     rounded = np.rint(relation)
     turned = np.abs(rounded[:, :-1])
     corners = np.array([[*end, 1] for end in itertools.product(*((0, n) for n in shape))], dtype=float)
-    if not ((turned.sum(0) == 1).all() and (turned.sum(1) == 1).all()):
+    if not (turned.sum(0) == 1).all():  # an axis for each; no two have the same, as grids are no planes
         return None
     return rounded.astype(int) if np.abs(corners @ (relation - rounded).T).max() < _SAME else None

@@ -233,6 +233,7 @@ def test_length():
     assert (values["segmenter_val_interval"], values["val_interval"]) == (10, 40)  # 20 and 5 validations
     assert "from 1 case" in choices["length"].text
     assert planned(cases=170)[0]["epochs"] == 120  # 42 steps per epoch
+    assert planned(cases=9999)[0]["segmenter_val_interval"] == 1
     assert planned(cases=49)[0]["epoch_windows"] == 100
     assert planned(cases=50)[0]["epoch_windows"] is None  # one for each case
 

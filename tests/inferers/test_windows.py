@@ -141,6 +141,10 @@ class TestCoveringWindows:
         spans = [(w[0].start, w[1].start) for w in covering_windows(active, (8, 8), (1, 1))]
         # rows 2 to 4 lie in the middle of 0:8, columns 9 to 11 in that of 6:14; the last column is at the border
         assert spans == [(0, 6), (10, 0), (10, 12)]
+        # the window at the border has no margin there
+        active = torch.zeros(20, dtype=torch.bool)
+        active[15] = active[19] = True
+        assert covering_windows(active, (8,), (2,)) == [(slice(12, 20),)]
 
     def test_nothing_active_needs_no_window(self):
         assert covering_windows(torch.zeros(9, 9, dtype=torch.bool), (4, 4), (1, 1)) == []

@@ -84,6 +84,7 @@ def test_answer_is_the_mean_of_first_predictions_and_maps_are_of_the_ends(script
     prob, uncertainty, information, variance = (torch.jit.script(network) if scripted else network)(IMAGE)
     assert torch.allclose(prob, torch.full_like(prob, 1 / K))
     assert torch.allclose(uncertainty, torch.full_like(uncertainty, math.log(K)))
+    assert information.shape == uncertainty.shape
     assert torch.allclose(information, entropy(VOTES), atol=1e-5)
     assert torch.allclose(variance, (VOTES * (1 - VOTES))[:, 1:], atol=1e-6)
 

@@ -242,6 +242,12 @@ def test_a_script_offers_the_parts_too():
         better = net.denoise(x_t, t, features, "rk4", 4)
         assert (better - output).abs().max() > 1e-4
         torch.testing.assert_close(script.denoise(x_t, t, features, "rk4", 4), better, rtol=1e-4, atol=1e-5)
+        one_step = net.predict(x_t, 899, features)
+        net.denoiser.solver_steps = 2
+        own, fewer = (net.predict(x_t, 899, features, *steps) for steps in ((), ("", 1)))
+        assert torch.equal(fewer, one_step)
+        assert (own - fewer).abs().max() > 1e-5
+        net.denoiser.solver_steps = 1
         for chain in (Chain([899, 300], [0, 2], residual=True), Chain([899, 300], [1, 1], 1.0, True)):
             fields = [noise, noise.flip(0)][: chain.draws]
             expected = net.reverse(presegmentation, features, fields, chain)

@@ -22,3 +22,15 @@ def test_label_maps_hold_the_values_of_the_labels_and_probabilities_stay(tmp_pat
     found = nib.load(tmp_path / "a" / "a_prob.nii.gz")
     assert np.abs(found.get_fdata()[:, 0, 0].T - prob[:, :, 0, 0].numpy()).max() < 1e-4
     assert np.array_equal(found.affine, AFFINE)
+
+
+def test_the_frames_of_a_series_have_the_place_of_their_scan(tmp_path):
+    source = nib.Nifti1Image(np.zeros((3, 2, 2, 4), np.float32), AFFINE.numpy())
+    source.set_qform(AFFINE.numpy(), code=3)
+    nib.save(source, tmp_path / "a.nii")
+    meta = {"filename_or_obj": str(tmp_path / "a.nii"), "affine": AFFINE}
+    item = {key: MetaTensor(torch.zeros(1, 3, 2, 2, 4, dtype=torch.uint8), meta=meta) for key in ("image", "seg")}
+    SaveImageMapsd(tmp_path, {"0": "background", "1": "head"}, outputs="seg")(item)
+    found = nib.load(tmp_path / "a" / "a_seg.nii.gz")
+    assert found.shape == source.shape
+    assert found.header["qform_code"] == 3
