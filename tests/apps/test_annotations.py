@@ -44,9 +44,9 @@ def test_segments_in_another_order_are_refused(make):
 def test_another_grid_is_refused(make):
     moved = AFFINE.copy()
     moved[0, 3] += 3
-    with pytest.raises(UserError, match=r"6x5x4 voxels, shifted by up to 2\.0 voxels"):
+    with pytest.raises(UserError, match=r"label\.nii\.gz: found labels 2 voxels away from their scan"):
         check_annotations([make([1], affine=moved)], LABELS)
-    with pytest.raises(UserError, match="6x5x5 voxels"):
+    with pytest.raises(UserError, match="found labels of 6 x 5 x 5 voxels, expected the 6 x 5 x 4 of their scan"):
         check_annotations([make([1], shape=(6, 5, 5))], LABELS)
 
 

@@ -54,7 +54,6 @@ class Training:
     scores: dict = field(default_factory=lambda: dict(SCORES))
     workers: int = 0
     interval: float = 0.0
-    width: int = 4
     init: int = 0
     seed: int = 0
 
@@ -74,7 +73,7 @@ class Training:
         dataset = CachedDataset(data, transform, progress=False)
         torch.manual_seed(self.init)
         self.network = nn.Sequential(
-            nn.Conv2d(1, self.width, 3, padding=1), nn.Dropout(0.3), nn.ReLU(), nn.Conv2d(self.width, 1, 3, padding=1)
+            nn.Conv2d(1, 4, 3, padding=1), nn.Dropout(0.3), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1)
         )
         optimizer = torch.optim.Adam(self.network.parameters(), lr=0.02)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
@@ -159,7 +158,8 @@ class TestGoingOn:
         # in epoch 4, at the last iteration of epoch 3, at the very first
         [(14, 0), (12, 0), (1, 0), pytest.param(14, 1, marks=pytest.mark.slow)],
     )
-    def test_as_if_never_broken(self, tmp_path, die_at, workers):
+    def test_as_if_never_broken(self, tmp_path, caplog, die_at, workers):
+        caplog.set_level(logging.INFO)
         whole = Training(tmp_path / "whole", workers=workers).run()
         assert sorted(whole.losses) == list(range(1, 4 * EPOCHS + 1))  # 7 cases in twos
         broken = Training(tmp_path / "broken", workers=workers).run(die_at)
@@ -167,6 +167,7 @@ class TestGoingOn:
         # other first weights, which the checkpoint's replace, unless there is none yet
         resumed = Training(tmp_path / "broken", workers=workers, init=0 if die_at == 1 else 99).run()
         done = (die_at - 1) // 4 * 4
+        assert (f"{tmp_path / 'broken/checkpoint.pt'}: resuming after epoch {done // 4}" in caplog.text) == (done > 0)
         assert sorted(resumed.losses) == list(range(done + 1, 4 * EPOCHS + 1))
         history = {i: loss for i, loss in broken.losses.items() if i <= done} | resumed.losses
         assert history == whole.losses
@@ -190,14 +191,10 @@ class TestGoingOn:
 
     def test_start_anew(self, tmp_path):
         whole = Training(tmp_path).run()
+        (tmp_path / "checkpoint.pt").write_text("not even readable")
         again = Training(tmp_path, resume=False).run()
         assert again.losses == whole.losses
-
-    def test_log_says_where_it_goes_on(self, tmp_path, caplog):
-        Training(tmp_path).run(14)
-        with caplog.at_level(logging.INFO):
-            Training(tmp_path).run()
-        assert f"{tmp_path / 'checkpoint.pt'}: resuming after epoch 3" in caplog.text
+        assert read(tmp_path / "checkpoint.pt")["progress"]["epoch"] == EPOCHS
 
     def test_finished_training_says_so_and_trains_no_further(self, tmp_path, caplog):
         whole = Training(tmp_path).run()
@@ -269,25 +266,19 @@ class TestFrequency:
         with pytest.raises(UserError, match=r"batch_size: found too little memory .*; give a smaller --batch_size"):
             training.trainer.run()
 
-    def test_what_a_killed_training_began_to_write_is_removed(self, tmp_path):
-        (tmp_path / f".{'a' * 32}.part.pt").write_text("half")
+    def test_files_that_a_training_leaves(self, tmp_path):
+        (tmp_path / f".{'a' * 32}.part.pt").write_text("half, of a killed training")
         other = tmp_path / f".{'a' * 32}.part.json"
         other.write_text("of another program")
-        Training(tmp_path).run()
+        training = Training(tmp_path).run()
         assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "checkpoint.pt", "model.pt"]
-
-    def test_content_is_tensors_and_primitives(self, tmp_path):
-        Training(tmp_path).run()
+        assert same(read(tmp_path / "model.pt"), training.weights[2])  # the best by validation
         state = read(tmp_path / "checkpoint.pt")
         assert set(state) == {"network", "optimizer", "lr_scheduler", "ema", "progress"}
         assert state["progress"] == {"epoch": 6, "iteration": 24, "best_metric": 0.9, "best_metric_epoch": 2}
 
 
 class TestModel:
-    def test_best_by_validation(self, tmp_path):
-        training = Training(tmp_path).run()
-        assert same(read(tmp_path / "model.pt"), training.weights[2])
-
     def test_better_after_the_break(self, tmp_path):
         Training(tmp_path).run(14)
         resumed = Training(tmp_path, scores=SCORES | {5: 0.95}).run()
@@ -316,13 +307,6 @@ class TestModel:
         progress = read(tmp_path / "checkpoint.pt")["progress"]
         assert (progress["epoch"], progress["best_metric_epoch"]) == (EPOCHS, -1)
         assert same(read(tmp_path / "model.pt"), training.weights[EPOCHS])
-
-    @pytest.mark.filterwarnings("ignore:`dataloader` is empty")
-    def test_last_when_validation_never_ran(self, tmp_path):
-        training = Training(tmp_path)
-        training.evaluator.state.epoch_length = 0  # no case
-        training.run()
-        assert same(read(tmp_path / "model.pt"), training.weights[6])
 
     def test_equal_weights_are_equal_files(self, tmp_path):
         training = Training(tmp_path)
@@ -369,17 +353,25 @@ def changed(change):
     return lambda path: torch.save(change(read(path)), path)
 
 
+DAMAGED = "cannot be read as a checkpoint: it is damaged"
+FOREIGN = "not a checkpoint of this training ("
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("damage", "reason"),
         [
-            (torn, "cannot be read as a checkpoint: it is damaged"),
-            (lambda path: path.write_bytes(b""), "cannot be read as a checkpoint: it is damaged"),
-            (lambda path: path.write_text("hello"), "cannot be read as a checkpoint: it is damaged"),
-            (changed(lambda state: state["network"]), "not a checkpoint of this training ("),
-            (changed(lambda state: 3), "not a checkpoint of this training ("),
-            (changed(lambda state: state | {"progress": {"epoch": 3}}), "not a checkpoint of this training ("),
-            (changed(lambda state: state | {"optimizer": {}}), "not a checkpoint of this training ("),
+            (torn, DAMAGED),
+            (lambda path: path.write_bytes(b""), DAMAGED),
+            (lambda path: path.write_text("hello"), DAMAGED),
+            (changed(lambda state: state["network"]), FOREIGN),
+            (changed(lambda state: 3), FOREIGN),
+            (changed(lambda state: state | {"progress": {"epoch": 3}}), FOREIGN),
+            (changed(lambda state: state | {"optimizer": {}}), FOREIGN),
+            (
+                changed(lambda state: state | {"network": {"0.bias": torch.ones(5)}}),
+                FOREIGN,
+            ),
         ],
     )
     def test_damaged_or_foreign(self, tmp_path, damage, reason):
@@ -395,11 +387,6 @@ class TestRefused:
         assert "\n" not in text
         assert path.read_bytes() == before
 
-    def test_another_network(self, tmp_path):
-        Training(tmp_path).run(14)
-        with pytest.raises(UserError, match="not a checkpoint of this training"):
-            Training(tmp_path, width=5).trainer.run()
-
     @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
     def test_code_in_a_checkpoint_is_not_run(self, tmp_path):
         path, trap = tmp_path / "checkpoint.pt", tmp_path / "trapped"
@@ -411,36 +398,19 @@ class TestRefused:
         pickle.loads(path.read_bytes())
         assert trap.exists()  # the trap was a real one
 
-    def test_start_anew_replaces_what_cannot_be_read(self, tmp_path):
-        (tmp_path / "checkpoint.pt").write_text("hello")
-        Training(tmp_path, resume=False).run()
-        assert read(tmp_path / "checkpoint.pt")["progress"]["epoch"] == EPOCHS
-
 
 class TestWhole:
-    def test_old_file_stays_when_saving_fails(self, tmp_path):
-        path = tmp_path / "a.pt"
-        save_file({"a": torch.ones(3)}, path)
-        with pytest.raises(Exception, match=r"pickle|local object"):  # from Python 3.13 on, the second
-            save_file({"a": torch.zeros(3), "b": lambda: None}, path)
-        assert read(path)["a"].tolist() == [1, 1, 1]
-        assert os.listdir(tmp_path) == ["a.pt"]
-
-    @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-    def test_old_file_stays_when_the_disk_is_full(self, tmp_path, monkeypatch, error):
+    def test_old_file_stays_when_the_disk_is_full(self, tmp_path, monkeypatch):
         path = tmp_path / "a.pt"
         save_file({"a": torch.ones(3)}, path)
 
         def fail(content, file):
             file.write(b"half")
-            raise error
+            raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(torch, "save", fail)
-        expected = UserError if isinstance(error, OSError) else KeyboardInterrupt
-        with pytest.raises(expected) as caught:
+        with pytest.raises(UserError, match=r"a\.pt: cannot be written \(No space left on device\)"):
             save_file({"a": torch.zeros(3)}, path)
-        if expected is UserError:
-            assert str(caught.value).startswith(f"{path}: cannot be written (No space left on device)")
         assert read(path)["a"].tolist() == [1, 1, 1]
         assert os.listdir(tmp_path) == ["a.pt"]
 

@@ -10,7 +10,6 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 
 from monai_pdddpm.handlers.evaluation_report import EvaluationReport
-from monai_pdddpm.transforms.segmentation_metrics import SegmentationMetricsd
 from monai_pdddpm.utils.errors import UserError
 
 
@@ -66,31 +65,6 @@ def test_files_and_table(tmp_path, capsys):
         "undefined": 3,
     }
     assert "| lesion | dice | 0.4167 [" in capsys.readouterr().out
-
-
-def test_lesions_are_written_and_compared_as_the_others(tmp_path, capsys):
-    def case(name, found):
-        truth = torch.zeros(1, 8, 8, 8)
-        truth[:, 0, 0, 0] = truth[:, 4, 4, 4] = 1
-        answers = {"preseg": torch.zeros_like(truth), "prob": truth.clone()}
-        answers["preseg"][:, 0, 0, 0] = found
-        data = {key: MetaTensor(torch.cat([1 - mask, mask])) for key, mask in answers.items()}
-        label = MetaTensor(truth, meta={"filename_or_obj": name})
-        return SegmentationMetricsd(labels={1: "lesion"}, lesions=True)({**data, "label": label, "image": label})
-
-    run(EvaluationReport(tmp_path), [[case("a.nii", found=1)], [case("b.nii", found=0)]])
-    rows = {(row["case"], row["method"]): row for row in cases(tmp_path) if row["label"] == "lesion"}
-    assert [rows[case, "segmenter"]["lesion_recall"] for case in "ab"] == ["0.5", "0.0"]
-    assert [rows[case, "segmenter"]["lesion_precision"] for case in "ab"] == ["1.0", "nan"]
-    assert [rows[case, "segmenter"]["missed_lesions"] for case in "ab"] == ["1", "2"]
-    summary = json.loads((tmp_path / "evaluation_summary.json").read_text())
-    difference = summary["paired_difference"]["lesion"]
-    assert difference["lesion_recall"]["mean"] == 0.75
-    assert (difference["lesion_precision"]["n"], difference["lesion_precision"]["excluded"]) == (1, 1)
-    assert difference["volume_difference_percent"]["mean"] == -75
-    table = capsys.readouterr().out
-    assert "| lesion | lesion_recall | 0.25 [" in table
-    assert "| lesion | lesion_precision | 1 [1, 1], 1 undefined | 1 [1, 1] | +0 [+0, +0] | 1 (1 excluded) |" in table
 
 
 def test_a_second_run_starts_anew(tmp_path):

@@ -92,8 +92,3 @@ def test_labels_are_judged_apart_and_plain_numbers_come_back():
     assert (found["a"]["lesion_recall"], found["a"]["lesion_precision"]) == (1, 0.5)
     assert (found["b"]["lesion_recall"], found["b"]["predicted_lesions"]) == (0, 0)
     assert all(type(value) in (int, float) for metrics in found.values() for value in metrics.values())
-
-
-def test_two_dimensions():
-    truth = map_of(block(0, 2, 2), block(6, 2, 2), shape=(9, 9))
-    assert found_in(map_of((1, 1), shape=(9, 9)), truth)["lesion_recall"] == 0.5

@@ -103,12 +103,6 @@ def test_labels_are_compared_separately_and_results_are_floats():
     assert all(type(value) is float for metrics in found.values() for value in metrics.values())
 
 
-def test_two_dimensions():
-    truth = cube((2, 2), (6, 6), shape=(12, 12))
-    found = segmentation_metrics(truth.roll(1, dims=1), truth, LESION, (1.0, 0.5))["lesion"]
-    assert (found["dice"], found["hd95_mm"], found["nsd_1mm"]) == (0.75, 0.5, 1)
-
-
 @pytest.mark.parametrize("corner", [0, 3])
 def test_a_structure_in_a_corner_of_the_image(corner):
     truth = torch.zeros(5, 5, 5, dtype=torch.long)

@@ -40,6 +40,7 @@ def changed(before, after):
 def test_result_is_one_hot_of_the_same_kind(dims, k):
     torch.manual_seed(0)
     presegmentation = cubes(dims=dims, k=k)
+    before = presegmentation.clone()
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         result = PresegmentationCorruption(probability=1.0)(presegmentation.to(dtype))
         assert result.dtype == dtype
@@ -47,6 +48,7 @@ def test_result_is_one_hot_of_the_same_kind(dims, k):
         assert set(result.unique().tolist()) == {0.0, 1.0}
         assert torch.equal(result.sum(1), torch.ones_like(result[:, 0]))
     assert changed(presegmentation, result).any()
+    assert torch.equal(presegmentation, before)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -145,29 +147,6 @@ def test_far_from_borders_next_to_nothing_changes():
         assert changed(presegmentation, corruption(presegmentation))[:, deep].float().mean() < 0.002
 
 
-def test_small_structures_vanish_or_stay():
-    torch.manual_seed(0)
-    labels = torch.zeros(60, 20, 20, 20, dtype=torch.long)
-    labels[:, 9:11, 9:11, 9:11] = 1
-    presegmentation = one_hot(labels)
-    result = PresegmentationCorruption(probability=1.0)(presegmentation)
-    left = result[:, 1].flatten(1).sum(1)
-    assert (left == 0).any()
-    assert (left >= 7).any()
-    assert (result[:, 1].sum() / presegmentation[:, 1].sum()) > 0.25
-
-
-def test_seed_repeats_it():
-    presegmentation = cubes()
-    corruption = PresegmentationCorruption()
-    results = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        results.append(corruption(presegmentation))
-    assert torch.equal(results[0], results[1])
-    assert not torch.equal(results[0], results[2])
-
-
 def test_autocast_around_it_changes_nothing():
     # bfloat16 counts the coordinates of 800 voxels in steps of up to one and a half voxels
     presegmentation = one_hot((torch.rand(2, 800, 8, generator=torch.Generator().manual_seed(0)) < 0.5).long())
@@ -179,13 +158,6 @@ def test_autocast_around_it_changes_nothing():
         assert torch.equal(corruption(presegmentation), expected)
         mild = severity(0, presegmentation)
         assert not torch.equal(corruption.corrupt(presegmentation, mild), presegmentation)  # what it is kept from
-
-
-def test_input_is_left_as_it_was():
-    presegmentation = cubes()
-    before = presegmentation.clone()
-    PresegmentationCorruption(probability=1.0)(presegmentation)
-    assert torch.equal(presegmentation, before)
 
 
 def test_small_and_flat_volumes():

@@ -73,22 +73,18 @@ def test_full_disk_is_told_to_the_user(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_folder_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match="cannot be written"), atomic_write(tmp_path / "none" / "a.txt") as part:
-        part.write_text("x")
-
-
-def test_folder_in_the_place_of_the_file(tmp_path):
-    (tmp_path / "a").mkdir()
-    with pytest.raises(UserError, match="a: cannot be written"), atomic_write(tmp_path / "a") as part:
-        part.write_text("x")
-    assert os.listdir(tmp_path) == ["a"]
-
-
 @pytest.mark.parametrize(("text", "reason"), [("", "RuntimeError"), ("in file.cpp\ndisk is full\n", "disk is full")])
 def test_failure_that_a_library_reports_by_a_runtime_error(tmp_path, text, reason):
     with pytest.raises(UserError, match=rf"cannot be written \({reason}\); free"), atomic_write(tmp_path / "a"):
         raise RuntimeError(text)
+
+
+@pytest.mark.parametrize("name", ["none/a.txt", "folder"])
+def test_a_place_that_cannot_be_written_to(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=f"{name}: cannot be written"), atomic_write(tmp_path / name) as part:
+        part.write_text("x")
+    assert os.listdir(tmp_path) == ["folder"]
 
 
 def test_nothing_written_is_an_error(tmp_path):

@@ -238,19 +238,13 @@ def test_large_scan_is_cropped_with_a_note():
     assert not any("Cropped" in text for text in texts(draw()))
 
 
-def test_file_is_written_completely(tmp_path):
-    path = tmp_path / "scan_overview.png"
-    path.write_bytes(b"old")
-    save_overview(path, draw(title="scan"))
-
-    assert [file.name for file in tmp_path.iterdir()] == ["scan_overview.png"]
-    assert plt.imread(path).shape[2] == 4
-
-
 def test_threads_draw_the_same_picture_without_pyplot(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(4)]
+    paths[0].write_bytes(b"old")
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda path: save_overview(path, draw()), paths))
 
     assert len({path.read_bytes() for path in paths}) == 1
+    assert sorted(tmp_path.iterdir()) == paths
+    assert plt.imread(paths[0]).shape[2] == 4
     assert plt.get_fignums() == []

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from monai_pdddpm.data.case import case_name
-from monai_pdddpm.data.geometry import largest_shift
+from monai_pdddpm.data.checks import check_grid
 from monai_pdddpm.data.headers import read_header
 from monai_pdddpm.data.loading import LoadScan
 from monai_pdddpm.utils.errors import UserError
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from monailabel.interfaces.datastore import Datastore
 
 __all__ = ["check_annotations", "checked_labels", "read_pairs"]
-
-_SAME_GRID = 0.5  # voxels
 
 
 def checked_labels(datastore: Datastore, bundles: Sequence[Mapping[int, str]]) -> Callable[..., str]:
@@ -85,9 +84,9 @@ def check_annotations(pairs: Iterable[Mapping[str, Any]], labels: Mapping[int, s
         UserError: at the first annotation that does not fit; the message names the case.
     """
     for pair in pairs:
-        _check_grid(pair["image"], pair["label"])
-        values = np.unique(np.asarray(LoadScan(channels=None)(pair["label"])))
-        _check_values(case_name(pair["image"]), values, pair["names"], labels)
+        scan, annotation = read_header(pair["image"]), LoadScan(channels=None)(pair["label"])
+        check_grid(annotation, SimpleNamespace(shape=(1, *scan.spatial), affine=scan.affine), pair["label"])
+        _check_values(case_name(pair["image"]), np.unique(np.asarray(annotation)), pair["names"], labels)
 
 
 def _check_values(case: str, values: np.ndarray, names: Sequence[str], labels: Mapping[int, str]) -> None:
@@ -107,16 +106,4 @@ def _check_values(case: str, values: np.ndarray, names: Sequence[str], labels: M
         raise UserError(
             f"{case}: found the label {', '.join(map(named, wrong))} in the annotation, expected {expected}; use these"
             " segment names in this order, remove other segments, and submit the label again"
-        )
-
-
-def _check_grid(image: str, label: str) -> None:
-    scan, annotation = read_header(image), read_header(label)
-    shapes = [header.spatial for header in (scan, annotation)]
-    shift = largest_shift(scan.affine, annotation.affine, (*shapes[0], 1)[:3]) if shapes[0] == shapes[1] else 0.0
-    if shapes[0] != shapes[1] or shift > _SAME_GRID:
-        found = "x".join(map(str, shapes[1])) + " voxels" + (f", shifted by up to {shift:.1f} voxels" if shift else "")
-        raise UserError(
-            f"{case_name(image)}: found an annotation on another grid ({found}), expected the grid of the scan"
-            f" ({'x'.join(map(str, shapes[0]))} voxels); segment the scan itself and submit the label again"
         )

@@ -18,7 +18,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai_pdddpm.data.case import case_name
 from monai_pdddpm.handlers.checkpoint import save_file
 from monai_pdddpm.networks.weights import read_weights
-from monai_pdddpm.utils.atomic_write import atomic_write
+from monai_pdddpm.utils.atomic_write import atomic_write, write_json
 from monai_pdddpm.utils.checks import check_choice, check_output_dir, check_range
 from monai_pdddpm.utils.errors import UserError
 
@@ -103,13 +103,13 @@ def fine_tune(
     options = {"max_epochs": max_epochs, "learning_rate": learning_rate, "pretrained": pretrained, "device": device}
     begin = time.monotonic()
     first = not current.is_file()
-    before = math.nan if first else validation_dice(bundle, current, validation, device)
+    before = None if first else validation_dice(bundle, current, validation, device)
     candidate = current
     parts = ("segmenter", "denoiser") if stage == "both" else (stage,)
     for part in parts:
         candidate = _train(bundle, part, candidate, work, training, validation, options)
     after = validation_dice(bundle, candidate, validation, device)
-    replaced = first or (math.isfinite(after) and not after < before)
+    replaced = first or (after is not None and before is not None and after >= before)
     if replaced:
         replace_model(bundle, candidate, work)
     outcome = {
@@ -117,22 +117,21 @@ def fine_tune(
         **options,
         "trained_on": [case_name(case["image"]) for case in training],
         "validated_on": [case_name(case["image"]) for case in validation],
-        "dice_before": round(before, 4) if math.isfinite(before) else None,
-        "dice_after": round(after, 4) if math.isfinite(after) else None,
+        "dice_before": before,
+        "dice_after": after,
         "replaced": replaced,
         "kept_in": str(work),
-        "best_metric": max([round(dice, 4) for dice in (before, after) if math.isfinite(dice)], default=0.0),
+        "best_metric": max([dice for dice in (before, after) if dice is not None], default=0.0),
         "epoch": max_epochs * len(parts),
         "total_epochs": max_epochs * len(parts),
         "total_time": str(timedelta(seconds=round(time.monotonic() - begin))),
     }
     outcome["message"] = _message(outcome)
-    with atomic_write(work / "outcome.json") as file:
-        file.write_text(json.dumps(outcome, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(work / "outcome.json", outcome)
     return outcome
 
 
-def validation_dice(bundle: Path, model_file: Path, validation: list[dict], device: str) -> float:
+def validation_dice(bundle: Path, model_file: Path, validation: list[dict], device: str) -> float | None:
     """Return the mean Dice of a model's ensemble, computed as in the validation of the bundle's training.
 
     Args:
@@ -142,7 +141,7 @@ def validation_dice(bundle: Path, model_file: Path, validation: list[dict], devi
         device: for example "cpu" or "cuda:0".
 
     Returns:
-        mean over classes and cases, 0 to 1; NaN if no case has a label.
+        mean over classes and cases, 0 to 1, with four digits; None if no case has a label.
     """
     parser = ConfigParser()
     parser.read_config(bundle / "configs" / "train.json")
@@ -158,7 +157,8 @@ def validation_dice(bundle: Path, model_file: Path, validation: list[dict], devi
     )
     evaluator = parser.get_parsed_content("validate::evaluator")
     evaluator.run()
-    return float(evaluator.state.metrics[evaluator.state.key_metric_name])
+    dice = float(evaluator.state.metrics[evaluator.state.key_metric_name])
+    return round(dice, 4) if math.isfinite(dice) else None
 
 
 def replace_model(bundle: Path, candidate: Path, keep_in: Path) -> None:
@@ -236,12 +236,10 @@ def _momentum(config: Path, cases: int, max_epochs: int) -> float:
 
 
 def _message(outcome: Mapping[str, Any]) -> str:
-    change = (
-        f"mean Dice {outcome['dice_before']} before and {outcome['dice_after']} after training, on the validation cases"
-    )
-    change += f" {', '.join(outcome['validated_on'])}"
-    if outcome["dice_before"] is None and outcome["replaced"]:
-        return f"the first model is in use (mean Dice {outcome['dice_after']} on {', '.join(outcome['validated_on'])})"
+    before, after, cases = outcome["dice_before"], outcome["dice_after"], ", ".join(outcome["validated_on"])
+    change = f"mean Dice {before} before and {after} after training, on the validation cases {cases}"
+    if before is None and outcome["replaced"]:
+        return f"the first model is in use (mean Dice {after} on {cases})"
     if outcome["replaced"]:
         return f"the new model is in use ({change}); the old model and its calibration are in {outcome['kept_in']}"
     return f"the old model stays in use ({change}); the new model is in {outcome['kept_in']}"
