@@ -70,8 +70,8 @@ def check_given_settings() -> None:
     ``None`` or ``a#b`` into other values, so that paths are read again from the words of the command line.
 
     Raises:
-        UserError: if a key has another name now or is unknown, a value is out of range, or that of a key for paths is
-            not a path.
+        UserError: if a key has another name now or is unknown, a value is out of range or None, or that of a key for
+            paths is not a path.
     """
     callers = [frame.f_locals.get("self") for frame, _ in traceback.walk_stack(inspect.currentframe())]
     parser = next((one for one in callers if isinstance(one, ConfigParser)), None)
@@ -89,7 +89,11 @@ def check_given_settings() -> None:
     scan = parser.config.get("scan")
     for key in (RANGES.keys() | LISTS.keys()) & parser.config.keys():
         check_setting(key, parser.get_parsed_content(key), scan.get("spatial_dims", 3) if isinstance(scan, dict) else 3)
-    _take_paths_literally(parser, typed_values(sys.argv[1:]) if is_command() else {})
+    typed = typed_values(sys.argv[1:]) if is_command() else {}
+    for key, text in typed.items():
+        if text == "None" and not _PATH.fullmatch(key) and (default := parser.get(key)) is not None:
+            raise UserError(f"{key}: found None, which MONAI leaves out, expected a value; {default!r} is the default")
+    _take_paths_literally(parser, typed)
 
 
 def typed_values(words: Sequence[str]) -> dict[str, str]:

@@ -18,6 +18,16 @@ def _check_type(key: str, value: object, kind: type, expected: str) -> None:
 
 
 _CHECK_OBJECT = partial(_check_type, kind=Mapping, expected="a JSON object, such as {'1': 'tumor'}")
+
+
+def _check_labels(key: str, value: Any) -> None:
+    _CHECK_OBJECT(key, value)
+    if {*map(str, value)} != {*map(str, range(len(value)))} or not all(
+        isinstance(name, str) for name in value.values()
+    ):
+        raise UserError(f"{key}: found {value!r}, expected the names of '0', '1', ...; fix --{key}")
+
+
 RANGES: Mapping[str, Callable[[str, Any], object]] = {
     "batch_size": _FROM_1,
     "calibrated": check_switch,
@@ -28,7 +38,7 @@ RANGES: Mapping[str, Callable[[str, Any], object]] = {
     "end_step": lambda key, value: value is None or _FROM_0(key, value),
     "fold": partial(check_range, low=-1),
     "folds": _FROM_0,
-    "labels": _CHECK_OBJECT,
+    "labels": _check_labels,
     "largest_component": check_switch,
     "learning_rate": partial(check_number, low=1e-12, high=10),
     "max_epochs": _FROM_1,
@@ -45,7 +55,7 @@ RANGES: Mapping[str, Callable[[str, Any], object]] = {
     "val_members": _FROM_1,
 }
 LISTS: Mapping[str, Callable[[str, Any], object]] = {  # checks of each entry
-    "label_values": _FROM_0,
+    "label_values": partial(check_range, low=0, high=65535),
     "roi_size": _FROM_1,
     "spacing": partial(check_number, low=1e-6, high=1e6),  # mm
     "train_list_keys": partial(_check_type, kind=str, expected="names of lists"),

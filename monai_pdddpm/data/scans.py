@@ -124,11 +124,17 @@ def _check_axes(path: str, header: ScanHeader, spec: ScanSpec) -> None:
         fits &= spec.channels in (None, count)
     if fits:
         return
+    shape = " x ".join(map(str, header.shape)) or "()"
+    if len(header.spatial) < spec.spatial_dims:
+        raise UserError(
+            f"{path}: found a {len(header.spatial)}D image ({shape}), expected a 3D or 4D scan; stack its slices, for "
+            "example with nibabel"
+        )
     volumes = {None: " and one for volumes", 1: " and 1 volume"}.get(spec.channels, f" and {spec.channels} volumes")
     if spec.has_frames:
         volumes = " and frames on a fourth one"
     raise UserError(
-        f"{path}: found shape {' x '.join(map(str, header.shape)) or '()'}, expected {spec.spatial_dims} spatial axes"
+        f"{path}: found shape {shape}, expected {spec.spatial_dims} spatial axes"
         f"{volumes}; give the scan that this bundle was made for, or extract or stack volumes or drop extra axes, for "
         "example with nibabel"
     )

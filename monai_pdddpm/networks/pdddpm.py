@@ -73,7 +73,8 @@ class PDDDPM(nn.Module):
         super().__init__()
         check_choice("prediction", prediction, PREDICTIONS)
         check_choice("presegmentation", presegmentation, PRESEGMENTATIONS)
-        if not isinstance(label_range, Sequence) or len(label_range) != 2 or not label_range[0] < label_range[1]:
+        ends = label_range if isinstance(label_range, Sequence) else ()
+        if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends) or not ends[0] < ends[1]:
             raise UserError(f"label_range: found {label_range}, expected two rising numbers; fix network_def")
         self.segmenter = segmenter.requires_grad_(False).eval()
         self.denoiser = denoiser

@@ -72,10 +72,11 @@ def named_values(labels: Mapping[str, str], values: Sequence[int] | None) -> dic
     """Return the names of the classes by the value that they have in the files.
 
     Raises:
-        UserError: if there are not as many values as names.
+        UserError: if there are not as many values as names, two are the same, or the background's is not 0.
     """
-    if values and len(values) != len(labels):
+    if values and (len(values) != len(labels) or len({*values}) != len(values) or values[0] != 0):
         raise UserError(
-            f"label_values: found {values!r}, expected one value for each of the {len(labels)} labels; fix it"
+            f"label_values: found {values!r}, expected a value of its own for each of the {len(labels)} labels, 0 "
+            "first; fix it"
         )
     return {str(values[int(index)] if values else index): name for index, name in labels.items()}

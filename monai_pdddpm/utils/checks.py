@@ -13,6 +13,8 @@ from typing import Any
 
 from monai_pdddpm.utils.errors import UserError
 
+_LARGEST = 2**63 - 1  # whole number of torch
+
 
 def check_range(name: str, value: object, low: int, high: int | None = None) -> int:
     """Check that a setting is an integer from ``low`` to ``high``; return an ``int``, which JSON can hold.
@@ -21,8 +23,10 @@ def check_range(name: str, value: object, low: int, high: int | None = None) -> 
         UserError: when it is not, or is a boolean.
     """
     number: Any = value if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
-    if number is None or not low <= number <= (math.inf if high is None else high):
-        expected = f"of at least {low}" if high is None else f"from {low} to {high}"
+    most = _LARGEST if high is None else high
+    if number is None or not low <= number <= most:
+        unbounded = high is None and (number is None or number < low)
+        expected = f"of at least {low}" if unbounded else f"from {low} to {most}"
         raise UserError(f"{name}: found {value!r}, expected a whole number {expected}; give {name} such a value")
     return int(number)
 

@@ -58,6 +58,15 @@ def test_names_that_python_fire_reads_as_something_else(folder, key, text):
     assert ran(folder, key, text) == text
 
 
+@pytest.mark.parametrize(("key", "default"), [("num_steps", 5), ("scan#channels", 1)])
+def test_none_is_no_silent_default(folder, key, default):
+    with pytest.raises(Exception) as caught:  # noqa: PT011, MONAI wraps it
+        ran(folder, key, "None")
+    assert user_message(caught.value).startswith(
+        f"{key}: found None, which MONAI leaves out, expected a value; {default}"
+    )
+
+
 @settings(max_examples=60)
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12), st.sampled_from(PATHS))
 @example("a#b", "output_dir")

@@ -44,7 +44,7 @@ def test_whole_numbers(keys, least):
     for key in keys:
         for value in (least, least + 1, np.int64(least + 5)):
             check_setting(key, value)
-        for value in (least - 1, True, False, 1.5, float("nan"), "1", [1], {}):
+        for value in (least - 1, 2**63, True, False, 1.5, float("nan"), "1", [1], {}):
             refused(key, value)
 
 
@@ -80,6 +80,14 @@ def test_objects(key):
     check_setting(key, {})
     for value in (0, True, "x", [], [1], 1.5):
         refused(key, value)
+
+
+@given(st.dictionaries(st.sampled_from(["0", "1", "2", "a", "-1", "1.0", 0, 1]), st.sampled_from(["x", True, None, 1])))
+def test_labels_are_names_by_number(labels):
+    if [*map(str, sorted(labels, key=str))] == [*map(str, range(len(labels)))] and {*labels.values()} <= {"x"}:
+        check_setting("labels", labels)
+    else:
+        refused("labels", labels)
 
 
 def test_lists_of_any_length():

@@ -279,6 +279,7 @@ def test_bfloat16_keeps_states_and_probabilities_in_float32():
         ({"presegmentation": "firm"}, "presegmentation"),
         ({"label_range": [1.0, -1.0]}, "label_range"),
         ({"label_range": [1.0]}, "label_range"),
+        ({"label_range": ["nan", 1]}, "label_range"),
         ({"time_steps": [0, 5]}, "time_steps"),
         ({"time_steps": [1000]}, "time_steps"),
         ({"time_steps": [50], "num_train_timesteps": 50}, "time_steps"),

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -29,8 +31,11 @@ def test_names_by_value():
     labels = {"0": "background", "1": "edema", "2": "tumor"}
     assert named_values(labels, [0, 2, 4]) == {"0": "background", "2": "edema", "4": "tumor"}
     assert named_values(labels, None) == labels
-    with pytest.raises(UserError, match=r"label_values: found \[0, 2\], expected one value for each of the 3 labels"):
-        named_values(labels, [0, 2])
+    for wrong in ([0, 2], [0, 2, 2], [1, 2, 3]):
+        with pytest.raises(
+            UserError, match=rf"label_values: found {re.escape(str(wrong))}, expected .* the 3 labels, 0"
+        ):
+            named_values(labels, wrong)
 
 
 def test_voxels_without_a_label():
