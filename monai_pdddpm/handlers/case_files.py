@@ -16,8 +16,9 @@ from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 
 from monai_pdddpm.data.case import case_of, cases_of_batch
+from monai_pdddpm.data.dicom_seg import check_dicom_seg, segment_codes
 from monai_pdddpm.engines import CaseEvaluator
-from monai_pdddpm.handlers.viewer_files import ViewerFiles
+from monai_pdddpm.handlers.viewer_files import write_viewer_files
 from monai_pdddpm.metrics.segmentation import class_names
 from monai_pdddpm.transforms.slice_values import slice_values
 from monai_pdddpm.utils.atomic_write import remove_partial_files, write_json, write_text
@@ -49,7 +50,7 @@ class CaseFiles:
             ``viewer`` need the loaded scan in the batch under ``scan``.
 
     Raises:
-        UserError: if labels, codes or outputs do not fit.
+        UserError: if labels, codes or outputs do not fit, or a package for DICOM is missing.
     """
 
     def __init__(
@@ -64,10 +65,12 @@ class CaseFiles:
     ) -> None:
         self.output_dir = Path(output_dir)
         self.labels = class_names(labels)
-        self.values = list(label_values) if label_values is not None else range(len(self.labels) + 1)
+        self.values = list(label_values) if label_values is not None else list(range(max(self.labels) + 1))
+        self.codes = segment_codes(self.labels, dicom_codes)
         self.record = record
-        self.viewer = ViewerFiles(labels, dicom_codes, outputs, label_values)
         self.outputs = chosen_outputs(outputs)
+        if "dicom-seg" in self.outputs:
+            check_dicom_seg(self.labels)
         if "viewer" in self.outputs:
             try:
                 niivue()
@@ -105,7 +108,7 @@ class CaseFiles:
             run, meanings = ({}, {}) if info is None else (info.as_report(), info.meanings())
             seconds = engine.state.seconds | run.pop("seconds", {})
             seconds["inverse and write"] = time.perf_counter() - self._inferred_at
-            self.viewer.write(item, case, folder)
+            write_viewer_files(item, folder, self.outputs, self.labels, self.values, self.codes)
             if self.outputs & {"overview", "viewer"}:
                 view = case_view(item, batch["scan"], self.labels)
             if "overview" in self.outputs:

@@ -19,20 +19,19 @@ PROBABILITY_FLOOR = 1e-6
 SUM_TOLERANCE = 1e-2
 
 
-def near_structure(truth: torch.Tensor, voxels: int = NEAR_VOXELS) -> torch.Tensor:
-    """Return the true foreground dilated `voxels` times by a cube of 3 x 3 x 3 voxels.
+def near_structure(truth: torch.Tensor) -> torch.Tensor:
+    """Return the true foreground dilated three times by a cube of 3 x 3 x 3 voxels.
 
     Averages over a whole scan mostly describe its background.
 
     Args:
         truth: integer or boolean tensor (X, Y, Z) or (X, Y), foreground above 0.
-        voxels: number of dilations, 0 for the foreground alone.
 
     Returns:
         Boolean mask of the same shape and device; empty if the truth is.
     """
     # A maximum over a cube of 2 n + 1 voxels equals n dilations and is separable.
-    dilated = maximum_filter((truth > 0).cpu().numpy(), size=2 * voxels + 1, mode="constant", cval=0)
+    dilated = maximum_filter((truth > 0).cpu().numpy(), size=2 * NEAR_VOXELS + 1, mode="constant", cval=0)
     return torch.from_numpy(dilated).to(truth.device)
 
 

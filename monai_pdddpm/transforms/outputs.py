@@ -68,13 +68,13 @@ def uncertainty_maps(
     """
     found = {name: frames_last(part, frames) for name, part in parts.items()}
     # interpolation leaves sums slightly off 1, and 0 outside of the network's grid
-    answer, mean, preseg = (normalized(found[name], dim=0) for name in _SUMMED)
+    answer, mean, preseg = (normalized(found[name]) for name in _SUMMED)
     prob = tempered(answer, temperature, dim=0)
     return {
         "prob": prob,
         "seg": _label_map(prob),
         "entropy": predictive_entropy(prob, dim=0)[None],
-        "mutual_information": mutual_information(mean, found["member_entropy"][0], dim=0)[None],
+        "mutual_information": mutual_information(mean, found["member_entropy"][0])[None],
         "variance": found["variance"].clone(),  # a view would keep all parts in memory
         "preseg": preseg,
         "preseg_seg": _label_map(preseg),
@@ -97,14 +97,14 @@ def frames_last(x: torch.Tensor, frames: int) -> torch.Tensor:
     return x if frames == 1 else x.unflatten(0, (frames, -1)).movedim(0, -1)
 
 
-def normalized(p: torch.Tensor, dim: int) -> torch.Tensor:
-    """Return probabilities that sum to 1 over ``dim``; where all are zero, the first class gets 1."""
+def normalized(p: torch.Tensor) -> torch.Tensor:
+    """Return probabilities, (K, ...), that sum to 1; where all are zero, the first class gets 1."""
     p = p.clamp(min=0)
-    total = p.sum(dim=dim, keepdim=True)
+    total = p.sum(dim=0, keepdim=True)
     p.div_(total.clamp(min=1e-6))
     outside = total <= 1e-6
     if outside.any():
-        p.masked_fill_(outside, 0.0).narrow(dim, 0, 1).masked_fill_(outside, 1.0)
+        p.masked_fill_(outside, 0.0)[:1].masked_fill_(outside, 1.0)
     return p
 
 

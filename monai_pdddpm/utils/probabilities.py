@@ -27,20 +27,19 @@ def predictive_entropy(probability: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.special.entr(probability.clamp(0, 1)).sum(dim)
 
 
-def mutual_information(probability_mean: torch.Tensor, mean_member_entropy: torch.Tensor, dim: int = 0) -> torch.Tensor:
+def mutual_information(probability_mean: torch.Tensor, mean_member_entropy: torch.Tensor) -> torch.Tensor:
     """Compute the entropy of the members' mean minus the mean of the members' entropies.
 
     This is the Jensen-Shannon divergence of the members, 0 if their probabilities are equal.
 
     Args:
-        probability_mean: mean probabilities of the members, K classes along `dim`.
-        mean_member_entropy: mean of the members' `predictive_entropy`, nats, without `dim`.
-        dim: class axis.
+        probability_mean: mean probabilities of the members, (K, ...).
+        mean_member_entropy: mean of the members' `predictive_entropy`, nats, (...).
 
     Returns:
         Mutual information in nats, from 0 to ln K; negative rounding errors become 0.
     """
-    return (predictive_entropy(probability_mean, dim) - mean_member_entropy).clamp(min=0)
+    return (predictive_entropy(probability_mean, dim=0) - mean_member_entropy).clamp(min=0)
 
 
 def tempered(p: torch.Tensor, temperature: float, dim: int = 0) -> torch.Tensor:

@@ -17,7 +17,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from monai_pdddpm import __version__
 from monai_pdddpm.data.dicom_seg import check_dicom_seg, segment_codes, write_dicom_seg
 from monai_pdddpm.data.loading import LoadImageScand, LoadScan
-from monai_pdddpm.handlers.viewer_files import ViewerFiles
+from monai_pdddpm.handlers import CaseFiles
 from monai_pdddpm.metrics.segmentation import class_names
 from monai_pdddpm.utils.errors import UserError
 
@@ -384,7 +384,7 @@ def test_a_second_file_is_a_new_instance_of_the_same_content(tmp_path):
 )
 def test_labels_and_codes_are_checked_before_the_run(options, message):
     with pytest.raises(UserError, match=message):
-        ViewerFiles(**({"labels": LABELS, "outputs": "dicom-seg"} | options))
+        CaseFiles("out", **({"labels": LABELS, "record": {}, "outputs": "dicom-seg"} | options))
 
 
 def test_codes_by_number_or_text():
@@ -406,4 +406,4 @@ def test_a_missing_package_is_reported_before_the_run(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"No module named 'pydicom'.*; pip install highdicom pydicom$"):
         check_dicom_seg({1: "a"})
-    ViewerFiles(LABELS)
+    CaseFiles("out", LABELS, {})

@@ -12,9 +12,11 @@ import torch
 from monai.data import MetaTensor
 
 from monai_pdddpm.data.case import Case
-from monai_pdddpm.handlers.viewer_files import ViewerFiles
+from monai_pdddpm.data.dicom_seg import segment_codes
+from monai_pdddpm.handlers.viewer_files import write_viewer_files
+from monai_pdddpm.utils.chosen_outputs import chosen_outputs
 
-LABELS = {"0": "background", "1": "lung", "2": "heart"}
+LABELS = {1: "lung", 2: "heart"}
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, 1.5, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]])
 SHAPE = (4, 5, 6)
 
@@ -36,12 +38,12 @@ def item(scan, frames=1, channels=1, files=None):
     return {"image": image, "seg": seg, "ensemble_run": SimpleNamespace(frames=frames)}
 
 
-def write(folder, *items, **options):
+def write(folder, item, outputs="default", values=(0, 1, 2), dicom_codes=None):
     for name in ("entropy", "mutual-information"):  # written before the handler
         (folder / "case").mkdir(parents=True, exist_ok=True)
         (folder / "case" / f"case_{name}.nii.gz").write_bytes(b"")
-    for each in items:
-        ViewerFiles(LABELS, **options).write(each, "case", folder / "case")
+    codes = segment_codes(LABELS, dicom_codes)
+    write_viewer_files(item, folder / "case", chosen_outputs(outputs), LABELS, values, codes)
     names = {path.name for path in (folder / "case").iterdir()}
     return names - {"case_entropy.nii.gz", "case_mutual-information.nii.gz"}
 

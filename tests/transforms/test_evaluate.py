@@ -58,7 +58,7 @@ def test_calibration_is_taken_near_the_structure(data):
     truth = data["label"].as_tensor()[0].long()
     found = SegmentationMetricsd("preseg", labels=LABELS)(data)["metrics"]
     assert found["segmenter"]["near structure"] == voxel_metrics(
-        *masked_voxels(data["preseg"], truth, near_structure(truth, 3))
+        *masked_voxels(data["preseg"], truth, near_structure(truth))
     )
 
 

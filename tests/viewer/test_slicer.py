@@ -14,7 +14,8 @@ import torch
 from monai.data import MetaTensor
 
 from monai_pdddpm.data.case import Case
-from monai_pdddpm.handlers.viewer_files import ViewerFiles
+from monai_pdddpm.data.dicom_seg import segment_codes
+from monai_pdddpm.handlers.viewer_files import write_viewer_files
 from monai_pdddpm.transforms import SaveImageMapsd
 from monai_pdddpm.utils.atomic_write import write_json
 from monai_pdddpm.visualize.colors import PALETTE, rgb
@@ -50,7 +51,9 @@ def folder(tmp_path_factory):
         "ensemble_run": SimpleNamespace(frames=1),
     }
     SaveImageMapsd(top / "out", LABELS)(item)
-    ViewerFiles(LABELS, outputs="scene,seg-nrrd").write(item, "my case", top / "out" / "my case")
+    names = {1: "left lung", 2: "heart"}
+    outputs = ("scene", "seg-nrrd")
+    write_viewer_files(item, top / "out" / "my case", outputs, names, range(3), segment_codes(names))
     return top / "out" / "my case"
 
 

@@ -34,22 +34,20 @@ def entropy_levels(entropy: torch.Tensor, num_classes: int) -> torch.Tensor:
 
 
 class EntropyLevelsd(MapTransform):
-    """Replace the segmentation by the levels of its entropy; see `entropy_levels`.
+    """Replace the segmentation by the levels of ``entropy``, (1, X, Y, Z) in nats; see `entropy_levels`.
 
     Args:
         keys: entries to write.
         num_classes: number of classes, background included.
-        entropy_key: entry with the entropy in nats, (1, X, Y, Z).
     """
 
-    def __init__(self, keys: Any = "pred", num_classes: int = 2, entropy_key: str = "entropy") -> None:
+    def __init__(self, keys: Any, num_classes: int) -> None:
         super().__init__(keys)
         self.num_classes = num_classes
-        self.entropy_key = entropy_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with the levels, (1, X, Y, Z), in each entry of ``keys``."""
         d = dict(data)
         for key in self.keys:
-            d[key] = entropy_levels(d[self.entropy_key], self.num_classes)
+            d[key] = entropy_levels(d["entropy"], self.num_classes)
         return d
