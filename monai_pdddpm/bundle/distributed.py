@@ -78,12 +78,7 @@ def _leave_ranks() -> None:
 
 
 def distributed_network(network: nn.Module, device: torch.device | str) -> DistributedDataParallel:
-    """Wrap a network such that its gradients are averaged over all processes.
-
-    Args:
-        network: the segmenter, or the pair of segmenter and denoiser, of which the denoiser is trained.
-        device: device of this process.
-    """
+    """Wrap the segmenter, or the pair whose denoiser is trained, to average gradients over all processes."""
     # the pair is trained by its parts, and DistributedDataParallel hooks into forward only
     trained = InForward(network) if isinstance(network, PDDDPM) else network
     ids = [torch.device(device)] if torch.device(device).type == "cuda" else None

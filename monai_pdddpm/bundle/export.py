@@ -53,9 +53,6 @@ def export_ensemble(
         formats: ``"torchscript"``, ``"onnx"`` or both.
         overwrite: replace existing files.
 
-    Returns:
-        The files.
-
     Raises:
         UserError: if a setting cannot be exported, a package is missing, or a file exists.
         RuntimeError: if a file's output differs from that of the inferer.

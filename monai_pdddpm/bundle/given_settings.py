@@ -20,45 +20,32 @@ from monai_pdddpm.bundle.setting_ranges import LISTS, RANGES, check_setting
 from monai_pdddpm.utils.errors import UserError, is_command
 from monai_pdddpm.utils.paths import with_home
 
-_REMOVED = ""
+_IN_PARTS = {
+    "inferer": ("dilation", "overlap", "rule", "solver_steps", "uncertainty_threshold", "windows"),
+    "network_def": ("label_range", "prediction"),
+    "scan": ("channels", "fourth_dimension", "spatial_dims"),
+}
+_FILES = ("dicom_seg", "members", "report", "scene", "seg_nrrd")
+_REMOVED = ("compile", "fusion", "presegmentation_smoothing", "proposal_smoothing")
 RENAMED = {
     "active": "inferer#windows",
     "channel_def": "scan#channel_names",
-    "channels": "scan#channels",
     "codes": "dicom_codes",
-    "compile": _REMOVED,
-    "dilation": "inferer#dilation",
     "doubt": "inferer#uncertainty_threshold",
     "end_fraction": "end_step",
     "end_share": "end_step",
-    "fourth_dimension": "scan#fourth_dimension",
-    "fusion": _REMOVED,
     "keep": "checkpoint_policy",
-    "label_range": "network_def#label_range",
     "leave_out": "fold",
     "margin": "inferer#dilation",
-    "overlap": "inferer#overlap",
-    "prediction": "network_def#prediction",
-    "presegmentation_smoothing": _REMOVED,
     "proposal": "presegmentation",
-    "proposal_smoothing": _REMOVED,
-    "rule": "inferer#rule",
     "section": "data_list_key",
     "segmenter_share": "presegmentation_weight",
-    "solver_steps": "inferer#solver_steps",
-    "spatial_dims": "scan#spatial_dims",
     "steps": "num_steps",
     "train_sections": "train_list_keys",
-    "uncertainty_threshold": "inferer#uncertainty_threshold",
-    "windows": "inferer#windows",
-    "write_dicom_seg": "outputs",
-    "write_members": "outputs",
-    "write_report": "outputs",
-    "write_scene": "outputs",
-    "write_seg_nrrd": "outputs",
+    **{key: f"{part}#{key}" for part, keys in _IN_PARTS.items() for key in keys},
+    **{f"write_{file}": "outputs" for file in _FILES},
+    **dict.fromkeys(_REMOVED, ""),
 }
-
-
 _PATH = re.compile(r"[A-Za-z]\w*_(dir|root|file|files)")  # keys that hold paths; several for "files"
 
 

@@ -32,15 +32,7 @@ def render_bundle(configs: Path, name: str) -> dict[str, Any]:
 
 
 def render_task(configs: Path, task: dict[str, Any], name: str) -> dict[str, Any]:
-    """Render all configurations of a task.
-
-    Args:
-        configs: folder of the templates.
-        task: content of a file of ``configs/tasks``.
-        name: the bundle's name.
-
-    Returns:
-        file name -> content, a JSON value.
+    """Return file name -> content of all configurations of a task, the content of a file of ``configs/tasks``.
 
     Raises:
         UserError: when a template asks for a key that the task lacks, or an override meets no configuration.
@@ -96,12 +88,7 @@ def _dump(content: Any, indent: int) -> str:
 
 
 def fill(content: Any, task: dict[str, Any], where: str) -> Any:
-    """Replace every ``{{key}}`` in a JSON value by the task's value of that key.
-
-    Args:
-        content: JSON value.
-        task: key -> JSON value.
-        where: name of the template, for the error.
+    """Replace every ``{{key}}`` in a JSON value by the task's value of that key; ``where`` names the template.
 
     Raises:
         UserError: when the task has no such key.

@@ -10,6 +10,7 @@ from monai_pdddpm.utils.checks import check_choice, check_number, check_range, c
 from monai_pdddpm.utils.errors import UserError
 
 _FROM_0, _FROM_1 = partial(check_range, low=0), partial(check_range, low=1)
+_STEPS = 1000  # noising steps of the schedule
 
 
 def _check_type(key: str, value: object, kind: type, expected: str) -> None:
@@ -35,7 +36,7 @@ RANGES: Mapping[str, Callable[[str, Any], object]] = {
     "checkpoint_policy": partial(check_choice, choices=("best", "last")),
     "checkpoint_seconds": partial(check_number, low=0),
     "dicom_codes": lambda key, value: value is None or _CHECK_OBJECT(key, value),
-    "end_step": lambda key, value: value is None or _FROM_0(key, value),
+    "end_step": lambda key, value: value is None or check_range(key, value, 0, _STEPS - 1),
     "fold": partial(check_range, low=-1),
     "folds": _FROM_0,
     "labels": _check_labels,
@@ -50,7 +51,7 @@ RANGES: Mapping[str, Callable[[str, Any], object]] = {
     "processes_per_device": _FROM_1,
     "resume": check_switch,
     "seed": partial(check_range, low=0, high=2**63 - 1),  # the largest seed of torch
-    "start_step": lambda key, value: value is None or _FROM_0(key, value),
+    "start_step": lambda key, value: value is None or check_range(key, value, 0, _STEPS),
     "val_interval": _FROM_1,
     "val_members": _FROM_1,
 }
@@ -65,15 +66,11 @@ PER_AXIS = ("roi_size", "spacing")
 
 
 def check_setting(key: str, value: Any, spatial_dims: int = 3) -> None:
-    """Check a setting of a bundle; one without a range is ignored.
-
-    Args:
-        key: of the bundle's configuration.
-        value: its value, no expression.
-        spatial_dims: axes of the bundle's scans, the length of a list with one number per axis.
+    """Check a setting of a bundle, whose value is no expression; one without a range is ignored.
 
     Raises:
-        UserError: if the value has another type or is out of range.
+        UserError: if the value has another type or is out of range; one per axis, ``spatial_dims`` in all, is expected
+            of some lists.
     """
     if key in RANGES:
         RANGES[key](key, value)

@@ -18,14 +18,11 @@ from monai_pdddpm.utils.socket_paths import shorten_socket_paths
 
 
 def find_bundle_root(name: str) -> str:
-    """Return the folder of a running bundle.
+    """Return the folder of a running bundle with this name in its metadata.
 
     MONAI puts the folder of a bundle on Python's search path when it runs the bundle. The first folder of the path
-    whose ``configs/metadata.json`` has the bundle's name is returned. Outside of a run, it is the working directory, as
-    in the bundles of MONAI's model zoo.
-
-    Args:
-        name: name of the bundle in its metadata.
+    whose ``configs/metadata.json`` has the name is returned. Outside of a run, it is the working directory, as in the
+    bundles of MONAI's model zoo.
     """
     # the first entry belongs to the program that was started, often the working directory
     for folder in map(Path, (*sys.path[1:], *sys.path[:1])):

@@ -24,6 +24,7 @@ from monai_pdddpm.data.scan_spec import ScanSpec
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.handlers import CalibrationFit, CaseFiles, CaseProgress, EvaluationReport, RunFiles
 from monai_pdddpm.inferers.file_ensemble import FileEnsembleInferer
+from monai_pdddpm.metrics.recalibration import LEAST_CASES
 from monai_pdddpm.transforms import (
     CaseSummaryd,
     EnsembleMapsd,
@@ -46,18 +47,9 @@ def run(options: argparse.Namespace) -> Result:
 def calibrate_files(data: DataSet, folders: Sequence[Path], output_dir: Path) -> Result:
     """Calibrate an ensemble from files on the labeled cases, and write maps, reports and a page for the others.
 
-    The calibration is fitted and evaluated on the labeled cases that any folder has; it is valid for networks that
+    The calibration is fitted and evaluated on the labeled cases that all folders have; it is valid for networks that
     were not trained on them. The answer is the mean of the networks' probabilities. It is an ensemble like that of a
     bundle, with the same statistics, calibration, maps, reports and page.
-
-    Args:
-        data: the data set, with label maps for some cases.
-        folders: probabilities of each network, see
-            :func:`monai_pdddpm.data.presegmentations.find_presegmentation`.
-        output_dir: a new folder for ``calibration.json``, ``evaluation/`` and the cases.
-
-    Returns:
-        the files and the number of cases.
 
     Raises:
         UserError: if the folder has a calibration already, labels have no names, there are too few labeled cases; or,
@@ -69,12 +61,24 @@ def calibrate_files(data: DataSet, folders: Sequence[Path], output_dir: Path) ->
     if not data.labels:
         raise UserError(f"{data.source}: found no names of labels, expected them; add labels to dataset.json")
     check_output_dir(output_dir)
-    labeled = [case for case in data.labeled if _any(folders, case)]
-    new = [case for case in data.cases if case.list_key == "test"]
-    pipeline = _Pipeline(data, [str(folder.absolute()) for folder in folders])
-    notes = [note for folder in folders for note in folder_stage(folder, data).notes]
+    labeled, left_out, notes = [], [], [note for folder in folders for note in folder_stage(folder, data).notes]
+    for case in data.labeled:
+        try:
+            for folder in folders:
+                find_presegmentation(folder, case.case.name)
+            labeled.append(case)
+        except UserError as error:
+            left_out.append(str(error))
+    notes += [f"{len(left_out)} labeled cases are left out, the first since {left_out[0]}"] if left_out else []
     for note in notes:
         print(f"warning: {note}", flush=True)
+    if len(labeled) <= LEAST_CASES:
+        raise UserError(
+            f"{data.source}: found {len(labeled)} labeled cases with probabilities of each network, expected at least "
+            f"{LEAST_CASES + 1}; predict more"
+        )
+    new = [case for case in data.cases if case.list_key == "test"]
+    pipeline = _Pipeline(data, [str(folder.absolute()) for folder in folders])
     pipeline.calibrate(labeled, output_dir)
     if new:
         pipeline.write_maps(new, output_dir)
@@ -82,16 +86,6 @@ def calibrate_files(data: DataSet, folders: Sequence[Path], output_dir: Path) ->
     lines = [f"written: {path}" for path in (file, output_dir / "evaluation")]
     lines += [f"written: {output_dir / 'index.html'}, {len(new)} cases" if new else "no case without a label is listed"]
     return Result(content | {"cases": len(new), "notes": notes}, lines)
-
-
-def _any(folders: Sequence[Path], case: LabeledCase) -> bool:
-    """Return whether a folder has probabilities of a case; a folder that lacks them fails the case later."""
-    for folder in folders:
-        try:
-            return find_presegmentation(folder, case.case.name) is not None
-        except UserError:
-            continue
-    return False
 
 
 class _Pipeline:

@@ -65,10 +65,10 @@ def create_bundle(
     stage: FirstStage | None = None,
     progress: bool = True,
 ) -> Result:
-    """Read the scans of a data set and write a bundle for it.
+    """Read the scans of a data set and write a bundle for it, in a new folder of its name.
 
     Args:
-        name: of the bundle and its folder.
+        name: of the bundle.
         data: the data set.
         output_dir: folder in which the bundle's folder is made.
         memory: GiB for training; None takes what this computer has.
@@ -76,12 +76,6 @@ def create_bundle(
         spacing: voxel size in mm along R, A, S; None applies the rule.
         stage: pre-segmentations in place of a segmenter, or None.
         progress: show a progress bar.
-
-    Returns:
-        the bundle's folder, the choices, notes, and the next commands.
-
-    Raises:
-        UserError: if the name, a setting or the data set cannot be used, or the folder exists.
     """
     if not _NAME.fullmatch(name):
         raise UserError(f"name: found {name!r}, expected a letter, then letters, digits and _; choose another name")

@@ -28,14 +28,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class LabeledCase:
-    """A scan with its label map.
-
-    Attributes:
-        case: name and files of the scan, one file or one per channel.
-        label: file of the label map, or None.
-        list_key: ``training``, ``validation`` or ``test``.
-        subject: cases of one subject are never split between training and validation.
-    """
+    """A scan with its label map, in one of the lists `LIST_KEYS`; a subject's cases stay in one list."""
 
     case: Case
     label: str | None
@@ -45,19 +38,16 @@ class LabeledCase:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set of any form.
+    """A data set of any form: ``decathlon``, ``nnunet`` or ``table``.
 
     Attributes:
-        form: ``decathlon``, ``nnunet`` or ``table``.
         source: its ``dataset.json``, or the table.
-        channels: names of the channels.
         labels: value -> name, with the background (0) first; empty if none are named.
+        findings: problems visible in names and lists.
+        about: title, reference and license, as far as they are given.
         regions: name -> values of a union of labels, as nnU-Net has them.
         ignored: value of voxels without a label (nnU-Net's ``ignore``), or None.
         frames: whether scans and label maps are time series, (X, Y, Z, T).
-        cases: all cases.
-        findings: problems visible in names and lists.
-        about: title, reference and license, as far as they are given.
     """
 
     form: str
@@ -88,59 +78,45 @@ def check_name(text: object, where: str) -> str:
     return text.strip()
 
 
-def label_names(where: object, pairs: Iterable[tuple[Any, Any]]) -> dict[int, str]:
-    """Return value -> name, sorted by value, with a background.
-
-    Args:
-        where: the file, for messages.
-        pairs: value and name of each label.
-
-    Raises:
-        UserError: if a value is not a whole number from 0 to 65535 or is named twice, or a name cannot be used.
-    """
-    labels: dict[int, str] = {}
-    for value, name in pairs:
-        text = str(value)
-        if not text.isdecimal() or not 0 <= int(text) < 2**16 or int(text) in labels:
-            raise UserError(
-                f"{where}: found the value {value!r} for the label {name!r}, expected a whole number of its own from 0 "
-                "to 65535; fix it"
-            )
-        labels[int(text)] = check_name(name, f"{where}: label {text}")
-    labels = {0: "background"} | dict(sorted(labels.items()))
-    if len(labels) < 2:
-        raise UserError(f"{where}: found no label above 0, expected at least one; add it to labels")
-    return labels
-
-
-def split_regions(pairs: Iterable[tuple[Any, Any]]) -> tuple[list[tuple[Any, Any]], dict[str, tuple[int, ...]]]:
-    """Split labels as nnU-Net has them into classes and regions, which are lists of values.
+def read_labels(source: Path, pairs: Iterable[tuple[object, object]]) -> dict[str, Any]:
+    """Return the fields ``labels``, ``regions`` and ``ignored`` of a `DataSet`.
 
     A value that only occurs in regions becomes a class named after its smallest region and the value.
 
     Args:
-        pairs: value or list of values, and name.
-
-    Returns:
-        Value and name of each class; name -> values of each region with several values.
+        source: the file, for messages.
+        pairs: name, and a value or the list of a region's values, of each label.
     """
-    pairs = [(value[0] if isinstance(value, list) and len(value) == 1 else value, name) for value, name in pairs]
-    classes = [(value, name) for value, name in pairs if not isinstance(value, list)]
-    regions = {name: value for value, name in pairs if isinstance(value, list)}
-    named = {str(value) for value, _ in classes}
-    for value in sorted({str(value) for values in regions.values() for value in values} - named):
-        within = [(len(values), name) for name, values in regions.items() if value in map(str, values)]
-        classes.append((value, f"{min(within)[1]} {value}"))
-    return classes, {name: tuple(values) for name, values in regions.items()}
+    labels: dict[int, str] = {}
+    regions: dict[str, tuple[int, ...]] = {}
+    ignored = None
+    for name, given in pairs:
+        listed = given if isinstance(given, list) and given else [given]
+        values = tuple(int(str(value)) if str(value).isdecimal() else 2**16 for value in listed)
+        name, wrong = check_name(name, f"{source}: label {given}"), max(values) >= 2**16
+        if len(values) > 1 and not wrong:
+            regions[name] = values
+        elif wrong or values[0] in labels or values[0] == ignored or (name.lower() == "ignore" and ignored is not None):
+            raise UserError(
+                f"{source}: found the value {given!r} for the label {name!r}, expected a whole number of its own from "
+                "0 to 65535; fix it"
+            )
+        elif name.lower() == "ignore":
+            ignored = values[0]
+        else:
+            labels[values[0]] = name
+    for value in {value for values in regions.values() for value in values} - labels.keys():
+        labels[value] = f"{min((len(values), name) for name, values in regions.items() if value in values)[1]} {value}"
+    labels = {0: "background"} | dict(sorted(labels.items()))
+    if len(labels) < 2 or ignored in labels:
+        raise UserError(f"{source}: labels: found {labels}, expected one above 0, and another value for ignore; fix it")
+    return {"labels": labels, "regions": regions, "ignored": ignored}
 
 
 def as_decathlon(dataset: DataSet) -> dict[str, Any]:
-    """Return the content of a ``dataset.json`` of the Decathlon for any data set.
+    """Return any data set as the content of a ``dataset.json`` of the Decathlon.
 
     Without a list for validation, the last fifth of the subjects is held out.
-
-    Raises:
-        UserError: if there are no cases for training and validation.
     """
     held: list[str] = []
     if not any(case.list_key == "validation" for case in dataset.labeled):

@@ -49,15 +49,9 @@ class CaseStatistics:
 
 
 def read_case(case: LabeledCase, dataset: DataSet, seed: int = 0) -> tuple[CaseStatistics | None, list[Finding]]:
-    """Read a scan and its label map.
+    """Return the statistics of a labeled case, None if it cannot be used, and its problems.
 
-    Args:
-        case: of the data set.
-        dataset: names of channels and labels.
-        seed: of the intensities that are kept.
-
-    Returns:
-        the statistics, or None if the case cannot be used; and its problems.
+    ``seed`` draws the intensities that are kept.
     """
     name, files = case.case.name, case.case.present_files
     present = [file is not None for file in files] if len(files) > 1 else [True] * len(dataset.channels)
@@ -126,11 +120,7 @@ def _loader(channels: tuple[str, ...] | None, frames: bool) -> LoadScan:
 
 
 def fingerprint(dataset: DataSet, cases: Sequence[CaseStatistics]) -> dict[str, Any]:
-    """Return the statistics of a data set as JSON, without names of cases.
-
-    Args:
-        dataset: its channels and labels; without labels, the values that occur become labels.
-        cases: of its labeled cases.
+    """Return the statistics of a data set as JSON, without names of cases; values without names become labels.
 
     Raises:
         UserError: if no case has a labeled voxel, or a channel is missing in all cases.

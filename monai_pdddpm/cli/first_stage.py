@@ -15,23 +15,25 @@ from monai_pdddpm.cli.datasets import DataSet
 from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.dataset_json import read_json
 from monai_pdddpm.data.loading import LoadScan
-from monai_pdddpm.data.presegmentations import find_presegmentation, leakage, read_presegmentation
+from monai_pdddpm.data.presegmentations import (
+    find_presegmentation,
+    leakage,
+    presegmentation_root,
+    read_presegmentation,
+)
 from monai_pdddpm.data.scan_spec import ScanSpec
 from monai_pdddpm.data.scans import plan_scan
 from monai_pdddpm.utils.errors import UserError
 
 _LEAKING = 0.02  # difference of the mean Dice of training and validation cases
+_UNLIKE = 0.1  # mean Dice
 
 
 @dataclass(frozen=True)
 class FirstStage:
     """Pre-segmentations of a data set, which a bundle without a segmenter is trained on.
 
-    Attributes:
-        folder: of the pre-segmentations.
-        words: who made them, for the README.
-        command: the command that makes those of new scans, empty if unknown.
-        notes: remarks for the user.
+    The README names their author with ``words``. ``command`` makes those of new scans, if it is known.
     """
 
     folder: Path
@@ -49,49 +51,39 @@ def nnunet_stage(results: Path, data: DataSet) -> FirstStage:
     Args:
         results: ``<nnUNet_results>/<data set>/<trainer>__<plans>__<configuration>``.
         data: the data set.
-
-    Raises:
-        UserError: if it is no such folder, a fold is missing or not validated, or channels or labels differ.
     """
     if not (results / "plans.json").is_file():
         found = "plans.pkl of version 1" if (results / "plans.pkl").is_file() else "no plans.json"
-        raise UserError(
-            f"--nnunet: found {found} in {results}, expected the results of nnU-Net version 2, such as "
-            "nnUNetTrainer__nnUNetPlans__3d_fullres; name that folder, or train with version 2"
-        )
+        named = "the results of nnU-Net version 2, such as nnUNetTrainer__nnUNetPlans__3d_fullres"
+        raise _unusable(f"{found} in {results}", f"{named}; name that folder, or train with version 2")
     trained = read_json(results / "dataset.json")
-    channels = tuple(trained.get("channel_names", {}).get(str(i)) for i in range(len(trained.get("channel_names", {}))))
+    names, labels = trained.get("channel_names", {}), trained.get("labels", {})
+    channels = tuple(names.get(str(number)) for number in range(len(names)))
+    own = "give the data set that it was trained on"
     if channels != data.channels:
-        raise UserError(
-            f"--nnunet: found a network for the channels {channels}, expected {data.channels} in this order; give the "
-            "data set that it was trained on, or rename its channels"
-        )
-    labels = trained.get("labels", {})
+        raise _unusable(f"a network for the channels {channels}", f"{data.channels} in this order; {own}, or rename")
     if any(not isinstance(value, int) for value in labels.values()):
-        raise UserError("--nnunet: found a network for regions, expected one value for each label; train it on labels")
+        raise _unusable("a network for regions", "one value for each label; train it on labels")
     if data.labels and {value: name for name, value in labels.items()} != data.labels:
-        raise UserError(
-            f"--nnunet: found a network for the labels {labels}, expected {data.labels}; give the data set that it was "
-            "trained on"
-        )
+        raise _unusable(f"a network for the labels {labels}", f"{data.labels}; {own}")
     folds = sorted(int(f.name[5:]) for f in results.glob("fold_*") if f.name[5:].isdecimal())
-    missing = sorted(set(range(max(folds, default=0) + 1)) - set(folds))
-    if missing:
-        raise UserError(f"--nnunet: found no fold_{missing[0]} in {results}, expected every fold; train it")
+    if missing := sorted(set(range(max(folds, default=0) + 1)) - set(folds)):
+        only = ", but fold_all, whose network saw every case" if (results / "fold_all").is_dir() else ""
+        raise _unusable(f"no fold_{missing[0]} in {results}{only}", "every fold; train it")
     for fold in folds:
         folder = results / f"fold_{fold}" / "validation"
         if not any(folder.glob(f"*{trained.get('file_ending')}")):
-            raise UserError(
-                f"--nnunet: found no predictions in {folder}, expected those of its "
-                "validation cases; run nnUNetv2_train with --val --npz"
-            )
+            raise _unusable(f"no predictions in {folder}", "some; run nnUNetv2_train with --val --npz")
     words = ["nnUNetv2_predict_from_modelfolder", "-m", str(results), "-f", *map(str, folds), "--save_probabilities"]
-    notes = (
-        ()
-        if any(results.glob("fold_*/validation/*.npz"))
-        else ("nnU-Net's label maps are softened; nnUNetv2_train with --val --npz writes its probabilities",)
+    notes = ["nnU-Net's label maps are softened; nnUNetv2_train with --val --npz writes its probabilities"]
+    notes = [] if any(results.glob("fold_*/validation/*.npz")) else notes
+    return FirstStage(
+        results, "nnU-Net (version 2)", f"{shlex.join(words)} -i <scans> -o <presegmentations>", tuple(notes)
     )
-    return FirstStage(results, "nnU-Net (version 2)", f"{shlex.join(words)} -i <scans> -o <presegmentations>", notes)
+
+
+def _unusable(found: str, expected: str) -> UserError:
+    return UserError(f"--nnunet: found {found}, expected {expected}")
 
 
 def keep_usable(listed: dict[str, Any], stage: FirstStage, progress: bool) -> list[str]:
@@ -104,9 +96,6 @@ def keep_usable(listed: dict[str, Any], stage: FirstStage, progress: bool) -> li
 
     Returns:
         notes on these cases, on the mean Dice, and on signs that the pre-segmentations are not out-of-fold.
-
-    Raises:
-        UserError: if no training or no validation case is left.
     """
     labels, problems = {int(value): name for value, name in listed["labels"].items()}, []
     known = (labels, listed.get("ignored"))
@@ -132,6 +121,8 @@ def keep_usable(listed: dict[str, Any], stage: FirstStage, progress: bool) -> li
     both = dice["training"] + dice["validation"]
     if exact := both.count(1.0):
         notes.append(f"leakage: {exact} pre-segmentations equal their label maps; give predictions of a network")
+    if max(train, held) < _UNLIKE:
+        notes.append("they hardly overlap their label maps; check the order of their channels and axes")
     if train - held > max(_LEAKING, 3 * float(np.std(both)) / min(map(len, dice.values())) ** 0.5):
         notes.append("leakage: training cases fit better, as if a network had seen them; give out-of-fold predictions")
     return notes
@@ -154,5 +145,5 @@ def _mean_dice(case: Case, label: Path, folder: Path, labels: Mapping[int, str],
 
 def folder_stage(folder: Path, data: DataSet) -> FirstStage:
     """Return pre-segmentations of any origin; warn if nnU-Net predicted them with a network trained on the data set."""
-    note = leakage(folder, data.source)
+    note = leakage(presegmentation_root(folder), data.source)
     return FirstStage(folder, notes=(note,) if note else ())

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from monai_pdddpm.cli.datasets import DataSet, Finding, LabeledCase, check_name, label_names, split_regions
+from monai_pdddpm.cli.datasets import DataSet, Finding, LabeledCase, check_name, read_labels
 from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.datalist import SCAN_EXTENSIONS, folder_cases
 from monai_pdddpm.data.dataset_json import LIST_KEYS, is_nnunet, listed_cases, read_json
@@ -17,14 +17,9 @@ from monai_pdddpm.utils.errors import UserError
 
 
 def read_dataset(path: Path) -> DataSet:
-    """Read the lists and names of a data set.
+    """Read the lists and names of a ``dataset.json`` (Decathlon, nnU-Net, Auto3DSeg), of its folder, or of a table.
 
-    Args:
-        path: a ``dataset.json`` of the Decathlon, nnU-Net or Auto3DSeg, its folder, a table (``.csv``, see
-            `read_table`).
-
-    Returns:
-        the data set; its findings list broken entries. Only the header of a label map is read.
+    Findings list broken entries. Only the header of a label map is read.
 
     Raises:
         UserError: if there is no data set of these forms, or its lists, channels or labels cannot be used.
@@ -62,19 +57,12 @@ def _names(source: Path, content: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _labels(source: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields ``labels``, ``regions`` and ``ignored`` of a `DataSet`; nnU-Net names labels by name."""
+    """Return the fields of `read_labels`; nnU-Net has values by name, the Decathlon names by value."""
     if "labels" not in content:
         return {"labels": {}}
     found = _names(source, content, "labels")
     by_value = all(key.strip().lstrip("-").replace(".", "").isdecimal() for key in found)
-    pairs = list(found.items()) if by_value else [(value, name) for name, value in found.items()]
-    ignored = [value for value, name in pairs if str(name).lower() == "ignore"]
-    classes, regions = split_regions(pair for pair in pairs if str(pair[1]).lower() != "ignore")
-    labels = label_names(source, classes)
-    fits = all(str(value).isdecimal() and int(value) not in labels for value in ignored) and len(ignored) < 2
-    if not fits or not labels.keys() >= {value for values in regions.values() for value in values}:
-        raise UserError(f"{source}: labels: found {found!r}, expected one value of its own for ignore; fix it")
-    return {"labels": labels, "regions": regions, "ignored": int(ignored[0]) if ignored else None}
+    return read_labels(source, [(name, value) for value, name in found.items()] if by_value else found.items())
 
 
 def _channels(source: Path, content: dict[str, Any], key: str) -> tuple[str, ...]:
@@ -144,10 +132,6 @@ def read_table(path: Path) -> DataSet:
     Its columns are ``image``, or ``image 1``, ``image 2``, ... (any text after ``image``) for channels; ``label``; and
     optionally ``split`` (``training``, ``validation``, ``test``) and ``subject``. Paths are absolute or relative to the
     table; an empty cell is no file.
-
-    Raises:
-        UserError: if it is not such a text, or has no column of images, another column, or a row with other cells; the
-            message names it.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
@@ -166,11 +150,13 @@ def read_table(path: Path) -> DataSet:
     cases = []
     for number, row in enumerate(rows, start=2):
         split = (row.get("split") or ("training" if row.get("label") else "test")).strip()
-        if "" in row or None in row.values() or split not in LIST_KEYS:
-            found = f"split {split!r}" if split not in LIST_KEYS else "other cells than the header"
+        whole = "" not in row and None not in row.values()
+        files = [str(path.parent / row[name].strip()) if row[name].strip() else None for name in images if whole]
+        if not any(files) or split not in LIST_KEYS:
+            found = "no image" if whole else "other cells than the header"
+            found = f"split {split!r}" if split not in LIST_KEYS else found
             raise UserError(f"{path}: line {number}: found {found}, expected {', '.join(LIST_KEYS)}; fix the line")
-        files = [str(path.parent / row[column].strip()) if row[column].strip() else None for column in images]
-        case = Case.of(files if len(files) > 1 else files[0] or "")
+        case = Case.of(files if len(files) > 1 else str(files[0]))
         label = str(path.parent / row["label"].strip()) if row.get("label") else None
         cases.append(LabeledCase(case, label, split, row.get("subject") or case.name))
     channels = tuple(check_name(column.strip(), f"{path}: column") for column in images)
@@ -194,6 +180,9 @@ def _findings(dataset: DataSet) -> list[Finding]:
             found.append(Finding("no-label", name, "no label map is listed; add it, or move the scan to test"))
         if case.label is not None and not os.path.isfile(case.label):
             found.append(Finding("missing-file", case.label, f"the label map of {name} does not exist; restore it"))
+    sides = [{case.subject for case in dataset.labeled if case.list_key == key} for key in ("training", "validation")]
+    for subject in sorted(set.intersection(*sides)):
+        found.append(Finding("leakage", subject, "is listed for training and for validation; keep it on one side"))
     names: dict[str, list[str]] = {}
     for case in dataset.cases:
         names.setdefault(case.case.folder_key, []).append(case.case.name)

@@ -39,14 +39,7 @@ def run(options: argparse.Namespace) -> Result:
 
 
 def bundle_info(folder: Path) -> dict[str, Any]:
-    """Read ``configs/metadata.json`` and ``configs/inference.json`` of a bundle.
-
-    Returns:
-        texts and settings as they are written, references and expressions too; and which files are there.
-
-    Raises:
-        UserError: if a file is missing or not a JSON object.
-    """
+    """Return texts and settings of a bundle's ``configs`` as they are written, and which files are there."""
     contents: list[dict[str, Any]] = []
     for file in (folder / "configs" / "metadata.json", folder / "configs" / "inference.json"):
         try:

@@ -32,15 +32,9 @@ class StepCost:
 
 
 def expected_time(configs: Mapping[str, Any], values: Mapping[str, Any], cases: int) -> Choice:
-    """Measure both stages of a new bundle on this computer.
+    """Return the hours of all stages on this computer, and the peak of the memory without the cached cases.
 
-    Args:
-        configs: file name -> rendered configuration.
-        values: of the plan.
-        cases: number of training cases.
-
-    Returns:
-        The expected hours of all stages, with the peak of the memory without the cached cases.
+    ``configs`` are the rendered ones by file name, ``values`` those of the plan.
     """
     files = [file for file in ("train_segmenter.json", "train.json") if file in configs]
     shape = (int(values["channels"]), *(size + 8 for size in values["roi_size"]))
@@ -96,12 +90,7 @@ def _window_peak(parser: ConfigParser, settings: EnsembleConfig) -> float:
 
 
 def measure_step(config: Mapping[str, Any], shape: tuple[int, ...]) -> StepCost:
-    """Let the trainer of a stage train three batches of scans of noise, with its own augmentation.
-
-    Args:
-        config: rendered ``train_segmenter.json`` or ``train.json``.
-        shape: of a prepared scan, (C, X, Y, Z).
-    """
+    """Let the trainer of a stage train three batches of prepared scans of noise, (C, X, Y, Z), with augmentation."""
     parser, batch = ConfigParser(copy.deepcopy(dict(config))), int(config["batch_size"])
     label = torch.zeros(1, *shape[1:])
     label[(slice(None), *(slice(size // 3, 1 + 2 * size // 3) for size in shape[1:]))] = 1

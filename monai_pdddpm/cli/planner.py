@@ -40,7 +40,7 @@ def plan(
     segmenter: SegmenterBundle | None = None,
     spacing: Sequence[float] | None = None,
 ) -> tuple[dict[str, Any], list[Choice]]:
-    """Choose all numbers of a new bundle. The result depends on the arguments only.
+    """Return the values of the keys of ``configs/_new_task.json``, and the choices; they depend on the arguments only.
 
     Args:
         fingerprint: of the data set, see :func:`monai_pdddpm.cli.fingerprint.fingerprint`.
@@ -49,12 +49,6 @@ def plan(
         computer_memory: bytes of main memory, for the cache of cases.
         segmenter: a trained segmenter to use, or None.
         spacing: voxel size in mm along R, A, S; None applies the rule.
-
-    Returns:
-        the values of the keys of ``configs/_new_task.json``, and the choices with their reasons.
-
-    Raises:
-        UserError: if the memory is too small for the smallest window, or a spacing is given with a segmenter.
     """
     if segmenter and spacing is not None:
         raise UserError(

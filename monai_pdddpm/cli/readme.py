@@ -60,14 +60,7 @@ def readme(
 
 
 def commands(folder: Path, stages: Sequence[str], first: FirstStage | None = None, by_folds: bool = False) -> list[str]:
-    """Return the next commands for a bundle in a folder.
-
-    Args:
-        folder: of the bundle.
-        stages: of its training.
-        first: its first stage, if it exists already.
-        by_folds: calibrate by cross-fitting.
-    """
+    """Return the next commands for a bundle in a folder, with the stages that it trains."""
     lines = []
     for stage in (*stages, "calibrate", "evaluate", "inference"):
         run = {"calibrate": "calibrating", "evaluate": "evaluating", "inference": "inference"}.get(stage, "training")

@@ -24,18 +24,10 @@ _CROPPING = ("CropForegroundd", "SpatialPadd", "DivisiblePadd", "BorderPadd")
 
 @dataclass(frozen=True, kw_only=True)
 class SegmenterBundle:
-    """A trained segmenter and the preprocessing that it needs.
+    """A trained segmenter, made of its JSON ``definition``, and the preprocessing that it needs.
 
-    Attributes:
-        name: of the bundle.
-        definition: JSON of the network, without references and expressions.
-        network: made of ``definition``, with the trained weights.
-        window: voxels, or None if the bundle has no sliding window.
-        divisor: windows are multiples of it.
-        orientation: axis codes, or None if scans keep their orientation.
-        spacing: mm, or None if scans keep their spacing.
-        intensity: the other transforms, as JSON.
-        notes: what was left out.
+    Windows are multiples of ``divisor`` voxels. None stands for a bundle without a sliding window, and for scans that
+    keep their orientation or spacing (mm). ``intensity`` are the other transforms, as JSON.
     """
 
     name: str
@@ -59,14 +51,9 @@ def read_segmenter(bundle: Path, channels: int, classes: int) -> SegmenterBundle
 
     Expressions of the configuration are executed, as MONAI does when it runs the bundle.
 
-    Args:
-        bundle: its folder.
-        channels: image channels of the data set.
-        classes: number of classes with the background.
-
     Raises:
         UserError: if a file is missing or cannot be read, the network needs code of the bundle's own, or the network
-            does not fit the data set.
+            does not fit the channels, and the classes with the background, of the data set.
     """
     files = [file for end in ("json", "yaml", "yml") if (file := bundle / "configs" / f"inference.{end}").is_file()]
     if not files:

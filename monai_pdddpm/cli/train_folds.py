@@ -41,13 +41,7 @@ def run(options: argparse.Namespace) -> Result:
 class _Folds:
     """The folds of a bundle's training cases; finished trainings and cases are not repeated.
 
-    Args:
-        bundle: its folder.
-        folds: their number.
-        settings: of each training.
-
-    Raises:
-        UserError: if the bundle has no segmenter to train, or has fewer cases than folds.
+    ``settings`` are those of each training.
     """
 
     def __init__(self, bundle: Path, folds: int, settings: dict[str, Any]) -> None:

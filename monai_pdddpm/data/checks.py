@@ -149,7 +149,7 @@ class CheckLabeld(MapTransform):
         if known.all():
             return []
         values = torch.unique(voxels[~known]).numpy()
-        return [np.format_float_positional(value, trim="-") for value in values]
+        return list(dict.fromkeys(np.format_float_positional(value, trim="-") for value in values))  # NaN once
 
 
 def check_grid(label: Any, image: Any, path: str | os.PathLike) -> None:

@@ -124,12 +124,9 @@ def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[d
 
 
 def training_cases(dataset_dir: str | os.PathLike, list_keys: Sequence[str] = ("training",)) -> list[dict[str, Any]]:
-    """List the labeled cases of some lists of a data set, see `labelled_cases`.
+    """List the labeled cases of the lists ``training`` or also ``validation``, see `labelled_cases`.
 
-    Args:
-        dataset_dir: folder of the data set.
-        list_keys: ``training``, or ``training`` and ``validation`` for a final training on all cases, which leaves no
-            case to validate on.
+    A final training on both leaves no case to validate on.
 
     Raises:
         UserError: when a key is another one or named twice, or its cases cannot be used.
@@ -145,13 +142,9 @@ def given_input(folder: str | os.PathLike, cases: Sequence[dict[str, Any]]) -> d
 
 
 def unused_files(folder: str | os.PathLike, cases: Sequence[dict[str, Any]]) -> list[str]:
-    """Return what a folder contains beside its cases: files, relative to it in alphabetical order, and unknown keys.
+    """Return what a folder contains beside the cases found in it, in alphabetical order, and unknown keys.
 
     Hidden files do not count. Of a ``dataset.json``, the lists and the keys of entries that nothing reads are named.
-
-    Args:
-        folder: the folder that was searched.
-        cases: the cases found in it, as `inference_cases` returns them.
     """
     root = os.path.abspath(folder)
     if not os.path.isdir(root):

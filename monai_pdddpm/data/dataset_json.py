@@ -55,15 +55,11 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def listed_cases(path: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """Read one list of a ``dataset.json``.
+    """Read one of the lists `LIST_KEYS` of a ``dataset.json``.
 
-    Args:
-        path: the file.
-        content: its content.
-        key: ``test``, ``validation`` or ``training``. An entry of the list is an image, or an object with ``image`` and
-            an optional ``label``; an image is a path, or a list with one path or null for each channel. A path that
-            does not exist stands for nnU-Net's files ``<path>_0000``, ``<path>_0001``, ... if they do. Without a list
-            for validation, training entries with ``"fold": 0`` are its cases, as in Auto3DSeg.
+    An entry is an image, or an object with ``image`` and an optional ``label``; an image is a path, or a list with one
+    path or null for each channel. A path that does not exist stands for nnU-Net's files ``<path>_0000``,
+    ``<path>_0001``, ... if they do. Without a list for validation, training entries with ``"fold": 0`` are its cases, as in Auto3DSeg.
 
     Returns:
         For each entry ``{"image": path or list}`` and ``"label"`` where there is one, with absolute paths.

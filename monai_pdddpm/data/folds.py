@@ -7,17 +7,15 @@ from typing import Any, TypeVar
 
 from monai_pdddpm.utils.errors import UserError
 
-HELD_OUT = 0.2  # of the cases
 T = TypeVar("T")
 
 
-def hold_out(cases: Sequence[T], source: object, share: float = HELD_OUT) -> tuple[list[T], list[T]]:
-    """Hold out the last cases of a list for validation.
+def hold_out(cases: Sequence[T], source: object) -> tuple[list[T], list[T]]:
+    """Hold out the last fifth of a list, at least one, for validation.
 
     Args:
         cases: cases, or subjects where one has several scans, in a fixed order.
         source: the file or folder that they come from, for the message.
-        share: share that is held out, rounded down, but at least one case.
 
     Returns:
         The cases to train on, and the cases held out.
@@ -30,7 +28,7 @@ def hold_out(cases: Sequence[T], source: object, share: float = HELD_OUT) -> tup
             f"{source}: found {len(cases)} labeled case for training and none for validation, expected at least two; "
             "add a case of another subject"
         )
-    held = min(max(1, int(len(cases) * share)), len(cases) - 1)
+    held = max(1, len(cases) // 5)
     return list(cases[:-held]), list(cases[-held:])
 
 
@@ -43,9 +41,6 @@ def fold_cases(cases: Sequence[dict[str, Any]], folds: int = 0, fold: int = -1) 
         cases: in a fixed order.
         folds: number of folds; 0 returns the cases unchanged.
         fold: the fold to leave out, from 0; -1 keeps all.
-
-    Returns:
-        The cases with an integer ``fold`` added.
 
     Raises:
         UserError: when there are fewer cases than folds, or no such fold.

@@ -19,14 +19,14 @@ def pending_cases(
     """Leave out the cases whose results are complete and were made with the same settings, weights and calibration.
 
     Args:
-        cases: each with the path of a scan, or a list of paths, under ``image``.
+        cases: of a list, see `inference_cases`.
         output_dir: folder of the results, with one folder per case.
         record: record of this run, see :func:`monai_pdddpm.utils.provenance.provenance_record`.
         overwrite: True repeats all cases.
 
     Raises:
-        UserError: if finished results were made with other settings, weights or calibration, because they would be
-            overwritten silently, or lie beside results that cannot be compared with them.
+        UserError: if finished results were made otherwise: they would be overwritten silently, or lie beside results
+            that cannot be compared with them.
     """
     if overwrite:
         return list(cases)

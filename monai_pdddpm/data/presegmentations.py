@@ -26,16 +26,12 @@ _load = LoadScan(channels=None)
 
 
 def find_presegmentation(folder: str | os.PathLike, case: str) -> Path:
-    """Return the pre-segmentation of a case.
+    """Return the pre-segmentation of a case, by its name.
 
     It is ``<case>.npz`` (nnU-Net), a scan file ``<case>.nii.gz``, ``<case>/<case>_prob.nii.gz`` (this package), or a
     folder ``<case>`` with one mask per structure (TotalSegmentator), the first of these that exists. It lies in the
     folder, or in one of ``fold_*/validation`` in it (a results folder of nnU-Net). nnU-Net's channel number at the end
     of a case's name is ignored where no file has it.
-
-    Args:
-        folder: of the pre-segmentations.
-        case: name of the case.
 
     Raises:
         UserError: when there is no folder or none for this case, or two folds have one.
@@ -45,11 +41,11 @@ def find_presegmentation(folder: str | os.PathLike, case: str) -> Path:
     for name in dict.fromkeys((case, _CHANNEL.sub("", case))):
         found = [file for place in places if (file := _in_place(place, name)) is not None]
         if len(found) > 1:
-            raise UserError(f"{case}: found {found[0]} and {found[1]}, expected one pre-segmentation; remove the other")
+            raise UserError(f"{found[0]}: found {found[1]} beside it, expected one pre-segmentation; remove the other")
         if found:
             return found[0]
     raise UserError(
-        f"{case}: found no pre-segmentation in {root}, expected {case}.npz, {case}.nii.gz, {case}/{case}_prob.nii.gz "
+        f"{root}: found no pre-segmentation of {case}, expected {case}.npz, {case}.nii.gz, {case}/{case}_prob.nii.gz "
         f"or a folder {case} with one mask per structure; add it, or fix presegmentation_dir"
     )
 
@@ -85,11 +81,8 @@ def _comparable(name: str) -> str:
 def leakage(folder: Path, source: Path) -> str:
     """Return a note if a folder holds predictions of an nnU-Net that was trained on a data set, else an empty text.
 
-    The data set is recognized by its name, or by the copy of its ``dataset.json`` beside the predictions.
-
-    Args:
-        folder: of the pre-segmentations.
-        source: the data set's folder, or its ``dataset.json``, whose ``root`` may name another folder.
+    The data set, a folder or a ``dataset.json`` whose ``root`` may name another folder, is recognized by its name, or
+    by the copy of its ``dataset.json`` beside the predictions.
     """
     if not all((folder / name).is_file() for name in ("predict_from_raw_data_args.json", "plans.json")):
         return ""
@@ -110,12 +103,7 @@ def leakage(folder: Path, source: Path) -> str:
 
 
 def warn_of_leakage(folder: str, dataset_dir: str) -> None:
-    """Print the note of `leakage`; for evaluation and calibration.
-
-    Args:
-        folder: of the pre-segmentations; empty for none.
-        dataset_dir: folder of the labeled cases.
-    """
+    """Print the note of `leakage`, if any; an empty ``folder`` stands for none."""
     note = leakage(Path(with_home(folder)), Path(dataset_dir)) if folder else ""
     if note:
         print(f"warning: {note}", flush=True)
@@ -210,8 +198,8 @@ def _read_npz(path: Path, template: MetaTensor, labels: Mapping[int, str]) -> to
     canonical = _from_canonical(found, np.asarray(template.affine))
     if beside is None:
         if found.shape[1:] != scan:
-            shape = " x ".join(map(str, found.shape[1:]))
-            raise UserError(f"{path}: found {shape} voxels, expected the {scan} of its scan; predict this scan again")
+            shape, wanted = (" x ".join(map(str, sizes)) for sizes in (found.shape[1:], scan))
+            raise UserError(f"{path}: found {shape} voxels, expected the {wanted} of its scan; predict this scan again")
         return torch.from_numpy(found)
     classes = _classes(_load(beside), template, labels)[0].numpy()
     for candidate in (found, canonical):  # NibabelIOWithReorient predicts on canonical axes

@@ -15,6 +15,7 @@ from monai_pdddpm.utils.errors import UserError, user_message
 BUNDLES = Path(__file__).parents[2] / "bundles"
 COUNTS = ("batch_size", "max_epochs", "members", "num_steps", "processes_per_device", "val_interval", "val_members")
 FROM_0 = ("end_step", "folds", "num_workers", "seed", "start_step")
+HIGHEST = {"end_step": 999, "start_step": 1000, "seed": 2**63 - 1}
 SWITCHES = ("calibrated", "largest_component", "overwrite", "resume")
 OBJECTS = ("chains", "dicom_codes", "labels")
 SPANS = {"checkpoint_seconds": (0, 1e9), "learning_rate": (1e-12, 10), "presegmentation_weight": (0, 1 - 2**-53)}
@@ -61,8 +62,9 @@ def test_ends_of_the_spans():
     check_setting("learning_rate", 10)
     refused("learning_rate", 10.001)
     refused("presegmentation_weight", 1.0)
-    check_setting("seed", 2**63 - 1)
-    refused("seed", 2**63)
+    for key, highest in HIGHEST.items():
+        check_setting(key, highest)
+        refused(key, highest + 1)
     for key in ("start_step", "end_step"):
         check_setting(key, None)
     refused("num_steps", None)

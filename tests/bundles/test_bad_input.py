@@ -214,7 +214,7 @@ def wrong(phantom, tmp_path_factory):
         ("output_dir", "{wrong}/file", "file: cannot be written to"),
         ("output_dir", "{wrong}/file/below", "below: cannot be written to"),
         ("members", "eight", "members: found 'eight'"),
-        ("start_step", 1001, "time_steps: found [1000, "),
+        ("start_step", 1001, "start_step: found 1001, expected a whole number from 0 to 1000"),
         ("end_step", 1000, "end_step: found 1000, expected a whole number from 0 to 999"),
         ("end_share", 0.6, "end_share: found a key of version 0.1, expected 'end_step'"),
         ("device", "cuda:7", "device: found 'cuda:7', expected a device of this computer, which has no CUDA device"),

@@ -5,6 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.bundle import ConfigWorkflow
 
 from monai_pdddpm.cli.preprocessing_rules import Choice
 
@@ -30,6 +31,20 @@ def an_image(label, number=0, channels=1):
     noise = np.random.default_rng(number).normal(100, 5, (*label.shape, channels))
     image = (noise + 50 * label[..., None]).astype(np.float32)
     return image[..., 0] if channels == 1 else image
+
+
+def config(folder, name="inference"):
+    return json.loads((folder / "configs" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def run(folder, *names, **more):
+    """Run a bundle with the configurations of these names, on a CPU."""
+    files = [str(folder / "configs" / f"{name}.json") for name in names]
+    settings = {"device": "cpu", "precision": "float32", "bundle_root": str(folder), **more}
+    workflow = ConfigWorkflow(files, workflow_type="train" if "train" in names[0] else "infer", **settings)
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
 
 
 def shorten(folder):

@@ -90,9 +90,12 @@ def test_one_folder_with_the_folds_of_a_network(run, tmp_path):
 
 
 def test_case_that_one_network_lacks(run, tmp_path):
-    (tmp_path / "network_1" / "new_0.nii.gz").unlink()
-    code, _, err = run()
+    for name in ("new_0", "case_1"):
+        (tmp_path / "network_1" / f"{name}.nii.gz").unlink()
+    code, out, err = run()
     assert code == 1
+    assert "warning: 1 labeled cases are left out, the first since" in out
+    assert "7 cases" in out
     assert "error: 1 of 2 cases failed (new_0)" in err
     assert (tmp_path / "out" / "new_1" / "new_1_report.json").is_file()
     assert "found no pre-segmentation" in (tmp_path / "out" / "failures" / "new_0.json").read_text()
@@ -104,5 +107,5 @@ def test_too_few_labeled_cases(run, tmp_path):
             (file / f"case_{number}.nii.gz").unlink()
     code, _, err = run()
     assert code == 1
-    assert "calibration: found 4 cases with a label, expected at least 6" in err
-    assert not (tmp_path / "out" / "calibration.json").exists()
+    assert "found 4 labeled cases with probabilities of each network, expected at least 6" in err
+    assert not (tmp_path / "out").exists()

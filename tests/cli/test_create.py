@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from monai.bundle import ConfigWorkflow
 from monai.networks.nets import SegResNet
 
 from monai_pdddpm.__main__ import main
@@ -17,26 +16,14 @@ from monai_pdddpm.cli.formats import read_dataset
 from monai_pdddpm.cli.segmenter_bundle import read_segmenter
 from monai_pdddpm.utils.errors import UserError
 
+from .conftest import config, run
+
 SCHEMA = Path(__file__).parents[1] / "bundles" / "meta_schema_20240725.json"
-QUICK = {"device": "cpu", "precision": "float32"}
 FEW = {"train::dataloader::sampler::num_samples": 4}
-
-
-def run(folder, name, kind="train", **more):
-    names = ["inference", "evaluate"] if name == "evaluate" else [name]
-    files = [str(folder / "configs" / f"{each}.json") for each in names]
-    workflow = ConfigWorkflow(files, workflow_type=kind, bundle_root=str(folder), **QUICK, **more)
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
 
 
 def folder_of(created):
     return Path(created.content["bundle"])
-
-
-def config(folder, name="inference"):
-    return json.loads((folder / "configs" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -150,9 +137,9 @@ def test_both_stages_evaluation_and_inference(made):
     folder = folder_of(made(values=(0, 2, 5), test=["imagesTr/case 0 é.nii.gz"]))
     run(folder, "train_segmenter", max_epochs=1, **FEW)
     run(folder, "train", max_epochs=1, **FEW)
-    run(folder, "evaluate", "infer", members=1, num_steps=1)
+    run(folder, "inference", "evaluate", members=1, num_steps=1)
     assert (folder / "eval").is_dir()
-    run(folder, "inference", "infer", members=1, num_steps=1, outputs="default,seg-nrrd")
+    run(folder, "inference", members=1, num_steps=1, outputs="default,seg-nrrd")
     case = folder / "output" / "case 0 é"
 
     def voxels(kind):
@@ -244,7 +231,7 @@ class TestGivenSegmenter:
         own = {name.removeprefix("segmenter."): w for name, w in pair.items() if name.startswith("segmenter.")}
         assert own.keys() == given.keys()
         assert all(torch.equal(own[name], given[name]) for name in given)
-        run(folder, "inference", "infer", members=1, num_steps=1)
+        run(folder, "inference", members=1, num_steps=1)
         assert (folder / "output" / "case_3" / "case_3_preseg.nii.gz").is_file()
 
     def test_expressions_are_replaced_by_their_values(self, foreign, capsys):

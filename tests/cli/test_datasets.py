@@ -53,9 +53,9 @@ class TestDecathlon:
             ({"modality": {"0": "%x"}}, "does not begin with"),
             ({"labels": {"1.5": "a"}}, "a whole number of its own"),
             ({"labels": {"1": "a", "01": "b"}}, "a whole number of its own"),
-            ({"labels": {"0": "background"}}, "no label above 0"),
-            ({"labels": {"1": "a", "2": "ignore", "3": "Ignore"}}, "one value of its own for ignore"),
-            ({"labels": {"background": 0, "a": 1, "ignore": 1}}, "one value of its own for ignore"),
+            ({"labels": {"0": "background"}}, "expected one above 0"),
+            ({"labels": {"1": "a", "2": "ignore", "3": "Ignore"}}, "a whole number of its own"),
+            ({"labels": {"background": 0, "a": 1, "ignore": 1}}, "a whole number of its own"),
             ({"modality": {"1": "MRI"}}, "by number"),
             ({"labels": None}, "names and numbers"),
             ({"training": [{"image": "../x.nii.gz", "label": "y.nii.gz"}]}, "leaves the folder"),
@@ -200,6 +200,8 @@ class TestOtherLists:
         ]
         assert (found.cases[3].label, found.cases[3].list_key) == (None, "test")
         assert kinds(found) == ["name-clash"]
+        (root / "list.csv").write_text(text.replace("2.nii.gz,s1,", "2.nii.gz,s1,validation"), encoding="utf-8")
+        assert str(read_dataset(root / "list.csv").findings[0]).startswith("leakage: s1: is listed for training and")
         listed_again = labelled_cases(listed(found, tmp_path / "again"), "validation")
         assert [Path(case["image"]).name for case in listed_again] == ["case_2.nii.gz", "case_3.nii.gz"]
 
@@ -209,6 +211,7 @@ class TestOtherLists:
             ("scan,label\na,b\n", "found the columns scan, label, expected image"),
             ("image,mask\na,b\n", "found the columns image, mask, expected image"),
             ("", "found the columns none"),
+            ("image,label\n,b\n", "line 2: found no image"),
             ("image,label,split\na,b,train\n", "line 2: found split 'train', expected"),
             ("image,label\na,b,c\n", "line 2: found other cells than the header"),
             ("image,label\na\n", "line 2: found other cells than the header"),

@@ -15,9 +15,7 @@ from monai_pdddpm.data import warn_of_leakage
 from monai_pdddpm.data.presegmentations import leakage
 from monai_pdddpm.utils.errors import UserError
 
-from .conftest import a_label, write_scan
-
-QUICK = {"device": "cpu", "precision": "float32"}
+from .conftest import a_label, config, run, write_scan
 
 
 def shifted(label, voxels=1):
@@ -44,10 +42,6 @@ def create(dataset, tmp_path, capsys):
         return code, json.loads(out) if code == 0 else err, tmp_path / "b" / "boxes_segmentation"
 
     return run
-
-
-def config(folder, name):
-    return json.loads((folder / "configs" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 class TestPresegmentations:
@@ -119,12 +113,18 @@ class TestPresegmentations:
         warn_of_leakage(str(tmp_path / "pre"), str(tmp_path))
         assert capsys.readouterr().out == ""
         files = [str(folder / "configs" / f"{name}.json") for name in ("inference", "evaluate")]
-        workflow = ConfigWorkflow(files, workflow_type="infer", bundle_root=str(folder), run_id="evaluating", **QUICK)
+        workflow = ConfigWorkflow(files, workflow_type="infer", bundle_root=str(folder), run_id="evaluating")
         workflow.initialize()
         warn, run = workflow.parser["evaluating"]
         assert run == "@run"  # after the warning
         workflow.parser.get_parsed_content("evaluating::0")
         assert "warning: leakage" in capsys.readouterr().out, warn
+
+    def test_axes_in_another_order(self, create, dataset, tmp_path):
+        for file in (tmp_path / "pre").iterdir():
+            write_scan(file, shifted(np.asarray(nib.load(file).dataobj), 12))
+        _, found, _ = create("--presegmentations", tmp_path / "pre")
+        assert "they hardly overlap their label maps; check the order of their channels and axes" in found["notes"]
 
     def test_none_is_usable(self, create, tmp_path):
         shutil.rmtree(tmp_path / "pre")
@@ -205,7 +205,7 @@ class TestNNUNet:
         shutil.copy(folder / "fold_0" / "validation" / "box_000.nii.gz", folder / "fold_1" / "validation")
         code, found, _ = create("--nnunet", folder, data=data)
         assert code == 0
-        assert any(note.startswith("left out box_000: box_000: found") for note in found["notes"])
+        assert any(re.match("left out box_000: .*fold_0.*beside it, expected one", note) for note in found["notes"])
 
 
 @pytest.mark.slow
@@ -222,24 +222,17 @@ def test_training_evaluation_and_inference(create, dataset, tmp_path, form):
     code, _, folder = create("--presegmentations", tmp_path / "pre")
     assert code == 0
 
-    def run(*names, kind="infer", **more):
-        files = [str(folder / "configs" / f"{name}.json") for name in names]
-        workflow = ConfigWorkflow(files, workflow_type=kind, bundle_root=str(folder), **QUICK, **more)
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
-
-    run("train", kind="train", max_epochs=1, **{"train::dataloader::sampler::num_samples": 4})
-    run("inference", "evaluate", members=1, num_steps=1)
+    run(folder, "train", max_epochs=1, **{"train::dataloader::sampler::num_samples": 4})
+    run(folder, "inference", "evaluate", members=1, num_steps=1)
     table = (folder / "eval" / "evaluation_cases.csv").read_text().splitlines()
     assert any(line.startswith("case_5,segmenter,a,0.875") for line in table)  # the pre-segmentation from disk
-    run("inference", members=1, num_steps=1)
+    run(folder, "inference", members=1, num_steps=1)
     made = folder / "output" / "case_5"
     assert (np.asarray(nib.load(made / "case_5_preseg.nii.gz").dataobj) == given).all()
     report = json.loads((made / "case_5_report.json").read_text())
     name = "case_5" if form == "masks" else "case_5.nii.gz"
     assert report["presegmentation"]["file"] == str(tmp_path / "pre" / name)
     with pytest.raises((UserError, RuntimeError)):  # MONAI wraps the error in some versions
-        run("inference", members=1, presegmentation_dir=str(tmp_path), output_dir=str(tmp_path / "other"))
+        run(folder, "inference", members=1, presegmentation_dir=str(tmp_path), output_dir=str(tmp_path / "other"))
     failure = json.loads((tmp_path / "other" / "failures" / "case_5.json").read_text())
-    assert failure["error"].startswith("case_5: found no pre-segmentation")
+    assert failure["error"].startswith(f"{tmp_path}: found no pre-segmentation of case_5")

@@ -17,10 +17,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 
 from monai_pdddpm.__main__ import main
 from monai_pdddpm.data import write_phantom
+
+from .conftest import run
 
 pytestmark = pytest.mark.slow
 
@@ -164,17 +165,9 @@ def test_bundle_of_a_trained_nnunet(trained, predicted, data, monkeypatch):
     assert main([*words, "--memory", "8"]) == 0
     folder = data / "bundles" / "my_segmentation"
 
-    def run(*names, kind="infer", **more):
-        files = [str(folder / "configs" / f"{name}.json") for name in names]
-        settings = {"device": "cpu", "precision": "float32", "bundle_root": str(folder), **more}
-        workflow = ConfigWorkflow(files, workflow_type=kind, **settings)
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
-
-    run("train", kind="train", max_epochs=1, **{"train::dataloader::sampler::num_samples": 4})
+    run(folder, "train", max_epochs=1, **{"train::dataloader::sampler::num_samples": 4})
     short = {"members": 2, "num_steps": 1}
-    run("inference", "evaluate", **short)
+    run(folder, "inference", "evaluate", **short)
     with (folder / "eval" / "evaluation_cases.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     written = next(file for file in trained.glob(f"fold_*/validation/{rows[0]['case']}.nii.gz"))
@@ -184,7 +177,7 @@ def test_bundle_of_a_trained_nnunet(trained, predicted, data, monkeypatch):
         row = next(row for row in rows if (row["method"], row["label"]) == ("segmenter", name))
         mine, theirs = voxels(written) == value, truth == value
         assert float(row["dice"]) == pytest.approx(2 * (mine & theirs).sum() / (mine.sum() + theirs.sum()), abs=2e-3)
-    run("inference", **short, dataset_dir=str(data / "my_scans"), presegmentation_dir=str(predicted[0]))
+    run(folder, "inference", **short, dataset_dir=str(data / "my_scans"), presegmentation_dir=str(predicted[0]))
     for case in ("test_0", "test_1"):
         given = voxels(predicted[0] / f"{case}.nii.gz")
         assert (voxels(folder / "output" / case / f"{case}_preseg.nii.gz") == given).mean() > 0.999  # ties

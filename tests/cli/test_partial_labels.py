@@ -6,27 +6,13 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.bundle import ConfigWorkflow
 
 from monai_pdddpm.__main__ import main
 
-from .conftest import a_label, an_image, shorten, write_scan
+from .conftest import a_label, an_image, config, run, shorten, write_scan
 
-QUICK = {"device": "cpu", "precision": "float32"}
 FEW = {"max_epochs": 1, "train::dataloader::sampler::num_samples": 4}
 LABELS = {"background": 0, "both": [1, 3], "core": 3, "ignore": 4}
-
-
-def config(folder, name):
-    return json.loads((folder / "configs" / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def run(folder, *names, kind="infer", **more):
-    files = [str(folder / "configs" / f"{name}.json") for name in names]
-    workflow = ConfigWorkflow(files, workflow_type=kind, bundle_root=str(folder), **QUICK, **more)
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
 
 
 def trained(dataset, place):
@@ -34,7 +20,7 @@ def trained(dataset, place):
     assert main(["create-bundle", *words]) == 0
     folder = place / "boxes_segmentation"
     for name in ("train_segmenter", "train"):
-        run(folder, name, kind="train", **FEW)
+        run(folder, name, **FEW)
     run(folder, "inference", "evaluate", members=2, num_steps=1)
     return folder
 
@@ -94,7 +80,7 @@ def test_frames_are_cases_of_one_subject(series, tmp_path):
     out_of_fold = sorted(file.relative_to(folds).as_posix() for file in folds.rglob("*frame*"))
     expected = [f"fold_{n}/validation/heart_{n} frame {frame}.nii.gz" for n in range(2) for frame in range(2)]
     assert out_of_fold == [*expected, *(f"heart_2 frame {frame}.nii.gz" for frame in range(2))]
-    run(folder, "train", kind="train", **FEW, presegmentation_dir=str(folds), resume=False)
+    run(folder, "train", **FEW, presegmentation_dir=str(folds), resume=False)
     more = {"presegmentation_dir": str(folds), "output_dir": str(tmp_path / "again")}
     run(folder, "inference", "evaluate", members=2, num_steps=1, **more)
     with (tmp_path / "again" / "evaluation_cases.csv").open(encoding="utf-8") as file:

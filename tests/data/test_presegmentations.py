@@ -63,13 +63,13 @@ class TestFind:
         assert find_presegmentation(tmp_path, "a_0000").name == "a_0000.nii.gz"
 
     def test_none_no_folder_and_two(self, tmp_path):
-        with pytest.raises(UserError, match=r"a: found no pre-segmentation in .* expected a\.npz"):
+        with pytest.raises(UserError, match=r": found no pre-segmentation of a, expected a\.npz"):
             find_presegmentation(tmp_path, "a")
         with pytest.raises(UserError, match=r"presegmentation_dir: found no folder"):
             find_presegmentation(tmp_path / "b", "a")
         for fold in range(2):
             save(tmp_path / f"fold_{fold}" / "validation" / "a.nii.gz", classes())
-        with pytest.raises(UserError, match=r"a: found .*fold_0.* and .*fold_1.* expected one"):
+        with pytest.raises(UserError, match=r"fold_0.* found .*fold_1.* beside it, expected one"):
             find_presegmentation(tmp_path, "a")
 
 
