@@ -13,16 +13,13 @@ _FROM_0, _FROM_1 = partial(check_range, low=0), partial(check_range, low=1)
 _STEPS = 1000  # noising steps of the schedule
 
 
-def _check_type(key: str, value: object, kind: type, expected: str) -> None:
-    if not isinstance(value, kind):
-        raise UserError(f"{key}: found {value!r}, expected {expected}; fix --{key}")
-
-
-_CHECK_OBJECT = partial(_check_type, kind=Mapping, expected="a JSON object, such as {'1': 'tumor'}")
+def _check_object(key: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{key}: found {value!r}, expected a JSON object, such as {{'1': 'tumor'}}; fix --{key}")
 
 
 def _check_labels(key: str, value: Any) -> None:
-    _CHECK_OBJECT(key, value)
+    _check_object(key, value)
     if {*map(str, value)} != {*map(str, range(len(value)))} or not all(
         isinstance(name, str) for name in value.values()
     ):
@@ -32,10 +29,10 @@ def _check_labels(key: str, value: Any) -> None:
 RANGES: Mapping[str, Callable[[str, Any], object]] = {
     "batch_size": _FROM_1,
     "calibrated": check_switch,
-    "chains": _CHECK_OBJECT,
+    "chains": _check_object,
     "checkpoint_policy": partial(check_choice, choices=("best", "last")),
     "checkpoint_seconds": partial(check_number, low=0),
-    "dicom_codes": lambda key, value: value is None or _CHECK_OBJECT(key, value),
+    "dicom_codes": lambda key, value: value is None or _check_object(key, value),
     "end_step": lambda key, value: value is None or check_range(key, value, 0, _STEPS - 1),
     "fold": partial(check_range, low=-1),
     "folds": _FROM_0,
@@ -59,10 +56,11 @@ LISTS: Mapping[str, Callable[[str, Any], object]] = {  # checks of each entry
     "label_values": partial(check_range, low=0, high=65535),
     "roi_size": _FROM_1,
     "spacing": partial(check_number, low=1e-6, high=1e6),  # mm
-    "train_list_keys": partial(_check_type, kind=str, expected="names of lists"),
+    "train_list_keys": partial(check_choice, choices=("training", "validation")),
     "trained_solver_steps": _FROM_0,
 }
 PER_AXIS = ("roi_size", "spacing")
+_ONCE = ("label_values", "train_list_keys")
 
 
 def check_setting(key: str, value: Any, spatial_dims: int = 3) -> None:
@@ -81,3 +79,5 @@ def check_setting(key: str, value: Any, spatial_dims: int = 3) -> None:
             raise UserError(f"{key}: found {value!r}, expected a list of {length}; fix --{key}")
         for entry in value:
             LISTS[key](key, entry)
+        if key in _ONCE and len(set(value)) < len(value):
+            raise UserError(f"{key}: found {value!r}, expected each entry once; fix --{key}")

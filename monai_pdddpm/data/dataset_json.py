@@ -59,7 +59,8 @@ def listed_cases(path: Path, content: dict[str, Any], key: str) -> list[dict[str
 
     An entry is an image, or an object with ``image`` and an optional ``label``; an image is a path, or a list with one
     path or null for each channel. A path that does not exist stands for nnU-Net's files ``<path>_0000``,
-    ``<path>_0001``, ... if they do. Without a list for validation, training entries with ``"fold": 0`` are its cases, as in Auto3DSeg.
+    ``<path>_0001``, ... if they do. Without a list for validation, its cases are training entries with ``"fold": 0``,
+    as in Auto3DSeg.
 
     Returns:
         For each entry ``{"image": path or list}`` and ``"label"`` where there is one, with absolute paths.

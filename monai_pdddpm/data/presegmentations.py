@@ -219,11 +219,11 @@ def _from_canonical(channels: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 def _checked(probabilities: torch.Tensor, path: Path) -> torch.Tensor:
     total = probabilities.sum(dim=0)
-    low, high = float(total.min()), float(total.max())
-    if not (low >= 1 - _SUM_ERROR and high <= 1 + _SUM_ERROR and float(probabilities.min()) >= -_SUM_ERROR):
+    low, high, least = float(total.min()), float(total.max()), float(probabilities.min())
+    if not (low >= 1 - _SUM_ERROR and high <= 1 + _SUM_ERROR and least >= -_SUM_ERROR):
         raise UserError(
-            f"{path}: found probabilities whose sum over the labels is {low:.3g} to {high:.3g}, expected 1; write "
-            "softmax probabilities with the background, not logits or regions"
+            f"{path}: found probabilities from {least:.3g}, whose sum over the labels is {low:.3g} to {high:.3g}, "
+            "expected 0 and 1; write softmax probabilities with the background, not logits or regions"
         )
     return (probabilities.float() / total).clamp(0, 1)
 

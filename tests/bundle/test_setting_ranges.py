@@ -98,8 +98,9 @@ def test_lists_of_any_length():
         for value in ([], 0, "12", [-1], [1.0], [True], {0: 1}):
             refused(key, value)
     check_setting("train_list_keys", ["training", "validation"])
-    for value in ([], "training", [1], True):
+    for value in ([], "training", [1], True, ["train"], ["training", "training"]):
         refused("train_list_keys", value)
+    refused("label_values", [0, 1, 1])
 
 
 @pytest.mark.parametrize("key", sorted(PER_AXIS))

@@ -2,12 +2,16 @@
 
 import csv
 import json
+from itertools import pairwise
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.data import MetaTensor
 
 from monai_pdddpm.__main__ import main
+from monai_pdddpm.transforms import SaveImageMapsd
 
 pytestmark = pytest.mark.slow
 
@@ -114,3 +118,30 @@ def test_the_data_set_itself_as_input(command, data, results, tmp_path):
     (run,) = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["runs"]
     assert run["input"]["cases"] == 2
     assert len(run["input"]["unused"]) == 6 * 3  # what is there for training
+
+
+def test_all_maps_of_a_full_scan_are_small(tmp_path):
+    size, members = (240, 240, 155), 8
+    axes = [np.linspace(-n / 2, n / 2, n, dtype=np.float32) for n in size]
+    distance = np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij", sparse=True)))  # mm from the center
+    inside = [np.ones(size, np.float32), *(1 / (1 + np.exp((distance - r) / 2)) for r in (45, 35, 25, 15)), 0]
+    prob = np.stack([whole - part for whole, part in pairwise(inside)])
+    rng = np.random.default_rng(0)
+    brain = distance < 75
+    prob[:, brain] += rng.uniform(0, 1e-3, (5, brain.sum()))  # what networks leave there
+    prob[:, ~brain] = np.array([1, 0, 0, 0, 0])[:, None]
+    prob /= prob.sum(axis=0)
+    entropy = -(prob * np.log(prob + 1e-9)).sum(axis=0, keepdims=True)
+    label = prob.argmax(axis=0)[None]
+    drawn = [np.where(entropy[0] > rng.uniform(0, 1.5, size), (label[0] + 1) % 5, label[0]) for _ in range(members)]
+    maps = {"seg": label, "prob": prob, "entropy": entropy, "mutual_information": entropy / 2, "preseg_seg": label}
+    maps |= {"members": np.stack(drawn), "variance": prob[1:] * (1 - prob[1:]) / 2}
+    meta = {"affine": torch.eye(4), "filename_or_obj": "scan.nii.gz"}
+    tensors = {
+        key: MetaTensor(torch.from_numpy(np.ascontiguousarray(values)), meta=meta) for key, values in maps.items()
+    }
+    save = SaveImageMapsd(tmp_path, {str(index): f"label {index}" for index in range(5)})
+    save(tensors | {"image": tensors["seg"]})
+    files = list((tmp_path / "scan").iterdir())
+    assert len(files) == len(maps)
+    assert sum(file.stat().st_size for file in files) < 40e6
