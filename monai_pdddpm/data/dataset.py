@@ -14,8 +14,7 @@ from monai.utils import TraceKeys
 
 from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.headers import unreadable
-from monai_pdddpm.utils.errors import UserError, printable, user_message
-from monai_pdddpm.utils.resource_errors import resource_message
+from monai_pdddpm.utils.errors import UserError, printable, resource_message, user_message
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,8 @@ from nibabel.affines import voxel_sizes
 from monai_pdddpm.data.dicom import Series, read_series
 from monai_pdddpm.data.geometry import check_affine, is_sheared, largest_shift, qform_of
 from monai_pdddpm.data.text_header import check_text_header, spare_bytes
-from monai_pdddpm.utils.errors import UserError, printable
+from monai_pdddpm.utils.errors import UserError, printable, resource_message
 from monai_pdddpm.utils.memory import total_memory
-from monai_pdddpm.utils.resource_errors import resource_message
 
 NIFTI_EXTENSIONS = (".nii", ".nii.gz")
 _CIFTI_INTENTS = range(3000, 3100)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -21,7 +20,7 @@ from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.handlers.viewer_files import write_viewer_files
 from monai_pdddpm.metrics.segmentation import class_names
 from monai_pdddpm.transforms.slice_values import slice_values
-from monai_pdddpm.utils.atomic_write import remove_partial_files, write_json, write_text
+from monai_pdddpm.utils.atomic_write import read_json, remove_partial_files, write_json, write_text
 from monai_pdddpm.utils.chosen_outputs import chosen_outputs
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.memory import peak_memory
@@ -91,10 +90,11 @@ class CaseFiles:
         self._inferred_at = time.perf_counter()
         for case in cases_of_batch(engine.state.output["image"].meta):
             report = report_path(self.output_dir, case.name)
-            names = _listed_files(report)  # this run may write fewer files
+            listed = read_json(report).get("files")  # this run may write fewer files
             report.unlink(missing_ok=True)  # first, because it marks the case as finished
-            for name in names:
-                (report.parent / name).unlink(missing_ok=True)
+            for name in listed if isinstance(listed, dict) else ():
+                if Path(name).name == name:  # not in another folder
+                    (report.parent / name).unlink(missing_ok=True)
             remove_partial_files(report.parent)
 
     def __call__(self, engine: CaseEvaluator) -> None:
@@ -153,15 +153,6 @@ class CaseFiles:
             look = next((f"; look at {picture} first" for picture in pictures if picture.is_file()), "")
             # flushed, because another process may end the run before this one ends
             print(f"{len(written)} cases are in {self.output_dir}{look}", flush=True)
-
-
-def _listed_files(report: Path) -> list[str]:
-    """Return the names of the files that an earlier report lists, none outside of its folder."""
-    try:
-        names = list(json.loads(report.read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return [name for name in names if isinstance(name, str) and Path(name).name == name]
 
 
 def _file_record(file: str | None) -> dict[str, str | None] | None:

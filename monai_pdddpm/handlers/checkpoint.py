@@ -16,9 +16,8 @@ from monai.engines import Evaluator, Trainer
 
 from monai_pdddpm.data.cache import CachedDataset
 from monai_pdddpm.utils.atomic_write import atomic_write, remove_partial_files
-from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.errors import UserError, is_out_of_memory
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
-from monai_pdddpm.utils.resource_errors import is_out_of_memory
 
 
 def save_file(content: Mapping[str, Any], path: str | os.PathLike) -> None:

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from monai_pdddpm.utils.errors import UserError, error_links
-from monai_pdddpm.utils.resource_errors import is_too_many_files
+from monai_pdddpm.utils.errors import UserError, error_links, is_too_many_files
 
 _PART = re.compile(r"\.[0-9a-f]{32}\.part(\.[^.]+){0,2}")
 
@@ -60,6 +59,14 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """Write a JSON file, complete or not at all; missing folders are made."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """Return the object of a JSON file, empty if the file is missing, cut short or of another kind."""
+    try:
+        return dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def remove_partial_files(folder: str | os.PathLike, suffix: str = "") -> None:

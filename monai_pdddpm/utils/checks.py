@@ -1,4 +1,4 @@
-"""Checks of settings, files and output folders before a run starts."""
+"""Checks of settings and output folders before a run starts; each raises `UserError`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ _LARGEST = 2**63 - 1  # whole number of torch
 
 
 def check_range(name: str, value: object, low: int, high: int | None = None) -> int:
-    """Check that a setting is an integer from ``low`` to ``high``; return an ``int``, which JSON can hold.
-
-    Raises:
-        UserError: when it is not, or is a boolean.
-    """
+    """Check that a setting is an integer from ``low`` to ``high``; return an ``int``, which JSON can hold."""
     number: Any = value if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
     most = _LARGEST if high is None else high
     if number is None or not low <= number <= most:
@@ -32,11 +28,7 @@ def check_range(name: str, value: object, low: int, high: int | None = None) -> 
 
 
 def check_number(name: str, value: object, low: float, high: float | None = None, below: bool = False) -> float:
-    """Check that a setting is a finite number from ``low`` to ``high``, or ``below`` it; return a ``float`` or ``int``.
-
-    Raises:
-        UserError: when it is not, or is a boolean.
-    """
+    """Check that a setting is finite and from ``low`` to ``high``, or ``below`` it; return a ``float`` or ``int``."""
     number: Any = value if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
     if not low <= number < math.inf or (high is not None and not (number < high if below else number <= high)):
         to = f"of at least {low:g}" if high is None else f"from {low:g} to {'below ' if below else ''}{high:g}"
@@ -45,21 +37,13 @@ def check_number(name: str, value: object, low: float, high: float | None = None
 
 
 def check_switch(name: str, value: object) -> None:
-    """Check that a setting is True or False.
-
-    Raises:
-        UserError: when it is neither.
-    """
+    """Check that a setting is True or False."""
     if not isinstance(value, bool):
         raise UserError(f"{name}: found {value!r}, expected True or False; write --{name} True")
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Check that a setting is one of a few words.
-
-    Raises:
-        UserError: when it is not.
-    """
+    """Check that a setting is one of a few words."""
     if not isinstance(value, str) or value not in choices:
         expected = " or ".join(repr(choice) for choice in choices)
         raise UserError(f"{name}: found {value!r}, expected {expected}; give {name} such a value")

@@ -1,7 +1,8 @@
-"""Mistakes that the user can fix, reported in one line in place of a traceback."""
+"""Mistakes that the user can fix, and resources that ran out, reported in one line in place of a traceback."""
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -16,6 +17,11 @@ from types import TracebackType
 TRACEBACK_VARIABLE = "MONAI_PDDDPM_TRACEBACK"
 _COMMANDS = ("monai.bundle", "monai_pdddpm")  # modules run by python -m
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are not text, and line separators
+_MEMORY = re.compile(  # in messages of torch, numpy and oneDNN
+    "can't allocate memory|out of memory|unable to allocate|bad_alloc|could not create a primitive", re.IGNORECASE
+)
+_FILES = (errno.EMFILE, errno.ENFILE)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(ValueError):
@@ -67,6 +73,37 @@ def user_message(error: BaseException) -> str | None:
         if isinstance(link, UserError):
             return printable(" ".join(str(link).splitlines()))
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception, or one that it was raised from, means that memory was refused."""
+    return _has(error, (errno.ENOMEM,)) or any(
+        isinstance(link, MemoryError) or (isinstance(link, RuntimeError) and bool(_MEMORY.search(str(link))))
+        for link in error_links(error)
+    )
+
+
+def is_too_many_files(error: BaseException) -> bool:
+    """Return whether an exception, or one that it was raised from, means that no further file may be opened."""
+    return _has(error, _FILES)
+
+
+def resource_message(path: object, error: BaseException) -> str | None:
+    """Return one line on the resource that ran out while a case's file was processed; None for other errors."""
+    if is_out_of_memory(error):
+        return (
+            f"{path}: not enough memory for this case; set --inferer#return_members False, a smaller --roi_size, crop "
+            "the scan, or close other programs"
+        )
+    if is_too_many_files(error):
+        return f"{path}: too many open files; close other programs, or raise the limit with ulimit -n"
+    if _has(error, _DISK):
+        return f"{path}: the disk is full; free space, or set output_dir and TMPDIR to folders on a larger one"
+    return None
+
+
+def _has(error: BaseException, numbers: tuple[int, ...]) -> bool:
+    return any(isinstance(link, OSError) and link.errno in numbers for link in error_links(error))
 
 
 def is_command() -> bool:

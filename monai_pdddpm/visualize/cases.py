@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai_pdddpm.utils.atomic_write import read_json
 from monai_pdddpm.utils.provenance import FAILURES
 
 Report = Mapping[str, Any]
@@ -62,10 +62,10 @@ class CaseRow:
 def read_cases(folder: Path) -> list[CaseRow]:
     """Return the finished and failed cases of an output folder, sorted by name."""
     failures = {
-        path.stem: str(_json(path).get("error", "unknown reason")) for path in folder.glob(f"{FAILURES}/*.json")
+        path.stem: str(read_json(path).get("error", "unknown reason")) for path in folder.glob(f"{FAILURES}/*.json")
     }
     reports = {
-        path.parent.name: _json(path)
+        path.parent.name: read_json(path)
         for path in folder.glob("*/*_report.json")
         if path.name == f"{path.parent.name}_report.json"
     }
@@ -136,11 +136,3 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, str):
         return "" if value is None else value
     return ("'" * value.startswith(_FORMULA) + value).replace("\r", "\n")  # the writer quotes \n only
-
-
-def _json(path: Path) -> Report:
-    """Return a JSON object, or an empty one if the file was cut short."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from itertools import compress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from monai_pdddpm.visualize.templates import render
 
 _GENERATOR = "monai_pdddpm report"
 PAGE, TABLE = "index.html", "cases.csv"
+_ENTROPY = "Uncertainty (nats)"
 _WIDTH, _HEIGHT, _LEFT, _EDGE = 430, 190, 48, 12  # of a plot, in pixels
 
 
@@ -67,11 +68,11 @@ def write_report(output_dir: Path, *, overwrite: bool = False) -> Path:
 def _page(folder: Path, cases: Sequence[CaseRow]) -> str:
     labels = label_names(cases)
     good = [case for case in cases if case.report]
-    rows = [_row(folder / case.name, case, labels) for case in cases]
-    used = [any(column) for column in zip(*(row["numbers"] for row in rows), strict=True)]
-    for row in rows:
-        row["numbers"] = list(compress(row["numbers"], used))
-    heads = [*(f"{label} (mL)" for label in labels), "Predicted Dice", "Uncertainty (nats)", "Seconds"]
+    numbers = [_numbers(case, labels) for case in cases]
+    used = [head for head in numbers[0] if any(each[head].values for each in numbers)]
+    plotted = [(case, each) for case, each in zip(cases, numbers, strict=True) if case.report]
+    titles = {f"{label} (mL)": f"{label}: volume in mL" for label in labels}
+    titles[_ENTROPY] = "Uncertainty: mean entropy inside, in nats"
     return render(
         "report.html.j2",
         generator=_GENERATOR,
@@ -85,9 +86,16 @@ def _page(folder: Path, cases: Sequence[CaseRow]) -> str:
             "notes": sum(bool(case.notes) for case in cases),
         },
         summary=[*_summary([case.report for case in good]), *_unused(folder)],
-        plots=[*(_volume_plot(good, label) for label in labels), _entropy_plot(good)] if len(good) > 1 else [],
-        numbers=list(compress(heads, used)),
-        rows=rows,
+        plots=[
+            _plot(title, [(case, each[head]) for case, each in plotted])
+            for head, title in titles.items()
+            if len(plotted) > 1
+        ],
+        numbers=used,
+        rows=[
+            _row(folder / case.name, case) | {"numbers": [each[head].cell() for head in used]}
+            for case, each in zip(cases, numbers, strict=True)
+        ],
     )
 
 
@@ -122,75 +130,56 @@ def _made_with(report: Report) -> str:
     )
 
 
-def _row(folder: Path, case: CaseRow, labels: Sequence[str]) -> dict[str, Any]:
-    name, frames = case.name, case.frames
+def _row(folder: Path, case: CaseRow) -> dict[str, Any]:
     files = sorted(path.name for path in folder.iterdir() if path.name[0] != ".") if case.report else []
-    dice = [frame["predicted_dice"] for frame in frames if frame.get("predicted_dice")]
-    return {
-        "case": case,
-        "overview": f"{name}_overview.png" if f"{name}_overview.png" in files else None,
-        "viewer": f"{name}_viewer.html" if f"{name}_viewer.html" in files else None,
-        "files": files,
-        "numbers": [
-            *(_cell(*_volumes(frames, label)) for label in labels),
-            _cell([one["value"] for one in dice], min, dice[0]["interval_90"] if dice else ()),
-            _cell([frame.get("mean_entropy_inside_nats") for frame in frames], max),
-            _cell([case.seconds], max, digits=1),
-        ],
-    }
+    shown = {what: f"{case.name}_{what}" for what in ("overview.png", "viewer.html")}
+    pages = {what.partition(".")[0]: name if name in files else None for what, name in shown.items()}
+    return {"case": case, "files": files, **pages}
 
 
-def _volumes(
-    frames: Sequence[Report], label: str
-) -> tuple[list[float | None], Callable[..., float], list[float | None]]:
-    """Return the volumes of a structure, the function that sums them up, and the interval of the first."""
-    volumes = [frame.get("volume_ml", {}).get(label, {}) for frame in frames]
-    interval = volumes[0].get("interval_90") or [volumes[0].get("members_min"), volumes[0].get("members_max")]
-    return [volume.get("segmentation") for volume in volumes], statistics.fmean, interval
+@dataclass(frozen=True)
+class _Number:
+    """A number of a case in the table and in a plot."""
+
+    values: Sequence[float]  # of the frames that have it
+    interval: Sequence[float]  # of a single value
+    key: Callable[..., float]  # gives the value to sort by
+    digits: int
+
+    def cell(self) -> dict[str, str] | None:
+        """Return one value with its interval, or the range of several."""
+        if not self.values:
+            return None
+        low, high, *bounds = (f"{x:.{self.digits}f}" for x in (min(self.values), max(self.values), *self.interval))
+        text = low if low == high else f"{low} to {high}"
+        return {"text": text, "interval": " to ".join(bounds), "key": f"{self.key(self.values):.6g}"}
 
 
-def _cell(
-    values: Sequence[float | None],
-    key: Callable[..., float],
-    interval: Sequence[float | None] = (),
-    digits: int = 3,
-) -> dict[str, str] | None:
-    """Return a cell of one value with its interval, or of the range of several; ``key`` gives the value to sort by."""
-    numbers = [value for value in values if value is not None]
-    if not numbers:
-        return None
-    low, high = f"{min(numbers):.{digits}f}", f"{max(numbers):.{digits}f}"
-    bounds = [f"{bound:.{digits}f}" for bound in interval if bound is not None]
-    return {
-        "text": low if low == high else f"{low} to {high}",
-        "interval": " to ".join(bounds) if len(numbers) == 1 else "",
-        "key": f"{key(numbers):.6g}",
-    }
+def _numbers(case: CaseRow, labels: Sequence[str]) -> dict[str, _Number]:
+    """Return the numbers of a case by the heads of their columns."""
+
+    def number(values: Any, key: Callable[..., float] = max, interval: Any = (), digits: int = 3) -> _Number:
+        found, bounds = ([x for x in some if x is not None] for some in (values, interval))
+        return _Number(found, bounds if len(found) == 1 else (), key, digits)
+
+    found = {}
+    for label in labels:
+        volumes = [frame.get("volume_ml", {}).get(label, {}) for frame in case.frames]
+        bounds = volumes[0].get("interval_90") or [volumes[0].get(f"members_{end}") for end in ("min", "max")]
+        found[f"{label} (mL)"] = number([each.get("segmentation") for each in volumes], statistics.fmean, bounds)
+    dice = [frame.get("predicted_dice", {}) for frame in case.frames]
+    found["Predicted Dice"] = number([each.get("value") for each in dice], min, dice[0].get("interval_90", ()))
+    found[_ENTROPY] = number([frame.get("mean_entropy_inside_nats") for frame in case.frames])
+    return found | {"Seconds": number([case.seconds], digits=1)}
 
 
-def _volume_plot(cases: Sequence[CaseRow], label: str) -> dict[str, Any]:
-    points = []
-    for case in cases:
-        values, _, interval = _volumes(case.frames, label)
-        points.append((case, values, interval if len(values) == 1 else ()))
-    return _plot(f"{label}: volume in mL", points)
-
-
-def _entropy_plot(cases: Sequence[CaseRow]) -> dict[str, Any]:
-    points = [(case, [frame.get("mean_entropy_inside_nats") for frame in case.frames], ()) for case in cases]
-    return _plot("Uncertainty: mean entropy inside, in nats", points)
-
-
-def _plot(
-    title: str, points: Sequence[tuple[CaseRow, Sequence[float | None], Sequence[float | None]]]
-) -> dict[str, Any]:
-    """Return the coordinates of a plot of cases, each with the values of its frames and an interval, by their mean."""
+def _plot(title: str, numbers: Sequence[tuple[CaseRow, _Number]]) -> dict[str, Any]:
+    """Return the coordinates of a plot of cases, sorted by the mean of their values."""
     found = []
-    for case, values, interval in points:
-        numbers = [value for value in values if value is not None]
-        if numbers:
-            ends = [*numbers, *(bound for bound in interval if bound is not None)]
-            found.append((statistics.fmean(numbers), min(ends), max(ends), case))
+    for case, number in numbers:
+        if number.values:
+            ends = [*number.values, *number.interval]
+            found.append((statistics.fmean(number.values), min(ends), max(ends), case))
     found.sort(key=lambda point: point[:3])
     ticks = MaxNLocator(4).tick_values(0, max((high for _, _, high, _ in found), default=0) or 1)
 
