@@ -21,8 +21,6 @@ from pdddpm_label.bundles import find_bundles
 
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["put_bundle"]
-
 _OPTIONS = ("members", "num_steps")
 _PARTS = ("LICENSE", "docs/*", "configs/metadata.json", "configs/logging.conf", "models/model.pt", "models/cal*.json")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
 from ignite.handlers.tqdm_logger import ProgressBar
 
 from monai_pdddpm.engines import CaseEvaluator
@@ -73,20 +74,13 @@ class ReraiseExceptions:
         raise error
 
 
-class Handler(Protocol):
-    """Anything that attaches itself to an engine."""
-
-    def attach(self, engine: Engine) -> None:
-        """Register with ``engine``."""
-
-
 class Attached:
     """Attach a handler that is defined elsewhere in the configuration.
 
     MONAI's checks of a bundle expect a dictionary for each handler, so a list of handlers cannot hold a reference.
     """
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: EMAHandler) -> None:
         self.handler = handler
 
     def attach(self, engine: Engine) -> None:

@@ -73,13 +73,6 @@ def test_middle_slices_of_an_empty_case(part):
     assert informative_slices(nothing, nothing + part, LN2) == (5, 5, 0)
 
 
-def test_structure_that_was_nearly_found_is_shown():
-    entropy = np.zeros((10, 10, 10))
-    entropy[2, 3, 8] = 0.6
-
-    assert informative_slices(np.zeros((10, 10, 10)), entropy, LN2) == (2, 3, 8)
-
-
 def test_crop_keeps_a_margin_in_mm():
     seg = np.zeros((200, 200, 50), np.uint8)
     seg[100:110, 60:70, 20:24] = 1  # 10 x 10 x 20 mm
@@ -150,16 +143,6 @@ def test_slices_are_named_as_in_the_file(codes):
     names = {index_in_file(axis, index, SHAPE, io_orientation(affine)) for axis, index in enumerate((8, 2, 5))}
 
     assert names == {f"{letter} = {index}" for letter, index in zip("ijk", np.argwhere(volume)[0], strict=True)}
-
-
-def test_members_are_cut_like_the_scan():
-    volume = np.arange(np.prod(SHAPE)).reshape(SHAPE)
-    members = np.stack([volume, -volume], axis=-1)
-
-    for plane in PLANES:
-        picture = cut(members, plane, 3)
-        np.testing.assert_array_equal(picture[..., 0], cut(volume, plane, 3))
-        np.testing.assert_array_equal(picture[..., 1], -cut(volume, plane, 3))
 
 
 def test_planes_that_are_lines_are_left_out():

@@ -18,8 +18,6 @@ from monai_pdddpm.utils.errors import user_message
 from pdddpm_label.inference import OPTIONS, Segmentation
 from pdddpm_label.scoring import member_disagreement
 
-__all__ = ["DisagreementScoring", "LargestDisagreement"]
-
 logger = logging.getLogger(__name__)
 _FAILED = -1.0  # below all scores
 

@@ -18,8 +18,6 @@ from monai_pdddpm.utils.errors import UserError
 if TYPE_CHECKING:
     from monailabel.interfaces.datastore import Datastore
 
-__all__ = ["check_annotations", "checked_labels", "read_pairs"]
-
 
 def checked_labels(datastore: Datastore, bundles: Sequence[Mapping[int, str]]) -> Callable[..., str]:
     """Return a datastore's ``save_label`` that refuses a finished label that fits no bundle.

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["bundle_labels", "find_bundles"]
-
 _NEEDED = ("configs/inference.json", "configs/metadata.json")
 
 

@@ -22,8 +22,6 @@ from monai_pdddpm.utils.atomic_write import atomic_write, write_json
 from monai_pdddpm.utils.checks import check_choice, check_output_dir, check_range
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["STAGES", "fine_tune", "hold_out", "replace_model", "validation_dice"]
-
 STAGES = ("denoiser", "segmenter", "both")
 _SEGMENTER = "segmenter."
 _INITIALIZE = ["$torch.manual_seed(@seed)"]  # instead of the bundle's own, which may make data

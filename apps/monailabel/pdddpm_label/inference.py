@@ -22,8 +22,6 @@ from monai_pdddpm.utils.errors import UserError
 from pdddpm_label.bundles import bundle_labels
 from pdddpm_label.levels import EntropyLevelsd, level_names
 
-__all__ = ["OPTIONS", "Segmentation", "Uncertainty"]
-
 OPTIONS = {"members": (1, None), "num_steps": (1, None), "seed": (0, 2**63 - 1)}  # of a request, with their ranges
 MAPS = ("entropy", "mutual_information")
 

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from monai.transforms import MapTransform
 
-__all__ = ["EntropyLevelsd", "entropy_levels", "level_names"]
-
 _PERCENT = (20, 40, 60, 80)
 
 

@@ -14,8 +14,6 @@ from monailabel.interfaces.exception import MONAILabelException
 
 from monai_pdddpm.utils.errors import UserError, printable, user_message
 
-__all__ = ["SameOrigin", "answer_errors", "plain_names_only"]
-
 
 def answer_errors(server: FastAPI) -> None:
     """Answer each error with one line: status 400 if the client can fix it, else 500; refuse other sites' requests."""

@@ -7,8 +7,6 @@ from typing import Any
 
 from monai_pdddpm.utils.errors import UserError
 
-__all__ = ["member_disagreement"]
-
 
 def member_disagreement(result: Mapping[str, Any]) -> float:
     """Score a scan by the disagreement of its ensemble; the scan with the highest score is annotated first.

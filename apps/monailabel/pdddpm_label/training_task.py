@@ -16,8 +16,6 @@ from pdddpm_label.annotations import check_annotations, read_pairs
 from pdddpm_label.bundles import bundle_labels
 from pdddpm_label.fine_tuning import STAGES, fine_tune, hold_out
 
-__all__ = ["Training"]
-
 
 class Training(TrainTask):
     """Train a bundle on the submitted labels; see `pdddpm_label.fine_tuning.fine_tune`.
