@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -22,13 +25,12 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, ResampleToMatch
 
-from monai_pdddpm.bundle import pick_device
+from monai_pdddpm.bundle import keep_freed_memory, pick_device
 from monai_pdddpm.data import case_name
 from monai_pdddpm.data.case import Case
 from monai_pdddpm.inferers import EnsembleConfig, EnsembleOutput, EnsembleRunInfo, PDDDPMInferer
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.networks.weights import load_network
-from monai_pdddpm.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 PHANTOM, HIPPOCAMPUS = (ROOT / "bundles" / f"{name}_segmentation" for name in ("phantom", "hippocampus_mri"))
@@ -116,36 +118,26 @@ def load_items(parser: ConfigParser, cases: Sequence[Mapping[str, Any]]) -> list
 
 
 def measured(
-    script: Path, name: str, job: Mapping[str, Any], work: Path, again: bool = False, python: str = sys.executable
+    measure: Callable[..., dict[str, Any]], name: str, job: Mapping[str, Any], args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Return the result of a job: measured in a process of its own, or kept from the same job on the same machine.
-
-    Args:
-        script: program that runs `job` for `--job <JSON> --job_file <file> --launched <time>`.
-        name: name of the result below `work`.
-        job: arguments, JSON values.
-        work: folder of results.
-        again: ignore a kept result.
-        python: the interpreter.
-
-    Raises:
-        UserError: if the process fails.
-    """
-    path, asked = work / f"{name}.json", {**job, "machine": machine(job["device"])}
-    if path.is_file() and not again:
+    """Return `measure(**job)` and memory, of a process of its own, or as kept from the same job on the same machine."""
+    path, asked = args.work / f"{name}.json", {**job, "machine": machine(job["device"])}
+    if path.is_file() and not args.again:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["asked"] == asked:
             return kept
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    command = [python, str(script), "--job", json.dumps(job), "--job_file", str(part), "--launched", str(time.time())]
-    done = subprocess.run(command, check=False)
-    if done.returncode:
-        raise UserError(f"{name}: found exit code {done.returncode}, expected 0; earlier results are kept in {work}")
-    row = {"asked": asked, **stamp(), **json.loads(part.read_text(encoding="utf-8"))}
-    part.unlink()
-    write_json(path, row)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        row = process.submit(_with_memory, measure, job).result()
+    write_json(path, {"asked": asked, **stamp(), **row})
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _with_memory(measure: Callable[..., dict[str, Any]], job: Mapping[str, Any]) -> dict[str, Any]:
+    keep_freed_memory()
+    torch.manual_seed(0)
+    start_mib = status_mib("VmRSS") or peak_mib()
+    row = measure(**job)
+    return memory_of(start_mib, torch.device(job["device"])) | row
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
@@ -185,8 +177,8 @@ def status_mib(name: str) -> float | None:
 def peak_mib() -> float:
     """Return the largest memory of this process in MiB."""
     # On Linux ru_maxrss of a child starts at the peak of its parent, so the status comes first.
-    high, largest = status_mib("VmHWM"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return high if high is not None else largest / (2**20 if sys.platform == "darwin" else 2**10)
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return status_mib("VmHWM") or largest / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def quartiles(values: Sequence[float]) -> dict[str, float]:
@@ -231,34 +223,35 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_results(folder: Path, name: str, content: Any, text: str) -> None:
-    """Print a table; write it as `<name>.md` and the numbers as `<name>.json`, without folders of this machine."""
-
-    def without_folders(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: without_folders(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [without_folders(item) for item in value]
-        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-
+    """Print a table; write it as `<name>.md` and the numbers as `<name>.json`."""
     print(f"{text}\n", flush=True)
-    write_json(folder / f"{name}.json", without_folders(content))
+    write_json(folder / f"{name}.json", content)
     (folder / f"{name}.md").write_text(text + "\n", encoding="utf-8")
 
 
-def measuring_options(doc: str | None, output_dir: Path) -> argparse.ArgumentParser:
-    """Return a parser with the options that all scripts with :func:`measured` share."""
+@contextmanager
+def figure(path: Path, *shape: int, **options: Any) -> Iterator[Any]:
+    """Yield a figure and its axes, which is written at the end."""
+    from matplotlib import pyplot as plt
+
+    drawn, axes = plt.subplots(*shape, layout="constrained", **options)
+    yield drawn, axes
+    drawn.savefig(path, dpi=110)
+    plt.close(drawn)
+
+
+def script_options(script: str, doc: str | None, work: str = "speed") -> argparse.ArgumentParser:
+    """Return a parser with the options that all scripts share."""
     options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--device", default=default_device())
-    options.add_argument("--overrides", type=json.loads, default={}, help="changes of inference.json, JSON")
-    options.add_argument("--work", type=Path, default=ROOT / "runs" / "speed", help="folder of measurements")
-    options.add_argument("--output_dir", type=Path, default=output_dir, help="folder of tables and figures")
-    options.add_argument("--again", action="store_true", help="ignore earlier measurements")
-    options.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
-    options.add_argument("--job_file", type=Path, help=argparse.SUPPRESS)
-    options.add_argument("--launched", type=float, help=argparse.SUPPRESS)
+    options.add_argument("--device", default=str(pick_device()))
+    options.add_argument("--work", type=Path, default=ROOT / "runs" / work, help="folder of what is kept")
+    options.add_argument("--output_dir", type=Path, default=Path(script).resolve().parent, help="of tables and figures")
     return options
 
 
-def default_device() -> str:
-    """Return a GPU if there is one, else the CPU."""
-    return str(pick_device())
+def measuring_options(script: str, doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options that all scripts with :func:`measured` share."""
+    options = script_options(script, doc)
+    options.add_argument("--overrides", type=json.loads, default={}, help="changes of inference.json, JSON")
+    options.add_argument("--again", action="store_true", help="ignore earlier measurements")
+    return options

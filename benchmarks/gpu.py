@@ -9,7 +9,6 @@ numbers go to `results_gpu.json`, on a CPU to `results_cpu.json`; `--render <fil
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import sys
@@ -340,12 +339,11 @@ def render(content: Mapping[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure all parts and write numbers and table."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--device", default=common.default_device())
+    options = common.script_options(__file__, __doc__)
+    options.set_defaults(output_dir=Path(__file__).resolve().parent / "speed")
     options.add_argument("--small", action="store_true", help="a dry run with small sizes")
     options.add_argument("--seconds", type=float, default=230, help="what does not fit in this time is skipped")
     options.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    options.add_argument("--output_dir", type=Path, default=Path(__file__).resolve().parent / "speed")
     options.add_argument("--render", type=Path, help="only write the table of this JSON file, beside it")
     args = options.parse_args(argv)
     if args.render:

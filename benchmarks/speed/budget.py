@@ -30,12 +30,10 @@ from monai.transforms import compose
 from torch import nn
 from torch.nn import functional as F
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import common  # noqa: E402
-from benchmarks.speed.drawn import SIZES, Size, distance_image, drawn_pair  # noqa: E402
-from monai_pdddpm.bundle import keep_freed_memory  # noqa: E402
+from benchmarks import common
+from benchmarks.speed.drawn import SIZES, Size, distance_image, drawn_pair
 
 NETWORKS = ("segment", "noise", "encode", "chain", "blend", "statistics")
 GROUPS = {
@@ -94,11 +92,8 @@ def processor_clock() -> Iterator[dict[str, float]]:
 
 
 def run_job(size: str, device: str, networks: bool, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Run one case of a size in this process; return processor seconds, bytes and memory."""
+    """Run one case of a size in this process; return processor seconds and bytes."""
     chosen = SIZES[size]
-    keep_freed_memory()
-    torch.manual_seed(0)
-    start_mib = common.status_mib("VmRSS") or common.peak_mib()
     with tempfile.TemporaryDirectory() as work:
         parser = common.read_bundle(chosen.bundle, {**chosen.overrides, **overrides}, device)
         classes = parser["network_def"]["denoiser"]["num_classes"]
@@ -122,8 +117,7 @@ def run_job(size: str, device: str, networks: bool, overrides: Mapping[str, Any]
         size_mb = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     seconds = {group: sum(found.get(name, 0.0) for name in names) for group, names in GROUPS.items()}
     row = {"size": size, "image": list(chosen.image), "classes": classes, "seconds": seconds, "total": total}
-    row |= {"rest": total - sum(seconds.values()), "clock": wall, "megabytes": size_mb}
-    return row | common.memory_of(start_mib, torch.device(device))
+    return row | {"rest": total - sum(seconds.values()), "clock": wall, "megabytes": size_mb}
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -137,17 +131,14 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the sizes and write the table."""
-    options = common.measuring_options(__doc__, HERE)
+    options = common.measuring_options(__file__, __doc__)
     options.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     options.add_argument("--no_networks", action="store_true", help="measure the files only")
     args = options.parse_args(argv)
-    if args.job:
-        common.write_json(args.job_file, run_job(**args.job))
-        return
     rows = []
     for size in args.sizes:
         job = {"size": size, "device": args.device, "networks": not args.no_networks, "overrides": args.overrides}
-        rows.append(common.measured(Path(__file__), f"budget_{size}", job, args.work, args.again))
+        rows.append(common.measured(run_job, f"budget_{size}", job, args))
     about = f"{json.dumps(common.machine(args.device))}, {common.stamp()['at']}"
     name = f"results_budget_{torch.device(args.device).type}{'_files' if args.no_networks else ''}"
     common.write_results(args.output_dir, name, {"rows": rows}, f"{as_table(rows)}\n\n{about}")

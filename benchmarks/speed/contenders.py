@@ -10,7 +10,6 @@ case, and each is compared with `ours` of the same turn. A long chain has `ours`
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -148,13 +147,7 @@ def measure(
 
 
 def taking_turns(jobs: Mapping[str, Turns], cases: int, rounds: int) -> dict[str, Any]:
-    """Measure contenders in turns, case by case; return the row of each.
-
-    Args:
-        jobs: the contenders; the first is the one that the others are compared with.
-        cases: number of cases.
-        rounds: over all cases.
-    """
+    """Measure contenders in turns, case by case, and compare them with the first; return the row of each."""
     base, *_ = jobs
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
     with tqdm(total=rounds * cases, desc=", ".join(jobs), leave=False, disable=None) as bar:
@@ -209,44 +202,27 @@ def as_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 def draw(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Draw seconds, FLOPs and parameters of each contender on logarithmic scales."""
-    from matplotlib import pyplot as plt
-
     names = list(rows)[::-1]
     panels = (
         ("networks, seconds a case", [rows[n]["seconds"]["networks"]["median"] for n in names]),
         ("GFLOP a case", [rows[n]["flops"]["case"] / 1e9 for n in names]),
         ("parameters, millions", [rows[n]["parameters"]["all"] / 1e6 for n in names]),
     )
-    figure, axes = plt.subplots(1, 3, figsize=(13, 1.2 + 0.34 * len(names)), sharey=True, layout="constrained")
-    for axis, (title, values) in zip(axes, panels, strict=True):
-        colors = ["tab:blue" if name.startswith("ours") else "tab:gray" for name in names]
-        bars = axis.barh(range(len(names)), values, color=colors)
-        axis.bar_label(bars, [f"{v:.3g}" for v in values], padding=3, fontsize=8)
-        axis.set_xscale("log")
-        axis.set_xlim(min(values) / 3, max(values) * 8)
-        axis.set_title(title)
-        axis.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(names)), [rows[n]["title"] for n in names], fontsize=8)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def make_phantom(cases: int, work: Path) -> Path:
-    """Return the folder of a phantom with so many validation cases, which is made in `work`."""
-    folder = work / f"phantom_{cases}"
-    if not folder.exists():
-        write_phantom(folder, train=1, validation=cases, test=0, annotations=1)
-    return folder
+    with common.figure(path, 1, 3, figsize=(13, 1.2 + 0.34 * len(names)), sharey=True) as (_, axes):
+        for axis, (title, values) in zip(axes, panels, strict=True):
+            colors = ["tab:blue" if name.startswith("ours") else "tab:gray" for name in names]
+            bars = axis.barh(range(len(names)), values, color=colors)
+            axis.bar_label(bars, [f"{v:.3g}" for v in values], padding=3, fontsize=8)
+            axis.set(xscale="log", xlim=(min(values) / 3, max(values) * 8), title=title)
+            axis.grid(axis="x", alpha=0.3)
+        axes[0].set_yticks(range(len(names)), [rows[n]["title"] for n in names], fontsize=8)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the contenders and write the table."""
     friendly_errors(force=True)
-    options = job_options(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter))
-    options.add_argument("--device", default=common.default_device())
+    options = job_options(common.script_options(__file__, __doc__))
     options.add_argument("--overrides", type=json.loads, default={}, help="changes of inference.json, JSON")
-    options.add_argument("--work", type=Path, default=common.ROOT / "runs" / "speed", help="folder of made data")
-    options.add_argument("--output_dir", type=Path, default=HERE, help="folder of table and figure")
     options.add_argument("--dataset_dir", type=Path, help="labeled scans of the bundle; a phantom by default")
     options.add_argument("--bundle", type=Path, help="hippocampus with --dataset_dir, else phantom")
     options.add_argument("--only", nargs="+", choices=[*CONTENDERS, *NNUNET], default=[*CONTENDERS, *NNUNET])
@@ -258,7 +234,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         measure(args.answers, args.launched, **args.job)
         return
     bundle = (args.bundle or (common.HIPPOCAMPUS if args.dataset_dir else common.PHANTOM)).resolve()
-    folder = args.dataset_dir.resolve() if args.dataset_dir else make_phantom(args.cases, args.work.resolve())
+    folder = (args.dataset_dir or args.work / f"phantom_{args.cases}").resolve()
+    if not args.dataset_dir and not folder.exists():
+        write_phantom(folder, train=1, validation=args.cases, test=0, annotations=1)
     cases = [dict(case) for case in labelled_cases(folder, "validation")[: args.cases]]
     own = {"bundle": str(bundle), "device": args.device, "overrides": args.overrides, "cases": cases}
 

@@ -50,12 +50,7 @@ SIZES = {
 
 
 class DrawnSegmenter(nn.Module):
-    """Answer with nested classes: the first channel of the image is the distance to the outer surface.
-
-    Args:
-        segmenter: runs as well, for its time; None for none.
-        classes: K.
-    """
+    """Answer with nested classes around the distance in the first channel; run a segmenter too, for its time."""
 
     def __init__(self, segmenter: nn.Module | None, classes: int) -> None:
         super().__init__()
@@ -72,12 +67,7 @@ class DrawnSegmenter(nn.Module):
 
 
 class DrawnDenoiser(nn.Module):
-    """Answer as `DrawnSegmenter`, with a surface that the smoothed state moves, so that members differ.
-
-    Args:
-        denoiser: gives the shapes.
-        runs: run the denoiser as well, for its time.
-    """
+    """Answer as `DrawnSegmenter`, with a surface that the smoothed state moves; run the denoiser for its time."""
 
     def __init__(self, denoiser: Any, runs: bool) -> None:
         super().__init__()

@@ -26,14 +26,12 @@ from typing import Any
 import numpy as np
 import torch
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import common  # noqa: E402
-from benchmarks.speed.drawn import Size, classes_and_window, distance_image, drawn_pair  # noqa: E402
-from monai_pdddpm.bundle import keep_freed_memory  # noqa: E402
-from monai_pdddpm.data import write_phantom  # noqa: E402
-from monai_pdddpm.inferers.run_info import Stopwatch  # noqa: E402
+from benchmarks import common
+from benchmarks.speed.drawn import Size, classes_and_window, distance_image, drawn_pair
+from monai_pdddpm.data import write_phantom
+from monai_pdddpm.inferers.run_info import Stopwatch
 
 CURVES: dict[str, Sequence[int]] = {
     "members": (1, 2, 4, 8, 16, 32, 64),
@@ -43,26 +41,14 @@ CURVES: dict[str, Sequence[int]] = {
     "cases": (1, 10, 100, 500),
     "processes": (1, 2),
 }
-SMALL: dict[str, Sequence[int]] = {
-    "members": (1, 2),
-    "steps": (1, 2),
-    "voxels": (16, 24),
-    "volume": (16, 24),
-    "cases": (1, 2),
-    "processes": (1, 2),
-}
+SMALL: dict[str, Sequence[int]] = dict.fromkeys(CURVES, (1, 2)) | dict.fromkeys(("voxels", "volume"), (16, 24))
 MANY = 16  # cases of the curve over processes
 
 
 def one_case(size: Size, device: str, runs: int, networks: bool = True, **overrides: Any) -> dict[str, Any]:
-    """Measure the inferer on one image: seconds of the stages, windows, bytes of the output.
+    """Measure the inferer on one image: median seconds of the stages, windows, bytes of the output.
 
-    Args:
-        size: image and bundle.
-        device: device.
-        runs: runs, after one on a single window.
-        networks: run the networks; the segmenter's answer is drawn in any case.
-        overrides: changes of `inference.json`.
+    The segmenter's answer is drawn in any case. A run on a single window comes first.
     """
     parser = common.read_bundle(size.bundle, {**size.overrides, **overrides}, device)
     pair = common.load_pair(parser) if size.trained else parser.get_parsed_content("network_def")
@@ -129,12 +115,8 @@ def run_job(curve: str, value: int, device: str, small: bool, repeats: int) -> d
         return whole_run(value, 1, (16, 16, 16), members="2", num_steps="1", outputs="seg,prob")
     if curve == "processes":
         return whole_run(2 if small else MANY, value, (16, 16, 16) if small else (48, 56, 40))
-    keep_freed_memory()
-    torch.manual_seed(0)
-    start_mib = common.status_mib("VmRSS") or common.peak_mib()
     size, overrides = point(curve, value, *((16, (16, 16, 16)) if small else ()))
-    row = one_case(size, device, repeats if curve in ("members", "steps") else 1, curve != "volume", **overrides)
-    return row | common.memory_of(start_mib, torch.device(device))
+    return one_case(size, device, repeats if curve in ("members", "steps") else 1, curve != "volume", **overrides)
 
 
 def exponent(amounts: Sequence[float], seconds: Sequence[float]) -> float | None:
@@ -165,15 +147,12 @@ def as_table(curves: Mapping[str, Mapping[str, Any]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the curves and write their tables."""
-    options = common.measuring_options(__doc__, HERE)
+    options = common.measuring_options(__file__, __doc__)
     options.add_argument("--curves", nargs="+", choices=CURVES, default=list(CURVES))
     options.add_argument("--small", action="store_true", help="a dry run with small sizes")
     options.add_argument("--most", type=int, default=10**9, help="leave out larger values")
     options.add_argument("--repeats", type=int, default=3)
     args = options.parse_args(argv)
-    if args.job:
-        common.write_json(args.job_file, run_job(**args.job))
-        return
     curves: dict[str, Any] = {}
     for curve in args.curves:
         values = [value for value in (SMALL if args.small else CURVES)[curve] if value <= args.most]
@@ -181,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for value in values:
             job = {"curve": curve, "value": value, "device": args.device, "small": args.small, "repeats": args.repeats}
             name = f"growth_{curve}_{value}{'_small' if args.small else ''}"
-            rows.append(common.measured(Path(__file__), name, job, args.work, args.again))
+            rows.append(common.measured(run_job, name, job, args))
         amounts = [value**3 if curve in ("voxels", "volume") else value for value in values]
         found = exponent(amounts, [row["seconds"]["total"] for row in rows])
         curves[curve] = {"values": values, "exponent": found, "rows": rows}

@@ -63,13 +63,7 @@ class FromNoise(PDDDPM):
 
 
 class Concatenated(nn.Module):
-    """Use an ordinary network with an argument `timesteps` as the denoiser: it sees the image beside the state.
-
-    Args:
-        network: takes the state and the image.
-        num_classes: number K of classes.
-        divisor: the input's size must be a multiple of this.
-    """
+    """Use an ordinary network with an argument `timesteps` as the denoiser: it sees the image beside the state."""
 
     def __init__(self, network: nn.Module, num_classes: int, divisor: int = 4) -> None:
         super().__init__()
@@ -127,14 +121,7 @@ def segmenter_answers(
     config: EnsembleConfig,
     flips: Sequence[Sequence[int]] = ((),),
 ) -> Iterator[torch.Tensor]:
-    """Run the segmenter of each network once for every flip, in MONAI's windows; each answer is (K, ...) probabilities.
-
-    Args:
-        networks: pairs.
-        image: (1, C, ...).
-        config: settings of the windows.
-        flips: sets of axes.
-    """
+    """Run each segmenter once for every set of flipped axes, in MONAI's windows; yield probabilities (K, ...)."""
     inferer = SlidingWindowInferer(config.roi_size, overlap=config.overlap, mode="gaussian")
     for network, axes in itertools.product(networks, flips):
         turned = [axis + 2 for axis in axes]
@@ -144,12 +131,7 @@ def segmenter_answers(
 
 
 class SegmenterPasses(Inferer):
-    """Return the answers of segmenters, each called once for every flip, as members.
-
-    Args:
-        config: settings of the windows.
-        flips: sets of axes.
-    """
+    """Return the answers of segmenters, each called once for every set of flipped axes, as members."""
 
     def __init__(self, config: EnsembleConfig, flips: Sequence[Sequence[int]] = ((),)) -> None:
         super().__init__()

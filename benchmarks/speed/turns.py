@@ -16,13 +16,7 @@ from typing import Any
 class Turns:
     """A process that measures one case at each call, and waits in between.
 
-    Args:
-        script: program with the options of :func:`job_options` that calls :func:`serve`.
-        job: its arguments, JSON values.
-        python: the interpreter.
-
-    Raises:
-        RuntimeError: if the process fails.
+    The script takes the options of :func:`job_options` and calls :func:`serve`; `job` holds JSON values.
     """
 
     def __init__(self, script: Path, job: Mapping[str, Any], python: str = sys.executable) -> None:
@@ -56,14 +50,7 @@ class Turns:
 
 
 def serve(answers: int, ready_seconds: float, measure: Callable[[int], Any], end: Callable[[], Any]) -> None:
-    """Answer the calls of :class:`Turns`: a line with a number is a case, the end of the input the end.
-
-    Args:
-        answers: file descriptor.
-        ready_seconds: seconds from the command to the loaded networks.
-        measure: returns the measurement of a case.
-        end: returns what is known after the last case.
-    """
+    """Answer the calls of :class:`Turns`: `measure` for a line with a number, and `end` for the end of the input."""
     with os.fdopen(answers, "w") as file:
         print(json.dumps(ready_seconds), file=file, flush=True)
         for line in sys.stdin:

@@ -20,15 +20,14 @@ from unittest import mock
 import torch
 from monai.transforms import SpatialPad
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import common  # noqa: E402
-from benchmarks.speed.drawn import LESION  # noqa: E402
-from monai_pdddpm.bundle import keep_freed_memory  # noqa: E402
-from monai_pdddpm.data.datalist import labelled_cases  # noqa: E402
-from monai_pdddpm.inferers import ensemble  # noqa: E402
-from monai_pdddpm.transforms.case_summary import agreement  # noqa: E402
+from benchmarks import common
+from benchmarks.speed.drawn import LESION
+from monai_pdddpm.bundle import keep_freed_memory
+from monai_pdddpm.data.datalist import labelled_cases
+from monai_pdddpm.inferers import ensemble
+from monai_pdddpm.transforms.case_summary import agreement
 
 FIELD = (256, 256, 192)
 DIVISOR = 16  # of the segmenter
@@ -82,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure all settings and write the table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--dataset_dir", type=Path, required=True)
-    options.add_argument("--output_dir", type=Path, default=HERE)
+    options.add_argument("--output_dir", type=Path, default=Path(__file__).resolve().parent)
     args = options.parse_args(argv)
     keep_freed_memory()
     cases = [case for key in ("validation", "training") for case in labelled_cases(args.dataset_dir, key)]

@@ -11,16 +11,9 @@ from benchmarks.trust.fields import smooth, uniform
 def augment(
     images: torch.Tensor, label_maps: Sequence[torch.Tensor], size: Sequence[int], strength: float = 1.0
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Augment a batch.
+    """Augment normalized images, (B, 1, X, Y, Z), and label maps with the same geometry; return them in a size.
 
-    Args:
-        images: normalized images, (B, 1, X, Y, Z).
-        label_maps: maps that get the same geometry, each (B, 1, X, Y, Z).
-        size: size of the result.
-        strength: 1, or less for the last batches of a training: probability of the intensity changes.
-
-    Returns:
-        Images (B, 1, size) and label maps (B, 1, size).
+    `strength` is 1, or less for the last batches of a training: the probability of the intensity changes.
     """
     grid = sampling_grid(len(images), images.shape[2:], size, images.device)
     image = F.grid_sample(images, grid, mode="bilinear", align_corners=True)

@@ -34,14 +34,9 @@ def prepare(parser: ConfigParser, file: Path) -> None:
 
 
 class Batches:
-    """Fresh phantoms, or augmented cases of `prepare`.
+    """Windows of fresh phantoms, or augmented cases of `prepare` without a held-out fold (-1 keeps all).
 
-    Args:
-        device: where batches are made.
-        size: window.
-        cases: arrays of `prepare`; None draws phantoms.
-        out_of_fold: label maps of segmenters that were not trained on the case, (N, 1, X, Y, Z).
-        held_out: fold whose cases are left out; -1 keeps all.
+    `out_of_fold` are label maps of segmenters that were not trained on the case, (N, 1, X, Y, Z).
     """
 
     def __init__(

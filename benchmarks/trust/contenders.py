@@ -81,15 +81,7 @@ def passes(parser: ConfigParser, networks: Sequence[PDDDPM], flips: Sequence[Seq
 
 
 def field_labels(probability: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
-    """Threshold a Gaussian field at the cumulative class probabilities.
-
-    Args:
-        probability: (K, ...).
-        field: (...), standard normal at each voxel.
-
-    Returns:
-        Label map (...), in which each class has its probability.
-    """
+    """Threshold a standard normal field, (...), such that each class has its probability, (K, ...)."""
     uniform = torch.as_tensor(ndtr(field.numpy()))
     return (uniform > probability.double().cumsum(0)[:-1]).sum(0)
 
@@ -111,16 +103,9 @@ def random_field(parser: ConfigParser, network: PDDDPM, length_mm: float, member
 def sample_logits(
     parameters: torch.Tensor, num_classes: int, samples: int, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Draw logits from a low-rank Gaussian.
+    """Draw S logits, (S, B, K, ...), from a low-rank Gaussian.
 
-    Args:
-        parameters: (B, K (R + 2), ...): mean, log of the diagonal variance, R columns of the covariance factor.
-        num_classes: K.
-        samples: number S of samples.
-        generator: source of randomness, on the device of `parameters`; by default torch's own.
-
-    Returns:
-        (S, B, K, ...).
+    `parameters` are (B, K (R + 2), ...): mean, log of the diagonal variance, R columns of the covariance factor.
 
     Reference: Monteiro et al. 2020 (arXiv:2006.06015), eq. 6.
     """
@@ -134,10 +119,6 @@ def sample_logits(
 
 class StochasticLoss(nn.Module):
     """The Monte Carlo likelihood of a stochastic segmentation network, per voxel.
-
-    Args:
-        num_classes: number K of classes.
-        samples: number S of samples.
 
     Reference: Monteiro et al. 2020 (arXiv:2006.06015), eq. 5.
     """

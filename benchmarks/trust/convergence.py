@@ -26,19 +26,17 @@ from monai.bundle import ConfigParser
 from monai.networks.nets import DiffusionModelUNet
 from torch import nn
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import common  # noqa: E402
-from benchmarks.speed.rivals import Concatenated  # noqa: E402
-from benchmarks.trust.batches import Batches  # noqa: E402
-from benchmarks.trust.fit import Budget, train_denoiser  # noqa: E402
-from benchmarks.trust.phantom import CLASSES, near_border  # noqa: E402
-from benchmarks.trust.samples import generalized_energy_distance  # noqa: E402
-from monai_pdddpm.data.phantom_distribution import Phantom, make_phantom_scan  # noqa: E402
-from monai_pdddpm.metrics.summary import statistic  # noqa: E402
-from monai_pdddpm.networks import PDDDPM, SecondOrderODEBlock  # noqa: E402
-from monai_pdddpm.utils.errors import friendly_errors  # noqa: E402
+from benchmarks import common
+from benchmarks.speed.rivals import Concatenated
+from benchmarks.trust.batches import Batches
+from benchmarks.trust.fit import Budget, train_denoiser
+from benchmarks.trust.phantom import CLASSES, near_border
+from benchmarks.trust.samples import generalized_energy_distance
+from monai_pdddpm.data.phantom_distribution import Phantom, make_phantom_scan
+from monai_pdddpm.networks import PDDDPM, SecondOrderODEBlock
+from monai_pdddpm.utils.errors import friendly_errors
 
 NETWORKS = ("ODE-U-Net", "plain blocks", "DiffusionModelUNet")
 MEMBERS = 8
@@ -135,36 +133,27 @@ def train_and_measure(name: str, batches: int, seed: int, args: argparse.Namespa
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw both measures over batches and over seconds, a line for each network and seed."""
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained", sharey="row")
-    for (row, metric), (column, x) in itertools.product(
-        enumerate(("divergence", "ged")), enumerate(("batches", "seconds"))
-    ):
-        axis = axes[row, column]
-        for name, seed in sorted({(line["network"], line["seed"]) for line in rows}):
-            line = [one for one in rows if (one["network"], one["seed"]) == (name, seed)]
-            color, label = f"C{NETWORKS.index(name)}", name if seed == 0 else None
-            axis.plot([one[x] for one in line], [one[metric] for one in line], "o-", color=color, label=label)
-        axis.set(xlabel=f"{x} of training", ylabel="GED" if metric == "ged" else "KL divergence, nats", xscale="log")
-        axis.grid(alpha=0.3)
-    axes[0, 0].legend()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    titles = {"divergence": "KL divergence, nats", "ged": "GED"}
+    with common.figure(path, 2, 2, figsize=(10, 7), sharey="row") as (_, axes):
+        for axis, (metric, x) in zip(axes.flat, itertools.product(titles, ("batches", "seconds")), strict=True):
+            for name, seed in sorted({(line["network"], line["seed"]) for line in rows}):
+                line = [one for one in rows if (one["network"], one["seed"]) == (name, seed)]
+                color, label = f"C{NETWORKS.index(name)}", name if seed == 0 else None
+                axis.plot([one[x] for one in line], [one[metric] for one in line], "o-", color=color, label=label)
+            axis.set(xlabel=f"{x} of training", ylabel=titles[metric], xscale="log")
+            axis.grid(alpha=0.3)
+        axes[0, 0].legend()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, measure and write table, numbers and figure; finished trainings are kept in the folder of the work."""
     friendly_errors(force=True)
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = common.script_options(__file__, __doc__, "convergence")
     options.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     options.add_argument("--batches", nargs="+", type=int, default=[200, 400, 800, 1600])
     options.add_argument("--batch_size", type=int, default=16)
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--scans", type=int, default=4, help="phantoms to measure on")
-    options.add_argument("--device", default=common.default_device())
-    options.add_argument("--work", type=Path, default=common.ROOT / "runs" / "convergence")
-    options.add_argument("--output_dir", type=Path, default=HERE)
     args = options.parse_args(argv)
     args.work.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -176,15 +165,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     cells = []
     for name, batches in itertools.product(args.networks, args.batches):
         group = [row for row in rows if (row["network"], row["batches"]) == (name, batches)]
-        stats = {key: statistic([row[key] for row in group]) for key in ("divergence", "ged", "seconds")}
-        spread = {
-            key: f"{s['mean']:.4f} ({min(row[key] for row in group):.4f} to {max(row[key] for row in group):.4f})"
-            for key, s in stats.items()
-            if key != "seconds"
-        }
-        cells.append(
-            [name, f"{group[0]['parameters']:,}", batches, *spread.values(), f"{stats['seconds']['mean']:.0f}"]
-        )
+        values = {key: np.array([row[key] for row in group]) for key in ("divergence", "ged", "seconds")}
+        spread = [f"{v.mean():.4f} ({v.min():.4f} to {v.max():.4f})" for v in (values["divergence"], values["ged"])]
+        cells.append([name, f"{group[0]['parameters']:,}", batches, *spread, f"{values['seconds'].mean():.0f}"])
     head = ["denoiser", "parameters", "batches", "KL divergence, nats", "GED", "s"]
     text = common.table(head, cells) + (
         f"\n\nMean of {args.seeds} trainings with batches of {args.batch_size}, in brackets the range; measured on "

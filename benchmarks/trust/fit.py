@@ -22,17 +22,11 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Length and rates of a training.
+    """Length and rates of a training with AdamW.
 
-    Args:
-        batches: number of batches.
-        seconds: the training ends earlier after this time; only `batches` makes the length reproducible.
-        batch_size: cases in a batch.
-        learning_rate: highest rate.
-        weight_decay: of AdamW.
-        average: decay of the moving average.
-        cycles: number of equal parts of the training, each with its own warm-up and cosine.
-        light_from: fraction of the training after which the augmentation is light.
+    It ends after `batches` or `seconds`; only batches make its length reproducible. Each of the equal `cycles` has a
+    warm-up and a cosine. `average` is the decay of the moving average. The augmentation is light from the fraction
+    `light_from` on.
     """
 
     batches: int = 10**9
@@ -92,16 +86,10 @@ def train_denoiser(
 
 
 def fit(network: nn.Module, loss_at: Callable[[float], torch.Tensor], budget: Budget, state: Path) -> list[nn.Module]:
-    """Train a network.
+    """Train a network in place; return its moving average at the end of each cycle.
 
-    Args:
-        network: in place.
-        loss_at: draws a batch and returns its loss; takes the strength of the augmentation, 0 to 1.
-        budget: length and rates.
-        state: file that an interrupted training resumes from, written every minute and removed at the end.
-
-    Returns:
-        The moving average at the end of each cycle.
+    `loss_at` draws a batch and returns its loss, for a strength of the augmentation. An interrupted training resumes
+    from the file `state`, which is written every minute and removed at the end.
     """
     average = Average(network, budget.average)
     optimizer = torch.optim.AdamW(network.parameters(), lr=budget.learning_rate, weight_decay=budget.weight_decay)

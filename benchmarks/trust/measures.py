@@ -23,18 +23,10 @@ SCANS_PER_SUBJECT = 2  # of the hippocampus data
 
 
 def measure(mean: torch.Tensor, drawn: torch.Tensor, label: torch.Tensor, voxel_ml: float) -> dict[str, float]:
-    """Compare one case with the truth.
+    """Compare an answer, (K, ...), and members, (N, K, ...), both probabilities, with true classes, (...).
 
-    Args:
-        mean: (K, ...) probabilities.
-        drawn: (N, K, ...) probabilities of the members.
-        label: (...) true classes.
-        voxel_ml: volume of a voxel in mL.
-
-    Returns:
-        Dice of the answer and of one member; near the structure ECE, NLL, Brier, AUROC of errors; expected Dice; with
-        two members or more the disagreement ratio, the GED with the truth, and the volume's error in standard
-        deviations and CRPS in mL, means over the classes.
+    Voxel metrics are near the structure. With two members or more: disagreement ratio, GED with the truth, and the
+    volume's error in standard deviations and CRPS in mL, means over the classes.
     """
     classes = range(1, len(mean))
     rows, truth = masked_voxels(mean, label, near_structure(label))
@@ -62,15 +54,13 @@ def measure(mean: torch.Tensor, drawn: torch.Tensor, label: torch.Tensor, voxel_
 def measure_all(draw: Draw, items: Sequence[Item], name: str) -> dict[str, Any]:
     """Measure a contender on all cases, raw and with the temperature fitted on all other subjects.
 
-    Returns:
-        `cases` {name: `measure`, and `calibrated_...` of the calibrated answer}, `pooled` over all voxels, and
-        `seconds_per_case` of the drawing.
+    Return `cases` {name: metrics, `calibrated_...` of the calibrated answer}, `pooled` over all voxels, and seconds.
     """
     cases: dict[str, dict[str, float]] = {}
     voxels: dict[str, Voxels] = {}
     seconds = 0.0
     for item in tqdm(items, desc=name, disable=None):
-        given = [] if item["presegmentation"] is None else [item["presegmentation"]]
+        given = [item[key] for key in ("presegmentation",) if item.get(key) is not None]
         begin = time.perf_counter()
         mean, drawn = (tensor.cpu() for tensor in draw(item["image"], *given))
         seconds += time.perf_counter() - begin

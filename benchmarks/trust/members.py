@@ -11,7 +11,6 @@ the annotation (ratio 1), and the volume error would be about as large as the me
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -22,16 +21,15 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import common  # noqa: E402
-from benchmarks.trust.contenders import Draw, ensemble, passes  # noqa: E402
-from benchmarks.trust.measures import SCANS_PER_SUBJECT, measure_all  # noqa: E402
-from monai_pdddpm.data import labelled_cases  # noqa: E402
-from monai_pdddpm.metrics.summary import statistic, subject_of  # noqa: E402
-from monai_pdddpm.networks import PDDDPM  # noqa: E402
-from monai_pdddpm.utils.errors import friendly_errors  # noqa: E402
+from benchmarks import common
+from benchmarks.trust.contenders import Draw, ensemble, passes
+from benchmarks.trust.measures import SCANS_PER_SUBJECT, measure_all
+from monai_pdddpm.data import labelled_cases
+from monai_pdddpm.metrics.summary import statistic, subject_of
+from monai_pdddpm.networks import PDDDPM
+from monai_pdddpm.utils.errors import friendly_errors
 
 COLUMNS = {
     "disagreement": "members differ / a member's error",
@@ -65,22 +63,21 @@ def _cell(value: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write the table."""
     friendly_errors(force=True)
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = common.script_options(__file__, __doc__)
     options.add_argument("--dataset_dir", required=True)
     options.add_argument("--cases", type=int, help="number of validation cases, by default all")
     options.add_argument("--members", type=int, default=8)
     options.add_argument("--presegmentation_dir", default="", help="files in place of the segmenter's answers")
     options.add_argument("--settings", nargs="+", type=json.loads, default=[{}], help="overrides of inference.json")
-    options.add_argument("--output_dir", type=Path, default=HERE)
     args = options.parse_args(argv)
     overrides = {"members": args.members, "inferer::return_members": True}
     overrides["presegmentation_dir"] = args.presegmentation_dir
-    parser = common.read_bundle(common.HIPPOCAMPUS, overrides)
+    parser = common.read_bundle(common.HIPPOCAMPUS, overrides, args.device)
     items = common.load_items(parser, labelled_cases(args.dataset_dir, "validation")[: args.cases])
     pair = common.load_pair(parser)
     draws = {"pre-segmentation": before(parser, pair)}
     for changes in args.settings:
-        changed = common.read_bundle(common.HIPPOCAMPUS, {**overrides, **changes})
+        changed = common.read_bundle(common.HIPPOCAMPUS, {**overrides, **changes}, args.device)
         draws[json.dumps(changes) if changes else "as shipped"] = ensemble(changed, pair)
     rows: dict[str, dict[str, Any]] = {}
     for name, draw in draws.items():

@@ -19,7 +19,6 @@ answer. Columns:
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,15 +30,14 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import common  # noqa: E402
-from benchmarks.trust.samples import crps, generalized_energy_distance  # noqa: E402
-from monai_pdddpm.data.phantom_distribution import Phantom, make_phantom_scan  # noqa: E402
-from monai_pdddpm.metrics.summary import statistic  # noqa: E402
-from monai_pdddpm.networks.weights import load_weights, read_weights  # noqa: E402
-from monai_pdddpm.utils.errors import UserError, friendly_errors  # noqa: E402
+from benchmarks import common
+from benchmarks.trust.samples import crps, generalized_energy_distance
+from monai_pdddpm.data.phantom_distribution import Phantom, make_phantom_scan
+from monai_pdddpm.metrics.summary import statistic
+from monai_pdddpm.networks.weights import load_weights, read_weights
+from monai_pdddpm.utils.errors import UserError, friendly_errors
 
 FIRST_SEED = 9100  # far from the seeds of the bundle's own scans, and of those that chose its settings (9000 to 9015)
 DISTANCES = (1, 2, 4, 8)
@@ -65,13 +63,7 @@ def calibration_error(predicted: Array, known: Array, bins: int = 15) -> float:
 
 
 def neighbor_correlation(foreground: Array, region: Array, distance: int) -> float:
-    """Return the correlation over samples of voxels at a distance along an axis, averaged over pairs.
-
-    Args:
-        foreground: (samples, X, Y, Z), 0 and 1.
-        region: (X, Y, Z) bool; both voxels of a pair must lie in it.
-        distance: in voxels.
-    """
+    """Return the correlation over samples, (N, X, Y, Z), of voxels at a distance along an axis, averaged over pairs."""
     centered = foreground.astype(np.float32) - foreground.mean(0)
     covariance = variance = 0.0
     for axis in range(3):
@@ -122,18 +114,10 @@ def measure(
     bundle: Path = common.PHANTOM,
     denoiser_file: Path | None = None,
 ) -> dict[str, list[dict[str, float]]]:
-    """Compare all rows with the annotations of fresh scans.
+    """Compare all rows with the annotations of fresh scans; return by row what `compare` found for each scan.
 
-    Args:
-        settings: overrides of `inference.json`, one row each.
-        scans: number of scans.
-        members: number of members and of annotations, 2 or more.
-        model_file: weights, by default the bundle's.
-        bundle: folder of the bundle.
-        denoiser_file: weights of the denoiser alone; the segmenter stays the bundle's.
-
-    Returns:
-        By row, what `compare` found for each scan.
+    `settings` are overrides of `inference.json`, one row each. `model_file` replaces the weights of the bundle,
+    `denoiser_file` those of its denoiser alone.
     """
     phantoms = [make_phantom_scan(seed=seed) for seed in range(FIRST_SEED, FIRST_SEED + scans)]
     rows: dict[str, list[dict[str, float]]] = {}
@@ -209,40 +193,38 @@ def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
 
 def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw GED, volume SD and correlation of all rows."""
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, 4, figsize=(19, 2.4 + 0.35 * len(lines)), layout="constrained")
     names, places = [line["name"] for line in lines][::-1], np.arange(len(lines))
-    found = [line["ged"] for line in lines][::-1]
-    mean, low, high = (np.array([f[key] for f in found]) for key in ("mean", "low", "high"))
-    axes[0].errorbar(mean, places, xerr=[mean - low, high - mean], fmt="o")
-    axes[0].set_yticks(places, names, fontsize=8)
-    axes[0].set_title("GED to the annotations")
-    for offset, name in ((-0.1, "body"), (0.1, "core")):
-        values = [line[f"volume_sd_{name}"]["mean"] for line in lines][::-1]
-        axes[1].plot(values, places + offset, "o", label=name)
-    axes[1].axvline(1, color="black", linewidth=0.8)
-    axes[1].set_yticks(places, [])
-    axes[1].set_title("volume SD, members / annotations")
-    axes[1].legend(fontsize=8)
-    for line in lines:
-        values = [line[f"correlation_{d}"]["mean"] for d in DISTANCES]
-        axes[2].plot(DISTANCES, [np.nan if v is None else v for v in values], "o-", label=line["name"], markersize=4)
-        if "passes" in line:
-            axes[3].plot(line["passes"]["mean"], line["ged"]["mean"], "o", color=axes[2].lines[-1].get_color())
-    axes[2].set_title("correlation at distance, voxels")
-    axes[3].set_title("GED against segmenter passes a member")
-    figure.legend(*axes[2].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
-    for axis in axes:
-        axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    with common.figure(path, 1, 4, figsize=(19, 2.4 + 0.35 * len(lines))) as (figure, axes):
+        found = [line["ged"] for line in lines][::-1]
+        mean, low, high = (np.array([f[key] for f in found]) for key in ("mean", "low", "high"))
+        axes[0].errorbar(mean, places, xerr=[mean - low, high - mean], fmt="o")
+        axes[0].set_yticks(places, names, fontsize=8)
+        axes[0].set_title("GED to the annotations")
+        for offset, name in ((-0.1, "body"), (0.1, "core")):
+            values = [line[f"volume_sd_{name}"]["mean"] for line in lines][::-1]
+            axes[1].plot(values, places + offset, "o", label=name)
+        axes[1].axvline(1, color="black", linewidth=0.8)
+        axes[1].set_yticks(places, [])
+        axes[1].set_title("volume SD, members / annotations")
+        axes[1].legend(fontsize=8)
+        for line in lines:
+            values = [line[f"correlation_{d}"]["mean"] for d in DISTANCES]
+            axes[2].plot(
+                DISTANCES, [np.nan if v is None else v for v in values], "o-", label=line["name"], markersize=4
+            )
+            if "passes" in line:
+                axes[3].plot(line["passes"]["mean"], line["ged"]["mean"], "o", color=axes[2].lines[-1].get_color())
+        axes[2].set_title("correlation at distance, voxels")
+        axes[3].set_title("GED against segmenter passes a member")
+        figure.legend(*axes[2].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+        for axis in axes:
+            axis.grid(alpha=0.3)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write table, numbers and figure."""
     friendly_errors(force=True)
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = common.script_options(__file__, __doc__)
     options.add_argument("--scans", type=int, default=8)
     options.add_argument("--members", type=int, default=16, help="members, and annotations, of a scan")
     options.add_argument(
@@ -250,7 +232,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     options.add_argument("--bundle", type=Path, default=common.PHANTOM)
     options.add_argument("--model_file", type=Path, help="weights, by default the bundle's")
-    options.add_argument("--output_dir", type=Path, default=HERE, help="folder of table and figure")
     args = options.parse_args(argv)
     if min(args.scans, args.members - 1) < 1:
         raise UserError(f"scans, members: found {args.scans} and {args.members}, expected 1 and 2 or more; fix them")

@@ -21,11 +21,7 @@ from monai_pdddpm.data.phantom_distribution import (
 def draw_phantoms(
     count: int, device: torch.device, size: tuple[int, int, int] = DEFAULT_SIZE
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw phantoms of 1 mm voxels.
-
-    Returns:
-        Normalized images, (B, 1, X, Y, Z), and scaled distances of body and core, (B, 2, X, Y, Z).
-    """
+    """Draw normalized images, (B, 1, X, Y, Z), and scaled distances of body and core, (B, 2, ...); voxels of 1 mm."""
     extent = min(size)
     axes = [torch.arange(n, device=device) - (n - 1) / 2 for n in size]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij")).float()

@@ -84,32 +84,22 @@ def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
 
 def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw the differences from the segmenter with their intervals."""
-    from matplotlib import pyplot as plt
-
     others = [line for line in lines if line["name"] != BASELINE][::-1]
     size = (4 * len(FIGURE), 1.2 + 0.26 * len(others))
-    figure, axes = plt.subplots(1, len(FIGURE), figsize=size, sharey=True, layout="constrained")
-    for axis, metric in zip(axes, FIGURE, strict=True):
-        found = [line[f"{metric}_difference"] for line in others]
-        mean, low, high = (
-            np.array([math.nan if f[key] is None else f[key] for f in found]) for key in ("mean", "low", "high")
-        )
-        axis.errorbar(mean, range(len(others)), xerr=[mean - low, high - mean], fmt="o", markersize=4, linewidth=1)
-        axis.axvline(0, color="black", linewidth=0.8)
-        axis.set_xscale("symlog", linthresh=0.01)  # a failed contender must not hide the others
-        axis.set_title(f"{COLUMNS[metric][0]}: difference from the segmenter", fontsize=9)
-        axis.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(others)), [line["name"] for line in others], fontsize=8)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    with common.figure(path, 1, len(FIGURE), figsize=size, sharey=True) as (_, axes):
+        for axis, metric in zip(axes, FIGURE, strict=True):
+            found = [line[f"{metric}_difference"] for line in others]
+            mean, low, high = (np.array([f[key] for f in found], dtype=float) for key in ("mean", "low", "high"))
+            axis.errorbar(mean, range(len(others)), xerr=[mean - low, high - mean], fmt="o", markersize=4, linewidth=1)
+            axis.axvline(0, color="black", linewidth=0.8)
+            axis.set_xscale("symlog", linthresh=0.01)  # a failed contender must not hide the others
+            axis.set_title(f"{COLUMNS[metric][0]}: difference from the segmenter", fontsize=9)
+            axis.grid(axis="x", alpha=0.3)
+        axes[0].set_yticks(range(len(others)), [line["name"] for line in others], fontsize=8)
 
 
 def write(files: Mapping[str, Path], name: str, folder: Path) -> None:
-    """Write table, numbers and figure of the rows whose measurements exist.
-
-    Raises:
-        UserError: if the segmenter was not measured.
-    """
+    """Write table, numbers and figure of the rows whose measurements exist."""
     rows = {row: json.loads(path.read_text(encoding="utf-8")) for row, path in files.items() if path.is_file()}
     if BASELINE not in rows:
         raise UserError(f"{files[BASELINE]}: found no measurement of the segmenter; run the stages train and measure")

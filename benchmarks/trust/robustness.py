@@ -27,15 +27,14 @@ from monai.transforms import (
 )
 from tqdm import tqdm
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import common  # noqa: E402
-from benchmarks.trust import measures, report, study, training  # noqa: E402
-from benchmarks.trust.contenders import Draw, contender, ensemble, passes  # noqa: E402
-from benchmarks.trust.samples import area_under_risk_coverage  # noqa: E402
-from monai_pdddpm.data import labelled_cases  # noqa: E402
-from monai_pdddpm.utils.errors import friendly_errors  # noqa: E402
+from benchmarks import common
+from benchmarks.trust import measures, report, study, training
+from benchmarks.trust.contenders import Draw, contender, ensemble, passes
+from benchmarks.trust.samples import area_under_risk_coverage
+from monai_pdddpm.data import labelled_cases
+from monai_pdddpm.utils.errors import friendly_errors
 
 # Three degrees of each: noise in standard deviations of the scan, blur in voxels, coefficients of the logarithm of the
 # bias field (random up to the degree, or all equal to it), resolution as a share.
@@ -57,14 +56,7 @@ STUDIED = (
 
 
 def degrade(image: torch.Tensor, kind: str, degree: float, seed: int) -> torch.Tensor:
-    """Return a worse scan, normalized again as the bundle does.
-
-    Args:
-        image: (C, X, Y, Z), zero mean and unit variance.
-        kind: a key of `DEGREES`.
-        degree: its number there.
-        seed: seed of random changes.
-    """
+    """Return a worse scan, (C, X, Y, Z), normalized again as the bundle does; `kind` and `degree` are of `DEGREES`."""
     magnitude = image - image.min()
     if kind == "low resolution":
         small = Resize([max(4, round(n * degree)) for n in image.shape[1:]], mode="area")(magnitude)
@@ -137,34 +129,27 @@ def as_markdown(found: Mapping[str, Any]) -> str:
 
 def draw_figure(found: Mapping[str, Any], path: Path) -> None:
     """Draw Dice and ECE over the degrees."""
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(2, len(DEGREES), figsize=(16, 5.4), sharex="col", sharey="row", layout="constrained")
-    for column, (kind, degrees) in enumerate(DEGREES.items()):
-        for axis, metric in zip(axes[:, column], ("dice", "ece"), strict=True):
-            for name, kinds in found.items():
-                values = [d[metric]["mean"] for d in kinds[kind]["degrees"]]
-                axis.plot(values, "--" if name.startswith("study") else "-", marker="o", markersize=3, label=name)
-            axis.grid(alpha=0.3)
-            axis.set_xticks(range(len(degrees) + 1), ["clean", *map(str, degrees)])
-        axes[0, column].set_title(kind)
-    axes[0, 0].set_ylabel("Dice")
-    axes[1, 0].set_ylabel("ECE near the structure")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncol=4, fontsize=8)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    shape = {"figsize": (16, 5.4), "sharex": "col", "sharey": "row"}
+    with common.figure(path, 2, len(DEGREES), **shape) as (figure, axes):
+        for column, (kind, degrees) in enumerate(DEGREES.items()):
+            for axis, metric in zip(axes[:, column], ("dice", "ece"), strict=True):
+                for name, kinds in found.items():
+                    values = [d[metric]["mean"] for d in kinds[kind]["degrees"]]
+                    axis.plot(values, "--" if name.startswith("study") else "-", marker="o", markersize=3, label=name)
+                axis.grid(alpha=0.3)
+                axis.set_xticks(range(len(degrees) + 1), ["clean", *map(str, degrees)])
+            axes[0, column].set_title(kind)
+        axes[0, 0].set_ylabel("Dice")
+        axes[1, 0].set_ylabel("ECE near the structure")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncol=4, fontsize=8)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write table, numbers and figure."""
     friendly_errors(force=True)
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = common.script_options(__file__, __doc__, "trust")
     options.add_argument("--dataset_dir", type=Path, required=True)
-    options.add_argument("--device", default=common.default_device())
-    options.add_argument("--work", type=Path, default=common.ROOT / "runs" / "trust", help="folder of the study")
     options.add_argument("--every", type=int, default=3, help="take every n-th validation case")
-    options.add_argument("--output_dir", type=Path, default=HERE, help="folder of table and figure")
     args = options.parse_args(argv)
     cases = labelled_cases(args.dataset_dir, "validation")[:: args.every]
     items = common.load_items(common.read_bundle(common.HIPPOCAMPUS, device=args.device), cases)

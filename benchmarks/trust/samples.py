@@ -40,16 +40,8 @@ def mean_distance(maps: torch.Tensor, num_classes: int) -> float:
 def generalized_energy_distance(samples: torch.Tensor, annotations: torch.Tensor, num_classes: int) -> float:
     """Compute the squared generalized energy distance, 2 E[d(S, Y)] - E[d(S, S')] - E[d(Y, Y')], without bias.
 
-    The distance d is 1 - IoU, averaged over the foreground classes. The expectations exclude the pairs of a map with
-    itself, with which a small set would look less diverse than the distribution it comes from.
-
-    Args:
-        samples: label maps (N, ...), N >= 2, whole numbers from 0 to `num_classes` - 1.
-        annotations: label maps (M, ...) on the same grid; with one annotation E[d(Y, Y')] is 0.
-        num_classes: number of classes, the background included.
-
-    Returns:
-        The distance, at most 2; 0 on average for two sets of one distribution, so it can be below 0.
+    d is 1 - IoU, averaged over the foreground classes, of label maps (N, ...) and (M, ...). The expectations exclude
+    the pairs of a map with itself; with one annotation E[d(Y, Y')] is 0. Sets of one distribution have 0 on average.
 
     Reference: Kohl et al. 2018 (arXiv:1806.05034).
     """
@@ -58,33 +50,16 @@ def generalized_energy_distance(samples: torch.Tensor, annotations: torch.Tensor
 
 
 def disagreement_ratio(samples: torch.Tensor, annotation: torch.Tensor, num_classes: int) -> float:
-    """Compute the distance of two members relative to the distance of a member and the annotation.
+    """Compute the distance 1 - IoU of two members, (N, ...), relative to that of a member and the annotation, (...).
 
-    The ratio is 1 on average if members and annotation come from the same distribution, and below 1 if the members are
-    too similar. The distance is 1 - IoU, averaged over the foreground classes.
-
-    Args:
-        samples: label maps (N, ...), N >= 2.
-        annotation: label map (...).
-        num_classes: as above.
-
-    Returns:
-        The ratio, 0 or more; NaN if every member equals the annotation.
+    1 on average if both come from one distribution, below 1 if the members are too similar; NaN if all equal it.
     """
     error = float((1 - pairwise_iou(samples, annotation[None], num_classes)).mean())
     return mean_distance(samples, num_classes) / error if error else math.nan
 
 
 def volume_z(members: Sequence[float], truth: float) -> float:
-    """Compute the error of the members' mean volume in units of their standard deviation, |mean - truth| / SD.
-
-    Args:
-        members: volumes of N >= 2 members, in any unit.
-        truth: true volume in the same unit.
-
-    Returns:
-        The error, 0 or more; infinite if the members are equal and wrong, NaN if they are equal and right.
-    """
+    """Compute |mean - truth| / SD of the members' volumes; infinite if they are equal and wrong, NaN if right."""
     error, spread = abs(float(np.mean(members)) - truth), float(np.std(members, ddof=1))
     if spread:
         return error / spread
@@ -92,16 +67,9 @@ def volume_z(members: Sequence[float], truth: float) -> float:
 
 
 def crps(members: Sequence[float], truth: float) -> float:
-    """Compute the fair continuous ranked probability score, E|X - y| - E|X - X'| / 2.
+    """Compute the fair continuous ranked probability score of two members or more, E|X - y| - E|X - X'| / 2.
 
     E|X - X'| is taken over different members, so the expected score does not depend on their number.
-
-    Args:
-        members: values of N >= 2 members, such as volumes.
-        truth: true value in the same unit.
-
-    Returns:
-        The score in the unit of the values, lower is better; small ensembles can have values below 0.
 
     Reference: Ferro 2014 (doi:10.1002/qj.2270).
     """
@@ -114,13 +82,6 @@ def area_under_risk_coverage(risk: Sequence[float], confidence: Sequence[float])
     """Compute the mean over all coverages k/n of the mean risk of the k most confident cases (AURC).
 
     Cases of equal confidence have no order; their mean risk stands for each of them.
-
-    Args:
-        risk: (n,), finite, for example 1 - Dice of each case.
-        confidence: (n,), finite, higher for a case that should be good; only its order counts.
-
-    Returns:
-        The area in units of the risk; a confidence without information gives the mean risk on average.
 
     Reference: Geifman et al. 2019 (arXiv:1805.08206).
     """

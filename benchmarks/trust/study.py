@@ -134,16 +134,13 @@ def time_rows(study: Mapping[str, Any], args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, measure, print."""
     friendly_errors(force=True)
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = common.script_options(__file__, __doc__, "trust")
     options.add_argument("--dataset_dir", type=Path, required=True, help="the hippocampus data")
     options.add_argument("--study", type=Path, default=HERE / "study.json", help="networks and rows")
-    options.add_argument("--device", default=common.default_device())
     options.add_argument("--scale", type=float, default=1.0, help="fraction of each budget's batches")
     options.add_argument("--parallel", type=int, default=1, help="processes at a time")
     options.add_argument("--seconds", type=float, default=float("inf"), help="no training begins after this time")
     options.add_argument("--stages", nargs="*", default=list(STAGES), choices=STAGES)
-    options.add_argument("--work", type=Path, default=common.ROOT / "runs" / "trust", help="weights and measurements")
-    options.add_argument("--output_dir", type=Path, default=HERE, help="folder of tables and figures")
     args = options.parse_args(argv)
     if args.parallel < 1 or not 0 < args.scale <= 1:
         raise UserError(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 
 from benchmarks import common
@@ -90,34 +91,20 @@ def write(study: Mapping[str, Any], args: argparse.Namespace) -> None:
 
 def draw(found: list[dict[str, Any]], path: Path) -> None:
     """Draw each measure against the calls; one line for each training process and start."""
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(2, 3, figsize=(14, 9), layout="constrained")
-    styles = {"denoiser": "-", "no_channel": ":", "residual": "--"}
-    colors = plt.get_cmap("viridis")
-    for row, (task, metrics) in zip(axes, MEASURED.items(), strict=True):
-        for axis, (metric, title) in zip(row, metrics.items(), strict=True):
-            for job in found:
-                of_task, network, start = job["job"].split()
-                if of_task != task:
-                    continue
-                values = [job["calls"][calls][metric]["mean"] for calls in job["calls"]]
-                kind = network.removeprefix("phantom_")
-                axis.plot(
-                    [int(calls) for calls in job["calls"]],
-                    [np.nan if value is None else value for value in values],
-                    styles[kind],
-                    color="black" if kind == "no_channel" else colors((int(start) - 300) / 700),
-                    marker="o",
-                    markersize=3,
-                    label=f"{kind}, T'={start}",
-                )
-            axis.set_xscale("log")
-            axis.set_xticks([int(calls) for calls in found[0]["calls"]], found[0]["calls"], minor=False)
-            axis.minorticks_off()
-            axis.set_title(f"{task}: {title}")
-            axis.set_xlabel("calls of the denoiser")
-            axis.grid(alpha=0.3)
-        row[-1].legend(fontsize=6)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    styles, colors = {"denoiser": "-", "no_channel": ":", "residual": "--"}, matplotlib.colormaps["viridis"]
+    with common.figure(path, 2, 3, figsize=(14, 9)) as (_, axes):
+        for row, (task, metrics) in zip(axes, MEASURED.items(), strict=True):
+            jobs = [job for job in found if job["job"].startswith(f"{task} ")]
+            for axis, (metric, title) in zip(row, metrics.items(), strict=True):
+                for job in jobs:
+                    _, network, start = job["job"].split()
+                    kind, calls = network.removeprefix("phantom_"), list(map(int, job["calls"]))
+                    values = np.array([row[metric]["mean"] for row in job["calls"].values()], dtype=float)
+                    color = "black" if kind == "no_channel" else colors((int(start) - 300) / 700)
+                    label = f"{kind}, T'={start}"
+                    axis.plot(calls, values, styles[kind], color=color, marker="o", markersize=3, label=label)
+                axis.set(xscale="log", title=f"{task}: {title}", xlabel="calls of the denoiser")
+                axis.set_xticks(list(map(int, found[0]["calls"])), found[0]["calls"], minor=False)
+                axis.minorticks_off()
+                axis.grid(alpha=0.3)
+            row[-1].legend(fontsize=6)

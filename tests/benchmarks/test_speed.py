@@ -175,7 +175,7 @@ def test_the_budget_of_a_case(tmp_path, monkeypatch):
     assert row["total"] == pytest.approx(sum(row["seconds"].values()) + row["rest"])
     row = budget.run_job("tiny", "cpu", False, {"members": 2, "outputs": maps})
     assert row["megabytes"] == pytest.approx(0.1233, rel=0.1)  # compression differs a little between versions of zlib
-    assert "| write |" in budget.as_table([row | {"gpu_peak_mib": None}])
+    assert "| write |" in budget.as_table([row | {"gpu_peak_mib": None, "peak_mib": 9, "start_mib": 1}])
 
 
 def test_exponents_of_powers():
