@@ -14,12 +14,9 @@ def active_voxels(probabilities: torch.Tensor, uncertainty_threshold: float, dil
     together exceed ``uncertainty_threshold``. The active region is then dilated by a cube.
 
     Args:
-        probabilities: probabilities of the segmenter, (K, X, Y[, Z]).
+        probabilities: probabilities of the segmenter, (K, X, Y[, Z]); the result is (X, Y[, Z]).
         uncertainty_threshold: 0 to 1.
         dilation: voxels along each axis, 0 or more.
-
-    Returns:
-        (X, Y[, Z]), boolean.
     """
     shape, dtype = probabilities.shape[1:], torch.int8 if len(probabilities) <= 128 else torch.int16
     label, found = (probabilities.new_empty(shape, dtype=kind) for kind in (dtype, torch.bool))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -55,30 +55,26 @@ class Communicator:
         if self.processes == 1:
             assert tensor is not None
             return tensor
-        shape, dtype = gather_checked(None if tensor is None else (tuple(tensor.shape), tensor.dtype))[0]
-        received = torch.empty(shape, dtype=dtype) if tensor is None else tensor.cpu().contiguous()
+        sent = [None if tensor is None else tensor.cpu().clone()]  # the storage of a view would be sent whole
         gather_checked(None)
-        dist.broadcast(received, 0)
-        return received
+        dist.broadcast_object_list(sent, 0)
+        assert sent[0] is not None
+        return sent[0]
 
     def gather_statistics(self, statistics: EnsembleStatistics) -> EnsembleStatistics:
         """Return the statistics, merged in the order of the processes, in the first process; empty ones in others."""
-        packed = statistics.sums
-        counts = gather_checked(statistics.count) if self.processes > 1 else []
-        for source in range(1, self.processes):
-            if counts[source]:  # 0 if no window is run, or there are fewer members than processes
-                arrived = self._send_to_first(source, packed, () if packed is None else packed.shape)
-                if arrived is not None and packed is not None:
-                    statistics.merge(EnsembleStatistics(arrived.to(packed.device), counts[source]))
+        sums = None if statistics.sums is None else statistics.sums.cpu()
+        for other in self._from_others(EnsembleStatistics(sums, statistics.count)):
+            statistics.merge(other)
         return statistics if self.is_first else EnsembleStatistics()
 
     def gather_members(self, members: Sequence[torch.Tensor]) -> None:
         """Fill the first process's tensors, one per member, with those of the processes that drew them."""
-        for source in range(1, self.processes):
-            for number in share(len(members), source, self.processes):
-                arrived = self._send_to_first(source, members[number], members[number].shape)
+        for number, member in enumerate(members):
+            drawn = member.cpu().clone() if not self.is_first and number in self.share(len(members)) else None
+            for arrived in self._from_others(drawn):
                 if arrived is not None:
-                    members[number].copy_(arrived)
+                    member.copy_(arrived)
 
     def run(self, work: Callable[[torch.Tensor, str], T], image: torch.Tensor, case: str) -> T:
         """Return ``work(image, case)`` in the first process, while the others do the same work in :meth:`serve`.
@@ -108,25 +104,14 @@ class Communicator:
         if self.processes > 1 and self.is_first:
             gathered(None)
 
-    def _send_to_first(self, source: int, values: torch.Tensor | None, shape: Iterable[int]) -> torch.Tensor | None:
-        """Return a float32 tensor of another process on the CPU of the first process, None in the others.
-
-        Args:
-            source: rank of the process that has the tensor.
-            values: the tensor, in that process.
-            shape: its shape, in the first process.
-        """
-        parcel = torch.empty(0)
-        if self.is_first:
-            parcel = torch.empty(tuple(shape))
-        elif values is not None:
-            parcel = values.cpu().contiguous()
+    def _from_others(self, value: T) -> list[T]:
+        """Return the values of the other processes, by rank, in the first process; none in the others."""
+        if self.processes == 1:
+            return []
         gather_checked(None)
-        if self.rank == source:
-            dist.send(parcel, 0)
-        elif self.is_first:
-            dist.recv(parcel, source)
-        return parcel if self.is_first else None
+        values: list[Any] = [None] * self.processes
+        dist.gather_object(value, values if self.is_first else None)
+        return values[1:] if self.is_first else []
 
 
 class OtherProcessError(RuntimeError):

@@ -20,14 +20,7 @@ MIB = 2**20
 
 
 def members_at_once(config: EnsembleConfig, size: int, device: torch.device) -> int:
-    """Return how many members to draw in one batch: 1 or more, and at most ``config.member_batch``.
-
-    Args:
-        config: its ``memory`` is that of the members in work: MiB, or 0 for 256 MiB on a CPU and an eighth of the free
-            memory on a GPU.
-        size: bytes of the volumes of one member.
-        device: device of the windows.
-    """
+    """Return how many members to draw in one batch, if the volumes of one take ``size`` bytes: 1 or more."""
     memory = config.memory * MIB
     if not memory:
         memory = torch.cuda.mem_get_info(device)[0] // 8 if device.type == "cuda" else CPU_MEMORY
@@ -35,12 +28,7 @@ def members_at_once(config: EnsembleConfig, size: int, device: torch.device) -> 
 
 
 def volume_device(size: int, device: torch.device) -> torch.device:
-    """Return the device for a case's volumes: the CPU if they take more than half of the device's free memory.
-
-    Args:
-        size: bytes of the volumes.
-        device: device of the windows.
-    """
+    """Return the device for a case's volumes: the CPU if their bytes are more than half of the device's free memory."""
     if device.type != "cuda" or size <= torch.cuda.mem_get_info(device)[0] // 2:
         return device
     logger.warning(

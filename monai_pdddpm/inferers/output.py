@@ -49,14 +49,10 @@ class EnsembleOutput:
         return parts | ({"members": slice(4 * k, self.channels)} if self.members else {})
 
     def split(self, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Split an output into its parts.
-
-        Args:
-            tensor: (T x channels, X, Y[, Z]), without the batch axis.
+        """Split an output, (T x channels, X, Y[, Z]), into the parts of :meth:`slices`.
 
         Returns:
-            ``pred``, ``member_mean``, ``member_entropy``, ``variance``, ``preseg`` and, if there are any, ``members``:
-            views of (T x C, X, Y[, Z]) with the C channels of :meth:`slices`, frame after frame.
+            By name, views of (T x C, X, Y[, Z]) with the C channels of the part, frame after frame.
 
         Raises:
             UserError: if the number of channels is no multiple of :attr:`channels`.

@@ -53,7 +53,7 @@ class EnsembleStatistics:
         self.count += other.count
         share = other.count / self.count
         first, mean, squares, entropy = _parts(self.sums)
-        other_first, other_mean, other_squares, other_entropy = _parts(other.sums)
+        other_first, other_mean, other_squares, other_entropy = _parts(other.sums.to(self.sums.device))
         delta = other_mean - mean
         first += share * (other_first - first)
         mean += share * delta

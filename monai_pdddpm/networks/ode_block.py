@@ -15,11 +15,6 @@ class Acceleration(nn.Module):
 
     The time embedding e enters by scale and shift *after* the norm, which would cancel it before. The last convolution
     starts at zero, so a new block is ``z + v(0)``.
-
-    Args:
-        spatial_dims: 2 or 3.
-        channels: channels of z and of v.
-        groups: groups of the norms.
     """
 
     def __init__(self, spatial_dims: int, channels: int, groups: int) -> None:
@@ -42,13 +37,7 @@ class Acceleration(nn.Module):
 
 
 class InitialVelocity(nn.Module):
-    """``v(0) = g(z(0))``: norm, activation, pointwise convolution.
-
-    Args:
-        spatial_dims: 2 or 3.
-        channels: channels of z.
-        groups: groups of the norm.
-    """
+    """``v(0) = g(z(0))``: norm, activation, pointwise convolution."""
 
     def __init__(self, spatial_dims: int, channels: int, groups: int) -> None:
         super().__init__()

@@ -22,13 +22,7 @@ from .solvers import FIXED_STEP_SOLVERS, evaluations
 class ConditionEncoder(nn.Module):
     """Features of the image and of the pre-segmentation for every resolution of the denoiser.
 
-    Args:
-        spatial_dims: 2 or 3.
-        in_channels: channels of image and pre-segmentation together.
-        stem_channels: channels at full resolution.
-        stride: step from full resolution to the first level, 1 or 2.
-        channels: channels of each level, finest first.
-        groups: groups of the norms.
+    The arguments are those of :class:`ODEUNet`; ``in_channels`` counts image and pre-segmentation together.
     """
 
     def __init__(

@@ -101,13 +101,7 @@ def uniform_steps(start_step: int, num_steps: int | None = None, end_step: int =
 def uneven_steps(start_step: int, num_steps: int, end_step: int = 0) -> list[int]:
     """Return ``num_steps`` indices, 40 % in the lower 70 % of the range and 60 % above (Fast-DDPM's other list).
 
-    Args:
-        start_step: T', 0 or more; 0 gives the empty list.
-        num_steps: length of the list, 1 to T' - ``end_step``; shorter where two entries fall on the same index.
-        end_step: the last index of a list of 2 or more, at most T'-1.
-
-    Raises:
-        UserError: if an argument is out of range.
+    The arguments are those of :func:`uniform_steps`; the list is shorter where two entries fall on the same index.
 
     Example:
         >>> uneven_steps(300, 5)

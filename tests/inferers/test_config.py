@@ -19,31 +19,6 @@ def test_lists_of_json_become_tuples_and_the_rule_is_ddim():
         config.members = 3
 
 
-def test_defaults():
-    found = {name: value for name, value in vars(EnsembleConfig(**GIVEN)).items() if name not in GIVEN}
-    assert found == {
-        "members": 8,
-        "seed": 0,
-        "overlap": 0.5,
-        "rule": DDIMRule(0.0),
-        "training_process": "ddpm",
-        "presegmentation_weight": 0.0,
-        "large_scale_noise": 0.0,
-        "noise_length": 6.0,
-        "windows": "active",
-        "uncertainty_threshold": 0.05,
-        "dilation": 2,
-        "fourth_dimension": "channel",
-        "member_batch": 8,
-        "memory": 0,
-        "return_members": False,
-        "solver": "",
-        "solver_steps": (0, 0, 0),
-        "precision": "bfloat16",
-        "progress": True,
-    }
-
-
 def test_report_holds_what_changes_the_result():
     report = PDDDPMInferer(**GIVEN, solver_steps=[2, 1, 1]).config.as_report()
     assert report["start_step"] == 900

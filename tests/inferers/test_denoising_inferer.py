@@ -143,16 +143,6 @@ class TestStates:
         assert denoised.output.requires_grad
 
 
-class TestTimes:
-    @pytest.mark.parametrize("process", PROCESSES)
-    def test_only_from_the_list_and_all_of_it(self, case, process):
-        seen = set()
-        for seed in range(12):
-            case.run(process, seed)
-            seen.update(case.network.denoiser.shown[-1]["t"].tolist())
-        assert seen == set(STEPS)
-
-
 class TestPresegmentations:
     @pytest.mark.parametrize("process", PROCESSES)
     def test_encoder_sees_image_and_the_state_of_the_presegmentation(self, case, process):

@@ -126,11 +126,6 @@ class TestOutput:
         with pytest.raises(UserError, match=r"^image: found voxels that are NaN or infinite"):
             inferer()(x, formula_pair())
 
-    def test_members_are_left_out_by_default(self):
-        x, network = image(11, 12), formula_pair()
-        full = inferer(return_members=True)(x, network)
-        assert torch.equal(inferer()(x, network), full[:, : 4 * K])
-
     @pytest.mark.parametrize("size", [(5, 20), (8, 8), (3, 3), (7, 9, 12)])
     def test_any_size_and_number_of_axes(self, size):
         x = image(*size)
@@ -145,9 +140,6 @@ class TestOutput:
         assert torch.equal(together[:1], settings(x[:1], network))
         assert torch.equal(together[1:], settings(x[1:], network))
         assert not torch.allclose(together[0], together[1], atol=1e-3)
-
-    def test_no_gradient_is_kept(self):
-        assert not inferer()(image(11, 12).requires_grad_(), real_pair()).requires_grad
 
     def test_condition_is_encoded_once_for_all_steps_and_members(self):
         network = formula_pair()
@@ -185,16 +177,6 @@ class TestStart:
         assert torch.allclose(mean, expected, atol=1e-5)
         assert variance.max() < 1e-9
         assert torch.allclose(members, expected[:, None], atol=1e-5)
-
-    def test_the_later_the_start_the_less_of_the_presegmentation_is_copied(self):
-        # a denoiser that believes its state: near T'=1 it copies the presegmentation, near T it draws freely
-        network = formula_pair(lambda x_t, features: 3 * x_t)
-        x = image(24, 24)
-        presegmentation = network.prepare_presegmentation(network.segment(x)).bool()
-        kept = [inferer((24, 24), steps=[t])(x, network)[:, :K][presegmentation].mean() for t in (0, 300, 600, 950)]
-        assert kept[0] > 0.95
-        assert kept[0] > kept[1] > kept[2] > kept[3]
-        assert abs(kept[3] - 1 / K) < 0.1
 
     def test_one_window_equals_the_networks_forward(self):
         x, network = image(8, 8), real_pair()

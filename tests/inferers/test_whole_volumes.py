@@ -11,7 +11,7 @@ from monai_pdddpm.inferers import EnsembleConfig, PDDDPMInferer, device_memory, 
 from monai_pdddpm.inferers.active_voxels import active_voxels
 from monai_pdddpm.inferers.device_memory import members_at_once, volume_device
 from monai_pdddpm.inferers.windows import WindowPlan, WindowRegion, crop
-from monai_pdddpm.schedulers import AncestralRule, DDIMRule
+from monai_pdddpm.schedulers import DDIMRule
 from monai_pdddpm.utils import scratch
 from monai_pdddpm.utils.errors import UserError
 
@@ -90,17 +90,6 @@ class TestRegion:
 
 
 class TestOrder:
-    @pytest.mark.parametrize("rule", [DDIMRule(), DDIMRule(0.7), AncestralRule()])
-    @pytest.mark.parametrize("process", ["ddpm", "residual"])
-    def test_both_are_the_untiled_answer_where_a_voxel_needs_no_neighbour(self, rule, process):
-        x, network = image(21, 19), formula_pair()
-        options = {"rule": rule, "training_process": process, "windows": "all"}
-        untiled = inferer((24, 24), **options)
-        # the untiled volume is padded, and with it the noise: the field must be the same
-        x = image(24, 24)
-        expected = untiled(x, network)
-        assert torch.allclose(inferer((8, 8), **options)(x, network), expected, atol=2e-5)
-
     def test_a_member_is_the_same_however_many_there_are_and_how_little_memory(self, monkeypatch):
         x, network = image(24, 24), real_pair()
         expected = inferer(members=5)(x, network)
@@ -177,17 +166,6 @@ class TestActiveWindows:
         assert torch.equal(output[2 * K + 1 : 3 * K], torch.zeros(K - 1, 20, 20))
         assert ran(inferer(), network, x)["windows_run"] == 0
         assert network.denoiser.denoised == 0
-
-    def test_dilation_and_threshold_add_windows(self):
-        network, x = formula_pair(certain_outside, Certain()), self.scan()
-        runs = [ran(inferer(dilation=dilation), network, x)["windows_run"] for dilation in (0, 4, 40)]
-        assert runs == sorted(set(runs))
-        uncertain = real_pair()
-        runs = [
-            ran(inferer(uncertainty_threshold=threshold), uncertain, image(40, 40))["windows_run"]
-            for threshold in (0.0, 0.5)
-        ]
-        assert runs[0] >= runs[1]
 
     def test_uncovered_voxels_keep_the_soft_pre_segmentation(self):
         x = torch.full((1, 1, 40, 8), 0.1)  # the segmenter is nowhere certain

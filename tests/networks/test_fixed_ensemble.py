@@ -128,11 +128,6 @@ def test_weights_are_constants_of_the_export():
     assert not any(weight.requires_grad for weight in FixedEnsemble(network, noise(), (999,)).parameters())
 
 
-def test_time_steps_have_to_descend():
-    with pytest.raises(ValueError, match="time_steps"):
-        ensemble(time_steps=(500, 999))
-
-
 def test_a_residual_chain_starts_from_the_presegmentation():
     pair = PDDDPM(Even(), Hesitant(), training_process="residual")
     network = FixedEnsemble(pair, noise(2), (999, 500)).eval()

@@ -139,11 +139,6 @@ def test_the_acceleration_sees_velocity_and_embedding():
     torch.testing.assert_close(acceleration(z, v, -one, one), acceleration(-3 * z, 0 * v, -one, one))
 
 
-def test_one_embedding_serves_a_batch():
-    block, (z, e) = alive(), inputs()
-    torch.testing.assert_close(block(z, e[:1], "midpoint", 2), block(z, e[:1].repeat(2, 1), "midpoint", 2))
-
-
 # A convolution's bias before a norm whose groups are a channel wide has no effect; here groups have two channels.
 @pytest.mark.parametrize(("solver", "steps"), [("midpoint", 2), ("rk4", 4)])
 def test_gradients_reach_everything(solver, steps):
@@ -159,33 +154,3 @@ def test_gradients_reach_everything(solver, steps):
         assert value.abs().max() > 1e-4, name
     for half in found["film.weight"].chunk(2):  # of the scale and of the shift
         assert half.abs().max() > 1e-4
-
-
-def test_the_state_stays_in_float32_under_autocast():
-    block, (z, e) = alive().float(), (x.float() for x in inputs())
-    seen = []
-    block.acceleration.register_forward_pre_hook(lambda _, args: seen.append(args))
-    block.velocity.register_forward_hook(lambda _, args, output: seen.append(args))
-    convolved = []
-    block.acceleration.conv_in.register_forward_hook(lambda _, args, output: convolved.append(output.dtype))
-    expected = block(z, e, "midpoint", 2)
-    del seen[:], convolved[:]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = block(z, e, "midpoint", 2)
-    assert set(convolved) == {torch.bfloat16}
-    assert seen
-    assert all(state.dtype == torch.float32 for args in seen for state in args[:2])
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
-
-
-def test_parameters_by_name_and_shape():
-    found = {name: tuple(value.shape) for name, value in SecondOrderODEBlock(2, 4, EMBEDDING, 2).named_parameters()}
-    norms = {f"acceleration.norm_{end}.{part}": (4,) for end in ("in", "out") for part in ("weight", "bias")}
-    assert {name: shape for name, shape in found.items() if name.startswith("acceleration.")} == {
-        **norms,
-        **{f"acceleration.conv_{end}.weight": (4, 4, 3, 3) for end in ("in", "out")},
-        **{f"acceleration.conv_{end}.bias": (4,) for end in ("in", "out")},
-        "acceleration.from_velocity.weight": (4, 4, 1, 1),
-    }
-    assert found["film.weight"] == (8, EMBEDDING)

@@ -253,10 +253,3 @@ def test_a_large_time_keeps_its_meaning_in_bfloat16():
 def test_wrong_arguments_are_named(options, name):
     with pytest.raises(ValueError, match=rf"^{name}: "):
         network(**options)
-
-
-def test_a_wrong_solver_of_a_call_is_named():
-    net = network()
-    x_t, t, image = inputs()
-    with pytest.raises(ValueError, match=r"^solver: found 'heun'"):
-        net.denoise(x_t, t, net.encode(image), "heun", 1)

@@ -14,7 +14,6 @@ from monai_pdddpm.schedulers import (
     predicted_x0,
     reverse_step,
     start_state,
-    uniform_steps,
 )
 
 CLASSES = 3
@@ -256,22 +255,6 @@ def test_a_script_offers_the_parts_too():
             )
 
 
-def test_bfloat16_keeps_states_and_probabilities_in_float32():
-    net, (image, noise) = pair(), inputs()
-    seen = []
-    net.denoiser.inlet.register_forward_pre_hook(lambda _, args: seen.append(args[0].dtype))
-    with torch.no_grad():
-        expected = net(image, noise)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert net.segmenter(image).dtype == torch.bfloat16
-            assert net.segment(image).dtype == torch.float32
-            found = net(image, noise)
-    assert set(seen) == {torch.float32}
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.sum(dim=1), torch.ones(2, 8, 8))
-    assert (found - expected).abs().mean() < 0.02
-
-
 @pytest.mark.parametrize(
     ("options", "name"),
     [
@@ -288,14 +271,3 @@ def test_bfloat16_keeps_states_and_probabilities_in_float32():
 def test_wrong_arguments_are_named(options, name):
     with pytest.raises(ValueError, match=rf"^{name}: "):
         pair(**options)
-
-
-def test_the_default_times_are_five_even_ones_from_900():
-    truth = torch.zeros(1, CLASSES, 4, 4)
-    assert PDDDPM(Segmenter(), Oracle(truth)).time_steps == uniform_steps(900, 5)
-
-
-def test_the_default_widths_are_those_of_three_levels():
-    network = ODEUNet(2, 1, 2)
-    assert network.divisor == 8
-    assert [block.acceleration.conv_in.in_channels for block in network.down_blocks] == [32, 64]

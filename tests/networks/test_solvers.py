@@ -36,12 +36,6 @@ def test_the_conditions_of_the_order_hold_and_no_higher_ones(solver, order):
         assert any(abs(found - expected) > 0.05 for found, expected in conditions[order + 1])
 
 
-def test_rk4_is_kuttas_three_eighths_rule():
-    a, b = as_arrays("rk4")
-    np.testing.assert_allclose(a.sum(axis=1), [0, 1 / 3, 2 / 3, 1], atol=1e-15)
-    np.testing.assert_allclose(b, [1 / 8, 3 / 8, 3 / 8, 1 / 8])
-
-
 def test_the_names():
     assert set(FIXED_STEP_SOLVERS) == set(ORDERS)
     for solver in ("heun", "dopri5", ""):
