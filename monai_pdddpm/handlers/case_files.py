@@ -20,7 +20,7 @@ from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.handlers.viewer_files import write_viewer_files
 from monai_pdddpm.metrics.segmentation import class_names
 from monai_pdddpm.transforms.slice_values import slice_values
-from monai_pdddpm.utils.atomic_write import read_json, remove_partial_files, write_json, write_text
+from monai_pdddpm.utils.atomic_write import json_or_empty, remove_partial_files, write_json, write_text
 from monai_pdddpm.utils.chosen_outputs import chosen_outputs
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.memory import peak_memory
@@ -90,7 +90,7 @@ class CaseFiles:
         self._inferred_at = time.perf_counter()
         for case in cases_of_batch(engine.state.output["image"].meta):
             report = report_path(self.output_dir, case.name)
-            listed = read_json(report).get("files")  # this run may write fewer files
+            listed = json_or_empty(report).get("files")  # this run may write fewer files
             report.unlink(missing_ok=True)  # first, because it marks the case as finished
             for name in listed if isinstance(listed, dict) else ():
                 if Path(name).name == name:  # not in another folder

@@ -61,7 +61,7 @@ def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | os.PathLike) -> dict[str, Any]:
+def json_or_empty(path: str | os.PathLike) -> dict[str, Any]:
     """Return the object of a JSON file, empty if the file is missing, cut short or of another kind."""
     try:
         return dict(json.loads(Path(path).read_text(encoding="utf-8")))

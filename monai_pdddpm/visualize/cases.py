@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_pdddpm.utils.atomic_write import read_json
+from monai_pdddpm.utils.atomic_write import json_or_empty
 from monai_pdddpm.utils.provenance import FAILURES
 
 Report = Mapping[str, Any]
@@ -62,10 +62,10 @@ class CaseRow:
 def read_cases(folder: Path) -> list[CaseRow]:
     """Return the finished and failed cases of an output folder, sorted by name."""
     failures = {
-        path.stem: str(read_json(path).get("error", "unknown reason")) for path in folder.glob(f"{FAILURES}/*.json")
+        path.stem: str(json_or_empty(path).get("error", "unknown reason")) for path in folder.glob(f"{FAILURES}/*.json")
     }
     reports = {
-        path.parent.name: read_json(path)
+        path.parent.name: json_or_empty(path)
         for path in folder.glob("*/*_report.json")
         if path.name == f"{path.parent.name}_report.json"
     }
