@@ -13,9 +13,10 @@ _FROM_0, _FROM_1 = partial(check_range, low=0), partial(check_range, low=1)
 _STEPS = 1000  # noising steps of the schedule
 
 
-def _check_object(key: str, value: object) -> None:
+def _check_object(key: str, value: object) -> object:
     if not isinstance(value, Mapping):
         raise UserError(f"{key}: found {value!r}, expected a JSON object, such as {{'1': 'tumor'}}; fix --{key}")
+    return value
 
 
 def _check_labels(key: str, value: Any) -> None:

@@ -124,15 +124,7 @@ def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[d
 
 
 def training_cases(dataset_dir: str | os.PathLike, list_keys: Sequence[str] = ("training",)) -> list[dict[str, Any]]:
-    """List the labeled cases of the lists ``training`` or also ``validation``, see `labelled_cases`.
-
-    A final training on both leaves no case to validate on.
-
-    Raises:
-        UserError: when a key is another one or named twice, or its cases cannot be used.
-    """
-    if not list_keys or len(set(list_keys)) != len(list_keys):
-        raise UserError(f"train_list_keys: found {list_keys!r}, expected ['training'] or ['training', 'validation']")
+    """List the cases of the lists ``training`` or also ``validation``, which leaves none to validate on."""
     return [case for list_key in list_keys for case in labelled_cases(dataset_dir, list_key)]
 
 
