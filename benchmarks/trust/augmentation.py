@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from benchmarks.trust.fields import smooth, uniform
+from benchmarks.trust.phantoms import smooth, uniform
 
 
 def augment(

@@ -109,10 +109,6 @@ class TestSegmenter:
         with pytest.raises(UserError, match=r"segmenter.pt holds weights of another network: 2 entries do not fit"):
             load_segmenter(pair(1), files[0], denoiser_file=files[0][0])
 
-    def test_a_device_that_is_not_there(self, tmp_path):
-        with pytest.raises(UserError, match=r"^device: found"):
-            load_segmenter(pair(), [str(tmp_path / "none.pt")], "cuda:99")
-
     def test_none_is_there(self, tmp_path):
         with pytest.raises(UserError, match=r"segmenter: no weights were found at a.pt or b.pt; train the segmenter"):
             load_segmenter(pair(), ["a.pt", "b.pt"])
