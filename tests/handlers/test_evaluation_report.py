@@ -67,6 +67,18 @@ def test_files_and_table(tmp_path, capsys):
     assert "| lesion | dice | 0.4167 [" in capsys.readouterr().out
 
 
+def test_voxels_are_calibrated_and_pooled(tmp_path, capsys):
+    items = [item("a.nii.gz"), item("b.nii.gz")]
+    for found in (method for each in items for method in each["metrics"].values()):
+        found["voxels"] = torch.tensor([[0.75, 0.25]]).repeat(8, 1), torch.tensor([0] * 6 + [1] * 2)
+    run(EvaluationReport(tmp_path), [items])
+    pooled = json.loads((tmp_path / "evaluation_summary.json").read_text())["pooled"]
+    assert pooled["ensemble"]["raw"]["ece"] == pytest.approx(0, abs=1e-6)
+    assert pooled["segmenter"]["calibrated"]["ece"] == pytest.approx(0, abs=1e-3)  # a temperature of nearly 1
+    assert [row["nll"][:5] for row in cases(tmp_path) if row["label"] == "near structure, calibrated"] == ["0.562"] * 4
+    assert "segmenter, all voxels together, raw: ECE 0.0000, NLL 0.5623\n" in capsys.readouterr().out
+
+
 def test_a_second_run_starts_anew(tmp_path):
     report = EvaluationReport(tmp_path)
     run(report, [[item("a.nii.gz")], [item("b.nii.gz")]])

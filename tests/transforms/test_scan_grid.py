@@ -42,8 +42,7 @@ def test_turned_relations_are_whole_numbers():
     "relation",
     [
         [[2, 0, 0], [0, 1, 0]],  # coarser
-        [[1, 1, 0], [0, 0, 0]],  # each column has a one, the rows do not
-        [[1, 0, 0], [1, 0, 0]],  # the other way round
+        [[1, 0, 0], [1, 0, 0]],  # two axes along one
         [[1, 0, 0.4], [0, 1, 0]],  # between voxels
         [[1, 0, 0.0015], [0, 1, 0]],  # off by more than a thousandth
         [[1, 0.001, 0], [0, 1, 0]],  # at the far end off by more than a thousandth
