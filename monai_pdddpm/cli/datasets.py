@@ -110,6 +110,8 @@ def read_labels(source: Path, pairs: Iterable[tuple[object, object]]) -> dict[st
     labels = {0: "background"} | dict(sorted(labels.items()))
     if len(labels) < 2 or ignored in labels:
         raise UserError(f"{source}: labels: found {labels}, expected one above 0, and another value for ignore; fix it")
+    if len({*labels.values()}) < len(labels):
+        raise UserError(f"{source}: labels: found {labels}, expected a name of its own for each; rename one")
     return {"labels": labels, "regions": regions, "ignored": ignored}
 
 

@@ -136,16 +136,17 @@ def read_table(path: Path) -> DataSet:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
         separator = max(",;\t", key=lines[0].count) if lines else ","
-        rows = list(csv.DictReader(lines, delimiter=separator, skipinitialspace=True, restkey="", strict=True))
+        reader = csv.DictReader(lines, delimiter=separator, skipinitialspace=True, restkey="", strict=True)
+        rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: found no table ({error}), expected one in UTF-8; save it as CSV UTF-8") from error
-    columns = [column for column in (rows[0] if rows else ()) if column]
+    columns = [column for column in (reader.fieldnames or ()) if column] if rows else []
     images = [column for column in columns if column.lower().startswith("image")]
     unknown = [column for column in columns if column not in (*images, "label", "split", "subject")]
-    if not images or unknown:
+    if not images or unknown or len({*columns}) < len(columns):
         raise UserError(
             f"{path}: found the columns {', '.join(columns) or 'none'}, expected image (one column per "
-            "channel), label, split and subject; rename or remove them"
+            "channel), label, split and subject, each once; rename or remove them"
         )
     cases = []
     for number, row in enumerate(rows, start=2):

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from monai_pdddpm.data.channel_files import case_of_channels, file_stem
 from monai_pdddpm.utils.errors import UserError, printable
-from monai_pdddpm.utils.provenance import checksum
+from monai_pdddpm.utils.provenance import FAILURES, PAGE, RUNS, TABLE, checksum
 
 _LONGEST_NAME = 200  # bytes; file systems take 255, and names of outputs are longer
 _DETACHED = (".mhd", ".nhdr")  # headers whose voxels lie in another file
@@ -83,13 +83,15 @@ class Case:
         """Check that results can be written as ``<name>/<name>_<kind>`` in the output folder.
 
         Raises:
-            UserError: when the name is too long, is not printable text, or names a folder.
+            UserError: when the name is too long, is not printable text, names a folder or a file of the run.
         """
         length = len(os.fsencode(self.name))
         if printable(self.name) != self.name:
             found = "a name with control characters or bytes that are not text"
         elif self.name in ("", ".", "..") or os.path.basename(self.name) != self.name:
             found = f"a scan that would be written as {self.name!r}"
+        elif self.folder_key in (FAILURES, RUNS, PAGE, TABLE):
+            found = "a name that the run needs for a file of its own"
         elif length > _LONGEST_NAME:
             found = f"a name of {length} bytes"
         else:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _SAME_GRID = 0.1  # voxels
 _SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # of intensities, so that their variance fits float32
 _LEVELS = 100  # of intensities that float32 resolves
-_ROUNDING = 1e-3  # label values this close to an integer are rounded
+_ROUNDING = 1.05e-3  # label values this close to an integer are rounded: 1e-3 as float32 holds it up to 1000
 
 
 def check_voxels(array: np.ndarray | torch.Tensor, path: str | os.PathLike) -> None:

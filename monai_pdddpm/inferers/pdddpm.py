@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,8 @@ from .communicator import Communicator
 from .config import EnsembleConfig
 from .ensemble import EnsembleRun
 from .run_info import EnsembleRunInfo
+
+_LARGEST = 1e15  # voxel, beyond which variances in the networks leave float32
 
 
 class PDDDPMInferer(Inferer):
@@ -103,8 +104,8 @@ class PDDDPMInferer(Inferer):
     def _check(self, images: torch.Tensor, network: Pair, presegmentation: torch.Tensor | None) -> None:
         """Raise an error if the settings do not fit the images or the network."""
         roi_size, axes = list(self.config.roi_size), images.dim() - 2
-        if len(images) == 0:
-            raise UserError("image: found an empty batch, expected at least one image; check the data loader")
+        if images.numel() == 0:
+            raise UserError("image: found an empty batch or image, expected at least one image; check the data loader")
         if len(roi_size) != axes:
             raise UserError(
                 f"roi_size: found {roi_size} for images with {axes} spatial axes, expected one number for each; fix "
@@ -124,8 +125,11 @@ class PDDDPMInferer(Inferer):
                 f"presegmentation: found shape {tuple(presegmentation.shape)}, expected {expected}, of one frame; "
                 "give the probabilities of all classes on the image's grid"
             )
-        if not all(map(math.isfinite, images.detach().aminmax())):  # forty times as fast as torch.isfinite
-            raise UserError("image: found voxels that are NaN or infinite, expected finite ones; fix the preprocessing")
+        if not all(abs(value) <= _LARGEST for value in map(float, images.detach().aminmax())):
+            raise UserError(
+                f"image: found voxels that are NaN or infinite, or above {_LARGEST:g}, expected normalized values; fix "
+                "the preprocessing"
+            )
 
 
 def _case_names(inputs: torch.Tensor) -> list[str]:

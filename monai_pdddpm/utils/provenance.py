@@ -15,6 +15,7 @@ import monai_pdddpm
 
 FAILURES = "failures"  # folder in the output folder, with one JSON file per failed case
 RUNS = "run.json"  # file in the output folder that lists its runs
+PAGE, TABLE = "index.html", "cases.csv"  # of all cases, in the output folder
 _PACKAGES = ("monai_pdddpm", "monai", "torch", "numpy", "nibabel")
 
 

@@ -13,12 +13,11 @@ from matplotlib.ticker import MaxNLocator
 
 from monai_pdddpm.utils.atomic_write import write_text
 from monai_pdddpm.utils.errors import UserError, some_files
-from monai_pdddpm.utils.provenance import read_runs
+from monai_pdddpm.utils.provenance import PAGE, TABLE, read_runs
 from monai_pdddpm.visualize.cases import FIRST_COLUMNS, CaseRow, Report, as_csv, label_names, read_cases
 from monai_pdddpm.visualize.templates import render
 
 _GENERATOR = "monai_pdddpm report"
-PAGE, TABLE = "index.html", "cases.csv"
 _ENTROPY = "Uncertainty (nats)"
 _WIDTH, _HEIGHT, _LEFT, _EDGE = 430, 190, 48, 12  # of a plot, in pixels
 

@@ -99,6 +99,7 @@ def test_results_can_be_named(name):
         ("a\x1b[31m.nii", "control characters"),
         ("\udcff.nii", "bytes that are not text"),
         ("", "written as"),
+        *[(f"{name}.nii", "a file of its own") for name in ("Failures", "run.json", "INDEX.html", "cases.csv")],
     ],
 )
 def test_results_cannot_be_named(name, found):

@@ -119,12 +119,17 @@ class TestOutput:
         assert torch.allclose(members.sum(1), torch.ones((), dtype=torch.double), atol=1e-5)
         assert variance.max() > 0.01
 
-    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -1e30])
     def test_an_image_with_one_voxel_that_is_no_number_is_refused(self, value):
         x = image(8, 8)
         x[..., 3, 4] = value
         with pytest.raises(UserError, match=r"^image: found voxels that are NaN or infinite"):
             inferer()(x, formula_pair())
+
+    @pytest.mark.parametrize("shape", [(0, 2, 8, 8), (1, 0, 8, 8), (1, 2, 8, 0)])
+    def test_an_image_of_nothing_is_refused(self, shape):
+        with pytest.raises(UserError, match=r"^image: found an empty batch or image"):
+            inferer()(torch.zeros(shape), formula_pair())
 
     @pytest.mark.parametrize("size", [(5, 20), (8, 8), (3, 3), (7, 9, 12)])
     def test_any_size_and_number_of_axes(self, size):
