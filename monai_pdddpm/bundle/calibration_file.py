@@ -20,11 +20,8 @@ FITTED_WITH = ("time_steps", "presegmentation_weight")  # settings that a calibr
 def load_calibration(path: str | os.PathLike, use: bool = True, config: EnsembleConfig | None = None) -> Calibration:
     """Read a calibration; return the identity if there is no file or none is wanted.
 
-    Args:
-        path: JSON file of ``calibrate.json``.
-        use: False leaves the probabilities unchanged.
-        config: settings of this run. If they differ from those of the fit, volume intervals and predicted Dice are
-            left out, with a printed line.
+    If ``config``, the settings of this run, differ from those of the fit, volume intervals and predicted Dice are left
+    out, with a printed line.
 
     Raises:
         UserError: if the file is not a calibration, or ``use`` is not a switch.

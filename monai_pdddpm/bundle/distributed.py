@@ -26,8 +26,7 @@ PATIENCE = timedelta(days=7)
 def rank_device(processes_per_device: int = 1) -> torch.device:
     """Return the CUDA device of this process on its machine, or the CPU if there is none.
 
-    Args:
-        processes_per_device: processes that share a device, so that one reads and writes while another computes.
+    Several processes may share a device, so that one reads and writes while another computes.
 
     Raises:
         UserError: if the machine has too few GPUs for its processes, or the number is not 1 or more.

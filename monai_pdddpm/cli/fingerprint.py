@@ -24,12 +24,10 @@ SAMPLES = 10_000  # intensities kept per case
 
 @dataclass(frozen=True)
 class CaseStatistics:
-    """Statistics of one case.
+    """Statistics of one case, with sizes along R, A and S.
 
     Attributes:
-        case: the case.
-        shape: voxels along R, A and S.
-        spacing: mm along R, A and S.
+        spacing: mm.
         frames: of a time series, else 1.
         samples: (channels, n) intensities inside the labels, or anywhere if nothing is labeled; NaN if a channel is
             missing.

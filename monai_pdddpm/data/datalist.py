@@ -34,8 +34,8 @@ def inference_cases(
             all files of the folder are named so. None takes each file as a case.
 
     Returns:
-        For each case ``{"image": path}``, and ``"label"`` where there is one; files in alphabetical order, those of
-        a ``dataset.json`` in its order. There ``image`` may be a list with one path or null for each channel.
+        For each case ``{"image": path, or a list with one path or null for each channel}``, and ``"label"`` where there
+        is one; files in alphabetical order, those of a ``dataset.json`` in its order.
 
     Raises:
         UserError: when there is no scan, every file is missing, one lies outside the folder, two cases would write to
@@ -72,20 +72,11 @@ def inference_cases(
 
 
 def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[dict[str, Any]]:
-    """List pairs of image and label for training or validation.
+    """List pairs of image and label, see `inference_cases`, for ``training`` or ``validation``.
 
     Without a list for validation in ``dataset.json``, it is fold 0 of the training list where entries name their
     fold (as in Auto3DSeg); else the last fifth of the training list (at least one case) is held out, always the same
-    cases, and a line is printed.
-
-    Args:
-        dataset_dir: folder with a ``dataset.json`` in the Decathlon's layout, or with ``imagesTr`` and ``labelsTr``,
-            such as a data set of nnU-Net.
-        data_list_key: ``training`` or ``validation``.
-
-    Returns:
-        For each case ``{"image": path, "label": path}``. In a ``dataset.json``, ``image`` may be a list with one path
-        or null for each channel.
+    cases, and a line is printed. A folder without lists has ``imagesTr`` and ``labelsTr``.
 
     Raises:
         UserError: when the folder, the list, a label or a file is missing, or a single case is to be split. A channel

@@ -74,8 +74,7 @@ def explain_failure(error: BaseException, path: str) -> str:
 def case_collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Collate one case of a `CaseDataset`, for a data loader with ``batch_size`` 1; a failure stays unchanged.
 
-    Otherwise this is MONAI's ``list_data_collate``: tensors of shape (1, channels, spatial axes...), with ``seconds``
-    as a list of dictionaries, which has to be removed before the batch is decollated.
+    The result is that of ``list_data_collate``; ``seconds`` is a list, to be removed before the batch is decollated.
 
     Raises:
         UserError: when there is more than one item: scans differ in shape.
