@@ -25,9 +25,9 @@ def inference_cases(
     """List the scans to segment.
 
     Args:
-        dataset_dir: one scan file; a folder with a ``dataset.json`` in the Decathlon's layout; a folder with scans in
-            ``imagesTs`` or ``imagesTr``, such as a data set of nnU-Net; or a folder with scan files, one DICOM series,
-            or both files and subfolders with a DICOM series each, at any depth.
+        dataset_dir: one scan file; a folder with a ``dataset.json`` in the Decathlon's layout, or that file; a folder
+            with scans in ``imagesTs`` or ``imagesTr``, such as a data set of nnU-Net; or a folder with scan files, one
+            DICOM series, or both files and subfolders with a DICOM series each, at any depth.
         data_list_key: list to take from a ``dataset.json``: ``test``, ``validation`` or ``training``. When it lists
             nothing, the next of these three is taken, and a line is printed.
         channels: number of channels of a scan: files ``<case>_0000``, ``<case>_0001``, ... are channels of one case if
@@ -42,7 +42,7 @@ def inference_cases(
             the same output, or one folder holds several DICOM series. A file that is missing among others stays in the
             list, for the run to report.
     """
-    root = Path(dataset_dir)
+    root = _data_root(dataset_dir)
     check_choice("data_list_key", data_list_key, LIST_KEYS)
     keys = LIST_KEYS[LIST_KEYS.index(data_list_key) :]
     if not os.path.exists(root):  # unlike pathlib, os.path raises nothing in a folder without permission
@@ -83,7 +83,7 @@ def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[d
             that is missing in a list of files is left to the loader.
     """
     check_choice("data_list_key", data_list_key, ("training", "validation"))
-    root = Path(dataset_dir)
+    root = _data_root(dataset_dir)
     if not os.path.isdir(root):
         raise UserError(f"{root}: not a folder, expected one with labeled cases and a dataset.json; check dataset_dir")
 
@@ -129,7 +129,7 @@ def unused_files(folder: str | os.PathLike, cases: Sequence[dict[str, Any]]) -> 
 
     Hidden files do not count. Of a ``dataset.json``, the lists and the keys of entries that nothing reads are named.
     """
-    root = os.path.abspath(folder)
+    root = os.path.abspath(_data_root(folder))
     if not os.path.isdir(root):
         return []
     images = [case[key] for case in cases for key in ("image", "label") if key in case]
@@ -147,6 +147,12 @@ def unused_files(folder: str | os.PathLike, cases: Sequence[dict[str, Any]]) -> 
     listed = os.path.join(root, "dataset.json")
     keys = unknown_keys(read_json(listed)) if os.path.isfile(listed) else []
     return sorted(os.path.relpath(path, root) for path in unused) + keys
+
+
+def _data_root(dataset_dir: str | os.PathLike) -> Path:
+    """Return a data set's folder, also if its ``dataset.json`` is given."""
+    path = Path(dataset_dir)
+    return path.parent if path.name == "dataset.json" else path
 
 
 def _is_scan(path: Path) -> bool:

@@ -87,7 +87,9 @@ def listed_cases(path: Path, content: dict[str, Any], key: str) -> list[dict[str
             continue
         where = f"{source}[{number}]"
         files = entry if isinstance(entry, dict) else {"image": entry}
-        image = files.get("image")
+        if "image" not in files:
+            raise UserError(f"{path}: found the keys {list(files)} in {where}, expected 'image'; rename or add it")
+        image = files["image"]
         case: dict[str, Any] = {}
         if isinstance(image, list):
             if not any(image):

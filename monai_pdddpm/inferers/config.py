@@ -122,7 +122,7 @@ class EnsembleConfig:
         if not isinstance(self.roi_size, Iterable):
             raise UserError(f"roi_size: found {self.roi_size!r}, expected a list of whole numbers; fix --roi_size")
         self._set("roi_size", tuple(check_range("roi_size", r, 1) for r in self.roi_size))
-        self._set("time_steps", tuple(check_steps(self.time_steps, 2**31)))
+        self._set("time_steps", tuple(check_steps(self.time_steps)))
         self._set("solver_steps", tuple(self._solver_steps()))
 
     def _solver_steps(self) -> list[int]:

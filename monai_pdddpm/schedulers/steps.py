@@ -120,19 +120,19 @@ def uneven_steps(start_step: int, num_steps: int, end_step: int = 0) -> list[int
     return sorted({math.ceil(i) for i in (*low, *high)}, reverse=True)
 
 
-def check_steps(time_steps: Iterable[int], num_train_timesteps: int) -> list[int]:
-    """Return the list if it is strictly descending with indices in [0, T-1].
+def check_steps(time_steps: Iterable[int], num_train_timesteps: int | None = None) -> list[int]:
+    """Return the list if it is strictly descending with indices in [0, T-1], or of at least 0 where T is not given.
 
     Raises:
         UserError: otherwise.
     """
     steps = list(time_steps)
     indices = [int(t) for t in steps if isinstance(t, Integral) and not isinstance(t, bool)]
-    descending = all(a > b for a, b in pairwise((num_train_timesteps, *indices, -1)))
+    descending = all(a > b for a, b in pairwise((num_train_timesteps or math.inf, *indices, -1)))
     if len(indices) != len(steps) or not descending:
         raise UserError(
-            f"time_steps: found {steps}, expected a strictly descending list of indices from "
-            f"{num_train_timesteps - 1} to 0; fix 'time_steps' in the configuration"
+            f"time_steps: found {steps}, expected a strictly descending list of indices"
+            f"{f' from {num_train_timesteps - 1}' if num_train_timesteps else ''} to 0; fix --time_steps"
         )
     return indices
 

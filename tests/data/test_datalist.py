@@ -187,6 +187,16 @@ class TestDatasetJson:
             {"image": str(tmp_path / "imagesTs/a.nii.gz")},
         ]
 
+    def test_the_file_stands_for_its_folder(self, tmp_path):
+        touch_pairs(tmp_path, "a", "b")
+        touch(tmp_path, "notes.txt")
+        decathlon(tmp_path, test=pairs("a"), training=pairs("a", "b"))
+        file, cases = tmp_path / "dataset.json", inference_cases(tmp_path)
+        assert inference_cases(file) == cases
+        assert labelled_cases(file, "training") == labelled_cases(tmp_path, "training")
+        assert "notes.txt" in unused_files(file, cases)
+        assert unused_files(file, cases) == unused_files(tmp_path, cases)
+
     @pytest.mark.parametrize(
         ("lists", "section", "expected", "line"),
         [
@@ -227,7 +237,7 @@ class TestDatasetJson:
             (b"[" * 100_000, "not valid JSON"),
             (b'{"test": ["a\\u0000.nii"]}', r"image of test\[0\] is 'a\\x00"),
             (b'{"test": [3]}', r"image of test\[0\] is 3"),
-            (b'{"test": [{"label": "a.nii"}]}', r"image of test\[0\] is None"),
+            (b'{"test": [{"label": "a.nii"}]}', r"found the keys \['label'\] in test\[0\], expected 'image'"),
             (b'{"test": [{"image": ["a.nii", 3]}]}', r"image of test\[0\] is 3"),
             (b'{"test": [{"image": [null, ""]}]}', r"image of test\[0\] lists no file"),
             (b'{"test": [{"image": []}]}', r"image of test\[0\] lists no file"),
