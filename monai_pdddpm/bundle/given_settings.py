@@ -99,12 +99,21 @@ def typed_values(words: Sequence[str]) -> dict[str, str]:
 
 
 def _check_keys(parser: ConfigParser, folder: Path, ids: Sequence[str]) -> None:
-    """Refuse keys that are in none of the bundle's files that are loaded, and that nothing refers to."""
+    """Refuse numbers for parts, and keys that are in none of the bundle's files that are loaded and never used."""
     config: Mapping[str, Any] = parser.config  # type: ignore[assignment]
     known: set[str] = set(ids)
     for file in folder.glob("*.json"):
-        keys = {re.split("#|::", key)[0].lstrip("+") for key in json.loads(file.read_text(encoding="utf-8"))}
-        known |= keys if keys <= config.keys() else set()
+        defaults = json.loads(file.read_text(encoding="utf-8"))
+        keys = {re.split("#|::", key)[0].lstrip("+") for key in defaults}
+        if not keys <= config.keys():
+            continue
+        known |= keys
+        for key in keys - RANGES.keys():
+            if isinstance(defaults.get(key), dict) and isinstance(config[key], (int, float)):
+                raise UserError(
+                    f"{key}: found {config[key]!r}, expected a part of the pipeline; leave it out, or set one of its "
+                    f"values with --{key}#<name>"
+                )
     unknown = {key for key in config.keys() - known if not key.startswith("_")}
     if "initialize" not in known or not unknown:  # configurations of another form cannot be compared
         return

@@ -114,6 +114,7 @@ def test_a_path_object_is_a_path(folder):
         ("epochs", "epochs: found an unknown key"),  # of another command
         ("scan#chanels", "scan#chanels: found an unknown setting, expected channels"),
         ("steps", "steps: found a key of version 0.1, expected 'num_steps'"),
+        ("scan", "scan: found 1, expected a part of the pipeline; .* --scan#<name>"),
         ("fusion", "fusion: found a key of version 0.1, which was removed"),
     ],
 )
