@@ -40,6 +40,8 @@ class TestActiveVoxels:
         assert as_text(active_voxels(p, 0.05, 1)) == grown
         assert as_text(active_voxels(p, 0.07, 0)) == picture
         assert as_text(active_voxels(p, 0.2, 0)) == ["........##.."] * 3
+        p[:, 0, 1] = torch.tensor([0.75, 0.25])
+        assert as_text(active_voxels(p, 0.25, 0)) == ["........##.."] * 3  # not above the threshold
 
     @pytest.mark.parametrize("dilation", [0, 2, 30])
     def test_cubes_are_those_of_pooling(self, dilation):

@@ -22,7 +22,7 @@ def test_the_temperature_of_a_case_comes_from_other_subjects():
     assert by_case["a1"]["temperature"] == by_case["a2"]["temperature"] == pytest.approx(1.5, rel=0.05)
     assert by_case["b"]["temperature"] > 2
     expected = voxel_metrics(tempered(voxels["a1"][0].double(), by_case["a1"]["temperature"], 1), voxels["a1"][1])
-    assert {name: by_case["a1"][name] for name in expected} == pytest.approx(expected)
+    assert {name: by_case["a1"][name] for name in expected} == pytest.approx(expected, rel=1e-12)
     assert set(pooled) == {"raw", "calibrated"}
     assert pooled["calibrated"]["ece"] < pooled["raw"]["ece"]
 

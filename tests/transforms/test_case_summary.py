@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 
 from monai_pdddpm.metrics.recalibration import Calibration
 from monai_pdddpm.transforms import CaseSummaryd
-from monai_pdddpm.transforms.case_summary import agreement, expected_dice, voxel_volume_ml
+from monai_pdddpm.transforms.case_summary import _mean_inside, agreement, expected_dice, voxel_volume_ml
 
 LABELS = {"0": "background", "1": "head", "2": "tail"}
 AFFINE = torch.diag(torch.tensor([0.5, 2.0, 5.0, 1.0], dtype=torch.float64))  # 5 mm3, 0.005 mL a voxel
@@ -62,6 +62,7 @@ def test_volumes_and_spread_by_hand():
     assert result["structures"]["head"]["mean_entropy_inside_nats"] == 0.325
     assert result["structures"]["tail"]["mean_entropy_inside_nats"] == 0.5
     assert result["structures"]["head"]["expected_dice"] is None
+    assert _mean_inside(torch.tensor([1.0, 0.0, 0.0]), torch.ones(3, dtype=torch.bool)) == 0.3333
     assert json.loads(json.dumps(result)) == result
 
 

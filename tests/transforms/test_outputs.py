@@ -110,6 +110,7 @@ def test_normalized_by_hand():
     p = torch.tensor([[0.2, 0.0, -0.1, 1e-9], [0.2, 0.0, 0.5, 0.0]])
     assert torch.allclose(normalized(p), torch.tensor([[0.5, 1.0, 0.0, 1.0], [0.5, 0.0, 1.0, 0.0]]))
     assert normalized(torch.tensor([0.0, 1.5e-6])).tolist() == [0, 1]
+    assert normalized(torch.tensor([0.0, 1e-6])).tolist() == [1, 0]  # not above the limit
 
 
 LPS = torch.tensor([[-1.0, 0, 0, 10], [0, -2, 0, 20], [0, 0, 1.5, -30], [0, 0, 0, 1]], dtype=torch.float64)

@@ -66,6 +66,7 @@ def test_a_thousandth_of_a_voxel_is_no_difference():
         ((-2, 0, 0), ((0, 2), (0, 2), (2, 3))),  # a part of the box lies before the scan
         ((4, 0, 0), ((5, 6), (0, 2), (2, 3))),  # and behind it
         ((9, 0, 0), ((6, 6), (0, 2), (2, 3))),  # all of it
+        ((-9, 0, 0), ((0, 0), (0, 2), (2, 3))),
     ],
 )
 def test_a_moved_box_by_hand(by, target):
