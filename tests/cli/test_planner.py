@@ -282,6 +282,10 @@ class TestGivenSegmenter:
         values, _ = planned(fingerprint([(90, 90, 90)]), budget=room_for([80, 80, 80], 2), segmenter=segmenter)
         assert values["roi_size"] == [64, 64, 96]
 
+    def test_a_window_that_the_denoiser_cannot_take_is_replaced(self):
+        _, choices = planned(segmenter=self.segmenter(window=[96, 96, 44]))
+        assert choices["window"].reason.startswith("the median scan")
+
     def test_a_spacing_is_refused(self):
         with pytest.raises(UserError, match=r"--spacing: found \[1, 1, 1\] with --segmenter"):
             planned(segmenter=self.segmenter(), spacing=[1, 1, 1])

@@ -42,7 +42,7 @@ def test_decoding_by_hand():
     )
 
 
-@pytest.mark.parametrize(("total", "share"), [(1.5e-6, 1.0), (0.9e-6, 0.5)])
+@pytest.mark.parametrize(("total", "share"), [(1.5e-6, 1.0), (1e-6, 0.5), (0.9e-6, 0.5)])
 def test_less_than_a_millionth_is_no_class(total, share):
     torch.testing.assert_close(decode_probabilities(torch.tensor([[total, 0.0]]), 0.0, 1.0)[0, 0].item(), share)
 

@@ -49,6 +49,11 @@ def test_frames_are_not_connected():
     assert found[0, ..., 0, 1].tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
 
 
+def test_slices_are_connected():
+    scan = torch.tensor([[1, 1], [0, 1], [1, 1]]).view(1, 3, 1, 2)  # two parts in the first slice, one in the scan
+    assert torch.equal(LargestComponentd("seg")({"seg": scan})["seg"], scan)
+
+
 def test_turned_off_and_empty():
     data = {"seg": DRAWN[None]}
     assert LargestComponentd("seg", keep=False)(data)["seg"] is data["seg"]
