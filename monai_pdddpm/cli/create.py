@@ -76,6 +76,9 @@ def create_bundle(
         spacing: voxel size in mm along R, A, S; None applies the rule.
         stage: pre-segmentations in place of a segmenter, or None.
         progress: show a progress bar.
+
+    Raises:
+        UserError: if the name, a setting or the data set cannot be used, or the folder exists.
     """
     if not _NAME.fullmatch(name):
         raise UserError(f"name: found {name!r}, expected a letter, then letters, digits and _; choose another name")

@@ -119,6 +119,9 @@ def as_decathlon(dataset: DataSet) -> dict[str, Any]:
     """Return any data set as the content of a ``dataset.json`` of the Decathlon.
 
     Without a list for validation, the last fifth of the subjects is held out.
+
+    Raises:
+        UserError: if there are no cases for training and validation.
     """
     held: list[str] = []
     if not any(case.list_key == "validation" for case in dataset.labeled):

@@ -51,6 +51,9 @@ def nnunet_stage(results: Path, data: DataSet) -> FirstStage:
     Args:
         results: ``<nnUNet_results>/<data set>/<trainer>__<plans>__<configuration>``.
         data: the data set.
+
+    Raises:
+        UserError: if it is no such folder, a fold is missing or not validated, or channels or labels differ.
     """
     if not (results / "plans.json").is_file():
         found = "plans.pkl of version 1" if (results / "plans.pkl").is_file() else "no plans.json"
@@ -96,6 +99,9 @@ def keep_usable(listed: dict[str, Any], stage: FirstStage, progress: bool) -> li
 
     Returns:
         notes on these cases, on the mean Dice, and on signs that the pre-segmentations are not out-of-fold.
+
+    Raises:
+        UserError: if no training or no validation case is left.
     """
     labels, problems = {int(value): name for value, name in listed["labels"].items()}, []
     known = (labels, listed.get("ignored"))

@@ -132,6 +132,10 @@ def read_table(path: Path) -> DataSet:
     Its columns are ``image``, or ``image 1``, ``image 2``, ... (any text after ``image``) for channels; ``label``; and
     optionally ``split`` (``training``, ``validation``, ``test``) and ``subject``. Paths are absolute or relative to the
     table; an empty cell is no file.
+
+    Raises:
+        UserError: if it is not such a text, or has no column of images, another column, or a row with other cells; the
+            message names it.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)

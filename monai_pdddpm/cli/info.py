@@ -39,7 +39,11 @@ def run(options: argparse.Namespace) -> Result:
 
 
 def bundle_info(folder: Path) -> dict[str, Any]:
-    """Return texts and settings of a bundle's ``configs`` as they are written, and which files are there."""
+    """Return texts and settings of a bundle's ``configs`` as they are written, and which files are there.
+
+    Raises:
+        UserError: if a file is missing or not a JSON object.
+    """
     contents: list[dict[str, Any]] = []
     for file in (folder / "configs" / "metadata.json", folder / "configs" / "inference.json"):
         try:

@@ -44,7 +44,14 @@ def training_memory(
 
     The constants are those of an ``ODEUNet`` with channels of 2, 4 and 8 times ``filters``, trained in bfloat16 with
     AdamW, a moving average and up to `SOLVER_STEPS` solver steps; a test compares them with what autograd keeps.
-    ``window`` is in voxels, and ``classes`` count the background.
+
+    Args:
+        window: voxels along each axis.
+        batch: windows per step.
+        filters: of the segmenter's first level.
+        channels: image channels.
+        classes: number of classes with the background.
+        segmenter_parameters: parameters of a given segmenter.
     """
     weights = 0.37e6 * filters**2 + 4 * segmenter_parameters
     per_voxel = (15.6 + 25.6 * SOLVER_STEPS) * filters + 2 * channels + 4 * classes

@@ -48,7 +48,10 @@ def plan(
         budget: memory for training.
         computer_memory: bytes of main memory, for the cache of cases.
         segmenter: a trained segmenter to use, or None.
-        spacing: voxel size in mm along R, A, S, without a segmenter; None applies the rule.
+        spacing: voxel size in mm along R, A, S; None applies the rule.
+
+    Raises:
+        UserError: if the memory is too small for the smallest window, or a spacing is given with a segmenter.
     """
     if segmenter and spacing is not None:
         raise UserError(

@@ -22,6 +22,9 @@ def verify(folder: Path) -> Result:
     """Compare files with the checksums in reports, reports with ``run.json``, and its entries with their ids.
 
     This finds damage and mistakes. It is no protection against someone who rewrites all files.
+
+    Raises:
+        UserError: if there is no case in the folder.
     """
     cases = sorted(p for p in folder.iterdir() if p.is_dir() and p.name != FAILURES and p.name[0] != ".")
     if not cases:

@@ -17,7 +17,7 @@ from monai_pdddpm.utils.seeds import hashed_seed
 class CachedDataset(CacheDataset):
     """MONAI's ``CacheDataset`` that reads its cases one after the other, without threads; ``num_workers`` is not used.
 
-    While a case cannot be read, threads may still work on the next ones when Python ends, which can abort the process
+    When a case cannot be read, threads may still work on the next ones while Python ends, which can abort the process
     ("terminate called without an active exception", exit code 134) after the error was printed.
 
     After :meth:`seed_epoch`, the random transforms of a case depend only on that seed and on its place in the list: not

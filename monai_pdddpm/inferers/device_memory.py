@@ -20,7 +20,14 @@ MIB = 2**20
 
 
 def members_at_once(config: EnsembleConfig, size: int, device: torch.device) -> int:
-    """Return how many members to draw in one batch, if the volumes of one take ``size`` bytes: 1 or more."""
+    """Return how many members to draw in one batch: 1 or more, and at most ``config.member_batch``.
+
+    Args:
+        config: its ``memory`` is that of the members in work: MiB, or 0 for 256 MiB on a CPU and an eighth of the free
+            memory on a GPU.
+        size: bytes of the volumes of one member.
+        device: device of the windows.
+    """
     memory = config.memory * MIB
     if not memory:
         memory = torch.cuda.mem_get_info(device)[0] // 8 if device.type == "cuda" else CPU_MEMORY

@@ -106,6 +106,9 @@ def uneven_steps(start_step: int, num_steps: int, end_step: int = 0) -> list[int
     Example:
         >>> uneven_steps(300, 5)
         [299, 255, 210, 105, 0]
+
+    Raises:
+        UserError: if an argument is out of range.
     """
     _check(start_step, num_steps, end_step)
     if start_step == 0:

@@ -17,7 +17,11 @@ _LARGEST = 2**63 - 1  # whole number of torch
 
 
 def check_range(name: str, value: object, low: int, high: int | None = None) -> int:
-    """Check that a setting is an integer from ``low`` to ``high``; return an ``int``, which JSON can hold."""
+    """Check that a setting is an integer from ``low`` to ``high``; return an ``int``, which JSON can hold.
+
+    Raises:
+        UserError: when it is not, or is a boolean.
+    """
     number: Any = value if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
     most = _LARGEST if high is None else high
     if number is None or not low <= number <= most:
@@ -28,7 +32,11 @@ def check_range(name: str, value: object, low: int, high: int | None = None) -> 
 
 
 def check_number(name: str, value: object, low: float, high: float | None = None, below: bool = False) -> float:
-    """Check that a setting is finite and from ``low`` to ``high``, or ``below`` it; return a ``float`` or ``int``."""
+    """Check that a setting is finite and from ``low`` to ``high``, or ``below`` it; return a ``float`` or ``int``.
+
+    Raises:
+        UserError: when it is not, or is a boolean.
+    """
     number: Any = value if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
     if not low <= number < math.inf or (high is not None and not (number < high if below else number <= high)):
         to = f"of at least {low:g}" if high is None else f"from {low:g} to {'below ' if below else ''}{high:g}"
@@ -37,13 +45,21 @@ def check_number(name: str, value: object, low: float, high: float | None = None
 
 
 def check_switch(name: str, value: object) -> None:
-    """Check that a setting is True or False."""
+    """Check that a setting is True or False.
+
+    Raises:
+        UserError: when it is neither.
+    """
     if not isinstance(value, bool):
         raise UserError(f"{name}: found {value!r}, expected True or False; write --{name} True")
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Check that a setting is one of a few words."""
+    """Check that a setting is one of a few words.
+
+    Raises:
+        UserError: when it is not.
+    """
     if not isinstance(value, str) or value not in choices:
         expected = " or ".join(repr(choice) for choice in choices)
         raise UserError(f"{name}: found {value!r}, expected {expected}; give {name} such a value")
