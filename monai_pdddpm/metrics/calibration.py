@@ -31,7 +31,7 @@ def near_structure(truth: torch.Tensor) -> torch.Tensor:
         Boolean mask of the same shape and device; empty if the truth is.
     """
     # A maximum over a cube of 2 n + 1 voxels equals n dilations and is separable.
-    dilated = maximum_filter((truth > 0).cpu().numpy(), size=2 * NEAR_VOXELS + 1, mode="constant", cval=0)
+    dilated = maximum_filter((truth > 0).cpu().numpy(), size=2 * NEAR_VOXELS + 1)
     return torch.from_numpy(dilated).to(truth.device)
 
 
@@ -45,9 +45,8 @@ def expected_calibration_error(probability: torch.Tensor, truth: torch.Tensor, b
     """
     confidence, predicted = probability.double().max(dim=1)
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
-    index = (torch.bucketize(confidence, edges) - 1).clamp(0, bins - 1)
     # |B_m| (acc - conf) is a sum over the bin's voxels: no division, so empty bins need no guard.
-    gap = torch.bincount(index, weights=(predicted == truth).double() - confidence, minlength=bins)
+    gap = torch.bincount(torch.bucketize(confidence, edges), weights=(predicted == truth).double() - confidence)
     return float(gap.abs().sum() / len(truth))
 
 

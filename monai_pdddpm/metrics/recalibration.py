@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -202,8 +203,8 @@ def cross_validated(cases: Sequence[CalibrationCase]) -> dict[str, Any]:
     """
     losses: list[list[float]] = []
     predicted, unlike = [], 0
-    covered: dict[str, list[bool]] = {label: [] for label in cases[0].true_ml}
-    width: dict[str, list[float]] = {label: [] for label in cases[0].true_ml}
+    covered: defaultdict[str, list[bool]] = defaultdict(list)
+    width: defaultdict[str, list[float]] = defaultdict(list)
     for case in cases:
         fitted = fit_calibration([other for other in cases if other.subject != case.subject])
         both = (case.probability, tempered(case.probability, fitted.temperature, 1))

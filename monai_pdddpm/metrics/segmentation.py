@@ -62,14 +62,10 @@ def mask_metrics(predicted: torch.Tensor, truth: torch.Tensor, spacing: Sequence
     predicted_voxels, true_voxels = int(predicted.sum()), int(truth.sum())
     if predicted_voxels and true_voxels:
         # All surfaces lie within the box, and the border of an image counts as a surface: the results are the same.
-        box = [
-            slice(*ends)
-            for ends in zip(
-                *generate_spatial_bounding_box((predicted | truth)[None], margin=1, allow_smaller=True), strict=True
-            )
-        ]
+        ends = generate_spatial_bounding_box((predicted | truth)[None])
+        box = tuple(slice(start, end) for start, end in zip(*ends, strict=True))
         # MONAI computes surfaces on the CPU: results do not depend on the device.
-        one, other = (mask[tuple(box)][None, None].cpu().float() for mask in (predicted, truth))
+        one, other = (mask[box][None, None].cpu() for mask in (predicted, truth))
         threshold = NSD_TOLERANCE_MM + NSD_SLACK_MM
         dice = float(compute_dice(one, other))
         hd95 = float(compute_hausdorff_distance(one, other, percentile=95, spacing=spacing))

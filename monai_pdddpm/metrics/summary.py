@@ -83,7 +83,7 @@ def statistic(values: Sequence[float], subjects: Sequence[str] | None = None) ->
     if np.ptp(finite) == 0 or group.max() == 0:
         return {"mean": mean, "low": mean, "high": mean, **counts}
 
-    def ratio(sums: NDArray[Any], sizes: NDArray[Any], axis: int = -1) -> NDArray[Any]:
+    def ratio(sums: NDArray[Any], sizes: NDArray[Any], axis: int) -> NDArray[Any]:
         return sums.sum(axis=axis) / sizes.sum(axis=axis)
 
     interval = bootstrap(
@@ -93,7 +93,6 @@ def statistic(values: Sequence[float], subjects: Sequence[str] | None = None) ->
         confidence_level=CONFIDENCE_LEVEL,
         method="percentile",
         paired=True,
-        vectorized=True,
         random_state=np.random.default_rng(SEED),
     ).confidence_interval
     return {"mean": mean, "low": float(interval.low), "high": float(interval.high), **counts}

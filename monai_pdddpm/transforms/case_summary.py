@@ -132,7 +132,7 @@ def _rounded(value: float | None) -> float | None:
 
 def _mean_inside(entropy: torch.Tensor | None, inside: torch.Tensor) -> float | None:
     """Return the mean entropy of some voxels, both (1, ...); None without any."""
-    return round(float(entropy[inside].float().mean()), 4) if entropy is not None and inside.any() else None
+    return round(float(entropy[inside].mean()), 4) if entropy is not None and inside.any() else None
 
 
 def _volume(inside: torch.Tensor, members: torch.Tensor | None, voxel_ml: float) -> dict[str, Any]:
@@ -159,9 +159,7 @@ def agreement(members: torch.Tensor, answer: torch.Tensor, classes: Sequence[int
         both = (theirs & mine.flatten()).sum(dim=1)
         size = theirs.sum(dim=1) + mine.sum()
         if size.any():
-            found.append(
-                torch.where(size > 0, 2 * both / size.clamp(min=1), torch.ones_like(both, dtype=torch.float32))
-            )
+            found.append(torch.where(size > 0, 2 * both / size, 1.0))
     return float(torch.stack(found).mean()) if found else 1.0
 
 

@@ -60,9 +60,7 @@ class PresegmentationCorruption:
         field = self._smooth_field(batch, len(size), size, presegmentation.device).clamp(-2, 2) * severity * self.shift
         # grid_sample counts axes from the last, in units of half the volume
         in_grid_units = torch.stack([field[:, i] * 2 / size[i] for i in reversed(range(len(size)))], dim=-1)
-        return F.grid_sample(
-            presegmentation, grid + in_grid_units, mode="bilinear", padding_mode="border", align_corners=False
-        )
+        return F.grid_sample(presegmentation, grid + in_grid_units, padding_mode="border", align_corners=False)
 
     def _smooth_field(self, batch: int, channels: int, size: list[int], device: torch.device) -> torch.Tensor:
         nodes = [max(2, round(n / self.scale)) for n in size]

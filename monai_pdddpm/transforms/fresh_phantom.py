@@ -24,18 +24,12 @@ class RandPhantomd(Randomizable, MapTransform):
 
     def __init__(self, keys: Any = ("image", "label")) -> None:
         MapTransform.__init__(self, keys)
-        self._seed = 0
-
-    def randomize(self, data: Any = None) -> None:
-        """Draw the seed of the phantom."""
-        self._seed = int(self.R.randint(2**31))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with a new image, float32, and label, of the old ones' sizes and metadata."""
         d = dict(data)
-        self.randomize()
         image, label = self.keys
-        sequence = np.random.SeedSequence(self._seed)
+        sequence = np.random.SeedSequence(int(self.R.randint(2**31)))
         phantom = make_phantom_scan(d[image].shape[1:], seed=sequence)
         annotation = phantom.draw_annotation(np.random.default_rng(sequence.spawn(1)[0]))
         for key, values in ((image, phantom.image), (label, annotation)):

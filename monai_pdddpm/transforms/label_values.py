@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from monai_pdddpm.utils.errors import UserError
@@ -64,8 +63,7 @@ def to_values(label_map: torch.Tensor, values: Sequence[int] | None) -> torch.Te
     """
     if values is None or list(values) == list(range(len(values))):
         return label_map
-    valued = torch.as_tensor(values, dtype=torch.int32, device=label_map.device)[torch.as_tensor(label_map).long()]
-    return MetaTensor(valued, meta=label_map.meta) if isinstance(label_map, MetaTensor) else valued
+    return torch.as_tensor(values, dtype=torch.int32, device=label_map.device)[label_map.long()]  # keeps metadata
 
 
 def named_values(labels: Mapping[str, str], values: Sequence[int] | None) -> dict[str, str]:

@@ -48,7 +48,7 @@ class SplitOutputd(MapTransform):
 
 
 def uncertainty_maps(
-    parts: Mapping[str, torch.Tensor], temperature: float = 1.0, frames: int = 1
+    parts: Mapping[str, torch.Tensor], temperature: float, frames: int = 1
 ) -> dict[str, torch.Tensor]:
     """Return the maps that follow from the parts of an output.
 
@@ -100,8 +100,8 @@ def frames_last(x: torch.Tensor, frames: int) -> torch.Tensor:
 def normalized(p: torch.Tensor) -> torch.Tensor:
     """Return probabilities, (K, ...), that sum to 1; where all are zero, the first class gets 1."""
     p = p.clamp(min=0)
-    total = p.sum(dim=0, keepdim=True)
-    p.div_(total.clamp(min=1e-6))
+    total = p.sum(dim=0)
+    p.div_(total)
     outside = total <= 1e-6
     if outside.any():
         p.masked_fill_(outside, 0.0)[:1].masked_fill_(outside, 1.0)
@@ -163,7 +163,7 @@ class EnsembleMapsd(MapTransform):
         """Return the label maps of members, (T, members, K, X, Y[, Z]); of many large ones in a file."""
         frames, count = members.shape[:2]
         # a class is likelier than the background only where the background has less than half
-        grid = ScanGrid(image, box_above([-members[:, :, 0].flatten(0, 1)], [-0.5 - 1e-6]))
+        grid = ScanGrid(image, box_above([-members[:, :, 0].flatten(0, 1)], [-0.5]))
         dtype = torch.uint8 if self.num_classes <= 256 else torch.int16
         after = (frames,) if frames > 1 else ()
         maps = scratch_tensor((count, *grid.shape, *after), members.device, dtype).zero_()

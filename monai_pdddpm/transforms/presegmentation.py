@@ -52,12 +52,11 @@ class LoadPresegmentationd(MapTransform):
 
     def _on_grid(self, path: Path, image: MetaTensor) -> torch.Tensor:
         """Return the probabilities of a file on the grid of an image, (K, X, Y, Z)."""
-        shape = tuple(int(size) for size in image.meta["spatial_shape"])[: image.ndim - 1]
+        shape = tuple(int(size) for size in image.meta["spatial_shape"])
         affine = np.asarray(image.meta["original_affine"], dtype=np.float64)
         voxels, soft = read_presegmentation(path, shape, affine, self.labels)
         if not soft:
             voxels = softened(voxels[0], len(self.labels), [float(size) for size in affine_to_spacing(affine)])
         placed: Any = MetaTensor(voxels, affine=torch.as_tensor(affine))
-        to_image = SpatialResample(mode="bilinear", padding_mode="border")
-        on_grid: Any = to_image(placed, dst_affine=image.affine, spatial_size=image.shape[1:])
-        return (on_grid / on_grid.sum(dim=0)).as_tensor()
+        on_grid: Any = SpatialResample()(placed, dst_affine=image.affine, spatial_size=image.shape[1:])
+        return on_grid.as_tensor()

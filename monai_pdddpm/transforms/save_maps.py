@@ -65,7 +65,7 @@ class SaveImageMapsd(SaveImaged):
     ) -> None:
         chosen = chosen_outputs(outputs)
         keys = [key for key, file in MAP_FILES.items() if file.postfix in chosen]
-        super().__init__(keys, output_dir=Path(output_dir), allow_missing_keys=True)
+        super().__init__(keys, allow_missing_keys=True)
         self.output_dir = Path(output_dir)
         self.labels = named_values(labels, label_values)
         self.label_values = label_values

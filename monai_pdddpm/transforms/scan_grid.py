@@ -87,7 +87,7 @@ class ScanGrid:
         for axis, (span, of) in enumerate(zip(self.target, order, strict=True)):
             ends = [relation[of, axis] * i + relation[of, -1] - self.box[of].start for i in (span.start, span.stop - 1)]
             out = out.narrow(1 + axis, min(ends), span.stop - span.start)
-            backwards += [1 + axis] if relation[of, axis] < 0 else []
+            backwards += [1 + axis] if relation[of, axis] == -1 else []
         return out.flip(backwards)
 
     def _interpolated(self, source: torch.Tensor) -> torch.Tensor:
@@ -101,7 +101,7 @@ class ScanGrid:
         first = (first / scale - 1)[::-1]
         thick = max(1, _SLAB // math.prod(size[1:]))
         for start in range(0, size[0], thick):
-            part = slice(start, min(start + thick, size[0]))
+            part = slice(start, start + thick)
             grid = torch.as_tensor(first.copy())
             for axis, n in enumerate(size):
                 along = torch.arange(n, dtype=torch.float64)[part if axis == 0 else slice(None)]

@@ -31,10 +31,10 @@ def softened(classes: torch.Tensor, num_classes: int, spacing: Sequence[float] =
     """
     labels = np.asarray(classes.cpu(), dtype=np.int32)
     sampling = np.asarray(spacing, dtype=float) / np.prod(spacing) ** (1 / len(spacing))
-    margin = np.ceil(_FARTHEST / sampling).astype(int) + 1
+    margin = np.ceil(_FARTHEST / sampling).astype(int)
     logits = np.full((num_classes, *labels.shape), -_FARTHEST / SOFTNESS, dtype=np.float32)
     foreground = find_objects((labels > 0).astype(np.int32))
-    boxes = [foreground[0] if foreground else None, *find_objects(labels, num_classes - 1)]
+    boxes = [foreground[0] if foreground else None, *find_objects(labels)]
     logits[0] = _FARTHEST / SOFTNESS
     for index, box in enumerate(boxes):
         if box is None:

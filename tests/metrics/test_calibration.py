@@ -74,6 +74,8 @@ def test_calibration_error_by_hand():
     assert expected_calibration_error(probability, truth) == pytest.approx(0.5 * 0.25 + 0.5 * 0.35)
     # In one bin the two gaps partly cancel: accuracy 0.8, confidence 0.75.
     assert expected_calibration_error(probability, truth, bins=1) == pytest.approx(0.05)
+    # 0.605 and 0.64 are in one of 15 bins, and would be in two of 16
+    assert expected_calibration_error(two_classes([0.605, 0.64]), torch.tensor([0, 1])) == pytest.approx(0.1225)
 
 
 def test_calibration_error_of_the_lowest_bins():
@@ -157,6 +159,15 @@ def test_error_detection_where_rounding_makes_the_entropy_larger_than_possible()
     assert error_auroc(probability, torch.tensor([6, 0])) == 1
 
 
+def test_error_detection_of_one_distribution_in_two_orders():
+    # in double precision the entropies of the two rows differ by rounding alone
+    row = torch.tensor([0.1, 0.2, 0.7], dtype=torch.float64)
+    probability = torch.stack([row, row[[2, 1, 0]]])
+    first, second = predictive_entropy(probability, dim=1)
+    assert first != second
+    assert error_auroc(probability, torch.tensor([2, 1])) == error_auroc(probability, torch.tensor([1, 0])) == 0.5
+
+
 def test_error_detection_needs_both_kinds():
     probability = two_classes([0.9, 0.8])
     assert math.isnan(error_auroc(probability, torch.tensor([0, 0])))
@@ -173,6 +184,7 @@ def test_only_the_mask_counts():
     assert found["brier"] == pytest.approx(2 * (0.15**2 + 0.35**2) / 2)
     assert found["nll"] == pytest.approx(-(math.log(0.85) + math.log(0.65)) / 2)
     assert math.isnan(found["error_auroc"])
+    assert masked_voxels(probability.half(), truth, mask)[0].dtype == torch.float64
     assert all(type(value) is float for value in found.values())
 
 
@@ -190,12 +202,20 @@ def test_logits_raise():
             masked_voxels(wrong[:, None, None].expand(2, 2, 2), truth, mask)
 
 
+def test_a_sum_may_be_off_by_a_hundredth():
+    shape = (torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.bool))
+    assert masked_voxels(torch.tensor([0.5, 0.509])[:, None, None], *shape)[0].sum() > 1
+    with pytest.raises(ValueError, match="found 1 of 1 voxels"):
+        masked_voxels(torch.tensor([0.5, 0.511])[:, None, None], *shape)
+
+
 def test_rounding_errors_of_probabilities_are_allowed_up_to_the_tolerance(monkeypatch):
     monkeypatch.setattr(calibration, "SUM_TOLERANCE", 2.0**-10)
     for first, second, fits in (
         (1.0, 2.0**-10, True),
         (1.0, 2.0**-10 + 2.0**-20, False),
         (1.0, -(2.0**-10), True),
+        (1.0 + 2.0**-20, 0.0, True),
         (1.0 + 2.0**-20, -(2.0**-10) - 2.0**-20, False),
     ):
         probability = torch.tensor([first, second], dtype=torch.float64)[:, None, None]

@@ -1,6 +1,7 @@
 """Fits recover the parameters that samples were made with."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_intervals_cover_new_cases_as_often_as_they_say():
 def test_spread_has_a_floor():
     assert Volume(expected_ml=5.0, uncertain_ml=1.0).scale_ml == 1.0
     assert Volume(expected_ml=5.0, uncertain_ml=0.0).scale_ml == pytest.approx(0.05)
-    assert Volume(expected_ml=0.0, uncertain_ml=0.0).scale_ml > 0
+    assert Volume(expected_ml=0.0, uncertain_ml=0.0).scale_ml == 0.001  # a cubic millimeter
 
 
 def test_usual_range_by_hand():
@@ -109,6 +110,7 @@ def test_an_absent_structure_makes_zero_usual_and_does_not_widen_the_range():
     calibration = Calibration(ranges={"volume of a (mL)": usual_range([0.0, 1.0, 4.0])})
     assert calibration.unlike({"volume of a (mL)": 0.0}) == []
     assert len(calibration.unlike({"volume of a (mL)": 30.0})) == 1
+    assert Calibration(ranges={"a": (1.0, 2.0)}).unlike({"a": 2.0}) == []
 
 
 def cases(n=30, seed=0, temperature=2.0):
@@ -203,6 +205,13 @@ def test_expected_dice_without_variation_gives_no_line():
     same = [CalibrationCase(**{**vars(case), "features": {"expected_dice": 0.9}}) for case in cases(6)]
     assert fit_calibration(same).dice_line is None
     assert math.isnan(cross_validated(same)["dice_rank_correlation"])
+
+
+def test_answers_that_are_all_right_have_no_rank():
+    right = [CalibrationCase(**{**vars(case), "dice": 1.0}) for case in cases(6)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert math.isnan(cross_validated(right)["dice_rank_correlation"])
 
 
 def test_likelihood_before_is_that_of_the_cases_in_double_precision():

@@ -51,6 +51,8 @@ def test_a_voxel_of_nearly_1_mm_counts_as_1_mm():
     truth = cube((4, 4, 4), (8, 8, 8))
     found = segmentation_metrics(truth.roll(1, dims=0), truth, LESION, (1.0000001, 1.0, 1.0))["lesion"]
     assert found["nsd_1mm"] == 1
+    found = segmentation_metrics(truth.roll(1, dims=0), truth, LESION, (1.00015, 1.0, 1.0))["lesion"]
+    assert found["nsd_1mm"] == pytest.approx(40 / 56)
 
 
 def test_volume_error_has_a_sign():
@@ -119,7 +121,9 @@ def test_class_names():
     assert class_names({"2": "b", "0": "background", "1": "a"}) == {1: "a", 2: "b"}
 
 
-@pytest.mark.parametrize("labels", [{}, {0: "background"}, {-1: "a"}, {1: "a", 2: "a"}, {1: "mean"}, {"tumour": "1"}])
+@pytest.mark.parametrize(
+    "labels", [{}, {0: "background"}, {-1: "a"}, {-1: "a", 1: "b"}, {1: "a", 2: "a"}, {1: "mean"}, {"tumour": "1"}]
+)
 def test_bad_class_names_raise(labels):
     with pytest.raises(ValueError, match="labels: found"):
         class_names(labels)

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from scipy.stats import bootstrap
 
 from monai_pdddpm.metrics.segmentation import mask_metrics
 from monai_pdddpm.metrics.summary import as_table, case_rows, paired_difference, statistic, subject_of, summarize
@@ -27,6 +28,14 @@ def test_mean_and_interval():
     assert found["low"] == pytest.approx(values.mean() - half, abs=0.1 * half)
     assert found["high"] == pytest.approx(values.mean() + half, abs=0.1 * half)
     assert statistic(list(values)) == found
+
+
+def test_the_interval_is_that_of_scipy_with_2000_resamples_and_the_seed_0():
+    values = [0.1, 0.4, 0.5, 0.7, 0.71, 0.9, 0.95]
+    settings = {"n_resamples": 2000, "confidence_level": 0.95, "method": "percentile"}
+    expected = bootstrap((values,), np.mean, **settings, random_state=np.random.default_rng(0)).confidence_interval
+    found = statistic(values)
+    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), rel=1e-12)
 
 
 def test_the_interval_of_two_values_by_hand():
@@ -181,7 +190,9 @@ def test_table():
 
 def test_other_methods_are_summarized():
     rows = [*rows_of([0.5], [0.75]), {"case": "c0", "method": "flips", "label": "lesion", "dice": 0.625}]
-    assert summarize(rows)["methods"]["flips"]["lesion"]["dice"]["mean"] == 0.625
+    summary = summarize(rows)
+    assert summary["methods"]["flips"]["lesion"]["dice"]["mean"] == 0.625
+    assert summary["paired_difference"]["lesion"]["dice"]["mean"] == 0.25  # of the ensemble, not of the last method
 
 
 def test_unsuitable_rows_raise():

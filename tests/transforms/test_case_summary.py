@@ -115,12 +115,14 @@ def test_a_calibration_adds_intervals_and_what_is_unusual():
     assert result["volume_ml"]["head"]["interval_90"] == pytest.approx([0.0375, 0.1125], abs=1e-4)
     assert "interval_90" not in result["volume_ml"]["tail"]
     assert result["unlike_usual"] == []
+    # 4, 5 and 6 voxels of 0.5, 2 and 5 mm
+    assert [result["features"][f"field of view, side {side} (mm)"] for side in (1, 2, 3)] == [2, 10, 30]
     agreed = (2 * 10 / 30 + 2 * 20 / 50) / 4  # the tails lie elsewhere
     assert result["features"]["agreement"] == pytest.approx(agreed, abs=1e-5)
     # Dice to expect: 2 * 15 / (20 + 15) of the head, 1 of the tail
-    assert result["features"]["expected_dice"] == pytest.approx((6 / 7 + 1) / 2, abs=1e-5)
+    assert result["features"]["expected_dice"] == round((6 / 7 + 1) / 2, 5)
     assert result["structures"]["head"] == {
-        "expected_dice": pytest.approx(6 / 7, abs=1e-4),
+        "expected_dice": round(6 / 7, 4),
         "agreement": pytest.approx((2 * 10 / 30 + 2 * 20 / 50) / 2, abs=1e-4),
         "mean_entropy_inside_nats": None,
     }
@@ -132,7 +134,7 @@ def test_a_calibration_adds_intervals_and_what_is_unusual():
     tempered = CaseSummaryd("seg", LABELS, calibration=Calibration(temperature=2.0))(data)["result"]
     # squares of 1/4 and 3/4 are as 1 to 9
     assert tempered["volume_ml"]["head"]["expected"] == 0.09
-    third = AFFINE * torch.tensor([1 / 3, 1.0, 1.0, 1.0])
+    third = AFFINE * torch.tensor([1 / 7, 1.0, 1.0, 1.0])
     seventh = dataclasses.replace(calibration, interval_factor={"head": 1.3}, dice_line=(0.5, 1 / 7, 1 / 7), ranges={})
     odd = CaseSummaryd("seg", LABELS, calibration=seventh)({k: MetaTensor(v, affine=third) for k, v in data.items()})
     head, dice = odd["result"]["volume_ml"]["head"], odd["result"]["predicted_dice"]
@@ -175,6 +177,13 @@ def test_many_voxels_are_counted_exactly():
     item = CaseSummaryd("seg", LABELS)({"seg": MetaTensor(seg, affine=torch.eye(4)), "members": seg})
     assert item["result"]["volume_ml"]["head"]["segmentation"] == 18000.0
     assert item["result"]["volume_ml"]["head"]["members_mean"] == 18000.0
+
+
+def test_large_volumes_keep_four_digits():
+    seg = torch.ones(1, 10, 10, 1, dtype=torch.uint8)  # of 12.345678 mL; float32 has 1234.5677 mL
+    affine = torch.diag(torch.tensor([10.0, 10.0, 123.45678, 1.0], dtype=torch.float64))
+    item = CaseSummaryd("seg", LABELS)({"seg": MetaTensor(seg, affine=affine), "members": seg})
+    assert item["result"]["volume_ml"]["head"]["members_mean"] == 1234.5678
 
 
 def test_regions_by_hand():

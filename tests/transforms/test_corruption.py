@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from monai_pdddpm.transforms import PresegmentationCorruption
+from monai_pdddpm.transforms.corruption import _blur
 from monai_pdddpm.utils.errors import UserError
 
 
@@ -154,6 +155,8 @@ def test_autocast_around_it_changes_nothing():
     torch.manual_seed(1)
     expected = corruption(presegmentation)
     torch.manual_seed(1)
+    assert torch.equal(corruption.corrupt(presegmentation, torch.rand(2, 1, 1, 1)), expected)
+    torch.manual_seed(1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(corruption(presegmentation), expected)
         mild = severity(0, presegmentation)
@@ -198,3 +201,15 @@ def test_nodes_of_the_random_fields_by_hand(monkeypatch):
     # nodes 0 1 2 above and 3 4 5 below lie at the quarters of 4 voxels: rows at 0, 1/4, 3/4 and 1 of the way
     assert plane[0, 0, :, 0].tolist() == pytest.approx([0, 0.75, 2.25, 3])
     assert plane[0, 0, 0, [0, -1]].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_image_goes_on_beyond_its_border(dims):
+    whole = one_hot(torch.ones(1, *[9] * dims, dtype=torch.long))
+    assert torch.allclose(_blur(whole, dims), whole)
+    torch.manual_seed(0)
+    assert torch.allclose(PresegmentationCorruption()._warp(whole, severity(1, whole)), whole)
+
+
+def test_defaults():
+    assert vars(PresegmentationCorruption()) == {"probability": 0.9, "shift": 2.0, "amplitude": 0.35, "scale": 6}

@@ -10,9 +10,9 @@ from monai_pdddpm.utils.errors import UserError
 
 
 def test_values_become_classes():
-    label = MetaTensor(torch.tensor([[0.0, 2.0, 5.0, 2.0]]), affine=torch.eye(4) * 2)
+    label = MetaTensor(torch.tensor([[0.0, 2.0, 5.0, 2.0, 9.0]]), affine=torch.eye(4) * 2)
     found = LabelValuesd("label", [0, 2, 5])({"label": label, "other": 1})
-    assert found["label"].tolist() == [[0, 1, 2, 1]]
+    assert found["label"].tolist() == [[0, 1, 2, 1, 0]]  # 9 is no label
     assert found["label"].affine[0, 0] == 2  # keeps its place
     assert found["other"] == 1
 

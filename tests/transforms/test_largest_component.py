@@ -58,3 +58,9 @@ def test_turned_off_and_empty():
     data = {"seg": DRAWN[None]}
     assert LargestComponentd("seg", keep=False)(data)["seg"] is data["seg"]
     assert not LargestComponentd("seg")({"seg": torch.zeros(1, 2, 2, 2)})["seg"].any()
+
+
+def test_other_labels_within_the_box_of_a_label_stay():
+    scan = torch.tensor([[1, 0, 1, 1], [0, 2, 0, 0], [3, 0, 1, 1]]).view(1, 3, 4, 1)
+    found = LargestComponentd("seg")({"seg": scan})["seg"]
+    assert found[0, ..., 0].tolist() == [[0, 0, 1, 1], [0, 2, 0, 0], [3, 0, 0, 0]]

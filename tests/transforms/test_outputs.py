@@ -216,10 +216,10 @@ class TestEnsembleMaps:
 
     def test_frames_come_last(self):
         steps = [TO_RAS, spaced(1.3, 0.9, 1.1)]
-        item = self.item(steps, frames=3)
+        item = self.item(steps, frames=2)
         found = EnsembleMapsd("pred", K)(item)
-        channels = item["pred"].as_tensor().chunk(3)
-        assert found["members"].shape == (4, 9, 8, 7, 3)
+        channels = item["pred"].as_tensor().chunk(2)
+        assert found["members"].shape == (4, 9, 8, 7, 2)
         for frame, own in enumerate(channels):
             meta = {k: v for k, v in item["pred"].meta.items() if k != "ensemble_run"}
             alone = EnsembleMapsd("pred", K)({"image": item["image"][:1], "pred": MetaTensor(own, meta=meta)})
@@ -231,6 +231,10 @@ class TestEnsembleMaps:
         before = item["pred"].clone()
         EnsembleMapsd("pred", K)(item)
         assert torch.equal(item["pred"], before)
+
+    @pytest.mark.parametrize(("temperature", "limit"), [(1.0, 1e-6), (2.0, 1e-12), (0.5, 1e-6)])
+    def test_what_is_a_millionth_after_tempering_is_negligible(self, temperature, limit):
+        assert EnsembleMapsd("pred", K, temperature).limits == pytest.approx((limit, 1e-6, 1e-6))
 
     def test_no_members(self):
         item = self.item([TO_RAS], members=1)

@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose, Orientationd
+from monai.transforms import Compose, Orientationd, SpatialPadd
 
 from monai_pdddpm.data import LoadImageScand
 from monai_pdddpm.transforms import LoadPresegmentationd, Spacingd
@@ -22,11 +22,11 @@ def prepared(tmp_path):
     nib.save(nib.Nifti1Image(label.astype(np.float32) + np.float32(1), AFFINE), tmp_path / "scan.nii.gz")
     (tmp_path / "pre").mkdir()
 
-    def run(array=label, spacing=None, folder=tmp_path / "pre"):
+    def run(array=label, spacing=None, folder=tmp_path / "pre", more=()):
         nib.save(nib.Nifti1Image(array, AFFINE), tmp_path / "pre" / "scan.nii.gz")
         transforms = [LoadImageScand("image"), Orientationd("image", "RAS", labels=None)]
         transforms += [Spacingd("image", spacing, mode="bilinear")] if spacing else []
-        transforms.append(LoadPresegmentationd(str(folder), LABELS))
+        transforms += [*more, LoadPresegmentationd(str(folder), LABELS)]
         return Compose(transforms)({"image": str(tmp_path / "scan.nii.gz")})
 
     run.label = label
@@ -57,6 +57,14 @@ def test_probabilities_stay_as_they_are(prepared):
     p = np.random.default_rng(0).uniform(size=(10, 12, 8)).astype(np.float32)
     found = prepared(np.stack([1 - p, p], axis=-1))["presegmentation"]
     assert np.allclose(found[1].numpy(), p[::-1, ::-1], atol=1e-5)
+
+
+def test_a_padded_image_has_the_presegmentation_of_its_border_beyond(prepared):
+    p = np.random.default_rng(0).uniform(size=(10, 12, 8)).astype(np.float32)
+    pad = SpatialPadd("image", (14, 12, 8), method="end")
+    found = prepared(np.stack([1 - p, p], axis=-1), more=[pad])["presegmentation"]
+    assert found.shape == (2, 14, 12, 8)
+    assert np.allclose(found[1, 9:].numpy(), p[0, ::-1], atol=1e-5)
 
 
 def test_without_a_folder_nothing_is_added(prepared):

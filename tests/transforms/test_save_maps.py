@@ -2,6 +2,7 @@
 
 import nibabel as nib
 import numpy as np
+import pytest
 import torch
 from monai.data import MetaTensor
 
@@ -22,6 +23,7 @@ def test_label_maps_hold_the_values_of_the_labels_and_probabilities_stay(tmp_pat
     found = nib.load(tmp_path / "a" / "a_prob.nii.gz")
     assert np.abs(found.get_fdata()[:, 0, 0].T - prob[:, :, 0, 0].numpy()).max() < 1e-4
     assert np.array_equal(found.affine, AFFINE)
+    assert found.dataobj.slope == pytest.approx(1 / 32767)  # a signed integer holds the highest value
 
 
 def test_the_frames_of_a_series_have_the_place_of_their_scan(tmp_path):
@@ -34,3 +36,14 @@ def test_the_frames_of_a_series_have_the_place_of_their_scan(tmp_path):
     found = nib.load(tmp_path / "a" / "a_seg.nii.gz")
     assert found.shape == source.shape
     assert found.header["qform_code"] == 3
+
+
+def test_maps_use_all_bits_and_folders_may_exist(tmp_path):
+    flat = MetaTensor(torch.zeros(1, 2, 2, 2), affine=AFFINE, meta={"filename_or_obj": "a.nii"})
+    save = SaveImageMapsd(tmp_path / "new" / "folder", {"0": "background", "1": "head"}, outputs="variance,entropy,seg")
+    for _ in range(2):
+        save({"image": flat, "variance": flat, "entropy": flat})
+    folder = tmp_path / "new" / "folder" / "a"
+    assert nib.load(folder / "a_variance.nii.gz").dataobj.slope == pytest.approx(0.25 / 32767)
+    assert nib.load(folder / "a_entropy.nii.gz").dataobj.slope == pytest.approx(np.log(2) / 32767)
+    assert not (folder / "a_seg.nii.gz").exists()  # the case has none

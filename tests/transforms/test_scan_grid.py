@@ -7,6 +7,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from monai_pdddpm.transforms import scan_grid
 from monai_pdddpm.transforms.scan_grid import ScanGrid, _whole_numbers
 
 SIZE = (6, 5, 4)
@@ -43,9 +44,11 @@ def test_turned_relations_are_whole_numbers():
     [
         [[2, 0, 0], [0, 1, 0]],  # coarser
         [[1, 0, 0], [1, 0, 0]],  # two axes along one
+        [[1, 1, 0], [0, 1, 0]],  # sheared
         [[1, 0, 0.4], [0, 1, 0]],  # between voxels
         [[1, 0, 0.0015], [0, 1, 0]],  # off by more than a thousandth
         [[1, 0.001, 0], [0, 1, 0]],  # at the far end off by more than a thousandth
+        [[0.9998, 0, 0.0011], [0, 1, 0]],  # at the near end
         [[0.8, -0.6, 0], [0.6, 0.8, 0]],  # oblique
     ],
 )
@@ -53,9 +56,11 @@ def test_other_relations_are_not(relation):
     assert _whole_numbers(np.array(relation, dtype=float), (6, 5)) is None
 
 
-def test_a_thousandth_of_a_voxel_is_no_difference():
+def test_a_thousandth_of_a_voxel_is_no_difference(monkeypatch):
     relation = np.array([[1, 0, 5e-4], [0, 1, 0]])
     assert np.array_equal(_whole_numbers(relation, (6, 5)), [[1, 0, 0], [0, 1, 0]])
+    monkeypatch.setattr(scan_grid, "_SAME", 2.0**-10)
+    assert _whole_numbers(np.array([[1, 0, 2.0**-10], [0, 1, 0]]), (6, 5)) is None
 
 
 @pytest.mark.parametrize(

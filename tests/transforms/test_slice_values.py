@@ -33,6 +33,7 @@ def test_areas_along_the_axis_from_head_to_foot():
         ("1", "-3.0", "cord", "4.5"),
         ("2", "-6.0", "lesion", "3.0"),
     ]
+    assert slice_values(case(), LABELS).count("\r") == 0
     assert rows[0]["expected_area_mm2"] == rows[0]["members_min_mm2"] == rows[0]["mean_entropy_inside_nats"] == ""
 
 
@@ -58,6 +59,9 @@ def test_probabilities_members_and_entropy():
 
 
 def test_numbers_have_four_digits():
+    item = case()
+    item["seg"].affine[2, 0] = -1 / 7
+    assert table(item)[0]["position_mm"] == "-0.1429"
     entropy = torch.full((1, 4, 3, 5), 1 / 7)
     assert table(case(entropy=entropy))[0]["mean_entropy_inside_nats"] == "0.1429"
 
