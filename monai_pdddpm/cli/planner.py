@@ -159,9 +159,8 @@ def _window(
         reason = f"at most {limit} voxels {'on' if budget.gpu else 'without'} a GPU; the median scan is {by(shape)}"
         if math.prod(window) <= limit:
             reason = f"the largest of which two fit in {budget.text}"
-        shrinkable = [axis for axis in range(3) if window[axis] > 2 * divisor]
-        edge = math.prod(window) ** (1 / 3)
-        shrinkable = [axis for axis in shrinkable if window[axis] > edge - 1e-6] or shrinkable
+        longer = [axis for axis in range(3) if window[axis] ** 3 >= math.prod(window)]
+        shrinkable = [axis for axis in longer if window[axis] > 2 * divisor]
         if not shrinkable:
             least = need(window, BATCH_SIZES[-1]) / GIB
             raise UserError(

@@ -155,12 +155,12 @@ class DenoisingInferer(Inferer):
             presegmentation = corruption(presegmentation)
         count, device = len(presegmentation), presegmentation.device
         steps = self.time_steps.to(device)
-        start_noise = presegmentation[:0].float()
+        start_noise = presegmentation[:0]
         place = torch.randint(len(steps), (count,), device=device)
         if self.dense_fraction > 0:
             near_start = 1 - torch.distributions.Beta(4.0, 1.2).sample((count,)).to(device)
             dense = torch.rand(count, device=device) < self.dense_fraction
-            place = torch.where(dense, (near_start * len(steps)).long().clamp(max=len(steps) - 1), place)
+            place = torch.where(dense, (near_start * len(steps)).long(), place)
         t = steps[place]
         if self.training_process == "recycled":
             # half of the cases train the start itself, with which every chain begins

@@ -140,7 +140,6 @@ class EnsembleRun:
         windows, own = len(region.windows), self.communicator.share(self.config.members)
         self.windows_run += windows
         bar.total += len(own) * windows * len(self.chain.time_steps)
-        bar.refresh()
         members, statistics = self._members(target), EnsembleStatistics()
         volumes = self.chain.draws + 2  # the noise, and the blended sums of the first and the last prediction
         at_once = members_at_once(self.config, 4 * volumes * crop(probabilities, region.box).numel(), self.device)
@@ -207,7 +206,7 @@ class EnsembleRun:
         to: list[Any] = [...]
         source: list[Any] = [...]
         for b, i in zip(box, self.inner, strict=True):
-            low, high = max(b.start, i.start), max(min(b.stop, i.stop), max(b.start, i.start))
+            low, high = max(b.start, i.start), min(b.stop, i.stop)
             to.append(slice(low - i.start, high - i.start))
             source.append(slice(low - b.start, high - b.start))
         target[tuple(to)] = values[tuple(source)]

@@ -68,6 +68,10 @@ class PDDDPMInferer(Inferer):
             channels are those of :class:`monai_pdddpm.inferers.EnsembleOutput`. A MetaTensor comes back as one; its
             ``meta["ensemble_run"]`` is a list with one :class:`monai_pdddpm.inferers.EnsembleRunInfo` per case.
         """
+        if inputs.is_complex():
+            raise UserError(
+                "image: found complex numbers, expected real ones; take their magnitude in the preprocessing"
+            )
         images = (inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs).float()
         self._check(images, network, presegmentation)
         given = [None] * len(images) if presegmentation is None else list(presegmentation.float())

@@ -27,19 +27,18 @@ class EnsembleStatistics:
         """Add one member.
 
         Args:
-            first: probabilities of its first prediction, (K, X, Y[, Z]), summing to 1 over K.
-            member: probabilities at the end of its chain, of the same shape.
+            first: probabilities of its first prediction, (K, X, Y[, Z]) float32, summing to 1 over K.
+            member: probabilities at the end of its chain, of the same shape and type.
         """
-        p = member.float()
         if self.sums is None:
-            self.sums = p.new_zeros(3 * len(p) + 1, *p.shape[1:])
+            self.sums = member.new_zeros(3 * len(member) + 1, *member.shape[1:])
         mean_first, mean, squares, entropy = _parts(self.sums)
         self.count += 1
-        delta = p - mean
-        mean_first += (first.float() - mean_first) / self.count
+        delta = member - mean
+        mean_first += (first - mean_first) / self.count
         mean += delta / self.count
-        squares += delta * (p - mean)
-        entropy += (predictive_entropy(p, dim=0) - entropy) / self.count
+        squares += delta * (member - mean)
+        entropy += (predictive_entropy(member, dim=0) - entropy) / self.count
 
     def merge(self, other: EnsembleStatistics) -> None:
         """Add the members of other statistics.
@@ -75,7 +74,7 @@ class EnsembleStatistics:
         if self.sums is None:
             raise ValueError("members: found none, expected at least one; add a member first")
         first, mean, squares, entropy = _parts(self.sums)
-        variance = (squares / self.count).clamp_(min=0)[1:]
+        variance = squares[1:] / self.count
         return {"pred": first, "member_mean": mean, "member_entropy": entropy, "variance": variance}
 
 

@@ -56,7 +56,7 @@ class WindowPlan:
         self,
         size: Sequence[int],
         roi_size: Sequence[int],
-        overlap: float = 0.5,
+        overlap: float,
         device: torch.device | str = "cpu",
         box: Window | None = None,
     ) -> None:
@@ -69,9 +69,8 @@ class WindowPlan:
             tuple(slice(s, s + r) for s, r in zip(corner, self.roi_size, strict=True))
             for corner in itertools.product(*starts)
         ]
-        weight = compute_importance_map(self.roi_size, mode="gaussian", device=device, dtype=torch.float32)
-        # MONAI's floor: the far corners of a Gaussian underflow to zero
-        self.weight = weight.clamp(min=max(float(weight.min()), 1e-3))
+        # at least 1e-3, because the far corners of a Gaussian underflow to zero
+        self.weight = compute_importance_map(self.roi_size, mode="gaussian", device=device, dtype=torch.float32)
         self.total = torch.zeros(self.size, device=device)
         for window in self.windows:
             self.total[window] += self.weight
@@ -153,7 +152,7 @@ class WindowRegion:
                 fallback_weight[inside] *= 1 - edge_ramp(window, plan.size, margin, weight.device)
         if margin:
             self._fallback_weight = fallback_weight
-            self._total = torch.where(weight > 0, weight / (1 - fallback_weight), 1)
+            self._total = torch.where(weight > 0, weight / (1 - fallback_weight), 1.0)
         else:
             self._total = crop(plan.total, self.box)
             self._fallback_weight = 1 - weight / self._total
@@ -210,7 +209,7 @@ def content_box(frames: torch.Tensor, inner: Window, padded: Sequence[int], roi_
         The box in the padded volume; the whole volume if no voxel differs.
     """
     first: Any = (slice(0, 1), slice(None), *[slice(0, 1)] * len(padded))
-    differs = (frames != frames[first]).flatten(0, 1).any(0, keepdim=True)
+    differs = (frames != frames[first]).flatten(end_dim=1).any(0, keepdim=True)
     if not differs.any():
         return tuple(slice(0, n) for n in padded)
     box = []
@@ -218,6 +217,7 @@ def content_box(frames: torch.Tensor, inner: Window, padded: Sequence[int], roi_
         *generate_spatial_bounding_box(differs), inner, padded, roi_size, strict=True
     ):
         low, high = used_from + place.start, used_to + place.start
-        low = min(max(0, low - max(0, r - high + low) // 2), n - r)
+        low -= max(0, r - high + low) // 2
+        low = min(max(0, low), n - r)
         box.append(slice(low, max(high, low + r)))
     return tuple(box)

@@ -72,9 +72,9 @@ class FixedEnsemble(nn.Module):
         preseg = self.network.segment(image)
         first, members = self.members(image, preseg)
         weight = self.presegmentation_weight
-        answer = tempered((1 - weight) * first.mean(0, keepdim=True) + weight * preseg, self.temperature, 1)
+        answer = tempered((1 - weight) * first.mean(0) + weight * preseg, self.temperature, 1)
         mean = members.mean(0, keepdim=True)
-        information = (_entropy(mean) - _entropy(members).mean(0, keepdim=True)).clamp(min=0)
+        information = (_entropy(mean) - _entropy(members).mean(0)).clamp(min=0)
         return answer, _entropy(answer), information, (members - mean).square().mean(0, keepdim=True)[:, 1:]
 
     def members(self, image: torch.Tensor, preseg: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,6 +91,6 @@ def _entropy(p: torch.Tensor) -> torch.Tensor:
     """Return the entropy over the classes in nats, (B, 1, ...).
 
     This is ``predictive_entropy`` without its clamp to [0, 1], for which onnxscript 0.7.2 sometimes writes a node that
-    ONNX Runtime refuses. Here only rounding leaves [0, 1].
+    ONNX Runtime refuses. Nothing leaves [0, 1] here.
     """
-    return torch.special.entr(p).sum(1, keepdim=True).clamp(min=0)
+    return torch.special.entr(p).sum(1, keepdim=True)

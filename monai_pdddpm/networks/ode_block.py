@@ -65,7 +65,7 @@ class SecondOrderODEBlock(nn.Module):
     (The Missing U).
     """
 
-    def __init__(self, spatial_dims: int, channels: int, embedding_channels: int, groups: int = 8) -> None:
+    def __init__(self, spatial_dims: int, channels: int, embedding_channels: int, groups: int) -> None:
         super().__init__()
         self.acceleration = Acceleration(spatial_dims, channels, groups)
         self.velocity = InitialVelocity(spatial_dims, channels, groups)

@@ -158,7 +158,7 @@ class ODEUNet(nn.Module):
         Raises:
             ValueError: if the pre-segmentation is required and missing.
         """
-        if self.presegmentation_channels > 0:
+        if self.presegmentation_channels:
             if presegmentation is None:
                 raise ValueError("presegmentation: found None, expected one for this denoiser; pass it to encode")
             image = torch.cat([image, presegmentation.to(image.dtype)], dim=1)

@@ -18,7 +18,7 @@ def decode_probabilities(x_0: torch.Tensor, low: float, high: float) -> torch.Te
     """Return states as probabilities, (B, K, ...), that sum to 1; voxels without any class get 1 / K each."""
     p = ((x_0 - low) / (high - low)).clamp(min=0.0)
     total = p.sum(dim=1, keepdim=True)
-    return torch.where(total > 1e-6, p / total.clamp(min=1e-6), torch.full_like(p, 1.0 / p.shape[1]))
+    return torch.where(total > 1e-6, p / total, torch.full_like(p, 1.0 / p.shape[1]))
 
 
 def predicted_x0(

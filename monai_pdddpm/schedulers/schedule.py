@@ -19,7 +19,7 @@ def cumulative_schedule(num_train_timesteps: int = 1000, schedule: str = "cosine
     Returns:
         (T,) float32, falling from almost 1 towards 0.
     """
-    return DDPMScheduler(num_train_timesteps=num_train_timesteps, schedule=schedule, **options).alphas_cumprod.float()
+    return DDPMScheduler(num_train_timesteps=num_train_timesteps, schedule=schedule, **options).alphas_cumprod
 
 
 def signal_to_noise(abar_t: torch.Tensor) -> torch.Tensor:

@@ -85,6 +85,7 @@ def test_hippocampus_like():
         "map_shape": ["X", "Y", "Z"],
     }
     assert all(choice.text and choice.reason for choice in choices.values())
+    assert choices["levels"].text == "4, windows are multiples of 8 voxels"
 
 
 def test_the_plan_depends_on_its_arguments_only():
@@ -170,11 +171,8 @@ class TestWindow:
         values, choices = planned(fingerprint([(64, 64, 15)]))
         assert choices["levels"].reason == "the median scan is 15 voxels thick; 4 levels need 16"
         assert choices["levels"].text == "3, windows are multiples of 4 voxels"
-        assert (values["roi_size"], values["blocks_down"], values["denoiser_channels"]) == (
-            [64, 64, 16],
-            [1, 2, 4],
-            [32, 64],
-        )
+        assert (values["roi_size"], values["denoiser_channels"]) == ([64, 64, 16], [32, 64])
+        assert (values["blocks_down"], values["blocks_up"]) == ([1, 2, 4], [1, 1])
         assert planned(fingerprint([(64, 64, 6)]))[0]["roi_size"] == [64, 64, 8]
         assert planned(fingerprint([(64, 64, 16)]))[0]["blocks_down"] == [1, 2, 2, 4]
 
@@ -233,7 +231,8 @@ def test_length():
     assert (values["segmenter_val_interval"], values["val_interval"]) == (10, 40)  # 20 and 5 validations
     assert "from 1 case" in choices["length"].text
     assert planned(cases=170)[0]["epochs"] == 120  # 42 steps per epoch
-    assert planned(cases=9999)[0]["segmenter_val_interval"] == 1
+    values, _ = planned(cases=9999)  # 3 epochs
+    assert (values["segmenter_val_interval"], values["val_interval"]) == (1, 1)
     assert planned(cases=49)[0]["epoch_windows"] == 100
     assert planned(cases=50)[0]["epoch_windows"] is None  # one for each case
 
@@ -275,6 +274,7 @@ class TestGivenSegmenter:
         values, choices = planned(segmenter=self.segmenter())
         assert (values["spacing"], values["roi_size"], values["intensity"]) == ([1.5, 1.5, 2.0], [96, 96, 96], [])
         assert choices["window"].reason == "window of zoo"
+        assert (choices["spacing"].text, choices["intensity"].text) == ("1.5 x 1.5 x 2 mm", "unchanged")
         assert choices["levels"].reason == "segmenter given"
 
     def test_its_window_is_shortened_to_multiples_of_its_divisor(self):

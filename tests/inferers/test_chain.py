@@ -124,7 +124,7 @@ def test_half_of_the_members_with_their_own_features_when_memory_is_short(networ
     assert f"out of memory on cpu with {members} members at once" in caplog.text
 
 
-def test_seconds_are_summed_by_stage():
+def test_seconds_are_summed_by_stage(monkeypatch):
     timer = Stopwatch(torch.device("cpu"))
     for _ in range(2):
         with timer("sleep"):
@@ -134,3 +134,8 @@ def test_seconds_are_summed_by_stage():
     assert set(timer.seconds) == {"sleep", "fail"}
     assert 0.02 <= timer.seconds["sleep"] < 2
     assert timer.seconds["fail"] >= 0
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    with Stopwatch(torch.device("cuda"))("on a GPU"):
+        assert waited == [torch.device("cuda")]
+    assert waited == 2 * [torch.device("cuda")]

@@ -73,6 +73,10 @@ def test_equal_to_one_process(in_processes, count, options):
         torch.testing.assert_close(output, PDDDPMInferer(**OPTIONS | options)(volume, network), rtol=0, atol=1e-6)
 
 
+def test_each_process_is_the_first_of_its_own_cases(in_processes):
+    assert in_processes(2, lambda: Communicator("cases").is_first) == [True, True]
+
+
 def test_frames(in_processes):
     network, volumes = pair(), images(1, channels=3)
     options = {"members": 3, "fourth_dimension": "time", "return_members": True}
@@ -84,11 +88,13 @@ def test_frames(in_processes):
     ("error", "message"),
     [(MemoryError("no room"), "process 1: MemoryError: no room"), (UserError("roi_size: too large"), "roi_size: too")],
 )
-def test_failure_of_a_helper_ends_its_volume_only(in_processes, error, message):
+def test_failure_of_a_helper_ends_its_volume_only(in_processes, error, message, caplog):
     network, volumes = Failing(pair(), error), images(3)
     volumes[1][0, 0, 0, 0] = 7
-    found, _ = in_processes(2, lambda: spread(network, volumes, members=2))
+    caplog.set_level("DEBUG")
+    (found, _), (_, log) = in_processes(2, lambda: (spread(network, volumes, members=2), caplog.text))
     assert message in str(found[1])
+    assert repr(error).split("(")[0] in log
     for i in (0, 2):
         torch.testing.assert_close(
             found[i], PDDDPMInferer(**OPTIONS, members=2)(volumes[i], network), rtol=0, atol=1e-6
@@ -103,7 +109,8 @@ def test_failure_of_the_first_process_ends_its_volume_only(in_processes):
     torch.testing.assert_close(found[1], PDDDPMInferer(**OPTIONS, members=2)(volumes[1], network), rtol=0, atol=1e-6)
 
 
-def test_alone_it_is_the_inferer_itself():
+def test_alone_it_is_the_inferer_itself(monkeypatch):
+    monkeypatch.setattr(communicator, "gathered", lambda value: pytest.fail("there is no other process"))
     network, (volume,) = pair(), images()
     assert torch.equal(spread(network, [volume], members=2)[0], PDDDPMInferer(**OPTIONS, members=2)(volume, network))
     assert Communicator("members").processes == 1  # nobody to share with

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from monai_pdddpm.inferers import EnsembleConfig, PDDDPMInferer
-from monai_pdddpm.schedulers import DDIMRule
+from monai_pdddpm.schedulers import AncestralRule, Chain, DDIMRule
 from monai_pdddpm.utils.errors import UserError
 
 GIVEN = {"roi_size": [8, 8], "time_steps": [899, 500, 100]}
@@ -15,6 +15,15 @@ def test_lists_of_json_become_tuples_and_the_rule_is_ddim():
     config = EnsembleConfig(**GIVEN)
     assert (config.roi_size, config.time_steps, config.solver_steps) == ((8, 8), (899, 500, 100), (0, 0, 0))
     assert config.rule == DDIMRule(0.0)
+    assert (config.members, config.seed, config.overlap, config.dilation, config.uncertainty_threshold) == (
+        8,
+        0,
+        0.5,
+        2,
+        0.05,
+    )
+    assert (config.presegmentation_weight, config.large_scale_noise, config.noise_length) == (0.0, 0.0, 6.0)
+    assert (config.member_batch, config.memory, config.return_members, config.progress) == (8, 0, False, True)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.members = 3
 
@@ -40,6 +49,8 @@ def test_report_holds_what_changes_the_result():
         ({"memory": -1}, "memory: found -1"),
         ({"overlap": 1}, "overlap: found 1, expected a number from 0 to below 1"),
         ({"presegmentation_weight": 1.0}, "presegmentation_weight: found 1.0"),
+        ({"large_scale_noise": -0.1}, "large_scale_noise: found -0.1, expected a number of at least 0"),
+        ({"noise_length": 0.9}, "noise_length: found 0.9, expected a number of at least 1"),
         ({"uncertainty_threshold": "0.1"}, "uncertainty_threshold: found '0.1'"),
         ({"windows": "some"}, "windows: found 'some', expected 'active' or 'all'"),
         ({"fourth_dimension": "frames"}, "fourth_dimension: found 'frames'"),
@@ -54,7 +65,7 @@ def test_report_holds_what_changes_the_result():
 )
 def test_value_out_of_range_is_refused(settings, words):
     with pytest.raises(ValueError, match="^" + words.replace("(", r"\(").replace("[", r"\[")):
-        PDDDPMInferer(**(GIVEN | settings))
+        EnsembleConfig.from_settings(GIVEN | settings)
 
 
 @pytest.mark.parametrize(
@@ -71,10 +82,11 @@ def test_unknown_key_names_the_nearest(key, remedy):
 
 
 def test_the_chain_has_every_setting():
-    config = EnsembleConfig.from_settings(GIVEN | {"solver": "rk4", "solver_steps": 3, "training_process": "residual"})
-    chain = config.chain()
-    assert (chain.solver, set(chain.solver_steps), chain.residual) == ("rk4", {3}, True)
-    assert chain.time_steps == list(config.time_steps)
+    settings = {"solver": "rk4", "solver_steps": [3], "training_process": "residual"}
+    settings |= {"noise_length": 1, "member_batch": 1, "dilation": 0}  # the lowest ones
+    config = EnsembleConfig.from_settings(GIVEN | settings | {"rule": AncestralRule("fixed_large")})
+    assert EnsembleConfig(**GIVEN).chain() == Chain([899, 500, 100], [0, 0, 0])
+    assert config.chain() == Chain([899, 500, 100], [3, 3, 3], 1.0, True, True, "rk4")
 
 
 def test_missing_key_is_named():

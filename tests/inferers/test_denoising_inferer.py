@@ -192,6 +192,7 @@ def test_every_weight_of_the_denoiser_is_trained(process, precision):
     network = PDDDPM(Segmenter(), denoiser, time_steps=STEPS).train()
     inferer = DenoisingInferer(STEPS, process, precision=precision)
     output = inferer(torch.randn(4, 1, 8, 8), network, torch.randint(K, (4, 1, 8, 8))).output
+    assert output.dtype == torch.float32
     output.square().mean().backward()
     assert not [name for name, p in denoiser.named_parameters() if p.grad is None or not p.grad.any()]
 
@@ -276,7 +277,7 @@ class TestSettings:
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
 def test_times_of_dense_cases_follow_a_beta_distribution(fraction):
     torch.manual_seed(0)
-    inferer = DenoisingInferer(list(range(9, -1, -1)), dense_fraction=fraction)
+    inferer = DenoisingInferer(list(range(9, -1, -1)), **{"dense_fraction": fraction} if fraction else {})
     t = inferer._draw(torch.zeros(40_000, 2, 1, 1), None).t
     found = torch.bincount(9 - t, minlength=10) / len(t)  # from the start of the chain to its end
     dense = np.diff(beta.cdf(np.linspace(0, 1, 11), 1.2, 4.0))

@@ -119,12 +119,18 @@ class TestOutput:
         assert torch.allclose(members.sum(1), torch.ones((), dtype=torch.double), atol=1e-5)
         assert variance.max() > 0.01
 
-    @pytest.mark.parametrize("value", [math.nan, math.inf, -1e30])
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -1.5e15])
     def test_an_image_with_one_voxel_that_is_no_number_is_refused(self, value):
         x = image(8, 8)
         x[..., 3, 4] = value
         with pytest.raises(UserError, match=r"^image: found voxels that are NaN or infinite"):
             inferer()(x, formula_pair())
+
+    def test_images_of_other_types_are_converted_and_complex_ones_refused(self):
+        x, network = image(8, 8).round(), real_pair()
+        assert torch.equal(inferer()(x.short(), network), inferer()(x, network))
+        with pytest.raises(UserError, match=r"^image: found complex numbers, expected real ones; take their magnitude"):
+            inferer()(x + 1j, network)
 
     @pytest.mark.parametrize("shape", [(0, 2, 8, 8), (1, 0, 8, 8), (1, 2, 8, 0)])
     def test_an_image_of_nothing_is_refused(self, shape):
@@ -201,9 +207,18 @@ class TestGivenPresegmentation:
 
     def test_background_outside_of_a_small_image(self):
         network = formula_pair(lambda x_t, features: x_t * 0 + features[1])  # repeats the pre-segmentation
-        given = torch.tensor([0.0, 0.0, 1.0])[:, None, None].expand(1, K, 5, 5)
-        found = inferer(windows="all")(image(5, 5), network, presegmentation=given)
-        assert (split(found)[0].argmax(dim=1) == 2).all()
+        given = torch.tensor([0, 0, 1])[:, None, None].expand(1, K, 5, 5)
+        for settings, channels in (({}, 1), ({}, 2), ({"fourth_dimension": "time"}, 1)):
+            found = inferer(windows="all", **settings)(
+                image(5, 5).repeat(1, channels, 1, 1), network, presegmentation=given
+            )
+            assert (split(found)[0].argmax(dim=1) == 2).all()
+
+    def test_background_where_it_is_empty_and_it_is_not_changed(self):
+        given = torch.zeros(1, K, 8, 8)
+        preseg = split(inferer()(image(8, 8), formula_pair(), presegmentation=given))[4]
+        assert (preseg[:, 0] == 1).all()
+        assert not given.any()
 
     def test_of_another_shape_or_with_frames(self):
         frames = image(8, 8).repeat(1, 2, 1, 1)

@@ -42,6 +42,9 @@ class TestActiveVoxels:
         assert as_text(active_voxels(p, 0.2, 0)) == ["........##.."] * 3
         p[:, 0, 1] = torch.tensor([0.75, 0.25])
         assert as_text(active_voxels(p, 0.25, 0)) == ["........##.."] * 3  # not above the threshold
+        many = torch.zeros(129, 1, 2)
+        many[0, 0, 0] = many[128, 0, 1] = 1  # -128 in eight bits
+        assert active_voxels(many, 0.5, 0).all()
 
     @pytest.mark.parametrize("dilation", [0, 2, 30])
     def test_cubes_are_those_of_pooling(self, dilation):
@@ -202,19 +205,27 @@ class TestMemory:
         gpu = torch.device("cuda", 0)
         assert volume_device(400 * 2**20, gpu) == gpu
         config = EnsembleConfig(roi_size=[8], time_steps=[], member_batch=10**6)
-        assert members_at_once(config, 2**20, gpu) == 100
+        assert list(range(0, 250, members_at_once(config, 2**20, gpu))) == [0, 100, 200]
         with caplog.at_level(logging.WARNING):
             assert volume_device(401 * 2**20, gpu) == torch.device("cpu")
         assert caplog.text.count("\n") == 1
         assert "401 MiB" in caplog.text
         assert members_at_once(replace(config, memory=3), 2**20, gpu) == 3
+        assert members_at_once(replace(config, memory=3), 2**22, gpu) == 1  # at least one
         assert members_at_once(config, 2**20, torch.device("cpu")) == 256
 
+    def test_bytes_of_a_case_are_those_of_all_frames_and_channels(self, monkeypatch):
+        sizes = []
+        monkeypatch.setattr(ensemble, "volume_device", lambda size, device: sizes.append(size) or device)
+        inferer(fourth_dimension="time")(image(9, 8).repeat(1, 2, 1, 1), formula_pair())
+        assert sizes == [4 * 7 * K * 2 * 9 * 8]
+
     def test_progress_counts_each_step_of_each_member_in_each_window(self, monkeypatch):
-        bars = []
+        bars, disabled = [], []
 
         class Bar(ensemble.tqdm):
             def __init__(self, *args, **options):
+                disabled.append(options["disable"])
                 super().__init__(*args, **options | {"disable": False})
                 bars.append(self)
 
@@ -224,6 +235,9 @@ class TestMemory:
         assert windows == 9
         (bar,) = bars
         assert bar.total == bar.n == 3 * 9 * len(STEPS)
+        assert not bar.leave
+        inferer(progress=True)(x, network)
+        assert disabled == [True, None]  # None: shown on a terminal only
 
     def test_large_results_lie_in_a_file_and_are_the_same(self, monkeypatch, tmp_path):
         x, network = image(16, 16), formula_pair()

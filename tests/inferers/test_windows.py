@@ -185,8 +185,8 @@ def test_the_box_is_the_content_or_a_window_with_the_content_in_its_middle():
         after += max(0, roi - size - before - after)
         low = chance.randrange(size - 1) + 1
         high = chance.randint(low + 1, size)
-        frames = torch.zeros(1, 1, size, 2)
-        frames[:, :, low:high] = 1
+        frames = torch.zeros(1, 2, size, 2)
+        frames[:, 1, low:high] = 1
         padded, low, high = before + size + after, low + before, high + before
         span, _ = content_box(frames, (slice(before, before + size), slice(0, 2)), (padded, 2), (roi, 2))
         if high - low >= roi:
@@ -197,6 +197,10 @@ def test_the_box_is_the_content_or_a_window_with_the_content_in_its_middle():
         assert high <= span.stop <= padded
         left, right = low - span.start, span.stop - high
         assert right - left in (0, 1) or (span.start == 0 and left < right) or (span.stop == padded and right < left)
+
+
+def test_the_box_of_an_image_without_content_is_the_whole_volume():
+    assert content_box(torch.ones(1, 1, 5, 4), (slice(1, 6), slice(0, 4)), (7, 4), (3, 3)) == (slice(0, 7), slice(0, 4))
 
 
 @pytest.mark.parametrize("radius", [1, 5])

@@ -62,6 +62,7 @@ VOTES = F.one_hot(noise().argmax(1), K).movedim(-1, 1).float().mean(0, keepdim=T
 def test_members_that_are_certain_are_counted(scripted):
     network = torch.jit.script(ensemble()) if scripted else ensemble()
     prob, uncertainty, information, variance = network(IMAGE)
+    assert uncertainty.shape == information.shape == (1, 1, *SIZE)
     assert torch.allclose(prob, VOTES, atol=1e-6)  # the believer's first prediction is its last one
     assert torch.allclose(uncertainty, entropy(VOTES), atol=1e-5)
     assert torch.allclose(information, entropy(VOTES), atol=1e-5)  # the entropy of each member is 0
@@ -84,7 +85,6 @@ def test_answer_is_the_mean_of_first_predictions_and_maps_are_of_the_ends(script
     prob, uncertainty, information, variance = (torch.jit.script(network) if scripted else network)(IMAGE)
     assert torch.allclose(prob, torch.full_like(prob, 1 / K))
     assert torch.allclose(uncertainty, torch.full_like(uncertainty, math.log(K)))
-    assert information.shape == uncertainty.shape
     assert torch.allclose(information, entropy(VOTES), atol=1e-5)
     assert torch.allclose(variance, (VOTES * (1 - VOTES))[:, 1:], atol=1e-6)
 
@@ -124,8 +124,26 @@ def test_other_windows_are_refused(shape):
 
 
 def test_weights_are_constants_of_the_export():
-    network = PDDDPM(nn.Conv2d(1, K, 1), Believer())
-    assert not any(weight.requires_grad for weight in FixedEnsemble(network, noise(), (999,)).parameters())
+    network = FixedEnsemble(PDDDPM(nn.Conv2d(1, K, 1), Believer()), noise(), (999, 500))
+    assert not any(weight.requires_grad for weight in network.parameters())
+    assert not network.network.denoiser.training
+    assert network.solver_steps == [0, 0]  # the denoiser's own
+
+
+class Reader(Believer):
+    """Sees the image and not the state, so that all members are the same."""
+
+    @torch.jit.export
+    def denoise(
+        self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str = "", solver_steps: int = 0
+    ) -> torch.Tensor:
+        return torch.cat([features[0], -features[0], 0 * features[0]], 1).expand_as(x_t)
+
+
+def test_equal_members_have_no_information_in_spite_of_rounding():
+    image = torch.randn(1, 1, *SIZE, generator=torch.Generator().manual_seed(1))
+    information = FixedEnsemble(PDDDPM(Even(), Reader()), noise(7), (999,))(image)[2]
+    assert 0 <= information.min() <= information.max() < 1e-6
 
 
 def test_a_residual_chain_starts_from_the_presegmentation():

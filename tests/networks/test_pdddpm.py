@@ -14,6 +14,7 @@ from monai_pdddpm.schedulers import (
     predicted_x0,
     reverse_step,
     start_state,
+    uniform_steps,
 )
 
 CLASSES = 3
@@ -57,7 +58,8 @@ class Oracle(nn.Module):
 
 def denoiser(seed=0, presegmentation_channels=CLASSES):
     torch.manual_seed(seed)
-    net = ODEUNet(2, 2, CLASSES, presegmentation_channels, (8, 16), 8, embedding_channels=8, groups=4)
+    options = {"embedding_channels": 8, "groups": 4, "solver_steps": 2}  # one step would be the default of any call
+    net = ODEUNet(2, 2, CLASSES, presegmentation_channels, (8, 16), 8, **options)
     for module in net.modules():
         if isinstance(module, SecondOrderODEBlock):
             nn.init.normal_(module.acceleration.conv_out.weight, std=0.2)
@@ -129,6 +131,15 @@ def test_without_noise_given_it_is_drawn():
     assert not torch.equal(net(image), found)
 
 
+def test_probabilities_are_float32_whatever_the_segmenter_computes_in():
+    net, (image, _) = pair(), inputs()
+    expected = net.segment(image)
+    net.segmenter.double()
+    found = net.segment(image.double())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
+
+
 def test_no_time_step_gives_the_pre_segmentation():
     net, (image, noise) = pair(time_steps=[]), inputs()
     expected = net.segmenter(image).softmax(dim=1)
@@ -186,6 +197,10 @@ def test_the_segmenter_is_frozen_and_stays_in_evaluation_mode():
     assert not any(module.training for module in net.segmenter.modules())
 
 
+def test_five_even_steps_from_900_are_the_default():
+    assert PDDDPM(Segmenter(), denoiser()).time_steps == uniform_steps(900, 5)
+
+
 def test_another_denoiser_shares_the_segmenter():
     net, (image, noise) = pair(), inputs()
     expected, other = net(image, noise), denoiser(seed=5)
@@ -241,12 +256,10 @@ def test_a_script_offers_the_parts_too():
         better = net.denoise(x_t, t, features, "rk4", 4)
         assert (better - output).abs().max() > 1e-4
         torch.testing.assert_close(script.denoise(x_t, t, features, "rk4", 4), better, rtol=1e-4, atol=1e-5)
-        one_step = net.predict(x_t, 899, features)
-        net.denoiser.solver_steps = 2
-        own, fewer = (net.predict(x_t, 899, features, *steps) for steps in ((), ("", 1)))
-        assert torch.equal(fewer, one_step)
-        assert (own - fewer).abs().max() > 1e-5
-        net.denoiser.solver_steps = 1
+        own, two, one = (net.predict(x_t, 899, features, *steps) for steps in ((), ("", 2), ("", 1)))
+        assert torch.equal(own, two)
+        assert (own - one).abs().max() > 1e-5
+        assert torch.equal(output, net.denoise(x_t, t, features, "", 2))
         for chain in (Chain([899, 300], [0, 2], residual=True), Chain([899, 300], [1, 1], 1.0, True)):
             fields = [noise, noise.flip(0)][: chain.draws]
             expected = net.reverse(presegmentation, features, fields, chain)
@@ -262,6 +275,7 @@ def test_a_script_offers_the_parts_too():
         ({"presegmentation": "firm"}, "presegmentation"),
         ({"label_range": [1.0, -1.0]}, "label_range"),
         ({"label_range": [1.0]}, "label_range"),
+        ({"label_range": [1.0, 1.0]}, "label_range"),
         ({"label_range": ["nan", 1]}, "label_range"),
         ({"time_steps": [0, 5]}, "time_steps"),
         ({"time_steps": [1000]}, "time_steps"),

@@ -49,8 +49,11 @@ class TestNetwork:
 
     def test_a_device_that_is_not_there(self, tmp_path):
         torch.save(pair(1).state_dict(), tmp_path / "model.pt")
-        with pytest.raises(UserError, match=r"^device: found"):
-            load_network(pair(), str(tmp_path / "model.pt"), "cuda:99")
+        for load in (load_network, load_segmenter):
+            with pytest.raises(
+                UserError, match=r"^device: found 'cuda:99'.* has (no CUDA device|CUDA devices 0 to \d)"
+            ):
+                load(pair(), str(tmp_path / "model.pt"), "cuda:99")
 
     def test_missing_file(self, tmp_path):
         with pytest.raises(UserError, match=rf"model_file: found no {tmp_path / 'none.pt'}, expected weights; train"):
@@ -64,15 +67,16 @@ class TestNetwork:
         text = str(caught.value)
         assert "holds weights of another network: 7 " in text
         assert "segmenter.0.weight (5, 1, 3, 3)" in text
+        assert text.count("; ") == 3  # between three entries, and before the remedy
         assert "\n" not in text
         assert equal(network, pair(1))  # nothing was loaded
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1j])
     def test_weights_that_are_no_numbers(self, bad):
         state = pair().state_dict()
-        state["denoiser.conv.bias"] = torch.full_like(
-            state["denoiser.conv.bias"], bad, dtype=torch.complex64 if bad == 1j else None
-        )
+        bias = state["denoiser.conv.bias"].to(torch.complex64 if bad == 1j else torch.float32)
+        bias[1] = bad
+        state["denoiser.conv.bias"] = bias
         network = pair(1)
         with pytest.raises(UserError, match=r"not finite real .*denoiser\.conv\.bias"):
             load_weights(network, state, "model.pt")
@@ -143,7 +147,17 @@ class TestFiles:
         self.refused(tmp_path / "model.pt")
 
     @pytest.mark.parametrize(
-        "content", [{}, [1], {"model": {}}, {"model": 3}, {"a": 1.0}, {1: torch.zeros(3)}, torch.zeros(3)]
+        "content",
+        [
+            {},
+            [1],
+            {"model": {}},
+            {"model": 3},
+            {"a": 1.0},
+            {1: torch.zeros(3)},
+            torch.zeros(3),
+            {"a": torch.zeros(3), "b": 1.0},
+        ],
     )
     def test_something_else(self, tmp_path, content):
         torch.save(content, tmp_path / "model.pt")

@@ -146,6 +146,13 @@ def test_the_end_of_the_chain_is_the_prediction_without_noise(rule, abar):
         torch.testing.assert_close(step(rule, x_t, x_0, abar[t], ONE, 100 * noise), x_0, rtol=0, atol=1e-12)
 
 
+def test_rounding_leaves_no_negative_variance():
+    # between these times the noise takes all of the variance, and in float32 6e-8 more
+    abar, one = cumulative_schedule(1000, "cosine"), torch.ones(())
+    assert 1 - abar[2] < 1e-3
+    torch.testing.assert_close(reverse_step(one, one, abar[984], abar[2], one * 0, 1.0), abar[2].sqrt())
+
+
 def test_eta_scales_the_noise(abar):
     zero, one = torch.zeros(()).double(), torch.ones(()).double()
     full = reverse_step(zero, zero, abar[500], abar[300], one, 1.0)

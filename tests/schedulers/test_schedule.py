@@ -9,14 +9,14 @@ from monai_pdddpm.schedulers import cumulative_schedule, signal_to_noise, start_
 # (index, abar, SNR) of the cosine schedule with T = 1000; index 299 is PD-DDPM's T' = 300.
 
 
-@pytest.mark.parametrize("steps", [50, 1000])
-def test_cosine_is_improved_diffusions(steps):
+@pytest.mark.parametrize(("arguments", "steps"), [((50, "cosine"), 50), ((), 1000)])
+def test_cosine_is_improved_diffusions(arguments, steps):
     def alpha_bar(u):
         return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
 
     betas = [min(1 - alpha_bar((i + 1) / steps) / alpha_bar(i / steps), 0.999) for i in range(steps)]
     expected = np.cumprod(1 - np.array(betas))
-    np.testing.assert_allclose(cumulative_schedule(steps, "cosine").numpy(), expected, rtol=2e-3, atol=1e-6)
+    np.testing.assert_allclose(cumulative_schedule(*arguments).numpy(), expected, rtol=2e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear_beta", "scaled_linear_beta", "sigmoid_beta"])

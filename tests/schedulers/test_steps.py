@@ -190,7 +190,10 @@ def test_wrong_ranges_are_named(arguments, message):
 
 @pytest.mark.parametrize(
     "chains",
-    [{}, {"2": [899]}, {"2": [700, 899]}, {"0": []}, {"two": [9, 8]}, {"2": [9, -1]}, {"2": 9}, {"2": [9.5, 1]}],
+    [
+        *({}, {"2": [899]}, {"2": [700, 899]}, {"0": []}, {"two": [9, 8]}, {"2": [9, -1]}, {"2": 9}, {"2": [9.5, 1]}),
+        *({"2": [9, 9]}, {"3": [9, 3, 5]}),
+    ],
 )
 def test_wrong_chains_are_named(chains):
     with pytest.raises(UserError, match=r"^chains: found .*; "):
