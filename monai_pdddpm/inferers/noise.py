@@ -82,9 +82,8 @@ class MemberNoise:
         """
         filters = [lattice_filter(n, length)[span] for n, span in zip(self.shape[1:], self.spans, strict=True)]
         used = [torch.nonzero(weights.any(0)).flatten() for weights in filters]
-        lattice = (self.shape[0], *(weights.shape[1] for weights in filters))
         box = [slice(int(nodes[0]), int(nodes[-1]) + 1) for nodes in used]
-        field = _rounded(replace(self, shape=lattice, box=box).white(_SMOOTH_DRAW).double(), _NODE_UNIT)
+        field = _rounded(replace(self, box=box).white(_SMOOTH_DRAW).double(), _NODE_UNIT)
         for axis, (weights, nodes) in enumerate(zip(filters, box, strict=True), start=1):
             field = torch.tensordot(weights[:, nodes], field, ([1], [axis])).movedim(0, axis)
         return field.float().contiguous()

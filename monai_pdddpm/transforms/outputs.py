@@ -47,9 +47,7 @@ class SplitOutputd(MapTransform):
         return d
 
 
-def uncertainty_maps(
-    parts: Mapping[str, torch.Tensor], temperature: float, frames: int = 1
-) -> dict[str, torch.Tensor]:
+def uncertainty_maps(parts: Mapping[str, torch.Tensor], temperature: float, frames: int = 1) -> dict[str, torch.Tensor]:
     """Return the maps that follow from the parts of an output.
 
     ``seg`` and ``entropy`` are those of the tempered answer. ``mutual_information`` is the entropy of ``member_mean``

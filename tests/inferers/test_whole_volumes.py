@@ -84,14 +84,15 @@ class TestRegion:
         assert torch.allclose(region.finish(total, crop(known, region.box)), crop(known, region.box), atol=1e-6)
 
     def test_a_placed_window_fades_into_the_fallback(self):
-        plan = WindowPlan((12, 6), (6, 6), 0)
-        region = WindowRegion(plan, [(slice(4, 10), slice(0, 6))], margin=(2, 2))
+        plan = WindowPlan((12, 7, 8), (6, 6, 6), 0)
+        region = WindowRegion(plan, [(slice(4, 10), slice(1, 7), slice(0, 6))], margin=(2, 2, 2))
         total = torch.zeros(1, *region.size)
         for _, inside in region.windows:
-            plan.add(total, inside, torch.ones(1, 6, 6))
-        # along y the window's border is the volume's
-        expected = torch.tensor([1, 2, 3, 3, 2, 1]) / 3
-        assert torch.allclose(region.finish(total, torch.zeros(1, 6, 6))[0], expected[:, None].expand(6, 6), atol=1e-6)
+            plan.add(total, inside, torch.ones(1, 6, 6, 6))
+        # along y the window ends at the volume's border, along z it begins there
+        ramps = torch.tensor([[1, 2, 3, 3, 2, 1], [1, 2, 3, 3, 3, 3], [3, 3, 3, 3, 2, 1]]) / 3
+        expected = torch.einsum("x,y,z->xyz", *ramps)
+        assert torch.allclose(region.finish(total, torch.zeros(1, 6, 6, 6))[0], expected, atol=1e-6)
 
 
 class TestOrder:
