@@ -11,6 +11,7 @@ def as_arrays(solver):
     a = np.zeros((len(b), len(b)))
     for i, row in enumerate(rows):
         a[i, : len(row)] = row
+    assert not np.triu(a).any()  # explicit: a stage sees earlier ones only
     return a, np.array(b)
 
 
