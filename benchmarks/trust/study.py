@@ -42,7 +42,8 @@ def tasks_of(study: Mapping[str, Any], args: argparse.Namespace) -> dict[tuple[s
     folds = [("train", name) for name, network in names.items() if study["networks"][network].get("held_out")]
     for name, network in names.items():
         needs_folds = study["networks"][network].get("part") == "denoiser"
-        tasks["train", name] = folds if needs_folds else [("prepare", "")]
+        start = study["networks"][network].get("from")  # the copy whose training it continues
+        tasks["train", name] = folds if needs_folds else [("train", start) if start else ("prepare", "")]
     rows = {row["name"]: row for row in study["rows"]}
     for name, row in rows.items():
         tasks["measure", name] = [("train", network.partition(":")[0]) for network in row["networks"]]

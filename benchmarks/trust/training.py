@@ -71,6 +71,8 @@ def train(study: Mapping[str, Any], name: str, args: argparse.Namespace) -> None
     parser = read_training(network, args)
     batches = _batches(network, copy, args)
     trained = parser.get_parsed_content("network_def").to(args.device)
+    if "from" in network:
+        load_network(trained, weights_file(network["from"], args.work), args.device)
     loss = parser.get_parsed_content("loss")
     if part == "segmenter":
         ends = train_segmenter(trained, loss, batches, budget, folder / "state.pt")
@@ -120,6 +122,7 @@ def batches_of(row: Mapping[str, Any], study: Mapping[str, Any], work: Path) -> 
     """Return the batches of all trainings that a row needs, with those of the segmenters of other folds."""
     copies = copies_of(study)
     names = {network.partition(":")[0] for network in row["networks"]}
+    names |= {network["from"] for name in names if "from" in (network := study["networks"][copies[name]])}
     if any(study["networks"][copies[name]].get("part") == "denoiser" for name in names):
         names |= {name for name, network in copies.items() if study["networks"][network].get("held_out")}
     return sum(json.loads((work / name / "training.json").read_text(encoding="utf-8"))["batches"] for name in names)

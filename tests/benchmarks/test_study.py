@@ -32,7 +32,9 @@ def test_every_row_and_sweep_uses_networks_of_the_study(tmp_path):
     assert all(other in tasks for needed in tasks.values() for other in needed)
     folds = [("train", f"fold_segmenter_{fold}") for fold in range(5)]
     assert tasks["train", "denoiser_0"] == folds
-    assert tasks["measure", "5 checkpoints of one cyclic run"] == [("train", "segmenter_cyclic_0")] * 5
+    parts = [("train", name) for name in ("segmenter_0", *["segmenter_continued_0"] * 3)]
+    assert tasks["measure", "4 checkpoints of one cyclic run"] == parts
+    assert tasks["train", "segmenter_continued_0"] == [("train", "segmenter_0")]
     assert tasks["sweep", "hippocampus residual 664"] == [("train", "residual_0"), ("train", "segmenter_0")]
     assert ("sweep", "hippocampus residual 700") not in tasks
     assert not any(kind == "train" for kind, _ in study.tasks_of(STUDY, options(tmp_path, stages=["measure"])))
@@ -227,13 +229,16 @@ def test_the_study_trains_measures_and_reports(tmp_path, data):
             "segmenter": short,
             "denoiser": short,
             "fold": short,
-            "cycles": {**short, "batches": 2, "cycles": 2},
+            "continued": {**short, "batches": 2, "cycles": 2},
         },
-        "networks": {n: STUDY["networks"][n] for n in ("fold_segmenter", "segmenter_cyclic", "denoiser")}
+        "networks": {n: STUDY["networks"][n] for n in ("fold_segmenter", "segmenter_continued", "denoiser")}
         | {"segmenter": {}},
         "rows": [
             ROWS["segmenter"],
-            {**ROWS["5 checkpoints of one cyclic run"], "networks": ["segmenter_cyclic_0:1", "segmenter_cyclic_0:2"]},
+            {
+                **ROWS["4 checkpoints of one cyclic run"],
+                "networks": ["segmenter_continued_0:1", "segmenter_continued_0:2"],
+            },
             {**ROWS["PD-DDPM, 1 call"], "settings": {"num_steps": 1, "members": 2}},
         ],
         "sweep": {**STUDY["sweep"], "calls": [1], "starts": [], "every": 2, "hippocampus": {"denoiser": [300, 300]}}
@@ -254,6 +259,7 @@ def test_the_study_trains_measures_and_reports(tmp_path, data):
     study.main(command)
     rows = json.loads((tmp_path / "results_study.json").read_text())["rows"]
     assert [row["name"] for row in rows] == [row["name"] for row in content["rows"]]
+    assert rows[1]["batches_of_training"] == 3  # with the segmenter that it continues
     assert rows[2]["batches_of_training"] == 7  # with five segmenters of other folds
     assert rows[2]["seconds_per_case"] > 0
     job = json.loads((tmp_path / "results_sweep.json").read_text())["jobs"][0]
