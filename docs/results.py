@@ -41,17 +41,16 @@ METADATA = {
 STUDIED = (
     "segmenter",
     "two segmenters, one with cross-entropy alone",
-    "MC dropout, 8 passes",
     "deep ensemble of 5",
     "PD-DDPM, the bundle's chain (3 calls)",
 )
 SHIPPED, SEGMENTER = "as shipped", "the segmenter's answer"
 RECIPE = """
     Trained by one recipe from random weights on the same cases ([`study.py`](benchmarks/trust/results_study.md); in
-    brackets the interval of the difference from the segmenter; all
-    have a temperature fitted on other subjects; "members differ" is 1 for samples). The answer comes from the
-    first call; later calls make the members. PD-DDPM's noise was tuned on eight of these cases. A segmenter trained
-    as long as both networks, a stochastic segmentation network and a chain without a pre-segmentation are not trained.
+    brackets the interval of the difference from the segmenter; temperatures are fitted on other subjects; "members
+    differ" is 1 for samples). The answer comes from the first call; later calls make the members. PD-DDPM's noise was
+    tuned on eight of these cases. Not trained yet: a segmenter for as long as both networks, a stochastic segmentation
+    network, a chain without a pre-segmentation.
 """
 
 
