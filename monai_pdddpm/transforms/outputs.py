@@ -67,7 +67,7 @@ def uncertainty_maps(parts: Mapping[str, torch.Tensor], temperature: float, fram
     found = {name: frames_last(part, frames) for name, part in parts.items()}
     # interpolation leaves sums slightly off 1, and 0 outside of the network's grid
     answer, mean, preseg = (normalized(found[name]) for name in _SUMMED)
-    prob = tempered(answer, temperature, dim=0)
+    prob = tempered(answer, temperature)
     return {
         "prob": prob,
         "seg": _label_map(prob),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-WARM_UP = 0.3  # fraction of the samples to skip: libraries load, buffers grow to their size
+WARM_UP = 0.5  # fraction of the samples to skip: libraries load, buffers grow to their size
 # allowed growth per 100 cases or requests; a leak of one file per case would be 100
 BOUNDS = {"memory_mib": 4.0, "files": 1.0, "threads": 1.0, "temporary": 1.0}
 
@@ -20,8 +20,9 @@ class Usage:
     """Usage at one time.
 
     Attributes:
-        memory_mib: resident memory, where shared memory counts once. Mapped files do not count: the part of a library
-            that a process is charged with depends on how many others use it.
+        memory_mib: sum of the resident memory of each process. Mapped files do not count: the part of a library that a
+            process is charged with depends on how many others use it. Pages that a forked worker shares with its parent
+            count in both, since they become their own one by one, without any growth.
         files: open file descriptors.
         threads: number of threads.
         temporary: number of temporary files.
@@ -62,7 +63,7 @@ def family(pid: int) -> list[int]:
 
 def _own_kib(pid: int) -> int:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Anonymous:", "Pss_Shmem:")))
 
 
 def growth(done: Sequence[int], samples: Sequence[Usage]) -> Usage:
