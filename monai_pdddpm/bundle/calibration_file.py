@@ -24,7 +24,7 @@ def load_calibration(path: str | os.PathLike, use: bool = True, config: Ensemble
     out, with a printed line.
 
     Raises:
-        UserError: if the file is not a calibration, or ``use`` is not a switch.
+        UserError: if the file is not a calibration or one of version 0.1, or ``use`` is not a switch.
     """
     check_switch("calibrated", use)
     if not use or not Path(path).is_file():
@@ -44,6 +44,11 @@ def load_calibration(path: str | os.PathLike, use: bool = True, config: Ensemble
             f"{path}: not a calibration ({error}); fit it again with calibrate.json, or skip it with --calibrated False"
         ) from error
     fitted_with = calibration.fitted.get("settings", {})
+    if "segmenter_share" in fitted_with:  # its factors and its line belong to other quantities
+        raise UserError(
+            f"{path}: found a calibration of version 0.1, expected one of this version; fit it again with "
+            "calibrate.json, or skip it with --calibrated False"
+        )
     now = config.as_report() if config is not None else {}
     differing = [key for key in FITTED_WITH if key in now and key in fitted_with and fitted_with[key] != now[key]]
     if differing:

@@ -44,6 +44,12 @@ def test_other_settings_leave_out_intervals_and_predicted_dice(tmp_path, capsys)
     assert found == dataclasses.replace(FITTED, interval_factor={}, dice_line=None)
 
 
+def test_one_of_version_0_1_is_refused(tmp_path):
+    save_calibration(dataclasses.replace(FITTED, fitted={"settings": {"segmenter_share": 0.5}}), tmp_path / "c.json")
+    with pytest.raises(UserError, match=r"c\.json: found a calibration of version 0\.1, .* fit it again"):
+        load_calibration(tmp_path / "c.json")
+
+
 @pytest.mark.parametrize(
     "content",
     [
