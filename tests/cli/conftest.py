@@ -37,6 +37,13 @@ def config(folder, name="inference"):
     return json.loads((folder / "configs" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def change(root, **more):
+    """Change entries of a data set's list; return the old ones."""
+    content = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+    (root / "dataset.json").write_text(json.dumps(content | more), encoding="utf-8")
+    return content
+
+
 def run(folder, *names, **more):
     """Run a bundle with the configurations of these names, on a CPU."""
     files = [str(folder / "configs" / f"{name}.json") for name in names]

@@ -9,6 +9,8 @@ import pytest
 
 from monai_pdddpm.__main__ import main
 
+from .conftest import change
+
 
 def findings(capsys, *words):
     code = main(["check", *map(str, words), "--json"])
@@ -47,9 +49,7 @@ def test_each_kind(decathlon, capsys):
 
 def test_label_that_never_occurs_and_missing_modality(decathlon, nnunet, capsys):
     root = decathlon(values=(0, 1))
-    content = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
-    content["labels"]["4"] = "ghost"
-    (root / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    change(root, labels={"0": "background", "1": "a", "4": "ghost"})
     assert findings(capsys, root) == {("label-unused", "label 4 (ghost)")}
     other = nnunet()
     (other / "imagesTr" / "box_001_0001.nii.gz").unlink()
@@ -58,9 +58,8 @@ def test_label_that_never_occurs_and_missing_modality(decathlon, nnunet, capsys)
 
 def test_duplicates_across_the_split(decathlon, capsys):
     root = decathlon()
-    content = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
-    content["validation"] = [content["training"].pop()]
-    (root / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    training = change(root)["training"]
+    change(root, training=training[:3], validation=training[3:])
     shutil.copy(root / "imagesTr" / "case_2.nii.gz", root / "imagesTr" / "case_3.nii.gz")
     assert main(["check", str(root)]) == 1
     assert "one for training and one for validation" in capsys.readouterr().out

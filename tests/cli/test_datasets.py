@@ -10,14 +10,11 @@ from monai_pdddpm.cli.formats import read_dataset
 from monai_pdddpm.data import labelled_cases
 from monai_pdddpm.utils.errors import UserError
 
+from .conftest import change
+
 
 def kinds(dataset):
     return [finding.kind for finding in dataset.findings]
-
-
-def change(root, **more):
-    content = json.loads((root / "dataset.json").read_text(encoding="utf-8")) | more
-    (root / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def listed(dataset, folder):
@@ -57,6 +54,10 @@ class TestDecathlon:
             ({"labels": {"0": "background"}}, "expected one above 0"),
             ({"labels": {"1": "a", "2": "ignore", "3": "Ignore"}}, "a whole number of its own"),
             ({"labels": {"background": 0, "a": 1, "ignore": 1}}, "a whole number of its own"),
+            (
+                {"labels": {"background": 0, "a": 1, "b": 1}},
+                "value 1 for the label 'b', expected a whole number of its own",
+            ),
             ({"modality": {"1": "MRI"}}, "by number"),
             ({"labels": None}, "names and numbers"),
             ({"training": [{"image": "../x.nii.gz", "label": "y.nii.gz"}]}, "leaves the folder"),
@@ -128,10 +129,6 @@ class TestNnunet:
         assert found.labels == {0: "background", **classes}
         assert (found.regions, found.ignored) == (regions, labels.get("ignore"))
 
-    def test_two_names_for_one_value(self, nnunet):
-        with pytest.raises(UserError, match="found the value 1 for the label 'b', expected a whole number of its own"):
-            read_dataset(nnunet(labels={"background": 0, "a": 1, "b": 1}))
-
     def test_names_without_a_channel(self, nnunet):
         root = nnunet()
         (root / "imagesTr" / "box_000_0001.nii.gz").rename(root / "imagesTr" / "box_000_0002.nii.gz")
@@ -168,10 +165,8 @@ def test_names():
 class TestOtherLists:
     def test_list_with_folds_without_names(self, decathlon):
         root = decathlon(values=(0, 1))
-        content = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
-        for number, entry in enumerate(content["training"]):
-            entry["fold"] = number % 2
-        lists = {"training": content["training"], "testing": [{"image": "imagesTr/case_1.nii.gz"}]}
+        training = [entry | {"fold": number % 2} for number, entry in enumerate(change(root)["training"])]
+        lists = {"training": training, "testing": [{"image": "imagesTr/case_1.nii.gz"}]}
         (root / "dataset.json").write_text(json.dumps(lists), encoding="utf-8")
         found = read_dataset(root)
         assert [case.list_key for case in found.cases] == ["training"] * 2 + ["validation"] * 2 + ["test"]
@@ -179,9 +174,7 @@ class TestOtherLists:
 
     def test_channel_names_and_labels_of_nnunet_with_the_lists_of_the_decathlon(self, decathlon):
         root = decathlon()
-        content = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
-        content |= {"channel_names": {"0": "T1"}, "labels": {"background": 0, "a": 1}}
-        (root / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+        change(root, channel_names={"0": "T1"}, labels={"background": 0, "a": 1})
         found = read_dataset(root)
         assert (found.form, found.channels, found.labels) == ("decathlon", ("T1",), {0: "background", 1: "a"})
 

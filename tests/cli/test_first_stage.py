@@ -15,7 +15,7 @@ from monai_pdddpm.data import warn_of_leakage
 from monai_pdddpm.data.presegmentations import leakage
 from monai_pdddpm.utils.errors import UserError
 
-from .conftest import a_label, config, run, write_scan
+from .conftest import a_label, change, config, run, write_scan
 
 
 def shifted(label, voxels=1):
@@ -78,9 +78,8 @@ class TestPresegmentations:
     def test_training_cases_that_fit_better(self, create, dataset, tmp_path):
         for number in (3, 4, 5):
             write_scan(tmp_path / "pre" / f"case_{number}.nii.gz", shifted(a_label((0, 2, 5), number=number), 5))
-        content = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))
-        content["validation"], content["training"] = content["training"][3:], content["training"][:3]
-        (dataset / "dataset.json").write_text(json.dumps(content))
+        training = change(dataset)["training"]
+        change(dataset, training=training[:3], validation=training[3:])
         code, found, _ = create("--presegmentations", tmp_path / "pre")
         assert code == 0
         assert any(note.startswith("leakage: training cases fit better") for note in found["notes"])
@@ -165,10 +164,6 @@ class TestNNUNet:
         assert config(made, "train")["presegmentation_dir"] == str(folder)
         assert "nnU-Net (version 2) makes a pre-segmentation" in (made / "docs" / "README.md").read_text()
 
-    def spoil(self, folder, key, value):
-        content = json.loads((folder / "dataset.json").read_text())
-        (folder / "dataset.json").write_text(json.dumps(content | {key: value}))
-
     @pytest.mark.parametrize(
         ("mistake", "message"),
         [
@@ -190,11 +185,11 @@ class TestNNUNet:
         if mistake in ("missing fold", "not validated"):
             shutil.rmtree(folder / ("fold_0" if mistake == "missing fold" else "fold_1/validation"))
         if mistake == "channel order":
-            self.spoil(folder, "channel_names", {"0": "FLAIR", "1": "T1"})
+            change(folder, channel_names={"0": "FLAIR", "1": "T1"})
         if mistake == "labels":
-            self.spoil(folder, "labels", {"background": 0, "sphere": 1})
+            change(folder, labels={"background": 0, "sphere": 1})
         if mistake == "regions":
-            self.spoil(folder, "labels", {"background": 0, "whole": [1, 2]})
+            change(folder, labels={"background": 0, "whole": [1, 2]})
         code, line, _ = create("--nnunet", folder, data=data)
         assert code == 1
         assert len(line.splitlines()) == 1
