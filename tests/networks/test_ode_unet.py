@@ -169,6 +169,7 @@ def test_solver_and_steps_are_chosen_per_call(solver):
     assert torch.equal(default.denoise(x_t, t, features, "", 3), network(solver_steps=3)(x_t, t, image))
     own = network(solver_steps=3)
     assert torch.equal(own.denoise(x_t, t, features), own(x_t, t, image))
+    assert torch.equal(own.denoise(x_t, t, features, "", 1), default(x_t, t, image))
 
 
 def test_the_presegmentation_enters_as_channels_and_is_required():
