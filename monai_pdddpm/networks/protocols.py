@@ -20,12 +20,7 @@ class Denoiser(Protocol):
         """Return the condition's features; image and pre-segmentation are (B, C, ...) and (B, K, ...)."""
 
     def denoise(
-        self,
-        x_t: torch.Tensor,
-        t: torch.Tensor,
-        features: list[torch.Tensor],
-        solver: str = ...,
-        solver_steps: int = ...,
+        self, x_t: torch.Tensor, t: torch.Tensor, features: list[torch.Tensor], solver: str, solver_steps: int
     ) -> torch.Tensor:
         """Return the output, (B, K, ...), for a state of that shape and time indices, (B,) or (1,)."""
 
