@@ -19,6 +19,7 @@ from monai_pdddpm.data.dicom_seg import check_dicom_seg, segment_codes
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.handlers.viewer_files import write_viewer_files
 from monai_pdddpm.metrics.segmentation import class_names
+from monai_pdddpm.transforms.outputs import frames_of
 from monai_pdddpm.transforms.slice_values import slice_values
 from monai_pdddpm.utils.atomic_write import json_or_empty, remove_partial_files, write_json, write_text
 from monai_pdddpm.utils.chosen_outputs import chosen_outputs
@@ -106,6 +107,10 @@ class CaseFiles:
             folder.mkdir(parents=True, exist_ok=True)
             info = item["ensemble_run"]
             run, meanings = ({}, {}) if info is None else (info.as_report(), info.meanings())
+            notes = list(scan.notes)
+            if (frames := frames_of(item)) > 1:
+                notes.append(f"{frames} frames on its fourth axis, segmented one by one")
+                logger.warning("%s: %s", case, notes[-1])
             seconds = engine.state.seconds | run.pop("seconds", {})
             seconds["inverse and write"] = time.perf_counter() - self._inferred_at
             write_viewer_files(item, folder, self.outputs, self.labels, self.values, self.codes)
@@ -126,7 +131,7 @@ class CaseFiles:
                 "case": case,
                 "image": scan.files[0] if len(scan.files) == 1 else list(scan.files),
                 "inputs": scan.checksums(),
-                "notes": list(scan.notes),
+                "notes": notes,
                 "presegmentation": _file_record(item["image"].meta.get("presegmentation_file")),
                 "labels": {str(self.values[index]): name for index, name in self.labels.items()},
                 "result": item.get("result", {}),

@@ -276,3 +276,15 @@ def test_a_failed_case_has_no_report(cases, tmp_path):
     with pytest.raises(UserError, match="2 of 2 cases failed"):
         run(cases, tmp_path / "out", inferer=Failing())
     assert not list(tmp_path.glob("out/**/*report.json"))
+
+
+def test_frames_are_named_in_the_report_and_in_one_line(cases, tmp_path, caplog):
+    one = nib.load(cases[0]["image"])
+    nib.save(nib.Nifti1Image(np.stack([one.get_fdata(dtype=np.float32)] * 2, axis=-1), one.affine), tmp_path / "4d.nii")
+    settings = {"roi_size": (8, 8, 6), "time_steps": [800, 300], "members": 2, "precision": "float32"}
+    inferer = PDDDPMInferer(**settings, fourth_dimension="time", progress=False)
+    run([{"image": str(tmp_path / "4d.nii")}, cases[0]], tmp_path / "out", inferer=inferer)
+    note = "2 frames on its fourth axis, segmented one by one"
+    assert report(tmp_path / "out", "4d")["notes"] == [note]
+    assert report(tmp_path / "out")["notes"] == []
+    assert caplog.messages.count(f"4d: {note}") == 1

@@ -1,5 +1,7 @@
 """Files of maps, read back by nibabel."""
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ def test_label_maps_hold_the_values_of_the_labels_and_probabilities_stay(tmp_pat
     labels = {"0": "background", "1": "head", "2": "tail"}
     SaveImageMapsd(tmp_path, labels, label_values=[0, 2, 7], outputs="seg,prob,members")(item)
     for name in ("seg", "members"):
+        (note,) = nib.load(tmp_path / "a" / f"a_{name}.nii.gz").header.extensions
+        assert json.loads(note.get_content()) == {"labels": {"0": "background", "2": "head", "7": "tail"}}
         assert nib.load(tmp_path / "a" / f"a_{name}.nii.gz").get_fdata().ravel().tolist() == [0, 2, 7]
     found = nib.load(tmp_path / "a" / "a_prob.nii.gz")
     assert np.abs(found.get_fdata()[:, 0, 0].T - prob[:, :, 0, 0].numpy()).max() < 1e-4
