@@ -41,13 +41,14 @@ from monai_pdddpm.utils.errors import friendly_errors
 NETWORKS = ("ODE-U-Net", "plain blocks", "DiffusionModelUNet")
 MEMBERS = 8
 FIRST_SEED = 9000  # of the phantoms that the networks are measured on
+GROUPS = 8  # of the normalizations, as in the ODE-U-Net
 
 
 class PlainBlock(SecondOrderODEBlock):
     """A residual block z + a(z, e): the ODE block without velocity, of almost as many parameters and operations."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, spatial_dims: int, channels: int, embedding_channels: int) -> None:
+        super().__init__(spatial_dims, channels, embedding_channels, GROUPS)
         self.velocity, self.acceleration.from_velocity = nn.Identity(), nn.Identity()
 
     def forward(self, z: torch.Tensor, embedding: torch.Tensor, solver: str, steps: int) -> torch.Tensor:
