@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from monai_pdddpm import __version__
-from monai_pdddpm.utils.errors import TRACEBACK_VARIABLE, escape_letters, user_message
+from monai_pdddpm.utils.errors import (
+    TRACEBACK_VARIABLE,
+    escape_letters,
+    friendly_errors,
+    stop_code,
+    stop_message,
+    user_message,
+)
 from monai_pdddpm.utils.paths import with_home
 
 
@@ -125,17 +132,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line; None takes ``sys.argv``.
 
     Returns:
-        the exit code: 0 success, 1 a problem or an error, 130 stopped by Ctrl-C.
+        the exit code: 0 success, 1 a problem or an error, 130 stopped by Ctrl-C, 143 by SIGTERM.
 
     Raises:
         SystemExit: with code 2 if the command line is wrong.
     """
     escape_letters()
+    friendly_errors()
     options = parser().parse_args(arguments)
     try:
         result = import_module(COMMANDS[options.command][0]).run(options)
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        print(stop_message(stop), file=sys.stderr)
+        return stop_code(stop)
     except Exception as error:
         message = user_message(error)
         if message is None or os.environ.get(TRACEBACK_VARIABLE) == "1":

@@ -8,7 +8,7 @@ import pytest
 
 from monai_pdddpm.__main__ import main, parser
 from monai_pdddpm.cli import report
-from monai_pdddpm.utils.errors import TRACEBACK_VARIABLE, UserError
+from monai_pdddpm.utils.errors import TRACEBACK_VARIABLE, Terminated, UserError
 
 
 def test_help_lists_the_commands(capsys):
@@ -53,6 +53,16 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv(TRACEBACK_VARIABLE, "1")
     with pytest.raises(UserError):
         main(["info", str(tmp_path)])
+
+
+@pytest.mark.parametrize(("stop", "by", "code"), [(KeyboardInterrupt, "Ctrl-C", 130), (Terminated, "SIGTERM", 143)])
+def test_a_stopped_command_says_so_in_one_line(tmp_path, monkeypatch, capsys, stop, by, code):
+    def run(options):
+        raise stop
+
+    monkeypatch.setattr(report, "run", run)
+    assert main(["report", str(tmp_path)]) == code
+    assert capsys.readouterr().err == f"stopped by {by}: complete files are kept\n"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from monai_pdddpm.cli.datasets import DataSet, LabeledCase
 from monai_pdddpm.cli.first_stage import folder_stage
 from monai_pdddpm.cli.formats import read_dataset
 from monai_pdddpm.data.checks import CheckImaged, CheckLabeld
+from monai_pdddpm.data.datalist import check_names
 from monai_pdddpm.data.dataset import CaseDataset, case_collate
 from monai_pdddpm.data.loading import LoadImageScand
 from monai_pdddpm.data.presegmentations import find_presegmentation
@@ -52,14 +53,17 @@ def calibrate_files(data: DataSet, folders: Sequence[Path], output_dir: Path) ->
     bundle, with the same statistics, calibration, maps, reports and page.
 
     Raises:
-        UserError: if the folder has a calibration already, labels have no names, there are too few labeled cases; or,
-            after the last case, if a case failed.
+        UserError: if the folder has a calibration already, labels have no names, two cases or folders are the same,
+            there are too few labeled cases; or, after the last case, if a case failed.
     """
     file = output_dir / "calibration.json"
     if file.exists():
         raise UserError(f"{file}: found results of an earlier run, expected a new folder; give another --output_dir")
     if not data.labels:
         raise UserError(f"{data.source}: found no names of labels, expected them; add labels to dataset.json")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UserError(f"probabilities: found {', '.join(map(str, folders))}, expected each folder once; remove one")
+    check_names([{"image": case.case} for case in data.cases])
     check_output_dir(output_dir)
     labeled, left_out, notes = [], [], [note for folder in folders for note in folder_stage(folder, data).notes]
     for case in data.labeled:
@@ -69,6 +73,7 @@ def calibrate_files(data: DataSet, folders: Sequence[Path], output_dir: Path) ->
             labeled.append(case)
         except UserError as error:
             left_out.append(str(error))
+    notes += [str(finding) for finding in data.findings if finding.kind == "no-label"]
     notes += [f"{len(left_out)} labeled cases are left out, the first since {left_out[0]}"] if left_out else []
     for note in notes:
         print(f"warning: {note}", flush=True)
@@ -93,21 +98,21 @@ class _Pipeline:
 
     def __init__(self, data: DataSet, folders: Sequence[str]) -> None:
         self.labels = {str(index): name for index, name in enumerate(data.labels.values())}
-        self.values = list(data.labels)
+        self.values, self.ignored = list(data.labels), data.ignored
         self.spec = ScanSpec(channels=len(data.channels), missing="zero")
         self.inferer = FileEnsembleInferer(len(self.labels), folders)
         self.load = LoadPresegmentationd(folders, {str(value): name for value, name in data.labels.items()})
 
     def calibrate(self, cases: Sequence[LabeledCase], output_dir: Path) -> None:
         """Write ``calibration.json`` and ``evaluation/``."""
-        label = [LoadImageScand("label", channels=None), CheckLabeld("label", self.values)]
+        label = [LoadImageScand("label", channels=None), CheckLabeld("label", self.values, self.ignored)]
         metrics = SegmentationMetricsd(("preseg", "prob"), labels=self.labels)
         maps = [CaseSummaryd("seg", self.labels), metrics]
         handlers = [
             CalibrationFit(output_dir / "calibration.json", self.labels, self.inferer.config),
             EvaluationReport(output_dir / "evaluation"),
         ]
-        self._run(cases, [*label, LabelValuesd("label", self.values)], 1.0, maps, handlers)
+        self._run(cases, [*label, LabelValuesd("label", self.values, self.ignored)], 1.0, maps, handlers)
 
     def write_maps(self, cases: Sequence[LabeledCase], output_dir: Path) -> None:
         """Write maps, reports and the page."""

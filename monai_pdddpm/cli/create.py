@@ -30,12 +30,13 @@ from monai_pdddpm.cli.readme import bundle_texts, commands, readme
 from monai_pdddpm.cli.segmenter_bundle import SegmenterBundle, read_segmenter
 from monai_pdddpm.cli.shipped import bundles, templates
 from monai_pdddpm.metrics.recalibration import LEAST_CASES
+from monai_pdddpm.metrics.segmentation import class_names
 from monai_pdddpm.utils.checks import check_output_dir
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.memory import total_memory
 
 BLOCKING = ("missing-file", "no-label", "unreadable", "label")  # kinds of findings that would stop a training
-_NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
+_NAME = re.compile(r"[A-Za-z]\w{0,99}", re.ASCII)
 
 
 def run(options: argparse.Namespace) -> Result:
@@ -81,7 +82,9 @@ def create_bundle(
         UserError: if the name, a setting or the data set cannot be used, or the folder exists.
     """
     if not _NAME.fullmatch(name):
-        raise UserError(f"name: found {name!r}, expected a letter, then letters, digits and _; choose another name")
+        raise UserError(
+            f"name: found {name!r}, expected a letter, then up to 99 letters, digits and _; choose another name"
+        )
     if spacing is not None and not all(0.001 <= size <= 100 for size in spacing):
         raise UserError(f"--spacing: found {list(spacing)}, expected three sizes from 0.001 to 100 mm; fix them")
     if memory is not None and not 0 < memory < math.inf:
@@ -93,6 +96,7 @@ def create_bundle(
     listed = as_decathlon(data)
     statistics, findings = _read_cases(data, progress)
     listed["labels"] = {value: label["name"] for value, label in statistics["labels"].items()}
+    class_names(dict(enumerate([*listed["labels"].values(), *data.regions])))
     more = keep_usable(listed, stage, progress) if stage else []
     foreign = read_segmenter(segmenter, len(data.channels), len(listed["labels"])) if segmenter else None
     budget, computer = memory_budget(memory), total_memory() or 8 * GIB
@@ -211,5 +215,7 @@ def _write(folder: Path, files: Mapping[str, str], foreign: SegmenterBundle | No
         if foreign:
             torch.save(foreign.network.state_dict(), partial / "models" / "segmenter.pt")
         partial.rename(folder)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk by a RuntimeError
+        raise UserError(f"{folder}: cannot be written ({error}); free space, or give another --output_dir") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -154,7 +154,7 @@ def read_table(path: Path) -> DataSet:
         )
     cases = []
     for number, row in enumerate(rows, start=2):
-        split = (row.get("split") or ("training" if row.get("label") else "test")).strip()
+        split = (row.get("split") or "").strip() or ("training" if (row.get("label") or "").strip() else "test")
         whole = "" not in row and None not in row.values()
         files = [str(path.parent / row[name].strip()) if row[name].strip() else None for name in images if whole]
         if not any(files) or split not in LIST_KEYS:
@@ -162,8 +162,8 @@ def read_table(path: Path) -> DataSet:
             found = f"split {split!r}" if split not in LIST_KEYS else found
             raise UserError(f"{path}: line {number}: found {found}, expected {', '.join(LIST_KEYS)}; fix the line")
         case = Case.of(files if len(files) > 1 else str(files[0]))
-        label = str(path.parent / row["label"].strip()) if row.get("label") else None
-        cases.append(LabeledCase(case, label, split, row.get("subject") or case.name))
+        label = str(path.parent / row["label"].strip()) if (row.get("label") or "").strip() else None
+        cases.append(LabeledCase(case, label, split, (row.get("subject") or "").strip() or case.name))
     channels = tuple(check_name(column.strip(), f"{path}: column") for column in images)
     return DataSet("table", path, channels, {}, tuple(cases))
 
@@ -189,8 +189,13 @@ def _findings(dataset: DataSet) -> list[Finding]:
     for subject in sorted(set.intersection(*sides)):
         found.append(Finding("leakage", subject, "is listed for training and for validation; keep it on one side"))
     names: dict[str, list[str]] = {}
+    labels: dict[str, set[str]] = {}
     for case in dataset.cases:
+        labels.setdefault(case.label or "", set()).add(case.case.file)
         names.setdefault(case.case.folder_key, []).append(case.case.name)
+    for label, images in labels.items():
+        if label and len(images) > 1:
+            found.append(Finding("duplicate", label, f"is the label map of {len(images)} images; give each its own"))
     for alike in names.values():
         if len(alike) > 1:
             text = f"{len(alike)} cases have this name, ignoring case and accent encoding; rename all but one"

@@ -13,11 +13,12 @@ from monai.bundle import ConfigWorkflow
 
 from monai_pdddpm.cli import Result
 from monai_pdddpm.data.case import Case
-from monai_pdddpm.data.datalist import inference_cases, labelled_cases, training_cases
+from monai_pdddpm.data.datalist import check_names, inference_cases, labelled_cases, training_cases
 from monai_pdddpm.data.folds import fold_cases
 from monai_pdddpm.data.frames import frame_cases
 from monai_pdddpm.data.writer import write_nifti
 from monai_pdddpm.handlers import CalibrationFit
+from monai_pdddpm.utils.atomic_write import json_or_empty, write_json
 from monai_pdddpm.utils.checks import check_range
 from monai_pdddpm.utils.errors import UserError
 
@@ -29,9 +30,9 @@ def run(options: argparse.Namespace) -> Result:
         settings["max_epochs"] = check_range("--max_epochs", options.max_epochs, 1)
     if options.dataset_dir:
         settings["dataset_dir"] = str(options.dataset_dir)
-    folds = _Folds(options.bundle, options.folds, settings)
+    folds = _Folds(options.bundle, check_range("--folds", options.folds, 2), settings, options.scans)
     folds.train_segmenters()
-    folds.write_presegmentations(options.scans)
+    folds.write_presegmentations()
     lines = [f"written: {folds.output}, for --presegmentation_dir"]
     if options.calibrate:
         lines.append(f"written: {folds.calibrate()}")
@@ -41,10 +42,10 @@ def run(options: argparse.Namespace) -> Result:
 class _Folds:
     """The folds of a bundle's training cases; finished trainings and cases are not repeated.
 
-    ``settings`` are those of each training.
+    ``settings`` are those of each training. Results are named after cases, so names are unique, ``scans`` included.
     """
 
-    def __init__(self, bundle: Path, folds: int, settings: dict[str, Any]) -> None:
+    def __init__(self, bundle: Path, folds: int, settings: dict[str, Any], scans: Path | None = None) -> None:
         self.configs, self.root = bundle / "configs", bundle.absolute()
         if not (self.configs / "train_segmenter.json").is_file():
             raise UserError(f"{bundle}: found no configs/train_segmenter.json, expected it; name a bundle that has one")
@@ -53,7 +54,21 @@ class _Folds:
         self.scan = first.get_parsed_content("scan")
         self.dataset_dir = str(first.get_parsed_content("dataset_dir"))
         self.cases = fold_cases(training_cases(self.dataset_dir), folds)
+        self.others = labelled_cases(self.dataset_dir, "validation")
+        self.others += inference_cases(scans, channels=self.scan.channels) if scans else []
+        check_names([*self.cases, *self.others])
         self.folds = range(folds)
+        self._check_earlier()
+
+    def _check_earlier(self) -> None:
+        """Refuse to resume trainings of other folds, whose networks saw cases that they are to leave out now."""
+        file, now = self.output / "folds.json", [[Case.of(case["image"]).name, case["fold"]] for case in self.cases]
+        if file.exists() and json_or_empty(file).get("folds") != now:
+            raise UserError(
+                f"{file}: found other folds or cases of an earlier run, expected {len(self.folds)} folds of "
+                f"{len(now)} cases; give the same --folds and --dataset_dir, or move {self.root / 'runs'} away"
+            )
+        write_json(file, {"folds": now})
 
     def _workflow(self, *names: str, kind: str = "infer", **settings: Any) -> ConfigWorkflow:
         files = [str(self.configs / f"{name}.json") for name in names]
@@ -73,18 +88,16 @@ class _Folds:
             settings = place | self.settings | {"folds": len(self.folds), "fold": fold}
             self._workflow("train_segmenter", kind="train", **settings).run()
 
-    def write_presegmentations(self, scans: Path | None) -> None:
+    def write_presegmentations(self) -> None:
         """Write out-of-fold probabilities of the training cases; of validation cases and scans, the folds' mean."""
-        others = labelled_cases(self.dataset_dir, "validation")
-        others += inference_cases(scans, channels=self.scan.channels) if scans else []
         for fold in self.folds:
             own = [case for case in self.cases if case["fold"] == fold]
             place = self.output / f"fold_{fold}" / "validation"
             self._segment(fold, own, place)
             for case in own if self.scan.has_frames else ():
                 _write_mean([place], place, Case.of(case["image"]).name)
-            self._segment(fold, others, self.output / "members" / str(fold))
-        for case in others:
+            self._segment(fold, self.others, self.output / "members" / str(fold))
+        for case in self.others:
             folders = [self.output / "members" / str(fold) for fold in self.folds]
             _write_mean(folders, self.output, Case.of(case["image"]).name)
 

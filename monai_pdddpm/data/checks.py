@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 _SAME_GRID = 0.1  # voxels
 _SMALLEST_RANGE, _LARGEST_RANGE = 1e-15, 1e15  # of intensities, so that their variance fits float32
 _LEVELS = 100  # of intensities that float32 resolves
-_ROUNDING = 1.05e-3  # label values this close to an integer are rounded: 1e-3 as float32 holds it up to 1000
+_WITHOUT_OPERATIONS = (torch.bool, torch.uint16, torch.uint32, torch.uint64)
+ROUNDING = 1.05e-3  # label values this close to an integer are rounded: 1e-3 as float32 holds it up to 1000
 
 
 def check_voxels(array: np.ndarray | torch.Tensor, path: str | os.PathLike) -> None:
@@ -36,13 +37,17 @@ def check_voxels(array: np.ndarray | torch.Tensor, path: str | os.PathLike) -> N
         path: file of the scan, for the message.
 
     Raises:
-        UserError: when there are no voxels, any is not finite, all have the same value, or their range is so small or
-            large that float32 cannot hold its variance.
+        UserError: when there are no voxels, any is complex or not finite, all have the same value, or their range is so
+            small or large that float32 cannot hold its variance.
     """
-    voxels = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+    if isinstance(array, torch.Tensor):
+        array = (array.float() if array.dtype == torch.bfloat16 else array).detach().cpu().numpy()
+    voxels = np.asarray(array)
+    if np.iscomplexobj(voxels):
+        raise UserError(f"{path}: found complex numbers, expected real ones; take their magnitude")
     if voxels.size == 0:
         raise UserError(f"{path}: found no voxels (shape {voxels.shape}), expected a scan; export it again")
-    low, high = voxels.min(), voxels.max()  # NaN propagates to both
+    low, high = float(voxels.min()), float(voxels.max())  # NaN propagates to both
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int(np.count_nonzero(~np.isfinite(voxels)))
         if bad == voxels.size:
@@ -55,7 +60,7 @@ def check_voxels(array: np.ndarray | torch.Tensor, path: str | os.PathLike) -> N
         raise UserError(
             f"{path}: every voxel is {low:g} in float32, expected a scan with contrast; check how it was exported"
         )
-    span = float(high) - float(low)
+    span = high - low
     if span < _LEVELS * float(np.spacing(np.float32(max(abs(low), abs(high))))):
         raise UserError(
             f"{path}: its voxels lie between {low:.9g} and {high:.9g}, where float32 resolves fewer than {_LEVELS} "
@@ -148,7 +153,7 @@ class CheckLabeld(MapTransform):
         known &= self.known[torch.where(known, voxels, 0).long()]
         if known.all():
             return []
-        values = torch.unique(voxels[~known]).numpy()
+        values = torch.unique(voxels[~known].detach()).numpy()
         return list(dict.fromkeys(np.format_float_positional(value, trim="-") for value in values))  # NaN once
 
 
@@ -180,10 +185,10 @@ def check_grid(label: Any, image: Any, path: str | os.PathLike) -> None:
 def _round_labels(label: T, path: str | os.PathLike) -> T:
     """Round label values that are within 1e-3 of an integer, with a warning; others stay for the check of values."""
     if not label.is_floating_point():
-        return label
+        return label.long() if label.dtype in _WITHOUT_OPERATIONS else label  # type: ignore[return-value]
     rounded: Any = label.round()
     error = float((label - rounded).abs().max()) if label.numel() else 0.0
-    if not 0 < error <= _ROUNDING:
+    if not 0 < error <= ROUNDING:
         return label
     logger.warning("%s: its label values are up to %.1g away from integers; they were rounded", path, error)
     return rounded

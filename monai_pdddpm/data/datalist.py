@@ -65,7 +65,7 @@ def inference_cases(
             f"{root}: no scan found, expected files named {_EXTENSIONS}, DICOM series in folders of their own, or "
             "imagesTs, imagesTr or a dataset.json; check dataset_dir"
         )
-    _check_names(cases)
+    check_names(cases)
     if not any(any(Case.of(case["image"]).present_files) for case in cases):
         _check_files({"image": case["image"]} for case in cases)
     return cases
@@ -213,8 +213,12 @@ def _check_files(cases: Iterable[dict[str, Any]]) -> None:
         raise UserError(f"{some_files(missing)} missing; expected every listed file to exist; restore or unlist them")
 
 
-def _check_names(cases: Iterable[dict[str, Any]]) -> None:
-    """Check that no two names are the same for a file system that ignores case or Unicode's forms."""
+def check_names(cases: Iterable[dict[str, Any]]) -> None:
+    """Check that no two names are the same for a file system that ignores case or Unicode's forms.
+
+    Raises:
+        UserError: when two are; the message names both files.
+    """
     seen: dict[str, Case] = {}
     for case in (Case.of(case["image"]) for case in cases):
         if (key := case.folder_key) in seen:

@@ -34,6 +34,10 @@ _OF_ALL_SLICES = {
     **{"Modality": "modality", "ImageType": "image type", "EchoNumbers": "echo"},
     **{"RescaleType": "kind of values", "Units": "unit of values"},
 }
+_IN_ALL_OR_NONE = {  # without which the same stored number is another value
+    **{"RescaleSlope": "rescale slope", "ModalityLUTSequence": "table of values"},
+    "PixelPaddingValue": "padding value",
+}
 _NOTES = (
     ("BurnedInAnnotation", "YES", "text is burned into its pixels (tag 0028,0301)"),
     ("LossyImageCompression", "01", "it was compressed with loss (tag 0028,2110)"),
@@ -116,6 +120,13 @@ def read_series(folder: str | os.PathLike) -> Series:
                     f"{folder}: found slices of one series with another {what} ({printable(', '.join(values))} in "
                     f"{first_file.name} and {file.name}), expected one; put each in a folder of its own"
                 )
+    for tag, what in _IN_ALL_OR_NONE.items():
+        lacking = [file.name for file, _, header in found if header.get(tag) is None]
+        if lacking and len(lacking) < len(found):
+            raise UserError(
+                f"{folder}: found no {what} in {len(lacking)} of {len(found)} slices ({printable(lacking[0])}), "
+                "expected it in all or none; export the series again"
+            )
     axes = _numbers(first, "ImageOrientationPatient").reshape(2, 3).T
     normal = np.cross(axes[:, 0], axes[:, 1])
     found.sort(key=lambda one: (float(_numbers(one[2], "ImagePositionPatient") @ normal), one[0].name, one[1]))

@@ -13,7 +13,7 @@ import torch
 from monai.data import MetaTensor
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
-from monai_pdddpm.data.checks import CheckLabeld, check_grid
+from monai_pdddpm.data.checks import ROUNDING, CheckLabeld, check_grid
 from monai_pdddpm.data.datalist import SCAN_EXTENSIONS
 from monai_pdddpm.data.dataset_json import read_json
 from monai_pdddpm.data.loading import LoadScan
@@ -138,7 +138,8 @@ def read_presegmentation(
     image = _load(path)
     check_grid(image, template, path)
     voxels = image.as_tensor()
-    if len(voxels) == 1 and len(labels) == 2 and ((voxels > 0) & (voxels < 1)).any():  # of the structure alone
+    if len(voxels) == 1 and len(labels) == 2 and ((voxels > ROUNDING) & (voxels < 1 - ROUNDING)).any():
+        # of the structure alone; a label map has at most noise between 0 and 1
         voxels = torch.cat([1 - voxels, voxels])
     if len(voxels) > 1:
         if len(voxels) != len(labels):

@@ -27,6 +27,7 @@ from monai_pdddpm.metrics.recalibration import (
 from monai_pdddpm.metrics.segmentation import class_names, is_in, structures
 from monai_pdddpm.metrics.summary import subject_of
 from monai_pdddpm.transforms.case_summary import agreement, probable_volume, voxel_volume_ml
+from monai_pdddpm.utils.checks import check_output_dir
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.provenance import Settings
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
@@ -51,7 +52,8 @@ class CalibrationFit:
         collect_only: leave the fit to a call of `fit`, which may follow on the cases of several folds.
 
     Raises:
-        UserError: if there are too few cases: before the first one, or at the end if several are of one subject.
+        UserError: before the first case, if there are too few or the file's folder cannot be written to; at the end, if
+            too many are of one subject, or none has a structure.
     """
 
     def __init__(
@@ -81,6 +83,9 @@ class CalibrationFit:
     def begin(self, engine: Engine) -> None:
         """Forget the cases of an earlier run, and refuse a list that is too short before any work."""
         self.cases.clear()
+        check_output_dir(self.path.parent)
+        if self.path.is_dir():
+            raise UserError(f"calibration_file: found the folder {self.path}, expected a file; give another path")
         self._check_count(sum(gathered(engine.state.epoch_length or 0)), LEAST_CASES + 1)
 
     def _check_count(self, count: int, needed: int) -> None:
@@ -115,16 +120,26 @@ class CalibrationFit:
             )
 
     def fit(self) -> None:
-        """Fit, cross-validate, write and print.
+        """Fit, cross-validate, write and print; structures that no case has get no interval.
 
         Raises:
-            UserError: if there are too few cases.
+            UserError: if there are too few cases, or none with a structure.
         """
         cases = [case for part in gathered(self.cases) for case in part]
         needed = LEAST_CASES + max(Counter(case.subject for case in cases).values(), default=1)
         self._check_count(len(cases), needed)
         if not is_first_rank():
             return
+        with_structure = {name: sum(case.true_ml[name] > 0 for case in cases) for name in self.structures}
+        present = [name for name, count in with_structure.items() if count]
+        if not present:
+            raise UserError(
+                f"calibration: found none of {', '.join(self.structures)} in the labels of {len(cases)} cases, "
+                "expected at least one; check the label maps, or calibrate on cases that have them"
+            )
+        if absent := [name for name in self.structures if name not in present]:
+            print(f"no volume interval of {', '.join(absent)}, which no case has", flush=True)
+            cases = [dataclasses.replace(c, true_ml={name: c.true_ml[name] for name in present}) for c in cases]
         calibration = fit_calibration(cases)
         figures = without_nan(cross_validated(cases), digits=5)
         rank = figures["dice_rank_correlation"]
@@ -135,7 +150,8 @@ class CalibrationFit:
                 f"{LEAST_RANK_CORRELATION}",
                 flush=True,
             )
-        fitted = {"cases": len(cases), "settings": self.settings, "cross_validated": figures}
+        fitted = {"cases": len(cases), "cases_with_structure": with_structure, "settings": self.settings}
+        fitted["cross_validated"] = figures
         save_calibration(dataclasses.replace(calibration, fitted=fitted), self.path)
         print(f"{self.path}: temperature {calibration.temperature:.3f}, fitted on {len(cases)} cases", flush=True)
         for name, value in figures.items():

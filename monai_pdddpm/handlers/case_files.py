@@ -21,7 +21,7 @@ from monai_pdddpm.handlers.viewer_files import write_viewer_files
 from monai_pdddpm.metrics.segmentation import class_names
 from monai_pdddpm.transforms.outputs import frames_of
 from monai_pdddpm.transforms.slice_values import slice_values
-from monai_pdddpm.utils.atomic_write import json_or_empty, remove_partial_files, write_json, write_text
+from monai_pdddpm.utils.atomic_write import json_or_empty, make_folder, remove_partial_files, write_json, write_text
 from monai_pdddpm.utils.chosen_outputs import chosen_outputs
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.memory import peak_memory
@@ -104,7 +104,7 @@ class CaseFiles:
             scan = case_of(item["image"].meta)
             case = scan.name
             folder = self.output_dir / case
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             info = item["ensemble_run"]
             run, meanings = ({}, {}) if info is None else (info.as_report(), info.meanings())
             notes = list(scan.notes)

@@ -15,7 +15,7 @@ from ignite.handlers import Checkpoint
 from monai.engines import Evaluator, Trainer
 
 from monai_pdddpm.data.cache import CachedDataset
-from monai_pdddpm.utils.atomic_write import atomic_write, remove_partial_files
+from monai_pdddpm.utils.atomic_write import atomic_write, make_folder, remove_partial_files
 from monai_pdddpm.utils.errors import UserError, is_out_of_memory
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
 
@@ -23,7 +23,7 @@ from monai_pdddpm.utils.ranks import gathered, is_first_rank
 def save_file(content: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Write ``torch.save(content)`` in the first process, see :func:`monai_pdddpm.utils.atomic_write.atomic_write`."""
     if is_first_rank():
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(Path(path).parent)
         with atomic_write(path) as part, part.open("wb") as file:  # torch would store the name of a path
             torch.save(content, file)
 

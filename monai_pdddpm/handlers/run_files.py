@@ -17,7 +17,7 @@ from monai_pdddpm.data.case import case_of
 from monai_pdddpm.engines import CaseEvaluator
 from monai_pdddpm.utils.atomic_write import remove_partial_files, write_json
 from monai_pdddpm.utils.chosen_outputs import chosen_outputs
-from monai_pdddpm.utils.errors import UserError, some_files
+from monai_pdddpm.utils.errors import UserError, some_files, without_stops
 from monai_pdddpm.utils.provenance import FAILURES, RUNS, read_runs
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
 from monai_pdddpm.visualize.report import write_report
@@ -126,12 +126,14 @@ class RunFiles:
             return
         try:
             print(f"overview of all cases: {write_report(self.output_dir)}")
-        except UserError as error:  # the results are complete without the page
+        except (OSError, UserError) as error:  # the results are complete without the page
             logger.warning("the page of all cases is not written: %s", error)
 
     def _stop(self, engine: CaseEvaluator, error: BaseException) -> NoReturn:
-        """Write the page of the cases so far, and raise the error that ends the run, such as Ctrl-C."""
-        self._write_page(engine)
+        """Write the page of the cases so far, if any, and raise the error that ends the run, such as Ctrl-C."""
+        with without_stops():  # a second Ctrl-C leaves the page alone
+            if engine.failures or any(self.output_dir.glob("*/*_report.json")):
+                self._write_page(engine)
         raise error
 
     def _note(self, case: str) -> Path:

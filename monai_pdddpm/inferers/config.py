@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Number
 from typing import Any
 
 from monai_pdddpm.data.scan_spec import FOURTH_DIMENSIONS
 from monai_pdddpm.networks import FIXED_STEP_SOLVERS
 from monai_pdddpm.schedulers import AncestralRule, Chain, DDIMRule, check_steps, is_residual
-from monai_pdddpm.utils.checks import check_choice, check_number, check_range, check_switch
+from monai_pdddpm.utils.checks import check_choice, check_list, check_number, check_range, check_switch
 from monai_pdddpm.utils.errors import UserError
 
 from .autocast import PRECISIONS
@@ -119,16 +120,14 @@ class EnsembleConfig:
         is_residual(self.training_process)
         if not isinstance(self.rule, DDIMRule | AncestralRule):
             raise UserError(f"rule: found {self.rule!r}, expected a reverse step; set inferer#rule#_target_")
-        if not isinstance(self.roi_size, Iterable):
-            raise UserError(f"roi_size: found {self.roi_size!r}, expected a list of whole numbers; fix --roi_size")
-        self._set("roi_size", tuple(check_range("roi_size", r, 1) for r in self.roi_size))
+        self._set("roi_size", tuple(check_range("roi_size", r, 1) for r in check_list("roi_size", self.roi_size)))
         self._set("time_steps", tuple(check_steps(self.time_steps)))
         self._set("solver_steps", tuple(self._solver_steps()))
 
     def _solver_steps(self) -> list[int]:
         """Return the solver steps at each time step."""
         given, count = self.solver_steps, len(self.time_steps)
-        steps = list(given) if isinstance(given, Iterable) else [given] * count
+        steps = [given] * count if isinstance(given, Number) else check_list("solver_steps", given)
         if len(steps) == 1:
             steps *= count
         if len(steps) != count:

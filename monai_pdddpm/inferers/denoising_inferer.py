@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.schedulers import check_steps, is_residual, noisy_state, regression_target, start_state
-from monai_pdddpm.utils.checks import check_choice, check_number, check_range
+from monai_pdddpm.utils.checks import check_choice, check_list, check_number, check_range
 from monai_pdddpm.utils.errors import UserError
 
 from .autocast import PRECISIONS, autocast
@@ -63,12 +63,12 @@ class DenoisingInferer(Inferer):
     ) -> None:
         super().__init__()
         for name, values in (("solver_steps", solver_steps), ("time_steps", time_steps)):
-            if not len(values):
+            if not check_list(name, values):
                 raise UserError(f"{name}: found an empty list, expected at least one number for training; fix {name}")
         self.dense_fraction = check_number("dense_fraction", dense_fraction, 0, 1)
         self.residual = is_residual(training_process)
         self.training_process = training_process
-        self.time_steps = torch.as_tensor(list(time_steps))
+        self.time_steps = torch.as_tensor(check_steps(time_steps))
         self.corruption = corruption
         self.solver_steps = tuple(check_range("solver_steps", n, 0) for n in solver_steps)
         check_choice("precision", precision, PRECISIONS)

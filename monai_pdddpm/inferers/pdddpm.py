@@ -16,10 +16,12 @@ from monai_pdddpm.utils.errors import UserError
 
 from .communicator import Communicator
 from .config import EnsembleConfig
+from .denoising_inferer import plain
 from .ensemble import EnsembleRun
 from .run_info import EnsembleRunInfo
 
 _LARGEST = 1e15  # voxel, beyond which variances in the networks leave float32
+_ROUNDED = 0.02  # of probabilities from a file
 
 
 class PDDDPMInferer(Inferer):
@@ -72,9 +74,10 @@ class PDDDPMInferer(Inferer):
             raise UserError(
                 "image: found complex numbers, expected real ones; take their magnitude in the preprocessing"
             )
-        images = (inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs).float()
+        images = plain(inputs).float()
+        presegmentation = None if presegmentation is None else plain(presegmentation).detach().float()
         self._check(images, network, presegmentation)
-        given = [None] * len(images) if presegmentation is None else list(presegmentation.float())
+        given = [None] * len(images) if presegmentation is None else list(presegmentation)
         with torch.no_grad():
             done = [
                 self.communicator.run(partial(self._volume, network, own), image, case)
@@ -128,6 +131,11 @@ class PDDDPMInferer(Inferer):
             raise UserError(
                 f"presegmentation: found shape {tuple(presegmentation.shape)}, expected {expected}, of one frame; "
                 "give the probabilities of all classes on the image's grid"
+            )
+        low, high = (0.0, 1.0) if presegmentation is None else map(float, presegmentation.aminmax())
+        if not -_ROUNDED <= low <= high <= 1 + _ROUNDED:  # NaN fails too
+            raise UserError(
+                f"presegmentation: found values from {low:g} to {high:g}, expected probabilities; apply a softmax"
             )
         if not all(abs(value) <= _LARGEST for value in map(float, images.detach().aminmax())):
             raise UserError(

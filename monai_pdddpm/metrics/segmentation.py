@@ -109,9 +109,18 @@ def segmentation_metrics(
     Returns:
         The metrics by the name of the class.
 
+    Raises:
+        ValueError: if the shapes differ, or there is not a positive size for each axis.
+
     Reference: surface Dice of Nikolov et al. 2018 (arXiv:1809.04430), counted in voxels as MONAI does.
     """
     label_map, truth = (convert_to_tensor(tensor) for tensor in (label_map, truth))
+    spacing = [float(size) for size in spacing]
+    if label_map.shape != truth.shape or len(spacing) != truth.ndim or not all(0 < size < math.inf for size in spacing):
+        raise ValueError(
+            f"label_map: found shape {tuple(label_map.shape)} and voxels of {spacing} mm for a truth of shape "
+            f"{tuple(truth.shape)}, expected equal shapes and a size above 0 for each axis"
+        )
     return {
         name: mask_metrics(label_map == index, truth == index, spacing) for index, name in class_names(labels).items()
     }

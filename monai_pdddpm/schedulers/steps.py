@@ -13,7 +13,7 @@ from numbers import Integral
 
 import numpy as np
 
-from monai_pdddpm.utils.checks import check_range
+from monai_pdddpm.utils.checks import check_list, check_range
 from monai_pdddpm.utils.errors import UserError
 
 
@@ -129,7 +129,7 @@ def check_steps(time_steps: Iterable[int], num_train_timesteps: int | None = Non
     Raises:
         UserError: otherwise.
     """
-    steps = list(time_steps)
+    steps = check_list("time_steps", time_steps)
     indices = [int(t) for t in steps if isinstance(t, Integral) and not isinstance(t, bool)]
     descending = all(a > b for a, b in pairwise((num_train_timesteps or math.inf, *indices, -1)))
     if len(indices) != len(steps) or not descending:

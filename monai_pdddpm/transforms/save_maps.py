@@ -14,6 +14,7 @@ from monai.transforms import SaveImaged
 from monai_pdddpm.data.case import case_of
 from monai_pdddpm.data.writer import find_grid, write_nifti
 from monai_pdddpm.transforms.label_values import named_values, to_values
+from monai_pdddpm.utils.atomic_write import make_folder
 from monai_pdddpm.utils.chosen_outputs import chosen_outputs
 
 _WRITERS = 4  # files at once; each holds one map in 16 bits
@@ -75,7 +76,7 @@ class SaveImageMapsd(SaveImaged):
         d = dict(data)
         case = case_of(d["image"].meta).name
         folder = self.output_dir / case
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         keys: list[Any] = list(self.key_iterator(d))
         if not keys:
             return d

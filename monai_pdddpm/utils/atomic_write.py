@@ -49,9 +49,23 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
             part.unlink()
 
 
+def make_folder(folder: str | os.PathLike) -> None:
+    """Make a folder and those above it, unless they are there.
+
+    Raises:
+        UserError: if the disk refuses one.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); set output_dir to a folder that you may write to"
+        ) from error
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a text file in UTF-8, complete or not at all; missing folders are made."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    make_folder(Path(path).parent)
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 

@@ -65,6 +65,18 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise UserError(f"{name}: found {value!r}, expected {expected}; give {name} such a value")
 
 
+def check_list(name: str, value: Any) -> list[Any]:
+    """Return the entries of a setting that is a list, an array or a tensor.
+
+    Raises:
+        UserError: when it is a single value, also one of numpy or torch.
+    """
+    try:
+        return list(value)
+    except TypeError as error:
+        raise UserError(f"{name}: found {value!r}, expected a list; fix --{name}") from error
+
+
 def check_output_dir(path: str | os.PathLike) -> None:
     """Check that an output folder can be made and written to, in a trial folder that is removed again.
 

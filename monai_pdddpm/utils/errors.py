@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import logging
@@ -137,8 +138,9 @@ def friendly_errors(force: bool = False) -> None:
     escape_letters()
     if sys.excepthook is not _report:
         sys.excepthook = _report
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_ends_no_engine)
+    for handler in (*logging.getLogger().handlers, logging.lastResort):
+        if handler is not None:
+            handler.addFilter(_ends_no_engine)
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
 
@@ -150,15 +152,38 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
     message = user_message(error) if isinstance(error, Exception) else None
     line = f"error: {message}" if message is not None else None
     if stop is not None:
-        name = "SIGTERM" if isinstance(stop, Terminated) else "Ctrl-C"
-        line = f"stopped by {name}: finished cases and checkpoints are kept; the same command continues from there"
+        line = f"{stop_message(stop)}; the same command does what is missing"
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C at Python's end would print tracebacks
     if plain or line is None:
         sys.__excepthook__(kind, error, trace)
     else:
         sys.stdout.flush()  # earlier output comes first
         print(line, file=sys.stderr)
     if stop is not None and type(error) is not KeyboardInterrupt:  # Python itself ends the process for that one
-        raise SystemExit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
+        raise SystemExit(stop_code(stop))
+
+
+@contextlib.contextmanager
+def without_stops() -> Iterator[None]:
+    """Ignore Ctrl-C in a short block; outside of the main thread, nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+
+
+def stop_message(stop: KeyboardInterrupt) -> str:
+    """Return one line on a command that was stopped."""
+    return f"stopped by {'SIGTERM' if isinstance(stop, Terminated) else 'Ctrl-C'}: complete files are kept"
+
+
+def stop_code(stop: KeyboardInterrupt) -> int:
+    """Return the exit code that shells expect of a command that was stopped."""
+    return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
 
 def _ends_no_engine(record: logging.LogRecord) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from monai_pdddpm.__main__ import main
 
-from .conftest import SHAPE, a_label, an_image, write_scan
+from .conftest import SHAPE, a_label, an_image, change, write_scan
 
 VALUES = (0, 2, 5)
 NEW = ("new_0", "new_1")
@@ -109,3 +109,28 @@ def test_too_few_labeled_cases(run, tmp_path):
     assert code == 1
     assert "found 4 labeled cases with probabilities of each network, expected at least 6" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_cases_of_one_name_and_a_folder_given_twice_are_refused(run, files, tmp_path):
+    code, _, err = run("network_0", "network_0")
+    assert (code, "expected each folder once" in err) == (1, True)
+    entry = {"image": "other/case_1.nii.gz", "label": "labelsTr/case_1.nii.gz"}
+    write_scan(files / "other" / "case_1.nii.gz", an_image(a_label(VALUES)))
+    change(files, training=[*change(files)["training"], entry])
+    code, _, err = run()
+    assert (code, "both would be written as 'case_1'" in err) == (1, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unlabeled_cases_are_named_and_unlabeled_voxels_left_out(run, files, tmp_path):
+    content = change(files)
+    for entry in content["training"][:-1]:
+        label = np.asarray(nib.load(files / entry["label"]).dataobj).copy()
+        label[:, :2] = 9
+        write_scan(files / entry["label"], label)
+    last = {"image": content["training"][-1]["image"]}
+    change(files, labels=content["labels"] | {"9": "ignore"}, training=[*content["training"][:-1], last])
+    code, out, err = run()
+    assert code == 0, err
+    assert "warning: no-label: case_7: no label map is listed" in out
+    assert json.loads((tmp_path / "out" / "calibration.json").read_text())["fitted"]["cases"] == 7

@@ -194,7 +194,7 @@ class TestOtherLists:
         ]
         assert (found.cases[3].label, found.cases[3].list_key) == (None, "test")
         assert kinds(found) == ["name-clash"]
-        (root / "list.csv").write_text(text.replace("2.nii.gz,s1,", "2.nii.gz,s1,validation"), encoding="utf-8")
+        (root / "list.csv").write_text(text.replace("2.nii.gz,s1,", "2.nii.gz,s1 ,validation"), encoding="utf-8")
         assert str(read_dataset(root / "list.csv").findings[0]).startswith("leakage: s1: is listed for training and")
         listed_again = labelled_cases(listed(found, tmp_path / "again"), "validation")
         assert [Path(case["image"]).name for case in listed_again] == ["case_2.nii.gz", "case_3.nii.gz"]

@@ -55,6 +55,22 @@ def test_folds(bundle, tmp_path):
     assert [file.stat().st_mtime_ns for file in sorted(folds.rglob("*_prob.nii.gz"))] == written
 
 
+def test_other_folds_do_not_resume_the_networks_of_earlier_ones(bundle, capsys):
+    _Folds(bundle, 3, {})
+    _Folds(bundle, 3, {})
+    with pytest.raises(UserError, match=r"folds\.json: found other folds or cases of an earlier run, expected 2 folds"):
+        _Folds(bundle, 2, {})
+    assert main(["train-folds", str(bundle), "--folds", "0"]) == 1
+    assert "error: --folds: found 0, expected a whole number of at least 2" in capsys.readouterr().err
+
+
+def test_a_new_scan_with_the_name_of_a_case_is_refused(bundle, tmp_path):
+    (tmp_path / "new").mkdir()
+    shutil.copy(tmp_path / "decathlon" / "imagesTr" / "case_1.nii.gz", tmp_path / "new")
+    with pytest.raises(UserError, match="both would be written as 'case_1'"):
+        _Folds(bundle, 2, {}, tmp_path / "new")
+
+
 def test_bundles_that_cannot_be_used(bundle):
     with pytest.raises(UserError, match="folds: found 8 "):
         _Folds(bundle, 8, {})

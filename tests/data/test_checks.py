@@ -25,7 +25,10 @@ def load(path, **options):
 
 
 class TestVoxels:
-    @pytest.mark.parametrize("array", [VOXELS, torch.tensor(VOXELS), VOXELS.astype(">f4"), MetaTensor(VOXELS)])
+    @pytest.mark.parametrize(
+        "array",
+        [VOXELS, torch.tensor(VOXELS), VOXELS.astype(">f4"), MetaTensor(VOXELS), torch.tensor(VOXELS).bfloat16()],
+    )
     def test_scan_passes(self, array):
         check_voxels(array, "a.nii")
 
@@ -42,6 +45,7 @@ class TestVoxels:
             (np.full((3, 3), np.nan), "none of its voxels is finite"),
             (np.full((3, 3), 7, np.uint8), "every voxel is 7"),
             (np.zeros((3, 3), np.float32), "every voxel is 0"),
+            (np.zeros((3, 3), bool), "every voxel is 0"),
             (np.zeros((3, 0)), "found no voxels"),
         ],
     )

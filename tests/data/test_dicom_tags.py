@@ -131,6 +131,23 @@ def test_series_of_other_kinds_are_refused(series, tags, message):
 
 
 @pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"RescaleSlope": 1, "RescaleIntercept": -1024}, "found no rescale slope in 1 of 4 slices"),
+        ({"PixelPaddingValue": -900}, "found no padding value in 1 of 4 slices"),
+        ({"ModalityLUTSequence": [pydicom.Dataset()]}, "found no table of values in 1 of 4 slices"),
+    ],
+)
+def test_a_slice_without_the_tag_that_the_others_have_is_refused(series, tags, message):
+    def change(index, ds):
+        if index != 2:
+            set_tags(**tags)(index, ds)
+
+    with pytest.raises(UserError, match=message):
+        LoadScan()(series(change))
+
+
+@pytest.mark.parametrize(
     ("numbers", "found"),
     [
         ((1, 2, 4, 5), "refused"),

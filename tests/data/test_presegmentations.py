@@ -90,6 +90,12 @@ class TestRead:
         assert soft
         assert np.allclose(found, [1 - p, p])
 
+    def test_label_map_with_noise_is_no_probability(self, tmp_path):
+        noisy = (classes() == 1) + np.random.default_rng(0).uniform(-1e-4, 1e-4, SHAPE).astype(np.float32)
+        found, soft = read_presegmentation(save(tmp_path / "a.nii.gz", noisy), SHAPE, AFFINE, {0: "none", 1: "cord"})
+        assert not soft
+        assert torch.equal(found[0], torch.as_tensor(classes() == 1).long())
+
     @pytest.mark.parametrize("canonical", [False, True])
     def test_nnunet_axes(self, tmp_path, canonical):
         array = probabilities()

@@ -1,7 +1,9 @@
 """The settings of an ensemble: accepted values, and error messages."""
 
 import dataclasses
+import re
 
+import numpy as np
 import pytest
 
 from monai_pdddpm.inferers import EnsembleConfig, PDDDPMInferer
@@ -57,6 +59,10 @@ def test_report_holds_what_changes_the_result():
         ({"precision": "half"}, "precision: found 'half'"),
         ({"training_process": "other"}, "training_process: "),
         ({"roi_size": 8}, "roi_size: found 8, expected a list"),
+        ({"roi_size": np.array(8)}, "roi_size: found array(8), expected a list"),
+        ({"time_steps": np.array(8)}, "time_steps: found array(8), expected"),
+        ({"time_steps": None}, "time_steps: found None, expected"),
+        ({"solver_steps": np.array(2)}, "solver_steps: found array(2), expected"),
         ({"roi_size": [8, 0]}, "roi_size: found"),
         ({"time_steps": [100, 500]}, "time_steps: "),
         ({"solver_steps": [1, 2]}, "solver_steps: found"),
@@ -64,7 +70,7 @@ def test_report_holds_what_changes_the_result():
     ],
 )
 def test_value_out_of_range_is_refused(settings, words):
-    with pytest.raises(ValueError, match="^" + words.replace("(", r"\(").replace("[", r"\[")):
+    with pytest.raises(ValueError, match="^" + re.escape(words)):
         EnsembleConfig.from_settings(GIVEN | settings)
 
 

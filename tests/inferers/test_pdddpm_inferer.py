@@ -220,6 +220,14 @@ class TestGivenPresegmentation:
         assert (preseg[:, 0] == 1).all()
         assert not given.any()
 
+    @pytest.mark.parametrize("value", [math.nan, -1.0, 3.0])
+    def test_values_that_are_no_probabilities(self, value):
+        given = torch.full((1, K, 4, 4), value)
+        with pytest.raises(UserError, match="presegmentation: found values from"):
+            PDDDPMInferer(roi_size=[4, 4], time_steps=STEPS)(
+                torch.rand(1, 1, 4, 4), formula_pair(), presegmentation=given
+            )
+
     def test_of_another_shape_or_with_frames(self):
         frames = image(8, 8).repeat(1, 2, 1, 1)
         wrong = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_pdddpm.utils.atomic_write import atomic_write, remove_partial_files
+from monai_pdddpm.utils.atomic_write import atomic_write, remove_partial_files, write_text
 from monai_pdddpm.utils.errors import UserError
 
 
@@ -112,3 +112,9 @@ def test_only_parts_of_one_kind_of_file(tmp_path):
         (tmp_path / name).write_text("x")
     remove_partial_files(tmp_path, ".pt")
     assert sorted(os.listdir(tmp_path)) == names[:3]
+
+
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/b: cannot be written \(Not a directory\)"):
+        write_text(tmp_path / "file" / "b" / "a", "text")
