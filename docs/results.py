@@ -47,10 +47,10 @@ STUDIED = (
 SHIPPED, SEGMENTER = "as shipped", "the segmenter's answer"
 RECIPE = """
     Trained by one recipe from random weights on the same cases ([`study.py`](benchmarks/trust/results_study.md); in
-    brackets the interval of the difference from the segmenter; temperatures are fitted on other subjects; "members
-    differ" is 1 for samples). The answer comes from the first call; later calls make the members. PD-DDPM's noise was
-    tuned on eight of these cases. Two thirds of the gain in NLL come from the loss: see the second row. Not trained
-    yet: a segmenter for as long as both networks, a stochastic segmentation network, a chain without pre-segmentation.
+    brackets the difference from the segmenter; temperatures from other subjects; "members differ" is 1 for samples).
+    The answer comes from the first call, the members from later ones. PD-DDPM's noise was tuned on eight of these cases.
+    The loss makes two thirds of the gain in NLL (second row). Not trained yet: a segmenter for as long as both
+    networks, a stochastic segmentation network, a chain without pre-segmentation.
 """
 
 
