@@ -48,9 +48,9 @@ SHIPPED, SEGMENTER = "as shipped", "the segmenter's answer"
 RECIPE = """
     Trained by one recipe from random weights on the same cases ([`study.py`](benchmarks/trust/results_study.md); in
     brackets the difference from the segmenter; temperatures from other subjects; "members differ" is 1 for samples).
-    The answer comes from the first call, the members from later ones. PD-DDPM's noise was tuned on eight of these cases.
-    The loss makes two thirds of the gain in NLL (second row). Not trained yet: a segmenter for as long as both
-    networks, a stochastic segmentation network, a chain without pre-segmentation.
+    The answer comes from the first call, the members from later ones. PD-DDPM's noise was tuned on eight cases. The
+    loss makes two thirds of the gain in NLL (second row). Not trained yet: a segmenter for as long as both networks, a
+    stochastic segmentation network, a chain without pre-segmentation.
 """
 
 
@@ -122,7 +122,7 @@ def readme() -> str:
         honest); the volume error is {interval(shipped["volume_z"], digits=2)} standard deviations of the members. On
         phantoms, whose distribution of annotations is known, the generalized energy distance is {energy[SHIPPED]}
         (other annotations {energy["other annotations"]}, the segmenter {energy[SEGMENTER]}), and the volumes spread
-        {spread["body"]} (body) and {spread["core"]} (core) times as much as those of annotations.
+        {spread["body"]} (body) and {spread["core"]} (core) times as much as theirs.
     """
     return f"""
 `hippocampus_mri_segmentation` on its {summary["cases"]} validation cases ({summary["subjects"]} subjects): mean, 95 %
