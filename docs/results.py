@@ -121,8 +121,8 @@ def readme() -> str:
         {interval(shipped["disagreement"], digits=2)} times as much as a member differs from the annotation (1 is
         honest); the volume error is {interval(shipped["volume_z"], digits=2)} standard deviations of the members. On
         phantoms, whose distribution of annotations is known, the generalized energy distance is {energy[SHIPPED]}
-        (other annotations {energy["other annotations"]}, the segmenter {energy[SEGMENTER]}), and the volumes spread
-        {spread["body"]} (body) and {spread["core"]} (core) times as much as annotations do.
+        (other annotations {energy["other annotations"]}, the segmenter {energy[SEGMENTER]}), and the volumes' SDs are
+        {spread["body"]} (body) and {spread["core"]} (core) times those of annotations.
     """
     return f"""
 `hippocampus_mri_segmentation` on its {summary["cases"]} validation cases ({summary["subjects"]} subjects): mean, 95 %
