@@ -122,7 +122,7 @@ def readme() -> str:
         honest); the volume error is {interval(shipped["volume_z"], digits=2)} standard deviations of the members. On
         phantoms, whose distribution of annotations is known, the generalized energy distance is {energy[SHIPPED]}
         (other annotations {energy["other annotations"]}, the segmenter {energy[SEGMENTER]}), and the volumes' SDs are
-        {spread["body"]} (body) and {spread["core"]} (core) times those of annotations.
+        {spread["body"]} (body) and {spread["core"]} (core) of the annotations'.
     """
     return f"""
 `hippocampus_mri_segmentation` on its {summary["cases"]} validation cases ({summary["subjects"]} subjects): mean, 95 %
