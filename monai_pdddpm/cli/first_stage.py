@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from monai_pdddpm.cli.datasets import DataSet
 from monai_pdddpm.data.case import Case
+from monai_pdddpm.data.datalist import check_names
 from monai_pdddpm.data.dataset_json import read_json
 from monai_pdddpm.data.loading import LoadScan
 from monai_pdddpm.data.presegmentations import (
@@ -101,16 +102,16 @@ def keep_usable(listed: dict[str, Any], stage: FirstStage, progress: bool) -> li
         notes on these cases, on the mean Dice, and on signs that the pre-segmentations are not out-of-fold.
 
     Raises:
-        UserError: if no training or no validation case is left.
+        UserError: if two cases have one name, or no training or no validation case is left.
     """
+    check_names([{"image": _case(entry, listed)} for key in ("training", "validation") for entry in listed[key]])
     labels, problems = {int(value): name for value, name in listed["labels"].items()}, []
     known = (labels, listed.get("ignored"))
     dice: dict[str, list[float]] = {}
     for key in ("training", "validation"):
         entries, listed[key], dice[key] = listed[key], [], []
         for entry in tqdm(entries, f"reading pre-segmentations, {key}", disable=not progress, unit="scan"):
-            images = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
-            case = Case.of([image and str(Path(listed["root"]) / image) for image in images])
+            case = _case(entry, listed)
             try:
                 dice[key].append(_mean_dice(case, Path(listed["root"]) / entry["label"], stage.folder, *known))
             except UserError as error:
@@ -132,6 +133,11 @@ def keep_usable(listed: dict[str, Any], stage: FirstStage, progress: bool) -> li
     if train - held > max(_LEAKING, 3 * float(np.std(both)) / min(map(len, dice.values())) ** 0.5):
         notes.append("leakage: training cases fit better, as if a network had seen them; give out-of-fold predictions")
     return notes
+
+
+def _case(entry: Mapping[str, Any], listed: Mapping[str, Any]) -> Case:
+    images = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
+    return Case.of([image and str(Path(listed["root"]) / image) for image in images])
 
 
 def _mean_dice(case: Case, label: Path, folder: Path, labels: Mapping[int, str], ignored: int | None) -> float:

@@ -18,7 +18,7 @@ _NAMES = {
     "monai_pdddpm.data.loading": ("LoadImageScand", "LoadScan"),
     "monai_pdddpm.data.pending": ("pending_cases",),
     "monai_pdddpm.data.phantom": ("ensure_phantom", "write_phantom"),
-    "monai_pdddpm.data.presegmentations": ("warn_of_leakage",),
+    "monai_pdddpm.data.presegmentations": ("check_presegmentations",),
     "monai_pdddpm.data.scan_spec": ("ScanSpec",),
 }
 

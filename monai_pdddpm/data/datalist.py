@@ -213,7 +213,7 @@ def _check_files(cases: Iterable[dict[str, Any]]) -> None:
         raise UserError(f"{some_files(missing)} missing; expected every listed file to exist; restore or unlist them")
 
 
-def check_names(cases: Iterable[dict[str, Any]]) -> None:
+def check_names(cases: Iterable[Mapping[str, Any]]) -> None:
     """Check that no two names are the same for a file system that ignores case or Unicode's forms.
 
     Raises:
@@ -223,7 +223,7 @@ def check_names(cases: Iterable[dict[str, Any]]) -> None:
     for case in (Case.of(case["image"]) for case in cases):
         if (key := case.folder_key) in seen:
             raise UserError(
-                f"{seen[key].file} and {case.file}: both would be written as {case.name!r}, expected a different name "
+                f"{seen[key].file} and {case.file}: both have the name {case.name!r}, expected a different name "
                 "for each case, also for file systems that ignore case and accent encoding; rename or remove one"
             )
         seen[key] = case

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from monai.data import MetaTensor
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
 from monai_pdddpm.data.checks import ROUNDING, CheckLabeld, check_grid
-from monai_pdddpm.data.datalist import SCAN_EXTENSIONS
+from monai_pdddpm.data.datalist import SCAN_EXTENSIONS, check_names
 from monai_pdddpm.data.dataset_json import read_json
 from monai_pdddpm.data.loading import LoadScan
 from monai_pdddpm.utils.errors import UserError
@@ -102,10 +103,21 @@ def leakage(folder: Path, source: Path) -> str:
     )
 
 
-def warn_of_leakage(folder: str, dataset_dir: str) -> None:
-    """Print the note of `leakage`, if any; an empty ``folder`` stands for none."""
-    note = leakage(Path(with_home(folder)), Path(dataset_dir)) if folder else ""
-    if note:
+def check_presegmentations(folder: str, dataset_dir: str, cases: Sequence[Mapping[str, Any]]) -> None:
+    """Check that each case has pre-segmentations of its own, and print the note of `leakage`, if any.
+
+    Args:
+        folder: of the pre-segmentations; nothing is done if it is empty.
+        dataset_dir: where the cases come from.
+        cases: each with its scan under ``image``.
+
+    Raises:
+        UserError: when two cases have one name, by which they would get the same file.
+    """
+    if not folder:
+        return
+    check_names(cases)
+    if note := leakage(Path(with_home(folder)), Path(dataset_dir)):
         print(f"warning: {note}", flush=True)
 
 

@@ -118,7 +118,7 @@ def test_cases_of_one_name_and_a_folder_given_twice_are_refused(run, files, tmp_
     write_scan(files / "other" / "case_1.nii.gz", an_image(a_label(VALUES)))
     change(files, training=[*change(files)["training"], entry])
     code, _, err = run()
-    assert (code, "both would be written as 'case_1'" in err) == (1, True)
+    assert (code, "both have the name 'case_1'" in err) == (1, True)
     assert not (tmp_path / "out").exists()
 
 

@@ -11,9 +11,9 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from monai_pdddpm.__main__ import main
-from monai_pdddpm.data import warn_of_leakage
+from monai_pdddpm.data import check_presegmentations
 from monai_pdddpm.data.presegmentations import leakage
-from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.errors import UserError, user_message
 
 from .conftest import a_label, change, config, run, write_scan
 
@@ -106,10 +106,10 @@ class TestPresegmentations:
         for name, content in (("predict_from_raw_data_args", {}), ("plans", {"dataset_name": dataset.name})):
             (tmp_path / "pre" / f"{name}.json").write_text(json.dumps(content))
         for place in (dataset, dataset / "dataset.json", folder / "data"):  # the bundle's list names the root
-            warn_of_leakage(str(tmp_path / "pre"), str(place))
+            check_presegmentations(str(tmp_path / "pre"), str(place), [])
             assert "warning: leakage" in capsys.readouterr().out
-        warn_of_leakage("", str(dataset))
-        warn_of_leakage(str(tmp_path / "pre"), str(tmp_path))
+        check_presegmentations("", str(dataset), [{"image": "a/t1.nii"}, {"image": "b/t1.nii"}])
+        check_presegmentations(str(tmp_path / "pre"), str(tmp_path), [])
         assert capsys.readouterr().out == ""
         files = [str(folder / "configs" / f"{name}.json") for name in ("inference", "evaluate")]
         workflow = ConfigWorkflow(files, workflow_type="infer", bundle_root=str(folder), run_id="evaluating")
@@ -118,6 +118,33 @@ class TestPresegmentations:
         assert run == "@run"  # after the warning
         workflow.parser.get_parsed_content("evaluating::0")
         assert "warning: leakage" in capsys.readouterr().out, warn
+
+    def test_two_cases_of_one_name(self, create, dataset, tmp_path):
+        _, _, folder = create("--presegmentations", tmp_path / "pre")
+        (dataset / "more").mkdir()
+        shutil.copy(dataset / "imagesTr" / "case_2.nii.gz", dataset / "more" / "case_1.nii.gz")
+        for file in (dataset / "dataset.json", folder / "data" / "dataset.json"):
+            content = json.loads(file.read_text())
+            for key in ("training", "validation"):
+                for entry in content.get(key, []):
+                    entry["image"] = entry["image"].replace("imagesTr/case_2", "more/case_1")
+            content["validation"] = content["training"]
+            file.write_text(json.dumps(content))
+        message = r"case_1\.nii\.gz and .*case_1\.nii\.gz: both have the name 'case_1'"
+        for *names, kind, run_id in (
+            ("train", "train", "training"),
+            ("inference", "evaluate", "infer", "evaluating"),
+            ("inference", "calibrate", "infer", "calibrating"),
+        ):
+            files = [str(folder / "configs" / f"{name}.json") for name in names]
+            workflow = ConfigWorkflow(files, workflow_type=kind, bundle_root=str(folder), run_id=run_id)
+            workflow.initialize()
+            with pytest.raises(RuntimeError) as caught:  # MONAI's, about the expression
+                workflow.run()
+            assert re.search(message, user_message(caught.value))
+        shutil.rmtree(folder)
+        code, error, _ = create("--presegmentations", tmp_path / "pre")
+        assert (code, bool(re.search(message, error))) == (1, True)
 
     def test_axes_in_another_order(self, create, dataset, tmp_path):
         for file in (tmp_path / "pre").iterdir():

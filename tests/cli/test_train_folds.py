@@ -67,7 +67,7 @@ def test_other_folds_do_not_resume_the_networks_of_earlier_ones(bundle, capsys):
 def test_a_new_scan_with_the_name_of_a_case_is_refused(bundle, tmp_path):
     (tmp_path / "new").mkdir()
     shutil.copy(tmp_path / "decathlon" / "imagesTr" / "case_1.nii.gz", tmp_path / "new")
-    with pytest.raises(UserError, match="both would be written as 'case_1'"):
+    with pytest.raises(UserError, match="both have the name 'case_1'"):
         _Folds(bundle, 2, {}, tmp_path / "new")
 
 

@@ -168,7 +168,7 @@ class TestFolders:
     )
     def test_two_files_of_one_name(self, tmp_path, first, second):
         touch(tmp_path, first, second)
-        with pytest.raises(UserError, match=rf"{first} and .*{second}: both would be written as"):
+        with pytest.raises(UserError, match=rf"{first} and .*{second}: both have the name"):
             inference_cases(tmp_path)
 
 
@@ -424,7 +424,7 @@ class TestNnunet:
 
     def test_the_same_channel_in_two_formats(self, tmp_path):
         touch(tmp_path, "a_0000.nii", "a_0000.nrrd")
-        with pytest.raises(UserError, match="both would be written as 'a'"):
+        with pytest.raises(UserError, match="both have the name 'a'"):
             inference_cases(tmp_path, channels=1)
 
     def test_folder_of_the_data_set(self, tmp_path):

@@ -70,7 +70,7 @@ def test_each_file_of_a_folder_is_a_case_or_named_as_unused(entries):
         except UserError as error:
             cases = str(error)
         if isinstance(cases, str):
-            assert "both would be written as" in cases or "no scan found" in cases
+            assert "both have the name" in cases or "no scan found" in cases
             return
         used = {
             Path(file).name

@@ -34,7 +34,7 @@ def listed(*names):
 @given(NAMES, st.sampled_from(FORMS))
 @example("ı", str.upper)  # whose other form is I, the upper case of i
 def test_another_form_of_a_name_is_the_same_folder(name, form):
-    with pytest.raises(UserError, match="both would be written as"):
+    with pytest.raises(UserError, match="both have the name"):
         listed(name, form(name))
 
 
