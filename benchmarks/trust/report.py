@@ -15,7 +15,7 @@ from benchmarks.trust.measures import SCANS_PER_SUBJECT
 from monai_pdddpm.metrics.summary import paired_difference, statistic, subject_of
 from monai_pdddpm.utils.errors import UserError
 
-BASELINE = "segmenter"
+BASELINE, METHOD = "segmenter", "PD-DDPM, the bundle's chain (3 calls)"
 COLUMNS = {  # metric -> title, form
     "dice": ("Dice", ".4f"),
     "nll": ("NLL", ".4f"),
@@ -31,6 +31,7 @@ COLUMNS = {  # metric -> title, form
     "crps_ml": ("CRPS of the volume, mL", ".4f"),
 }
 COMPARED = ("dice", "nll", "calibrated_nll", "calibrated_ece")
+GAINS = ("dice", "calibrated_nll", "calibrated_ece", "ged", "crps_ml")  # of the method, over each other row
 FIGURE = ("dice", "calibrated_nll", "calibrated_ece")
 
 
@@ -44,17 +45,25 @@ def described(values: Mapping[str, float]) -> dict[str, Any]:
     return statistic(list(values.values()), [subject_of(case, SCANS_PER_SUBJECT) for case in values])
 
 
+def difference(row: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """Return mean and interval of row - other, over the cases that both were measured on."""
+    ours, theirs = values_of(row, metric), values_of(other, metric)
+    both = [case for case in ours if case in theirs]
+    return described(paired_difference({case: theirs[case] for case in both}, {case: ours[case] for case in both}))
+
+
 def summary(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return for each row the means with intervals, the paired difference from the segmenter, and the cost."""
-    base, lines = rows[BASELINE], []
+    """Return for each row the means, the paired differences from the segmenter and of the method, and the cost."""
+    method, lines = rows.get(METHOD), []
     for name, row in rows.items():
         line: dict[str, Any] = {"name": name, "cases": len(row["cases"]), "pooled": row["pooled"]}
         line |= {key: row.get(key) for key in ("batches_of_training", "seconds_per_case")}
         line |= {key: row[key] for key in ("at", "commit")}
         for metric in COLUMNS:
-            ours, theirs = values_of(row, metric), values_of(base, metric)
-            line[metric] = described(ours)
-            line[f"{metric}_difference"] = described(paired_difference({c: theirs[c] for c in ours}, ours))
+            line[metric] = described(values_of(row, metric))
+            line[f"{metric}_difference"] = difference(row, rows[BASELINE], metric)
+        if method and name != METHOD:
+            line["method_difference"] = {metric: difference(method, row, metric) for metric in GAINS}
         lines.append(line)
     return lines
 
@@ -67,10 +76,10 @@ def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
     for line in lines:
         cells = [line["name"], line["cases"]]
         for metric, (_, form) in COLUMNS.items():
-            mean, difference = line[metric]["mean"], line[f"{metric}_difference"]
+            mean, gap = line[metric]["mean"], line[f"{metric}_difference"]
             cell = "-" if mean is None else format(mean, form)
-            if metric in COMPARED and line["name"] != BASELINE and difference["mean"] is not None:
-                cell += f" [{difference['low']:+{form}}, {difference['high']:+{form}}]"
+            if metric in COMPARED and line["name"] != BASELINE and gap["mean"] is not None:
+                cell += f" [{gap['low']:+{form}}, {gap['high']:+{form}}]"
             cells.append(cell)
         pooled = [line["pooled"].get(kind, {}).get("ece") for kind in ("raw", "calibrated")]
         cells += ["-" if value is None else f"{value:.4f}" for value in pooled]
@@ -78,8 +87,22 @@ def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
         rows.append([*cells, line["batches_of_training"] or "-", "-" if seconds is None else f"{seconds:.2f}"])
     return common.table(head, rows) + (
         "\n\nCalibrated: with the temperature fitted on the cases of all other subjects, for every contender. In "
-        "brackets the 95 % bootstrap interval over subjects of the paired difference from the segmenter."
+        "brackets the 95 % bootstrap interval over subjects of the paired difference from the segmenter." + gains(lines)
     )
+
+
+def gains(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Format the table of the method minus each other row, if the method was measured."""
+    rows = []
+    for line in lines:
+        cells = [line["name"]]
+        for metric, found in line.get("method_difference", {}).items():
+            form = "+" + COLUMNS[metric][1]
+            mean, low, high = (found[key] for key in ("mean", "low", "high"))
+            cells.append("-" if mean is None else f"{mean:{form}} [{low:{form}}, {high:{form}}]")
+        rows += [cells] if len(cells) > 1 else []
+    table = common.table(["contender", *(COLUMNS[metric][0] for metric in GAINS)], rows)
+    return f"\n\n{METHOD} minus each other row, paired, mean and interval:\n\n{table}" if rows else ""
 
 
 def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:

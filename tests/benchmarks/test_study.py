@@ -195,7 +195,16 @@ def test_report(tmp_path, capsys):
     _, better = json.loads((tmp_path / "results_study.json").read_text())["rows"]
     assert better["dice"]["mean"] == pytest.approx(0.87)
     assert better["calibrated_ece_difference"]["mean"] == pytest.approx(-0.015)
-    assert "| better | 2 | 0.8700 [+0.0200, +0.0200] |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| better | 2 | 0.8700 [+0.0200, +0.0200] |" in printed
+    assert report.METHOD not in printed
+    files = {"segmenter": files["segmenter"], report.METHOD: files["better"], "half": tmp_path / "half.json"}
+    common.write_json(files["half"], row([0.85], 0.01))
+    report.write(files, "results_study", tmp_path)
+    printed = capsys.readouterr().out
+    assert f"{report.METHOD} minus each other row" in printed
+    assert "| segmenter | +0.0200 [+0.0200, +0.0200] | - | -0.0150 [-0.0150, -0.0150] | - | - |" in printed
+    assert "| half | -0.0300 [-0.0300, -0.0300] | - | +0.0000 [+0.0000, +0.0000] | - | - |" in printed
     assert (tmp_path / "results_study.png").stat().st_size > 5000
 
 
