@@ -14,6 +14,7 @@ import torch
 from monai.data import MetaTensor
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
+from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.checks import ROUNDING, CheckLabeld, check_grid
 from monai_pdddpm.data.datalist import SCAN_EXTENSIONS, check_names
 from monai_pdddpm.data.dataset_json import read_json
@@ -112,11 +113,11 @@ def check_presegmentations(folder: str, dataset_dir: str, cases: Sequence[Mappin
         cases: each with its scan under ``image``.
 
     Raises:
-        UserError: when two cases have one name, by which they would get the same file.
+        UserError: when two scans have one name, by which they would get the same file.
     """
     if not folder:
         return
-    check_names(cases)
+    check_names({Case.of(case["image"]).files: case for case in cases}.values())  # frames have one file
     if note := leakage(Path(with_home(folder)), Path(dataset_dir)):
         print(f"warning: {note}", flush=True)
 

@@ -109,7 +109,8 @@ class TestPresegmentations:
             check_presegmentations(str(tmp_path / "pre"), str(place), [])
             assert "warning: leakage" in capsys.readouterr().out
         check_presegmentations("", str(dataset), [{"image": "a/t1.nii"}, {"image": "b/t1.nii"}])
-        check_presegmentations(str(tmp_path / "pre"), str(tmp_path), [])
+        frames = [{"image": "a/t1.nii", "frame": number} for number in range(2)]
+        check_presegmentations(str(tmp_path / "pre"), str(tmp_path), frames)
         assert capsys.readouterr().out == ""
         files = [str(folder / "configs" / f"{name}.json") for name in ("inference", "evaluate")]
         workflow = ConfigWorkflow(files, workflow_type="infer", bundle_root=str(folder), run_id="evaluating")
