@@ -40,8 +40,10 @@ def contender(row: Mapping[str, Any], study: Mapping[str, Any], args: argparse.N
         if not names:
             return ensemble(parser, common.load_pair(parser))
         pair = parser.get_parsed_content("network_def").to(args.device).eval()
-        pair.segmenter = training.load_segmenter(study, names[0], args)
-        training.load_denoiser(pair, names[1], args.work)
+        *segmenters, denoiser = names
+        for name in segmenters:
+            pair.segmenter = training.load_segmenter(study, name, args)
+        training.load_denoiser(pair, denoiser, args.work)
         return ensemble(parser, pair.eval())
     parser = common.read_bundle(common.HIPPOCAMPUS, device=args.device)
     segmenters = [training.load_segmenter(study, name, args) for name in names]

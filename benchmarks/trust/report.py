@@ -78,8 +78,8 @@ def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
         for metric, (_, form) in COLUMNS.items():
             mean, gap = line[metric]["mean"], line[f"{metric}_difference"]
             cell = "-" if mean is None else format(mean, form)
-            if metric in COMPARED and line["name"] != BASELINE and gap["mean"] is not None:
-                cell += f" [{gap['low']:+{form}}, {gap['high']:+{form}}]"
+            if metric in COMPARED and line["name"] != BASELINE:
+                cell += _interval(gap, form)
             cells.append(cell)
         pooled = [line["pooled"].get(kind, {}).get("ece") for kind in ("raw", "calibrated")]
         cells += ["-" if value is None else f"{value:.4f}" for value in pooled]
@@ -97,12 +97,16 @@ def gains(lines: Sequence[Mapping[str, Any]]) -> str:
     for line in lines:
         cells = [line["name"]]
         for metric, found in line.get("method_difference", {}).items():
-            form = "+" + COLUMNS[metric][1]
-            mean, low, high = (found[key] for key in ("mean", "low", "high"))
-            cells.append("-" if mean is None else f"{mean:{form}} [{low:{form}}, {high:{form}}]")
+            form = COLUMNS[metric][1]
+            cells.append("-" if found["mean"] is None else f"{found['mean']:+{form}}{_interval(found, form)}")
         rows += [cells] if len(cells) > 1 else []
     table = common.table(["contender", *(COLUMNS[metric][0] for metric in GAINS)], rows)
     return f"\n\n{METHOD} minus each other row, paired, mean and interval:\n\n{table}" if rows else ""
+
+
+def _interval(found: Mapping[str, Any], form: str) -> str:
+    """Return " [low, high]" of a difference, nothing if the two rows were not measured in pairs."""
+    return "" if found["low"] is None else f" [{found['low']:+{form}}, {found['high']:+{form}}]"
 
 
 def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:

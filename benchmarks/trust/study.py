@@ -41,9 +41,9 @@ def tasks_of(study: Mapping[str, Any], args: argparse.Namespace) -> dict[tuple[s
     names = training.copies_of(study)
     folds = [("train", name) for name, network in names.items() if study["networks"][network].get("held_out")]
     for name, network in names.items():
-        needs_folds = study["networks"][network].get("part") == "denoiser"
         start = study["networks"][network].get("from")  # the copy whose training it continues
-        tasks["train", name] = folds if needs_folds else [("train", start) if start else ("prepare", "")]
+        one = ("train", start) if start else ("prepare", "")
+        tasks["train", name] = folds if training.needs_folds(study["networks"][network]) else [one]
     rows = {row["name"]: row for row in study["rows"]}
     for name, row in rows.items():
         tasks["measure", name] = [("train", network.partition(":")[0]) for network in row["networks"]]

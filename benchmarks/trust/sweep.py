@@ -100,7 +100,7 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
                     _, network, start = job["job"].split()
                     kind, calls = network.removeprefix("phantom_"), list(map(int, job["calls"]))
                     values = np.array([row[metric]["mean"] for row in job["calls"].values()], dtype=float)
-                    color = "black" if kind == "no_channel" else colors((int(start) - 300) / 700)
+                    color = colors((int(start) - 300) / 700)
                     label = f"{kind}, T'={start}"
                     axis.plot(calls, values, styles[kind], color=color, marker="o", markersize=3, label=label)
                 axis.set(xscale="log", title=f"{task}: {title}", xlabel="calls of the denoiser")

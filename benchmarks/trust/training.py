@@ -33,6 +33,12 @@ def bundle_of(network: Mapping[str, Any]) -> Path:
     return BUNDLES[network.get("bundle", "hippocampus")]
 
 
+def needs_folds(network: Mapping[str, Any]) -> bool:
+    """Return whether a network is trained with the pre-segmentations of the segmenters of other folds."""
+    sees = network.get("settings", {}).get("network_def::denoiser::presegmentation_channels", 1) != 0
+    return network.get("part") == "denoiser" and "bundle" not in network and sees
+
+
 def weights_file(name: str, work: Path) -> Path:
     """Return the file of a copy's weights; `name:2` names the end of the second cycle."""
     name, _, cycle = name.partition(":")
@@ -101,8 +107,8 @@ def _batches(network: Mapping[str, Any], copy: int, args: argparse.Namespace) ->
         return Batches(device, window, cases, held_out=copy)
     if network.get("part") != "denoiser":
         return Batches(device, window, cases)
-    out_of_fold = np.zeros_like(cases["label"])
-    for fold in range(FOLDS):
+    out_of_fold = cases["label"].copy()  # nothing sees them without a fold
+    for fold in range(FOLDS) if needs_folds(network) else ():
         with np.load(args.work / f"fold_segmenter_{fold}" / "maps.npz") as maps:
             out_of_fold[cases["fold"] == fold] = maps["label"]
     return Batches(device, window, cases, out_of_fold)
@@ -123,7 +129,7 @@ def batches_of(row: Mapping[str, Any], study: Mapping[str, Any], work: Path) -> 
     copies = copies_of(study)
     names = {network.partition(":")[0] for network in row["networks"]}
     names |= {network["from"] for name in names if "from" in (network := study["networks"][copies[name]])}
-    if any(study["networks"][copies[name]].get("part") == "denoiser" for name in names):
+    if any(needs_folds(study["networks"][copies[name]]) for name in names):
         names |= {name for name, network in copies.items() if study["networks"][network].get("held_out")}
     return sum(json.loads((work / name / "training.json").read_text(encoding="utf-8"))["batches"] for name in names)
 

@@ -31,7 +31,8 @@ def test_every_row_and_sweep_uses_networks_of_the_study(tmp_path):
     tasks = study.tasks_of(STUDY, options(tmp_path))
     assert all(other in tasks for needed in tasks.values() for other in needed)
     folds = [("train", f"fold_segmenter_{fold}") for fold in range(5)]
-    assert tasks["train", "denoiser_0"] == folds
+    assert tasks["train", "denoiser_0"] == tasks["train", "residual_0"] == folds
+    assert tasks["train", "no_channel_0"] == tasks["train", "phantom_denoiser_0"] == [("prepare", "")]
     parts = [("train", name) for name in ("segmenter_0", *["segmenter_continued_0"] * 3)]
     assert tasks["measure", "4 checkpoints of one cyclic run"] == parts
     assert tasks["train", "segmenter_continued_0"] == [("train", "segmenter_0")]
@@ -206,6 +207,8 @@ def test_report(tmp_path, capsys):
     assert "| segmenter | +0.0200 [+0.0200, +0.0200] | - | -0.0150 [-0.0150, -0.0150] | - | - |" in printed
     assert "| half | -0.0300 [-0.0300, -0.0300] | - | +0.0000 [+0.0000, +0.0000] | - | - |" in printed
     assert (tmp_path / "results_study.png").stat().st_size > 5000
+    apart = {**better, "dice_difference": {**better["dice_difference"], "low": None, "high": None}}
+    assert "| better | 2 | 0.8700 | - |" in report.as_markdown([apart])  # the rows were not measured in pairs
 
 
 @pytest.mark.parametrize("kind", robustness.DEGREES)
