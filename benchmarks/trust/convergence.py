@@ -1,12 +1,12 @@
 """Does the ODE-U-Net learn faster than other denoisers? Quality against batches and seconds of training, on phantoms.
 
     python benchmarks/trust/convergence.py                                                      # on a GPU
-    python benchmarks/trust/convergence.py --batches 100 200 400 --batch_size 4 --networks ODE-U-Net 'plain blocks'
+    python benchmarks/trust/convergence.py --batches 100 400 --batch_size 4 --networks ODE-U-Net 'plain blocks'
 
 Every network trains from random weights on fresh phantoms, with the bundle's segmenter and loss; each length is a
 training of its own with a whole schedule of the learning rate. Columns: mean divergence KL(p || q) of the answer q from
 the true probabilities p near the borders, in nats; GED of the members with annotations; seconds, of the processor on a
-CPU.
+CPU. The table has all finished trainings in the folder of the work whose batches have this size.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from monai_pdddpm.data.phantom_distribution import Phantom, make_phantom_scan
 from monai_pdddpm.networks import PDDDPM, SecondOrderODEBlock
 from monai_pdddpm.utils.errors import friendly_errors
 
-NETWORKS = ("ODE-U-Net", "plain blocks", "DiffusionModelUNet")
+BLIND = "ODE-U-Net without pre-segmentation"  # as an input; its chain starts from noise
+NETWORKS = ("ODE-U-Net", "plain blocks", "DiffusionModelUNet", BLIND)
 MEMBERS = 8
 FIRST_SEED = 9000  # of the phantoms that the networks are measured on
 GROUPS = 8  # of the normalizations, as in the ODE-U-Net
@@ -79,6 +80,8 @@ def make_pair(name: str, parser: ConfigParser) -> PDDDPM:
     """Return the bundle's pair with its trained segmenter and a new denoiser."""
     pair = common.load_pair(parser)
     definition = dict(parser.get("network_def::denoiser"))
+    if name == BLIND:
+        definition["presegmentation_channels"] = 0
     if name == "DiffusionModelUNet":
         pair.denoiser = DiffusionUNet(definition["num_classes"], definition["channels"])
     else:
@@ -147,7 +150,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train, measure and write table, numbers and figure; finished trainings are kept in the folder of the work."""
+    """Train, measure and write table, numbers and figure."""
     friendly_errors(force=True)
     options = common.script_options(__file__, __doc__, "convergence")
     options.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
@@ -157,22 +160,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--scans", type=int, default=4, help="phantoms to measure on")
     args = options.parse_args(argv)
     args.work.mkdir(parents=True, exist_ok=True)
-    rows = []
     for seed, batches, name in itertools.product(range(args.seeds), args.batches, args.networks):
         kept = args.work / f"{name}_{batches}_{seed}_{args.batch_size}.json".replace(" ", "_")
         if not kept.is_file():
             common.write_json(kept, train_and_measure(name, batches, seed, args))
-        rows.append(json.loads(kept.read_text(encoding="utf-8")))
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in args.work.glob(f"*_{args.batch_size}.json")]
+    rows = sorted(found, key=lambda row: (NETWORKS.index(row["network"]), row["batches"], row["seed"]))
     cells = []
-    for name, batches in itertools.product(args.networks, args.batches):
-        group = [row for row in rows if (row["network"], row["batches"]) == (name, batches)]
+    for (name, batches), group in itertools.groupby(rows, key=lambda row: (row["network"], row["batches"])):
+        group = list(group)
         values = {key: np.array([row[key] for row in group]) for key in ("divergence", "ged", "seconds")}
         spread = [f"{v.mean():.4f} ({v.min():.4f} to {v.max():.4f})" for v in (values["divergence"], values["ged"])]
-        cells.append([name, f"{group[0]['parameters']:,}", batches, *spread, f"{values['seconds'].mean():.0f}"])
-    head = ["denoiser", "parameters", "batches", "KL divergence, nats", "GED", "s"]
+        size = f"{group[0]['parameters']:,}"
+        cells.append([name, size, batches, len(group), *spread, f"{values['seconds'].mean():.0f}"])
+    head = ["denoiser", "parameters", "batches", "trainings", "KL divergence, nats", "GED", "s"]
     text = common.table(head, cells) + (
-        f"\n\nMean of {args.seeds} trainings with batches of {args.batch_size}, in brackets the range; measured on "
-        f"{args.scans} phantoms."
+        f"\n\nBatches of {args.batch_size}; mean and range of the trainings, each measured on {args.scans} phantoms."
     )
     content = {"machine": common.machine(args.device), **common.stamp(), "batch_size": args.batch_size, "rows": rows}
     common.write_results(args.output_dir, "results_convergence", content, text)
