@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from benchmarks import common
 from benchmarks.trust.measures import SCANS_PER_SUBJECT
@@ -101,7 +102,8 @@ def gains(lines: Sequence[Mapping[str, Any]]) -> str:
             cells.append("-" if found["mean"] is None else f"{found['mean']:+{form}}{_interval(found, form)}")
         rows += [cells] if len(cells) > 1 else []
     table = common.table(["contender", *(COLUMNS[metric][0] for metric in GAINS)], rows)
-    return f"\n\n{METHOD} minus each other row, paired, mean and interval:\n\n{table}" if rows else ""
+    title = f"{METHOD} minus each other row, mean and interval (none if the two were not measured in pairs)"
+    return f"\n\n{title}:\n\n{table}" if rows else ""
 
 
 def _interval(found: Mapping[str, Any], form: str) -> str:
@@ -119,8 +121,11 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
             mean, low, high = (np.array([f[key] for f in found], dtype=float) for key in ("mean", "low", "high"))
             axis.errorbar(mean, range(len(others)), xerr=[mean - low, high - mean], fmt="o", markersize=4, linewidth=1)
             axis.axvline(0, color="black", linewidth=0.8)
-            axis.set_xscale("symlog", linthresh=0.01)  # a failed contender must not hide the others
-            axis.set_title(f"{COLUMNS[metric][0]}: difference from the segmenter", fontsize=9)
+            axis.set_xscale("symlog", linthresh=0.02)  # a failed contender must not hide the others
+            axis.xaxis.set_major_locator(MaxNLocator(4))
+            axis.xaxis.set_major_formatter(ScalarFormatter())
+            axis.set_title(COLUMNS[metric][0], fontsize=9)
+            axis.set_xlabel("difference from the segmenter", fontsize=8)
             axis.grid(axis="x", alpha=0.3)
         axes[0].set_yticks(range(len(others)), [line["name"] for line in others], fontsize=8)
 
