@@ -40,7 +40,7 @@ def contender(row: Mapping[str, Any], study: Mapping[str, Any], args: argparse.N
         if not names:
             return ensemble(parser, common.load_pair(parser))
         pair = parser.get_parsed_content("network_def").to(args.device).eval()
-        *segmenters, denoiser = names
+        *segmenters, denoiser = names  # no segmenter for a chain without a pre-segmentation
         for name in segmenters:
             pair.segmenter = training.load_segmenter(study, name, args)
         training.load_denoiser(pair, denoiser, args.work)

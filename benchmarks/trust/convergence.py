@@ -6,7 +6,7 @@
 Every network trains from random weights on fresh phantoms, with the bundle's segmenter and loss; each length is a
 training of its own with a whole schedule of the learning rate. Columns: mean divergence KL(p || q) of the answer q from
 the true probabilities p near the borders, in nats; GED of the members with annotations; seconds, of the processor on a
-CPU. The table has all finished trainings in the folder of the work whose batches have this size.
+CPU. The table has all finished trainings in the folder of the work with this batch size and number of phantoms.
 """
 
 from __future__ import annotations
@@ -160,11 +160,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--scans", type=int, default=4, help="phantoms to measure on")
     args = options.parse_args(argv)
     args.work.mkdir(parents=True, exist_ok=True)
+    asked = f"{args.batch_size}_{args.scans}"  # what the rows of one table have in common
     for seed, batches, name in itertools.product(range(args.seeds), args.batches, args.networks):
-        kept = args.work / f"{name}_{batches}_{seed}_{args.batch_size}.json".replace(" ", "_")
+        kept = args.work / f"{name}_{batches}_{seed}_{asked}.json".replace(" ", "_")
         if not kept.is_file():
             common.write_json(kept, train_and_measure(name, batches, seed, args))
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in args.work.glob(f"*_{args.batch_size}.json")]
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in args.work.glob(f"*_{asked}.json")]
     rows = sorted(found, key=lambda row: (NETWORKS.index(row["network"]), row["batches"], row["seed"]))
     cells = []
     for (name, batches), group in itertools.groupby(rows, key=lambda row: (row["network"], row["batches"])):

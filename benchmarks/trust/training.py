@@ -107,7 +107,7 @@ def _batches(network: Mapping[str, Any], copy: int, args: argparse.Namespace) ->
         return Batches(device, window, cases, held_out=copy)
     if network.get("part") != "denoiser":
         return Batches(device, window, cases)
-    out_of_fold = cases["label"].copy()  # nothing sees them without a fold
+    out_of_fold = cases["label"].copy()  # a network that needs no folds does not see them
     for fold in range(FOLDS) if needs_folds(network) else ():
         with np.load(args.work / f"fold_segmenter_{fold}" / "maps.npz") as maps:
             out_of_fold[cases["fold"] == fold] = maps["label"]
