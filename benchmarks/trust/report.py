@@ -46,27 +46,56 @@ def described(values: Mapping[str, float]) -> dict[str, Any]:
     return statistic(list(values.values()), [subject_of(case, SCANS_PER_SUBJECT) for case in values])
 
 
-def difference(row: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    """Return mean and interval of row - other, over the cases that both were measured on."""
-    ours, theirs = values_of(row, metric), values_of(other, metric)
-    both = [case for case in ours if case in theirs]
-    return described(paired_difference({case: theirs[case] for case in both}, {case: ours[case] for case in both}))
+def difference(line: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """Return mean and interval of line - other over the cases of both; without the values of each case, no interval."""
+    ours, theirs = line["values"].get(metric), other["values"].get(metric)
+    if ours and theirs:
+        both = [case for case in ours if case in theirs]
+        return described(paired_difference({case: theirs[case] for case in both}, {case: ours[case] for case in both}))
+    first, second = line[metric]["mean"], other[metric]["mean"]
+    comparable = line["cases"] == other["cases"] and None not in (first, second)
+    return {"mean": first - second if comparable else None, "low": None, "high": None}
 
 
-def summary(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return for each row the means, the paired differences from the segmenter and of the method, and the cost."""
-    method, lines = rows.get(METHOD), []
-    for name, row in rows.items():
-        line: dict[str, Any] = {"name": name, "cases": len(row["cases"]), "pooled": row["pooled"]}
-        line |= {key: row.get(key) for key in ("batches_of_training", "seconds_per_case")}
-        line |= {key: row[key] for key in ("at", "commit")}
-        for metric in COLUMNS:
-            line[metric] = described(values_of(row, metric))
-            line[f"{metric}_difference"] = difference(row, rows[BASELINE], metric)
-        if method and name != METHOD:
-            line["method_difference"] = {metric: difference(method, row, metric) for metric in GAINS}
-        lines.append(line)
-    return lines
+def line_of(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the means of a row's measurements, its finite values of each case, and its cost."""
+    values = {metric: values_of(row, metric) for metric in COLUMNS}
+    kept = {key: row.get(key) for key in ("batches_of_training", "seconds_per_case", "at", "commit", "pooled")}
+    finite = {metric: {k: v for k, v in found.items() if math.isfinite(v)} for metric, found in values.items()}
+    line = {"name": name, "cases": len(row["cases"]), **kept, "values": finite}
+    return line | {metric: described(found) for metric, found in values.items()}
+
+
+def earlier(table: Path, key: str, scale: float) -> list[dict[str, Any]]:
+    """Return a list of a written table, so that what is measured later joins it; empty without the file.
+
+    Raises:
+        UserError: if it was measured at another scale.
+    """
+    if not table.is_file():
+        return []
+    content = json.loads(table.read_text(encoding="utf-8"))
+    if content["scale"] != scale:
+        raise UserError(
+            f"{table}: found results of scale {content['scale']}, expected {scale}; give another --output_dir"
+        )
+    found: list[dict[str, Any]] = content[key]
+    return found
+
+
+def summary(rows: Mapping[str, Mapping[str, Any]], earlier: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
+    """Return a line for each row: means, cost, and the differences from the segmenter and of the method.
+
+    `earlier` are lines of a table; those of rows that were not measured again stay, with their differences.
+    """
+    lines = {line["name"]: {"values": {}, **line} for line in earlier}
+    lines |= {name: line_of(name, row) for name, row in rows.items()}
+    for name, line in lines.items():
+        if {name, BASELINE} & set(rows):
+            line |= {f"{metric}_difference": difference(line, lines[BASELINE], metric) for metric in COLUMNS}
+        if METHOD in lines and name != METHOD and {name, METHOD} & set(rows):
+            line["method_difference"] = {metric: difference(lines[METHOD], line, metric) for metric in GAINS}
+    return list(lines.values())
 
 
 def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -130,12 +159,14 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes[0].set_yticks(range(len(others)), [line["name"] for line in others], fontsize=8)
 
 
-def write(files: Mapping[str, Path], name: str, folder: Path) -> None:
-    """Write table, numbers and figure of the rows whose measurements exist."""
+def write(files: Mapping[str, Path], name: str, folder: Path, scale: float) -> None:
+    """Write table, numbers and figure of the rows whose measurements exist; other rows of the table stay."""
     rows = {row: json.loads(path.read_text(encoding="utf-8")) for row, path in files.items() if path.is_file()}
-    if BASELINE not in rows:
+    kept = earlier(folder / f"{name}.json", "rows", scale)
+    if BASELINE not in {*rows, *(line["name"] for line in kept)}:
         raise UserError(f"{files[BASELINE]}: found no measurement of the segmenter; run the stages train and measure")
-    lines = summary(rows)
-    common.write_results(folder, name, {"machine": common.machine(), "rows": lines}, as_markdown(lines))
+    found = {line["name"]: line for line in summary(rows, kept)}
+    lines = [found[row] for row in files if row in found]
+    common.write_results(folder, name, {"machine": common.machine(), "scale": scale, "rows": lines}, as_markdown(lines))
     if len(lines) > 1:
         draw(lines, folder / f"{name}.png")

@@ -1,12 +1,12 @@
 """Which method gives an accurate and calibrated answer, and members that are samples, at equal training?
 
     python benchmarks/trust/study.py --dataset_dir <hippocampus>                # trains, measures, prints; resumable
-    python benchmarks/trust/study.py --dataset_dir <hippocampus> --scale 0.01   # a hundredth of the training
+    python benchmarks/trust/study.py --dataset_dir <hippocampus> --scale 0.01 --output_dir trial   # less training
     python benchmarks/trust/study.py --dataset_dir <hippocampus> --parallel 6   # so many processes share one GPU
 
 `study.json` names budgets, networks (changes of the bundle's configuration), the rows of the table and the
 sweep over starts and calls. All networks train on the training cases with the same augmentation and
-are measured on the validation cases. Finished work is not repeated.
+are measured on the validation cases. Finished work is not repeated, and new rows join those of the written table.
 """
 
 from __future__ import annotations
@@ -149,11 +149,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     args.work, args.dataset_dir, args.study = (p.resolve() for p in (args.work, args.dataset_dir, args.study))
     study = read_study(args.study)
+    if "report" in args.stages:  # results of another scale are refused before the work
+        report.earlier(args.output_dir / "results_study.json", "rows", args.scale)
     run_all(tasks_of(study, args), args)
     if "time" in args.stages:
         time_rows(study, args)
     if "report" in args.stages:
-        report.write({row["name"]: row_file(row, args) for row in study["rows"]}, "results_study", args.output_dir)
+        files = {row["name"]: row_file(row, args) for row in study["rows"]}
+        report.write(files, "results_study", args.output_dir, args.scale)
         sweep.write(study, args)
 
 

@@ -15,7 +15,7 @@ from benchmarks import common
 from benchmarks.trust import phantom, training
 from benchmarks.trust.contenders import contender
 from benchmarks.trust.measures import measure_all
-from benchmarks.trust.report import described, values_of
+from benchmarks.trust.report import described, earlier, values_of
 from monai_pdddpm.data import labelled_cases
 
 MEASURED = {
@@ -79,13 +79,16 @@ def measure(study: Mapping[str, Any], job: str, args: argparse.Namespace) -> Non
 
 
 def write(study: Mapping[str, Any], args: argparse.Namespace) -> None:
-    """Write numbers and figure of all measured jobs."""
-    files = [result_file(job, args) for job in jobs_of(study)]
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    """Write numbers and figure of all measured jobs; other jobs of the written file stay."""
+    table, jobs = args.output_dir / "results_sweep.json", jobs_of(study)
+    files = [result_file(job, args) for job in jobs]
+    rows = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    named = {row["job"]: row for row in [*earlier(table, "jobs", args.scale), *rows]}
+    found = [named[job] for job in jobs if job in named]
     if not found:
         return
     content = {"machine": common.machine(args.device), "scale": args.scale, **study["sweep"], "jobs": found}
-    common.write_json(args.output_dir / "results_sweep.json", content)
+    common.write_json(table, content)
     draw(found, args.output_dir / "results_sweep.png")
 
 

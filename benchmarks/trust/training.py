@@ -19,6 +19,7 @@ from benchmarks import common
 from benchmarks.trust.batches import FOLDS, Batches, prepare
 from benchmarks.trust.fit import Budget, train_denoiser, train_segmenter
 from monai_pdddpm.networks.weights import load_network, load_weights, read_weights
+from monai_pdddpm.utils.errors import UserError
 
 BUNDLES = {"hippocampus": common.HIPPOCAMPUS, "phantom": common.PHANTOM}
 
@@ -63,16 +64,23 @@ def prepare_cases(args: argparse.Namespace) -> None:
 
 
 def train(study: Mapping[str, Any], name: str, args: argparse.Namespace) -> None:
-    """Train one copy of a network, unless its weights exist."""
+    """Train one copy of a network, unless its weights exist.
+
+    Raises:
+        UserError: if they come from another number of batches.
+    """
     network_name = copies_of(study)[name]
     network, copy = study["networks"][network_name], int(name.rpartition("_")[2])
     folder, part = args.work / name, network.get("part", "segmenter")
+    budget = Budget(**study["budgets"][network.get("budget", part)])
+    budget = replace(budget, batches=max(budget.cycles, math.ceil(budget.batches * args.scale)))
     if (folder / "training.json").is_file():
+        done = json.loads((folder / "training.json").read_text(encoding="utf-8"))["batches"]
+        if done != budget.batches:
+            raise UserError(f"{folder}: found {done} batches, expected {budget.batches}; give another --work")
         return
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(1000 * list(study["networks"]).index(network_name) + copy)
-    budget = Budget(**study["budgets"][network.get("budget", part)])
-    budget = replace(budget, batches=max(budget.cycles, math.ceil(budget.batches * args.scale)))
     torch.backends.cudnn.benchmark = True
     parser = read_training(network, args)
     batches = _batches(network, copy, args)

@@ -179,36 +179,55 @@ def test_each_network_of_an_ensemble_answers_for_itself(monkeypatch, tmp_path):
     assert [member.argmax(0).unique().tolist() for member in drawn] == [[1], [2]]
 
 
-def test_report(tmp_path, capsys):
-    def row(dice, ece):
-        cases = {f"scan_{i}": {"dice": d, "ece": ece, "calibrated_ece": ece / 2} for i, d in enumerate(dice)}
-        pooled = {"raw": {"ece": ece}, "calibrated": {"ece": ece / 4}}
-        cost = {"batches_of_training": 9, "seconds_per_case": 0.25}
-        cost |= {"at": "now", "commit": "abc"}
-        return {**cost, "cases": cases, "pooled": pooled}
+def measured_row(dice, ece):
+    cases = {f"scan_{i}": {"dice": d, "ece": ece, "calibrated_ece": ece / 2} for i, d in enumerate(dice)}
+    pooled = {"raw": {"ece": ece}, "calibrated": {"ece": ece / 4}}
+    cost = {"batches_of_training": 9, "seconds_per_case": 0.25, "at": "now", "commit": "abc"}
+    return {**cost, "cases": cases, "pooled": pooled}
 
+
+def test_report(tmp_path, capsys):
     files = {name: tmp_path / f"{name}.json" for name in ("segmenter", "better", "missing")}
     with pytest.raises(UserError, match="no measurement of the segmenter"):
-        report.write(files, "results_study", tmp_path)
-    common.write_json(files["segmenter"], row([0.8, 0.9], 0.04))
-    common.write_json(files["better"], row([0.82, 0.92], 0.01))
-    report.write(files, "results_study", tmp_path)
+        report.write(files, "results_study", tmp_path, 1.0)
+    common.write_json(files["segmenter"], measured_row([0.8, 0.9], 0.04))
+    common.write_json(files["better"], measured_row([0.82, 0.92], 0.01))
+    report.write(files, "results_study", tmp_path, 1.0)
     _, better = json.loads((tmp_path / "results_study.json").read_text())["rows"]
     assert better["dice"]["mean"] == pytest.approx(0.87)
     assert better["calibrated_ece_difference"]["mean"] == pytest.approx(-0.015)
     printed = capsys.readouterr().out
     assert "| better | 2 | 0.8700 [+0.0200, +0.0200] |" in printed
     assert report.METHOD not in printed
-    files = {"segmenter": files["segmenter"], report.METHOD: files["better"], "half": tmp_path / "half.json"}
-    common.write_json(files["half"], row([0.85], 0.01))
-    report.write(files, "results_study", tmp_path)
+    assert (tmp_path / "results_study.png").stat().st_size > 5000
+
+
+def test_later_rows_join_the_table_in_pairs(tmp_path, capsys):
+    files = {name: tmp_path / f"{name}.json" for name in ("segmenter", report.METHOD, "half")}
+    common.write_json(files[report.METHOD], measured_row([0.82, 0.92], 0.01))
+    common.write_json(files["segmenter"], measured_row([0.8, 0.9], 0.04))
+    report.write(files, "results_study", tmp_path, 1.0)
+    for path in (files["segmenter"], files[report.METHOD]):
+        path.unlink()  # as after a session that kept the table alone
+    common.write_json(files["half"], measured_row([0.85], 0.01))
+    capsys.readouterr()
+    report.write(files, "results_study", tmp_path, 1.0)
     printed = capsys.readouterr().out
-    assert f"{report.METHOD} minus each other row" in printed
+    assert f"| {report.METHOD} | 2 | 0.8700 [+0.0200, +0.0200] |" in printed
     assert "| segmenter | +0.0200 [+0.0200, +0.0200] | - | -0.0150 [-0.0150, -0.0150] | - | - |" in printed
     assert "| half | -0.0300 [-0.0300, -0.0300] | - | +0.0000 [+0.0000, +0.0000] | - | - |" in printed
-    assert (tmp_path / "results_study.png").stat().st_size > 5000
-    apart = {**better, "dice_difference": {**better["dice_difference"], "low": None, "high": None}}
-    assert "| better | 2 | 0.8700 | - |" in report.as_markdown([apart])  # the rows were not measured in pairs
+    with pytest.raises(UserError, match="results of scale 1"):
+        report.write(files, "results_study", tmp_path, 0.5)
+
+
+def test_rows_without_the_values_of_each_case_have_a_difference_without_interval():
+    segmenter, better = report.summary({"segmenter": measured_row([0.8, 0.9], 0.04), "better": measured_row([1], 0)})
+    old = {**segmenter, "values": {}}
+    one, two = report.summary({"equal": measured_row([0.7, 0.9], 0.04)}, [old])
+    assert one["dice_difference"] == segmenter["dice_difference"]  # nothing new to compare
+    assert two["dice_difference"]["mean"] == pytest.approx(-0.05)
+    assert "| equal | 2 | 0.8000 | - | - | 0.0400 |" in report.as_markdown([one, two])
+    assert report.difference({**better, "values": {}}, old, "dice")["mean"] is None  # other cases
 
 
 @pytest.mark.parametrize("kind", robustness.DEGREES)
