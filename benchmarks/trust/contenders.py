@@ -33,8 +33,7 @@ def contender(row: Mapping[str, Any], study: Mapping[str, Any], args: argparse.N
     kind, names = row.get("kind", "ensemble"), row["networks"]
     torch.manual_seed(0)  # for dropout
     if kind == "ensemble":
-        own = study["networks"][training.copies_of(study)[names[-1]]].get("settings", {}) if names else {}
-        own = {key: value for key, value in own.items() if not key.startswith("trained_steps")}
+        own = training.at_inference(study["networks"][training.copies_of(study)[names[-1]]]) if names else {}
         settings = {"members": MEMBERS} | own | row.get("settings", {})
         parser = common.read_bundle(common.HIPPOCAMPUS, settings, args.device)
         if not names:

@@ -1,4 +1,4 @@
-"""Does the ODE-U-Net learn faster than other denoisers? Quality against batches and seconds of training, on phantoms.
+"""Which denoiser and which training process learn faster? Quality against batches and seconds, on phantoms.
 
     python benchmarks/trust/convergence.py                                                      # on a GPU
     python benchmarks/trust/convergence.py --batches 100 400 --batch_size 4 --networks ODE-U-Net 'plain blocks'
@@ -34,12 +34,17 @@ from benchmarks.trust.batches import Batches
 from benchmarks.trust.fit import Budget, train_denoiser
 from benchmarks.trust.phantom import CLASSES, near_border
 from benchmarks.trust.samples import generalized_energy_distance
+from benchmarks.trust.study import read_study
+from benchmarks.trust.training import at_inference
 from monai_pdddpm.data.phantom_distribution import Phantom, make_phantom_scan
 from monai_pdddpm.networks import PDDDPM, SecondOrderODEBlock
 from monai_pdddpm.utils.errors import friendly_errors
 
 BLIND = "ODE-U-Net without pre-segmentation"  # as an input; its chain starts from noise
-NETWORKS = ("ODE-U-Net", "plain blocks", "DiffusionModelUNet", BLIND)
+PAPER, RESIDUAL = "the paper's recipe, 10 calls from T'=300", "residual process, 5 calls from T'=664"
+CHANGED = {BLIND: "phantom_no_channel", PAPER: "paper", RESIDUAL: "phantom_residual"}  # networks of the study
+CHAINS = {PAPER: {"start_step": 300, "num_steps": 10}, RESIDUAL: {"start_step": 664, "num_steps": 5}}
+NETWORKS = ("ODE-U-Net", "plain blocks", "DiffusionModelUNet", *CHANGED)
 MEMBERS = 8
 FIRST_SEED = 9000  # of the phantoms that the networks are measured on
 GROUPS = 8  # of the normalizations, as in the ODE-U-Net
@@ -77,21 +82,17 @@ class DiffusionUNet(Concatenated):
 
 
 def make_pair(name: str, parser: ConfigParser) -> PDDDPM:
-    """Return the bundle's pair with its trained segmenter and a new denoiser."""
-    pair = common.load_pair(parser)
-    definition = dict(parser.get("network_def::denoiser"))
-    if name == BLIND:
-        definition["presegmentation_channels"] = 0
+    """Return the configured pair with the bundle's trained segmenter and a new denoiser."""
+    parser["network_def::segmenter"] = common.load_pair(common.read_bundle(common.PHANTOM)).segmenter
     if name == "DiffusionModelUNet":
-        pair.denoiser = DiffusionUNet(definition["num_classes"], definition["channels"])
-    else:
-        new = ConfigParser({"denoiser": definition}).get_parsed_content("denoiser")
-        for parent in list(new.modules()) if name == "plain blocks" else ():
-            for key, block in parent.named_children():
-                if isinstance(block, SecondOrderODEBlock):
-                    width = block.film.out_features // 2
-                    setattr(parent, key, PlainBlock(3, width, block.film.in_features))
-        pair.denoiser = new
+        definition = parser["network_def::denoiser"]
+        parser["network_def::denoiser"] = DiffusionUNet(definition["num_classes"], definition["channels"])
+    pair: PDDDPM = parser.get_parsed_content("network_def")
+    for parent in list(pair.denoiser.modules()) if name == "plain blocks" else ():
+        for key, block in parent.named_children():
+            if isinstance(block, SecondOrderODEBlock):
+                width = block.film.out_features // 2
+                setattr(parent, key, PlainBlock(3, width, block.film.in_features))
     return pair.to(parser["device"])
 
 
@@ -118,9 +119,12 @@ def quality(pair: PDDDPM, parser: ConfigParser, phantoms: Sequence[Phantom], dev
 def train_and_measure(name: str, batches: int, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train one network for a number of batches and measure it; the seconds are those of the training."""
     device = torch.device(args.device)
-    parser, training = common.read_bundle(common.PHANTOM, device=args.device), ConfigParser()
+    network = read_study()["networks"][CHANGED.get(name, "phantom_denoiser")]
+    parser = common.read_bundle(common.PHANTOM, at_inference(network) | CHAINS.get(name, {}), args.device)
+    training = ConfigParser()
     training.read_config(common.PHANTOM / "configs" / "train.json")
-    training["corruption"] = None
+    for key, value in {**network.get("settings", {}), "corruption": None}.items():
+        training[key] = value
     torch.manual_seed(seed)
     pair = make_pair(name, parser)
     source, budget = Batches(device, parser["roi_size"]), Budget(batches=batches, batch_size=args.batch_size)

@@ -63,8 +63,7 @@ def measure(study: Mapping[str, Any], job: str, args: argparse.Namespace) -> Non
             measured = measure_all(contender(row, study, args), items, f"{job}, {calls} calls")
             found[calls] = {metric: described(values_of(measured, metric)) for metric in MEASURED[task]}
     else:
-        changes = {**study["networks"][network].get("settings", {}), "device": args.device}
-        changes = {key: value for key, value in changes.items() if not key.startswith("trained_steps")}
+        changes = training.at_inference(study["networks"][network]) | {"device": args.device}
         rows = phantom.measure(
             [changes | s for s in settings.values()],
             study["sweep"]["scans"],

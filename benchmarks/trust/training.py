@@ -40,6 +40,12 @@ def needs_folds(network: Mapping[str, Any]) -> bool:
     return network.get("part") == "denoiser" and "bundle" not in network and sees
 
 
+def at_inference(network: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changes of a network without those of its training."""
+    changes = network.get("settings", {})
+    return {key: value for key, value in changes.items() if not key.startswith(("trained_steps::", "train::"))}
+
+
 def weights_file(name: str, work: Path) -> Path:
     """Return the file of a copy's weights; `name:2` names the end of the second cycle."""
     name, _, cycle = name.partition(":")

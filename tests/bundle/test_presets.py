@@ -27,7 +27,8 @@ def test_pd_ddpm_2022_is_the_papers(bundle):
     assert inferer.config.time_steps == tuple(range(299, -1, -1))
     assert inferer.config.rule == AncestralRule("fixed_large")
     assert inferer.config.members == 5
-    assert inferer.config.presegmentation_weight == 0
+    assert inferer.config.presegmentation_weight == inferer.config.large_scale_noise == 0
+    assert inferer.config.windows == "all"
     assert (network.low, network.high, network.prediction, network.hard) == (0, 1, "eps", True)
     assert len(network.abar) == 1000
     # cosine schedule: what is left of a mask at the start
@@ -43,6 +44,7 @@ def test_pd_ddpm_2022_is_the_papers(bundle):
 def test_pd_ddpm_2022_trains_as_the_paper(bundle):
     parser = read(bundle, "train.json", PRESET / "train.json")
     assert parser.get_parsed_content("trained_steps") == list(range(999, -1, -1))
+    assert parser["train"]["inferer"]["dense_fraction"] == 0  # t is uniform
     loss = parser.get_parsed_content("loss")
     assert loss.prediction == "eps"
     assert "corruption" not in parser.config or parser["corruption"] is None
