@@ -1,6 +1,5 @@
 """The denoiser, its ODE blocks, and the pair of segmenter and denoiser."""
 
-from .coarse import CoarseODEUNet
 from .ode_block import SecondOrderODEBlock
 from .ode_unet import ODEUNet
 from .pdddpm import PDDDPM, NoSegmenter
@@ -10,7 +9,6 @@ from .solvers import FIXED_STEP_SOLVERS
 __all__ = [
     "FIXED_STEP_SOLVERS",
     "PDDDPM",
-    "CoarseODEUNet",
     "Denoiser",
     "NoSegmenter",
     "ODEUNet",

@@ -4,7 +4,7 @@ from .predictions import PREDICTIONS, decode_probabilities, encode_labels, predi
 from .processes import TRAINING_PROCESSES, is_residual, noisy_state
 from .rules import AncestralRule, Chain, DDIMRule, chain_step, reverse_step
 from .schedule import cumulative_schedule, signal_to_noise, start_state
-from .steps import check_steps, stored_steps, uneven_steps, uniform_steps
+from .steps import check_steps, stored_steps, uniform_steps
 
 __all__ = [
     "PREDICTIONS",
@@ -25,6 +25,5 @@ __all__ = [
     "signal_to_noise",
     "start_state",
     "stored_steps",
-    "uneven_steps",
     "uniform_steps",
 ]

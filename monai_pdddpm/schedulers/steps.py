@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from numbers import Integral
 
-import numpy as np
-
 from monai_pdddpm.utils.checks import check_list, check_range
 from monai_pdddpm.utils.errors import UserError
 
@@ -87,7 +85,10 @@ def uniform_steps(start_step: int, num_steps: int | None = None, end_step: int =
     """
     if num_steps is None:
         num_steps = max(1, start_step - end_step)
-    _check(start_step, num_steps, end_step)
+    check_range("start_step", start_step, 0)
+    if start_step:
+        check_range("end_step", end_step, 0, start_step - 1)
+    check_range("num_steps", num_steps, 1, start_step - end_step if start_step else None)
     if start_step == 0:
         return []
     top = start_step - 1
@@ -96,31 +97,6 @@ def uniform_steps(start_step: int, num_steps: int | None = None, end_step: int =
         return [top]
     # in whole numbers, so that ties always round down, as in Fast-DDPM's list
     return [top - (2 * i * (top - end_step) + gaps) // (2 * gaps) for i in range(gaps + 1)]
-
-
-def uneven_steps(start_step: int, num_steps: int, end_step: int = 0) -> list[int]:
-    """Return ``num_steps`` indices, 40 % in the lower 70 % of the range and 60 % above (Fast-DDPM's other list).
-
-    The arguments are those of :func:`uniform_steps`; the list is shorter where two entries fall on the same index.
-
-    Example:
-        >>> uneven_steps(300, 5)
-        [299, 255, 210, 105, 0]
-
-    Raises:
-        UserError: if an argument is out of range.
-    """
-    _check(start_step, num_steps, end_step)
-    if start_step == 0:
-        return []
-    top = start_step - 1
-    if num_steps == start_step - end_step:
-        return list(range(top, end_step - 1, -1))
-    bend = end_step + (top - end_step) * 699 / 999
-    below = max(int(0.4 * num_steps), min(num_steps - 1, 1))  # one at least, which is the end of the list
-    low = np.linspace(end_step, bend, below + 1)[:-1]
-    high = np.linspace(bend, top, num_steps - below) if num_steps - below > 1 else np.array([top])
-    return sorted({math.ceil(i) for i in (*low, *high)}, reverse=True)
 
 
 def check_steps(time_steps: Iterable[int], num_train_timesteps: int | None = None) -> list[int]:
@@ -138,10 +114,3 @@ def check_steps(time_steps: Iterable[int], num_train_timesteps: int | None = Non
             f"{f' from {num_train_timesteps - 1}' if num_train_timesteps else ''} to 0; fix --time_steps"
         )
     return indices
-
-
-def _check(start_step: int, num_steps: int, end_step: int) -> None:
-    check_range("start_step", start_step, 0)
-    if start_step:
-        check_range("end_step", end_step, 0, start_step - 1)
-    check_range("num_steps", num_steps, 1, start_step - end_step if start_step else None)

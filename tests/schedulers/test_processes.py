@@ -12,7 +12,6 @@ from monai_pdddpm.schedulers import (
     is_residual,
     noisy_state,
     start_state,
-    uneven_steps,
     uniform_steps,
 )
 from monai_pdddpm.utils.errors import UserError
@@ -21,7 +20,7 @@ RULES = [DDIMRule(0.0), DDIMRule(0.5), DDIMRule(1.0), AncestralRule("fixed_small
 LISTS = {
     "full": list(range(663, -1, -1)),
     "uniform": uniform_steps(664, 5),
-    "uneven": uneven_steps(664, 10),
+    "uneven": [663, 600, 545, 465, 310, 155, 0],
     "early end": uniform_steps(664, 6, 250),
     "single": [663],
 }

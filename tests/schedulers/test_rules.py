@@ -12,7 +12,6 @@ from monai_pdddpm.schedulers import (
     regression_target,
     reverse_step,
     start_state,
-    uneven_steps,
     uniform_steps,
 )
 
@@ -22,7 +21,7 @@ POSTERIORS = [DDIMRule(0.0), DDIMRule(0.5), DDIMRule(1.0), SMALL]  # those that 
 LISTS = {
     "full": list(range(999, -1, -1)),
     "uniform": uniform_steps(900, 5),
-    "uneven": uneven_steps(1000, 10),
+    "uneven": [999, 939, 879, 819, 759, 699, 525, 350, 175, 0],
     "truncated": uniform_steps(300, 10),
     "early end": uniform_steps(664, 6, 250),
     "single": [899],

@@ -4,10 +4,9 @@ from itertools import pairwise
 
 import pytest
 
-from monai_pdddpm.schedulers import check_steps, stored_steps, uneven_steps, uniform_steps
+from monai_pdddpm.schedulers import check_steps, stored_steps, uniform_steps
 from monai_pdddpm.utils.errors import UserError
 
-LISTS = [uniform_steps, uneven_steps]
 STARTS = [1, 2, 3, 10, 64, 300, 333, 664, 995, 1000]
 LENGTHS = [1, 2, 3, 4, 5, 6, 10, 25, 55, 150, 998, 1000]
 
@@ -34,23 +33,6 @@ def test_uniform_lists_by_hand(arguments, expected):
     assert uniform_steps(*arguments) == expected
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ((300, 10), [299, 282, 264, 246, 228, 210, 157, 105, 53, 0]),
-        ((300, 5), [299, 255, 210, 105, 0]),
-        ((1000, 5), [999, 849, 699, 350, 0]),
-        ((1000, 10), [999, 939, 879, 819, 759, 699, 525, 350, 175, 0]),
-        ((1000, 2), [999, 0]),
-        ((300, 1), [299]),
-        ((1, 1), [0]),
-        ((0, 5), []),
-    ],
-)
-def test_uneven_lists_by_hand(arguments, expected):
-    assert uneven_steps(*arguments) == expected
-
-
 def exact_uniform(start, steps, end):
     """The uniform list in exact fractions; a tie goes to the lower index."""
     count = steps
@@ -66,32 +48,28 @@ def test_uniform_lists_are_the_exact_ones(end):
             assert uniform_steps(start, steps, end) == exact_uniform(start, steps, end), (start, steps)
 
 
-@pytest.mark.parametrize("make", LISTS)
 @pytest.mark.parametrize("end", [0, 1, 60, 250])
-def test_lists_start_at_the_start_and_end_at_the_end(make, end):
+def test_lists_start_at_the_start_and_end_at_the_end(end):
     for start in (s for s in STARTS if s > end):
         for steps in lengths(start, end):
-            found = make(start, steps, end)
+            found = uniform_steps(start, steps, end)
             assert found[0] == start - 1
             assert found[-1] == (end if steps > 1 else start - 1)
             assert all(a > b for a, b in pairwise(found))
-            assert len(found) <= steps
+            assert len(found) == steps
             assert check_steps(found, 1000) == found
 
 
-@pytest.mark.parametrize("make", LISTS)
-def test_a_start_at_zero_gives_no_step(make):
-    assert make(0, 1) == make(0, 10) == make(0, 10, 7) == []
+def test_a_start_at_zero_gives_no_step():
+    assert uniform_steps(0, 1) == uniform_steps(0, 10) == uniform_steps(0, 10, 7) == []
 
 
-@pytest.mark.parametrize("make", LISTS)
 @pytest.mark.parametrize(("start", "end"), [(2, 0), (10, 0), (10, 4), (10, 9), (1000, 0)])
-def test_as_many_steps_as_indices_give_every_index(make, start, end):
+def test_as_many_steps_as_indices_give_every_index(start, end):
     every = list(range(start - 1, end - 1, -1))
-    assert make(start, start - end, end) == uniform_steps(start, None, end) == every
+    assert uniform_steps(start, start - end, end) == uniform_steps(start, None, end) == every
 
 
-@pytest.mark.parametrize("make", LISTS)
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
@@ -105,9 +83,9 @@ def test_as_many_steps_as_indices_give_every_index(make, start, end):
         ((300, 5, -1), "end_step"),
     ],
 )
-def test_wrong_arguments_are_named(make, arguments, name):
+def test_wrong_arguments_are_named(arguments, name):
     with pytest.raises(ValueError, match=rf"^{name}: found"):
-        make(*arguments)
+        uniform_steps(*arguments)
 
 
 def test_check_takes_any_descending_list():
@@ -165,7 +143,6 @@ def test_start_and_end_give_a_uniform_list(arguments, expected):
 def test_list_of_one_index_runs_to_0_with_more_steps():
     assert stored_steps({"1": [999]}, 3) == [999, 499, 0]
     assert stored_steps({"1": [0]}, 1) == [0]
-    assert uneven_steps(1000, 3) == [999, 699, 0]
 
 
 @pytest.mark.parametrize(
