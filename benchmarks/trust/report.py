@@ -60,10 +60,10 @@ def difference(line: Mapping[str, Any], other: Mapping[str, Any], metric: str) -
 def line_of(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the means of a row's measurements, its finite values of each case, and its cost."""
     values = {metric: values_of(row, metric) for metric in COLUMNS}
-    kept = {key: row.get(key) for key in ("batches_of_training", "seconds_per_case", "at", "commit", "pooled")}
+    cost = {key: row.get(key) for key in ("batches_of_training", "seconds_per_case", "machine", "at", "commit")}
     finite = {metric: {k: v for k, v in found.items() if math.isfinite(v)} for metric, found in values.items()}
-    line = {"name": name, "cases": len(row["cases"]), **kept, "values": finite}
-    return line | {metric: described(found) for metric, found in values.items()}
+    line = {"name": name, "cases": len(row["cases"]), "pooled": row["pooled"], **cost}
+    return line | {metric: described(found) for metric, found in values.items()} | {"values": finite}
 
 
 def earlier(table: Path, key: str, scale: float) -> list[dict[str, Any]]:
@@ -88,7 +88,7 @@ def summary(rows: Mapping[str, Mapping[str, Any]], earlier: Sequence[Mapping[str
 
     `earlier` are lines of a table; those of rows that were not measured again stay, with their differences.
     """
-    lines = {line["name"]: {"values": {}, **line} for line in earlier}
+    lines = {line["name"]: {**line, "values": line.get("values", {})} for line in earlier}
     lines |= {name: line_of(name, row) for name, row in rows.items()}
     for name, line in lines.items():
         if {name, BASELINE} & set(rows):
@@ -167,6 +167,6 @@ def write(files: Mapping[str, Path], name: str, folder: Path, scale: float) -> N
         raise UserError(f"{files[BASELINE]}: found no measurement of the segmenter; run the stages train and measure")
     found = {line["name"]: line for line in summary(rows, kept)}
     lines = [found[row] for row in files if row in found]
-    common.write_results(folder, name, {"machine": common.machine(), "scale": scale, "rows": lines}, as_markdown(lines))
+    common.write_results(folder, name, {"scale": scale, "rows": lines}, as_markdown(lines))
     if len(lines) > 1:
         draw(lines, folder / f"{name}.png")

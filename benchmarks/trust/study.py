@@ -49,7 +49,8 @@ def tasks_of(study: Mapping[str, Any], args: argparse.Namespace) -> dict[tuple[s
         tasks["measure", name] = [("train", network.partition(":")[0]) for network in row["networks"]]
     for name, needed in sweep.jobs_of(study).items():
         tasks["sweep", name] = [("train", network) for network in needed]
-    return {task: needed for task, needed in tasks.items() if task[0] in ("prepare", *args.stages)}
+    kinds = {*args.stages, "prepare"} if "train" in args.stages else args.stages
+    return {task: needed for task, needed in tasks.items() if task[0] in kinds}
 
 
 def run_task(task: tuple[str, str], args: argparse.Namespace) -> None:
@@ -129,7 +130,8 @@ def time_rows(study: Mapping[str, Any], args: argparse.Namespace) -> None:
             _ = [tensor.cpu() for tensor in draw(item["image"])]
             seconds.append(time.perf_counter() - begin)
         found = json.loads(path.read_text(encoding="utf-8"))
-        common.write_json(path, {**found, "seconds_per_case": sum(seconds[1:]) / (TIMED - 1)})
+        timed = {"seconds_per_case": sum(seconds[1:]) / (TIMED - 1), "machine": common.machine(args.device)}
+        common.write_json(path, {**found, **timed})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -74,7 +74,7 @@ def measure(study: Mapping[str, Any], job: str, args: argparse.Namespace) -> Non
         for calls, s in settings.items():
             line = named[json.dumps(changes | s)]
             found[calls] = {metric: line[metric] for metric in MEASURED[task]}
-    common.write_json(path, {"job": job, **common.stamp(), "calls": found})
+    common.write_json(path, {"job": job, "machine": common.machine(args.device), **common.stamp(), "calls": found})
 
 
 def write(study: Mapping[str, Any], args: argparse.Namespace) -> None:
@@ -86,8 +86,7 @@ def write(study: Mapping[str, Any], args: argparse.Namespace) -> None:
     found = [named[job] for job in jobs if job in named]
     if not found:
         return
-    content = {"machine": common.machine(args.device), "scale": args.scale, **study["sweep"], "jobs": found}
-    common.write_json(table, content)
+    common.write_json(table, {"scale": args.scale, **study["sweep"], "jobs": found})
     draw(found, args.output_dir / "results_sweep.png")
 
 

@@ -38,7 +38,8 @@ def test_every_row_and_sweep_uses_networks_of_the_study(tmp_path):
     assert tasks["train", "segmenter_continued_0"] == [("train", "segmenter_0")]
     assert tasks["sweep", "hippocampus residual 664"] == [("train", "residual_0"), ("train", "segmenter_0")]
     assert ("sweep", "hippocampus residual 700") not in tasks
-    assert not any(kind == "train" for kind, _ in study.tasks_of(STUDY, options(tmp_path, stages=["measure"])))
+    assert {kind for kind, _ in study.tasks_of(STUDY, options(tmp_path, stages=["measure", "report"]))} == {"measure"}
+    assert study.tasks_of(STUDY, options(tmp_path, stages=["report"])) == {}
 
 
 @pytest.mark.parametrize("name", STUDY["networks"])
