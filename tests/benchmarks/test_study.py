@@ -209,7 +209,7 @@ def test_later_rows_join_the_table_in_pairs(tmp_path, capsys):
     common.write_json(files["segmenter"], measured_row([0.8, 0.9], 0.04))
     report.write(files, "results_study", tmp_path, 1.0)
     for path in (files["segmenter"], files[report.METHOD]):
-        path.unlink()  # as after a session that kept the table alone
+        path.unlink()  # the table alone is kept
     common.write_json(files["half"], measured_row([0.85], 0.01))
     capsys.readouterr()
     report.write(files, "results_study", tmp_path, 1.0)
