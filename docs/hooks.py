@@ -6,6 +6,7 @@
 - ``repository/...`` shows pages that stay beside what they describe: model cards, benchmark tables, the changelog.
 
 Links in pages are those of the repository, so that they also work on a Git server; they are rewritten for the site.
+A link to ``keys.json`` leads to ``keys.md`` there.
 """
 
 import json
@@ -34,6 +35,7 @@ Any key below can be given on a command line, for example `--members 16`. A key 
 reached by `#`, for example `--inferer#overlap 0.25`; the settings of the inferer are those of
 [EnsembleConfig](api/inferers.md). A table lists what its program adds to the programs above it. The values are those of
 the three bundles; this page is made from their configurations."""
+PAGES = {"README.md": "index.md", "docs/reference/keys.json": "reference/keys.md"}
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?\)")
 
 
@@ -65,8 +67,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     def rewrite(link: re.Match[str]) -> str:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(here), link["target"]))
         target = path.removeprefix("docs/") if path.startswith("docs/") else f"repository/{path}"
-        if path == "README.md":
-            target = "index.md"
+        target = PAGES.get(path, target)
         if files.get_file_from_path(target):
             to = posixpath.relpath(target, posixpath.dirname(uri) or ".")
             return f"{link['image']}[{link['text']}]({to}{link['anchor'] or ''})"
