@@ -48,6 +48,7 @@ RANGES: Mapping[str, Callable[[str, Any], object]] = {
     "presegmentation_weight": partial(check_number, low=0, high=1, below=True),
     "processes_per_device": _FROM_1,
     "resume": check_switch,
+    "scans_per_subject": _FROM_1,
     "seed": partial(check_range, low=0, high=2**63 - 1),  # the largest seed of torch
     "start_step": lambda key, value: value is None or check_range(key, value, 0, _STEPS),
     "val_interval": _FROM_1,

@@ -123,9 +123,9 @@ def as_decathlon(dataset: DataSet) -> dict[str, Any]:
     Raises:
         UserError: if there are no cases for training and validation.
     """
-    held: list[str] = []
+    held: set[str] = set()
     if not any(case.list_key == "validation" for case in dataset.labeled):
-        held = hold_out(list(dict.fromkeys(case.subject for case in dataset.labeled)), dataset.source)[1]
+        held = hold_out((case.subject for case in dataset.labeled), dataset.source)
     files = [file for case in dataset.cases for file in (*case.case.files, case.label) if file]
     root = Path(os.path.commonpath([str(Path(file).parent) for file in files]))
 

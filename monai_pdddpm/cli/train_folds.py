@@ -53,8 +53,10 @@ class _Folds:
         first = self._workflow("train_segmenter", kind="train", **settings).parser
         self.scan = first.get_parsed_content("scan")
         self.dataset_dir = str(first.get_parsed_content("dataset_dir"))
-        self.cases = fold_cases(training_cases(self.dataset_dir), folds)
-        self.others = labelled_cases(self.dataset_dir, "validation")
+        scans_per_subject = first.get("scans_per_subject", 1)  # bundles of earlier versions have none
+        training = training_cases(self.dataset_dir, scans_per_subject=scans_per_subject)
+        self.cases = fold_cases(training, folds, scans_per_subject=scans_per_subject)
+        self.others = labelled_cases(self.dataset_dir, "validation", scans_per_subject)
         self.others += inference_cases(scans, channels=self.scan.channels) if scans else []
         check_names([*self.cases, *self.others])
         self.folds = range(folds)

@@ -11,7 +11,7 @@ from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.channel_files import group_channels
 from monai_pdddpm.data.dataset_json import LIST_KEYS, is_nnunet, listed_cases, read_json, unknown_keys
 from monai_pdddpm.data.dicom_files import find_series
-from monai_pdddpm.data.folds import hold_out
+from monai_pdddpm.data.folds import hold_out, subjects_of
 from monai_pdddpm.utils.checks import check_choice
 from monai_pdddpm.utils.errors import UserError, some_files
 
@@ -71,16 +71,23 @@ def inference_cases(
     return cases
 
 
-def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[dict[str, Any]]:
+def labelled_cases(
+    dataset_dir: str | os.PathLike, data_list_key: str, scans_per_subject: int = 1
+) -> list[dict[str, Any]]:
     """List pairs of image and label, see `inference_cases`, for ``training`` or ``validation``.
 
     Without a list for validation in ``dataset.json``, it is fold 0 of the training list where entries name their
-    fold (as in Auto3DSeg); else the last fifth of the training list (at least one case) is held out, always the same
-    cases, and a line is printed. A folder without lists has ``imagesTr`` and ``labelsTr``.
+    fold (as in Auto3DSeg); else the last fifth of the subjects of the training list (at least one) is held out with all
+    their cases, always the same, and a line is printed. A folder without lists has ``imagesTr`` and ``labelsTr``.
+
+    Args:
+        dataset_dir: see `inference_cases`.
+        data_list_key: ``training`` or ``validation``.
+        scans_per_subject: number of consecutively numbered cases of a subject, see `data.folds.subject_of`.
 
     Raises:
-        UserError: when the folder, the list, a label or a file is missing, or a single case is to be split. A channel
-            that is missing in a list of files is left to the loader.
+        UserError: when the folder, the list, a label or a file is missing, or a single subject is to be split. A
+            channel that is missing in a list of files is left to the loader.
     """
     check_choice("data_list_key", data_list_key, ("training", "validation"))
     root = _data_root(dataset_dir)
@@ -99,10 +106,12 @@ def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[d
             "check dataset_dir"
         )
     if not validation:
-        count = len(training)
-        training, validation = hold_out(training, root)
+        subjects = subjects_of(training, scans_per_subject)
+        held, by_case = hold_out(subjects, root), list(zip(training, subjects, strict=True))
+        training, validation = ([case for case, own in by_case if (own in held) is side] for side in (False, True))
         print(
-            f"{root}: no validation list, held out the last {len(validation)} of {count} training cases for validation"
+            f"{root}: no validation list, held out {len(validation)} of {len(by_case)} training cases for validation, "
+            "those of the last subjects"
         )
 
     cases = training if data_list_key == "training" else validation
@@ -114,9 +123,11 @@ def labelled_cases(dataset_dir: str | os.PathLike, data_list_key: str) -> list[d
     return cases
 
 
-def training_cases(dataset_dir: str | os.PathLike, list_keys: Sequence[str] = ("training",)) -> list[dict[str, Any]]:
+def training_cases(
+    dataset_dir: str | os.PathLike, list_keys: Sequence[str] = ("training",), scans_per_subject: int = 1
+) -> list[dict[str, Any]]:
     """List the cases of the lists ``training`` or also ``validation``, which leaves none to validate on."""
-    return [case for list_key in list_keys for case in labelled_cases(dataset_dir, list_key)]
+    return [case for list_key in list_keys for case in labelled_cases(dataset_dir, list_key, scans_per_subject)]
 
 
 def given_input(folder: str | os.PathLike, cases: Sequence[dict[str, Any]]) -> dict[str, Any]:

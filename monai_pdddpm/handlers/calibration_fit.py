@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 
 from monai_pdddpm.bundle.calibration_file import FITTED_WITH, save_calibration
 from monai_pdddpm.data.case import case_of
+from monai_pdddpm.data.folds import subject_of
 from monai_pdddpm.handlers.evaluation_report import without_nan
 from monai_pdddpm.metrics.calibration import masked_voxels, near_structure
 from monai_pdddpm.metrics.held_out import sample_voxels
@@ -25,7 +26,6 @@ from monai_pdddpm.metrics.recalibration import (
     fit_calibration,
 )
 from monai_pdddpm.metrics.segmentation import class_names, is_in, structures
-from monai_pdddpm.metrics.summary import subject_of
 from monai_pdddpm.transforms.case_summary import agreement, probable_volume, voxel_volume_ml
 from monai_pdddpm.utils.checks import check_output_dir
 from monai_pdddpm.utils.errors import UserError
@@ -47,7 +47,7 @@ class CalibrationFit:
         labels: channel index -> name, the background included.
         config: settings of the inferer, which are stored beside the calibration.
         scans_per_subject: number of consecutively numbered scans of a subject, see
-            :func:`monai_pdddpm.metrics.summary.subject_of`; cross-validation leaves out whole subjects.
+            :func:`monai_pdddpm.data.folds.subject_of`; cross-validation leaves out whole subjects.
         regions: name -> channel indices of a union of labels, which gets volume intervals too.
         collect_only: leave the fit to a call of `fit`, which may follow on the cases of several folds.
 

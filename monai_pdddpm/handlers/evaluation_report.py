@@ -33,7 +33,7 @@ class EvaluationReport:
     Args:
         output_dir: folder of the two files.
         scans_per_subject: number of consecutively numbered scans of a subject, see
-            :func:`monai_pdddpm.metrics.summary.subject_of`.
+            :func:`monai_pdddpm.data.folds.subject_of`.
 
     Raises:
         UserError: at the end of the run, if no case was evaluated.

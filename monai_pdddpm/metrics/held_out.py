@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from monai_pdddpm.data.folds import subject_of
 from monai_pdddpm.metrics.calibration import voxel_metrics
 from monai_pdddpm.metrics.recalibration import best_temperature, nll_curve
-from monai_pdddpm.metrics.summary import subject_of
 from monai_pdddpm.utils.probabilities import tempered
 
 CALIBRATED = "near structure, calibrated"
@@ -59,7 +59,7 @@ def calibrated_rows(
 
     Args:
         voxels: by method and case, probabilities (N, K) and true classes (N,) near the structure.
-        scans_per_subject: see `monai_pdddpm.metrics.summary.subject_of`.
+        scans_per_subject: see `monai_pdddpm.data.folds.subject_of`.
 
     Returns:
         Rows for `summarize` with the label "near structure, calibrated", and the metrics over all voxels by method;

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
+
+from monai_pdddpm.data.folds import subject_of
 
 CONFIDENCE_LEVEL = 0.95
 RESAMPLES, SEED = 2000, 0  # of the bootstrap
@@ -20,19 +21,6 @@ KEYS = ("case", "method", "label")
 
 Row = Mapping[str, Any]
 Statistic = dict[str, float | int | None]
-
-
-def subject_of(case: str, scans_per_subject: int = 1) -> str:
-    """Return a name for the subject of a case, or of a frame of it.
-
-    With 2 scans per subject, the numbers 2 k - 1 and 2 k at the end of names belong to one subject. A case without a
-    number is its own subject.
-    """
-    case = re.sub(r" frame \d+$", "", case)
-    found = re.fullmatch(r"(.*?)(\d+)", case)
-    if scans_per_subject == 1 or found is None:
-        return case
-    return f"{found[1]}subject {(int(found[2]) - 1) // scans_per_subject + 1}"
 
 
 def case_rows(case: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -123,7 +111,7 @@ def summarize(rows: Sequence[Row], scans_per_subject: int = 1) -> dict[str, Any]
 
     Args:
         rows: dicts with `case`, `method`, `label` and metrics, as from `case_rows`.
-        scans_per_subject: see `subject_of`; subjects are resampled.
+        scans_per_subject: see `monai_pdddpm.data.folds.subject_of`; subjects are resampled.
 
     Returns:
         A dict for JSON: the settings, the numbers of `cases` and `subjects`, `methods` {method: {label: {metric:

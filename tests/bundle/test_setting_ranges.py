@@ -13,7 +13,8 @@ from monai_pdddpm.bundle.setting_ranges import LISTS, PER_AXIS, RANGES, check_se
 from monai_pdddpm.utils.errors import UserError, user_message
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
-COUNTS = ("batch_size", "max_epochs", "members", "num_steps", "processes_per_device", "val_interval", "val_members")
+COUNTS = ("batch_size", "max_epochs", "members", "num_steps", "processes_per_device", "scans_per_subject")
+COUNTS += ("val_interval", "val_members")
 FROM_0 = ("end_step", "folds", "num_workers", "seed", "start_step")
 HIGHEST = {"end_step": 999, "start_step": 1000, "seed": 2**63 - 1}
 SWITCHES = ("calibrated", "largest_component", "overwrite", "resume")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from monai_pdddpm.data.case import case_name
-from monai_pdddpm.data.datalist import inference_cases, labelled_cases, unused_files
+from monai_pdddpm.data.datalist import inference_cases, labelled_cases, training_cases, unused_files
 from monai_pdddpm.utils.errors import UserError
 
 
@@ -317,7 +317,17 @@ class TestLabelled:
         assert names(labelled_cases(tmp_path, "training")) == all_names[:-held]
         assert capsys.readouterr().out.count("\n") == 1
         assert names(labelled_cases(tmp_path, "validation")) == all_names[-held:]
-        assert f"last {held} of {count}" in capsys.readouterr().out
+        assert f"held out {held} of {count}" in capsys.readouterr().out
+
+    def test_a_subject_is_held_out_with_all_its_scans(self, tmp_path):
+        visits = [f"sub{subject}_{visit}" for visit in (1, 2, 3) for subject in (1, 2, 3, 4)]
+        touch_pairs(tmp_path, *visits)
+        decathlon(tmp_path, training=pairs(*visits))
+        assert names(labelled_cases(tmp_path, "validation", 3)) == ["sub4_1", "sub4_2", "sub4_3"]
+        assert names(training_cases(tmp_path, scans_per_subject=3)) == [name for name in visits if "sub4" not in name]
+        decathlon(tmp_path, training=pairs("sub4_1", "sub4_2", "sub4_3"))
+        with pytest.raises(UserError, match="found labeled cases of 1 subject and no validation list"):
+            labelled_cases(tmp_path, "validation", 3)
 
     def test_folders_without_a_list(self, tmp_path):
         touch_pairs(tmp_path, "b", "a")

@@ -1,8 +1,9 @@
-"""Folds of neighboring cases, known beforehand."""
+"""Subjects, and folds of neighboring subjects, known beforehand."""
 
 import pytest
 
 from monai_pdddpm.data import fold_cases
+from monai_pdddpm.data.folds import subject_of
 from monai_pdddpm.utils.errors import UserError
 
 CASES = [{"image": str(number)} for number in range(5)]
@@ -26,3 +27,24 @@ def test_no_folds():
 def test_folds_that_do_not_exist(folds, fold):
     with pytest.raises(UserError, match=r"^folds?: found"):
         fold_cases(CASES, folds, fold)
+
+
+def test_a_subject_is_in_one_fold():
+    visits = [{"image": f"sub{subject}_{visit}.nii.gz"} for subject in (1, 2, 3, 4) for visit in (1, 2, 3)]
+    assert [case["fold"] for case in fold_cases(visits, 3, scans_per_subject=3)] == [0] * 6 + [1] * 3 + [2] * 3
+    by_visit = sorted(visits, key=lambda case: case["image"][5:])
+    assert [case["fold"] for case in fold_cases(by_visit, 3, scans_per_subject=3)] == [0, 0, 1, 2] * 3
+    assert fold_cases(visits, 3, 2, scans_per_subject=3) == fold_cases(visits, 3, scans_per_subject=3)[:9]
+    with pytest.raises(UserError, match=r"training subjects \(4\)"):
+        fold_cases(visits, 5, scans_per_subject=3)
+
+
+def test_subjects_of_numbered_scans():
+    names = ["hippocampus_001", "hippocampus_002", "hippocampus_003", "scan"]
+    assert [subject_of(name, 2) for name in names] == [
+        "hippocampus_subject 1",
+        "hippocampus_subject 1",
+        "hippocampus_subject 2",
+        "scan",
+    ]
+    assert [subject_of(name) for name in names] == names

@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 
 from monai_pdddpm.data import OneFramed, ScanSpec, frame_cases
 from monai_pdddpm.data.case import Case
-from monai_pdddpm.metrics.summary import subject_of
+from monai_pdddpm.data.folds import subject_of
 from monai_pdddpm.utils.errors import UserError
 
 SERIES = ScanSpec(fourth_dimension="time")

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import bootstrap
 
 from monai_pdddpm.metrics.segmentation import mask_metrics
-from monai_pdddpm.metrics.summary import as_table, case_rows, paired_difference, statistic, subject_of, summarize
+from monai_pdddpm.metrics.summary import as_table, case_rows, paired_difference, statistic, summarize
 
 
 def rows_of(segmenter, ensemble, metric="dice", label="lesion"):
@@ -102,17 +102,6 @@ def test_a_missed_structure_does_not_improve_the_distance():
     assert segmenter["mean"] == ensemble["mean"] == 1
     assert segmenter["n"] == ensemble["n"] == 1
     assert (segmenter["undefined"], ensemble["undefined"]) == (0, 1)
-
-
-def test_subjects_of_numbered_scans():
-    names = ["hippocampus_001", "hippocampus_002", "hippocampus_003", "scan"]
-    assert [subject_of(name, 2) for name in names] == [
-        "hippocampus_subject 1",
-        "hippocampus_subject 1",
-        "hippocampus_subject 2",
-        "scan",
-    ]
-    assert [subject_of(name) for name in names] == names
 
 
 def test_subjects_are_resampled_with_all_their_cases():
