@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from monai_pdddpm.data.case import case_name
+from monai_pdddpm.data.case import Case, case_name
+from monai_pdddpm.data.presegmentations import find_presegmentation
+from monai_pdddpm.utils.chosen_outputs import is_case_file
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.provenance import made_by, report_path
 from monai_pdddpm.utils.ranks import is_first_rank
@@ -26,8 +30,9 @@ def pending_cases(
 
     Raises:
         UserError: if finished results were made otherwise: they would be overwritten silently, or lie beside results
-            that cannot be compared with them.
+            that cannot be compared with them. Also if an input lies where a result is to be written.
     """
+    _check_inputs(cases, output_dir, record["settings"].get("presegmentation_dir"))
     if overwrite:
         return list(cases)
     settings, now = record["settings"], made_by(record)
@@ -63,3 +68,21 @@ def pending_cases(
             "--overwrite True repeats them"
         )
     return todo
+
+
+def _check_inputs(cases: Sequence[dict[str, Any]], output_dir: str | Path, presegmentation_dir: str | None) -> None:
+    """Refuse to replace a scan, a label map or a pre-segmentation by a result."""
+    names = [case_name(case["image"]) for case in cases]
+    results = {os.path.realpath(Path(output_dir, name)): name for name in names}
+    for case, name in zip(cases, names, strict=True):
+        inputs = [*Case.of(case["image"]).all_files, *filter(None, [case.get("label")])]
+        if presegmentation_dir:
+            with suppress(UserError):  # a case without one fails on its own
+                inputs.append(str(find_presegmentation(presegmentation_dir, name)))
+        for file in inputs:
+            result = results.get(os.path.realpath(os.path.dirname(file) or "."))
+            if result is not None and is_case_file(Path(result, os.path.basename(file))):
+                raise UserError(
+                    f"{file}: found an input where a result of case {result} is to be written, expected another "
+                    "folder; give another --output_dir"
+                )

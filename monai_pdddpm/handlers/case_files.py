@@ -21,8 +21,8 @@ from monai_pdddpm.handlers.viewer_files import write_viewer_files
 from monai_pdddpm.metrics.segmentation import class_names
 from monai_pdddpm.transforms.outputs import frames_of
 from monai_pdddpm.transforms.slice_values import slice_values
-from monai_pdddpm.utils.atomic_write import json_or_empty, make_folder, remove_partial_files, write_json, write_text
-from monai_pdddpm.utils.chosen_outputs import chosen_outputs
+from monai_pdddpm.utils.atomic_write import make_folder, remove_partial_files, write_json, write_text
+from monai_pdddpm.utils.chosen_outputs import chosen_outputs, is_case_file
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.memory import peak_memory
 from monai_pdddpm.utils.provenance import checksum, made_by, report_path, versions
@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 class CaseFiles:
     """Write viewer files, ``<case>_overview.png``, ``<case>_viewer.html`` and ``<case>_report.json`` of each case.
 
-    The report is the last file and marks the case as finished. A report of an earlier run with the files that it lists,
-    and partial files of a killed run, are removed before the first file of their case is written.
+    The report is the last file and marks the case as finished. Files of an earlier run, known by their names, and
+    partial files of a killed run are removed before the first file of their case is written. Other files stay.
 
     Args:
         output_dir: folder of the results, with one folder per case.
@@ -91,11 +91,9 @@ class CaseFiles:
         self._inferred_at = time.perf_counter()
         for case in cases_of_batch(engine.state.output["image"].meta):
             report = report_path(self.output_dir, case.name)
-            listed = json_or_empty(report).get("files")  # this run may write fewer files
             report.unlink(missing_ok=True)  # first, because it marks the case as finished
-            for name in listed if isinstance(listed, dict) else ():
-                if Path(name).name == name:  # not in another folder
-                    (report.parent / name).unlink(missing_ok=True)
+            for path in _files_of_case(report.parent):
+                path.unlink()
             remove_partial_files(report.parent)
 
     def __call__(self, engine: CaseEvaluator) -> None:
@@ -143,7 +141,7 @@ class CaseFiles:
                 "peak_memory_mib": peak and round(peak / 2**20),
                 "device": device_name(engine.state.device),
                 "versions": versions(),
-                "files": {path.name: checksum(path) for path in sorted(folder.iterdir()) if path.name[0] != "."},
+                "files": {path.name: checksum(path) for path in _files_of_case(folder)},
             }
             write_json(report_path(self.output_dir, case), report)
             self._written.append(case)
@@ -158,6 +156,11 @@ class CaseFiles:
             look = next((f"; look at {picture} first" for picture in pictures if picture.is_file()), "")
             # flushed, because another process may end the run before this one ends
             print(f"{len(written)} cases are in {self.output_dir}{look}", flush=True)
+
+
+def _files_of_case(folder: Path) -> list[Path]:
+    """Return the files in a case's folder that inference writes; the folder may be missing."""
+    return sorted(path for path in folder.glob("*") if is_case_file(path) and not path.is_dir())
 
 
 def _file_record(file: str | None) -> dict[str, str | None] | None:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from monai_pdddpm.utils.errors import UserError
 
 _MAPS = ("seg", "prob", "members", "entropy", "mutual-information", "variance", "preseg")
 DEFAULT_OUTPUTS = (*_MAPS, "overview", "viewer", "scene", "page")
 OUTPUTS = (*DEFAULT_OUTPUTS, "slices", "seg-nrrd", "dicom-seg")
+_ENDING = re.compile(
+    rf"_(({'|'.join(_MAPS)})\.nii\.gz|overview\.png|viewer\.html|scene\.mrml|seg\.ctbl|seg_itksnap\.txt|slices\.csv"
+    r"|seg(_frame-\d+)?\.seg\.nrrd|seg\.dcm|report\.json)"
+)
+
+
+def is_case_file(path: Path) -> bool:
+    """Return whether a path is named as a file that inference writes for a case, ``<case>/<case>_<ending>``."""
+    case = path.parent.name
+    return path.name.startswith(case) and _ENDING.fullmatch(path.name, len(case)) is not None
 
 
 def chosen_outputs(outputs: str | Sequence[str]) -> frozenset[str]:

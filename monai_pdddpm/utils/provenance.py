@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import monai_pdddpm
+from monai_pdddpm.utils.chosen_outputs import is_case_file
 
 FAILURES = "failures"  # folder in the output folder, with one JSON file per failed case
 RUNS = "run.json"  # file in the output folder that lists its runs
@@ -25,7 +26,10 @@ def report_path(output_dir: str | Path, case: str) -> Path:
 
 
 def checksum(path: str | Path) -> str | None:
-    """Return the SHA-256 of a file, or of a folder's file names and contents; None if it cannot be read."""
+    """Return the SHA-256 of a file, or of a folder's file names and contents; None if it cannot be read.
+
+    Results of inference in a folder do not count, so that a DICOM series may have them beside its slices.
+    """
     path = Path(path)
     try:
         if path.is_dir():
@@ -46,9 +50,13 @@ def code_checksum() -> str:
 
 
 def _folder_checksum(folder: Path, pattern: str) -> str:
-    files = sorted(file for file in folder.rglob(pattern) if file.is_file())
+    files = sorted(file for file in folder.rglob(pattern) if file.is_file() and not _is_result(file))
     parts = [f"{file.relative_to(folder).as_posix()} {checksum(file)}" for file in files]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _is_result(file: Path) -> bool:
+    return is_case_file(file) or file.name in (RUNS, PAGE, TABLE) or file.parent.name == FAILURES
 
 
 def versions() -> dict[str, str]:

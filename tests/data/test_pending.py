@@ -106,3 +106,29 @@ def test_other_weights_or_another_calibration_are_told(tmp_path):
         assert pending_cases(CASES, tmp_path, record(), overwrite=True) == CASES
     finish(tmp_path, "a")  # by an earlier version, which did not say
     assert pending_cases(CASES, tmp_path, record()) == CASES[1:]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("key", ["image", "label"])
+def test_an_input_that_a_result_would_replace_is_an_error(tmp_path, key, overwrite):
+    file = tmp_path / "real" / "a" / "a_seg.nii.gz"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    (tmp_path / "out").symlink_to("real")
+    cases = [CASES[0], {"image": "/data/b.nii.gz"} | {key: str(file)}]
+    with pytest.raises(UserError, match="found an input where a result of case a is to be written") as caught:
+        pending_cases(cases, tmp_path / "out", record(), overwrite)
+    assert str(caught.value).startswith(f"{file}: ")
+    assert pending_cases(cases, tmp_path / "elsewhere", record(), overwrite) == cases
+    assert pending_cases(cases[1:], tmp_path / "out", record(), overwrite) == cases[1:]
+
+
+def test_a_pre_segmentation_that_a_result_would_replace_is_an_error(tmp_path):
+    prob = tmp_path / "a" / "a_prob.nii.gz"
+    prob.parent.mkdir()
+    prob.touch()
+    given = record(SETTINGS | {"presegmentation_dir": str(tmp_path)})
+    with pytest.raises(UserError, match="found an input where a result of case a is to be written"):
+        pending_cases(CASES, tmp_path, given, overwrite=True)
+    (tmp_path / "a.nii.gz").touch()  # is taken first
+    assert pending_cases(CASES, tmp_path, given, overwrite=True) == CASES

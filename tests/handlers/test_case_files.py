@@ -245,14 +245,37 @@ def test_a_case_is_unfinished_from_the_first_file_that_is_removed(cases, tmp_pat
 def test_files_that_only_the_earlier_run_wrote_are_removed(cases, tmp_path):
     out = tmp_path / "out"
     run(cases[:1], out, outputs="overview,slices")
-    (out / "one" / "mine.txt").write_text("not listed")
-    listed = json.loads((out / "one" / "one_report.json").read_text())
-    listed["files"]["../outside"] = "0"
-    write_json(out / "one" / "one_report.json", listed)
-    (out / "outside").write_text("kept")
     run(cases[:1], out, SETTINGS | {"seed": 6}, outputs="overview")
-    assert sorted(os.listdir(out / "one")) == ["mine.txt", "one_overview.png", "one_report.json", "one_seg.nii.gz"]
-    assert (out / "outside").read_text() == "kept"
+    assert sorted(os.listdir(out / "one")) == ["one_overview.png", "one_report.json", "one_seg.nii.gz"]
+
+
+MINE = ("IM0001", "mine.txt", "one_seg_corrected_by_me.nii.gz", "one_seg.nii", "two_seg.nii.gz")
+
+
+def test_other_files_are_neither_recorded_nor_removed(cases, tmp_path):
+    out = tmp_path / "out"
+    for name in ("notes", "one_members.nii.gz"):
+        (out / "one" / name).mkdir(parents=True)
+    for name in MINE:
+        (out / "one" / name).write_text(name)
+    for seed in (5, 6, 7):
+        run(cases[:1], out, SETTINGS | {"seed": seed})
+        found = report(out)
+        assert list(found["files"]) == ["one_seg.nii.gz"]
+        # reports of earlier versions list all files
+        write_json(out / "one" / "one_report.json", found | {"files": dict.fromkeys(os.listdir(out / "one"))})
+    assert [(out / "one" / name).read_text() for name in MINE] == list(MINE)
+    ours = {"notes", "one_members.nii.gz", "one_report.json", "one_seg.nii.gz"}
+    assert set(os.listdir(out / "one")) == {*MINE, *ours}
+
+
+def test_files_that_a_killed_run_left_are_removed(cases, tmp_path):
+    out = tmp_path / "out"
+    (out / "one").mkdir(parents=True)
+    for ending in ("entropy.nii.gz", "seg_frame-03.seg.nrrd", "viewer.html"):
+        (out / "one" / f"one_{ending}").write_text("of a killed run")
+    run(cases[:1], out)
+    assert sorted(os.listdir(out / "one")) == ["one_report.json", "one_seg.nii.gz"]
 
 
 def test_a_case_that_was_being_done_again_when_the_run_died_is_not_finished(cases, tmp_path):

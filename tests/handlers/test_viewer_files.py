@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai_pdddpm.data.case import Case
 from monai_pdddpm.data.dicom_seg import segment_codes
 from monai_pdddpm.handlers.viewer_files import write_viewer_files
-from monai_pdddpm.utils.chosen_outputs import chosen_outputs
+from monai_pdddpm.utils.chosen_outputs import chosen_outputs, is_case_file
 
 LABELS = {1: "lung", 2: "heart"}
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, 1.5, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]])
@@ -44,6 +44,7 @@ def write(folder, item, outputs="default", values=(0, 1, 2), dicom_codes=None):
         (folder / "case" / f"case_{name}.nii.gz").write_bytes(b"")
     codes = segment_codes(LABELS, dicom_codes)
     write_viewer_files(item, folder / "case", chosen_outputs(outputs), LABELS, values, codes)
+    assert all(map(is_case_file, (folder / "case").iterdir()))
     names = {path.name for path in (folder / "case").iterdir()}
     return names - {"case_entropy.nii.gz", "case_mutual-information.nii.gz"}
 

@@ -57,6 +57,18 @@ def test_checksum_of_a_folder_is_of_names_and_contents(tmp_path):
     assert checksum(tmp_path / "b") not in (whole, checksum(tmp_path / "a"))
 
 
+def test_results_beside_the_slices_of_a_series_do_not_change_its_checksum(tmp_path):
+    series = tmp_path / "series"
+    (series / "failures").mkdir(parents=True)
+    (series / "1.dcm").write_text("one")
+    before = checksum(series)
+    for name in ("series_seg.nii.gz", "series_report.json", "run.json", "index.html", "failures/a.json"):
+        (series / name).write_text("result")
+    assert checksum(series) == before
+    (series / "series_seg_mine.nii.gz").write_text("mine")
+    assert checksum(series) != before
+
+
 def test_a_record_says_what_a_run_goes_with(bundle):
     found = record(bundle)
     assert found["bundle"]["name"] == "liver"
