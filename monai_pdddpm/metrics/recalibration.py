@@ -183,7 +183,10 @@ def fit_calibration(cases: Sequence[CalibrationCase]) -> Calibration:
     if np.ptp(expected) > 0:
         found = linregress(expected, dice)
         predicted = found.slope * np.asarray(expected) + found.intercept
-        line = (float(found.slope), float(found.intercept), fit_interval_factor(dice, predicted, [1.0] * len(dice)))
+        apart = np.square(expected - np.mean(expected))
+        # a residual divided by 1 minus its leverage is that of a fit without the case
+        left_out = (1 - 1 / len(dice) - apart / apart.sum()).clip(1e-6)
+        line = (float(found.slope), float(found.intercept), fit_interval_factor(dice, predicted, left_out))
     return Calibration(
         temperature=best_temperature(np.sum([case.curve for case in cases], axis=0)),
         interval_factor=factors,
