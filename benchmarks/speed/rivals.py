@@ -27,7 +27,7 @@ from monai_pdddpm.schedulers import Chain, decode_probabilities, uniform_steps
 NOISE_STEPS = 1000
 
 
-class NoSegmenter(nn.Module):
+class UniformSegmenter(nn.Module):
     """Return equal logits for all classes, for chains without a pre-segmentation."""
 
     def __init__(self, num_classes: int) -> None:
@@ -90,7 +90,7 @@ def diffusion_unet(spatial_dims: int, image_channels: int, num_classes: int) -> 
         attention_levels=(False, False, True),
     )
     denoiser = Concatenated(network, num_classes)
-    return FromNoise(NoSegmenter(num_classes), denoiser, prediction="eps", schedule="linear_beta")
+    return FromNoise(UniformSegmenter(num_classes), denoiser, prediction="eps", schedule="linear_beta")
 
 
 def vanilla_chain() -> tuple[Chain, DDPMScheduler]:

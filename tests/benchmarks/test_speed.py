@@ -68,7 +68,7 @@ def test_a_chain_of_monais_scheduler_equals_monais_loop():
             return 0.5 * x[:, :2] + 1e-3 * timesteps.view(-1, 1, 1, 1, 1) * x[:, 2:]
 
     denoiser = rivals.Concatenated(Half(), 2)
-    network = rivals.FromNoise(rivals.NoSegmenter(2), denoiser, prediction="eps", schedule="linear_beta")
+    network = rivals.FromNoise(rivals.UniformSegmenter(2), denoiser, prediction="eps", schedule="linear_beta")
     image, noise = torch.randn(1, 1, 4, 4, 4), torch.randn(3, 2, 4, 4, 4)
     presegmentation = network.segment(image)
     torch.manual_seed(1)
