@@ -86,16 +86,11 @@ def fixed_ensemble(network: PDDDPM, inferer: PDDDPMInferer, temperature: float =
     """Return the network that computes one window like the inferer, with the noise of the inferer's members.
 
     Raises:
-        UserError: if the inferer's rule is stochastic, or its training process is not that of the network.
+        UserError: if the inferer's rule is stochastic.
     """
     config, chain = inferer.config, inferer.chain
     if chain.eta > 0:
         raise UserError(f"rule: found {config.rule}, expected DDIM with eta 0 (no noise); fix --inferer#rule#eta")
-    if chain.residual != network.residual:
-        raise UserError(
-            f"training_process: found {config.training_process!r} in the inferer, expected that of network_def; set "
-            "--training_process, which both use"
-        )
     shape = (network.num_classes, *config.roi_size)
     fields = (config.large_scale_noise, config.noise_length)
     noise = torch.stack([MemberNoise(config.seed, member, shape).start(*fields) for member in range(config.members)])

@@ -10,7 +10,7 @@ from typing import Any
 
 from monai_pdddpm.data.scan_spec import FOURTH_DIMENSIONS
 from monai_pdddpm.networks import FIXED_STEP_SOLVERS
-from monai_pdddpm.schedulers import AncestralRule, Chain, DDIMRule, check_steps, is_residual
+from monai_pdddpm.schedulers import AncestralRule, Chain, DDIMRule, check_steps
 from monai_pdddpm.utils.checks import check_choice, check_list, check_number, check_range, check_switch
 from monai_pdddpm.utils.errors import UserError
 
@@ -36,8 +36,6 @@ class EnsembleConfig:
         seed: seed of the members' noise, 0 or more.
         overlap: smallest fraction, 0 to below 1, that neighboring windows share.
         rule: reverse step of the chain.
-        training_process: the process that the denoiser was trained with: ``"ddpm"``, ``"presegmentation"``,
-            ``"recycled"`` or ``"residual"``.
         presegmentation_weight: weight of the segmenter in the answer, 0 to below 1. Variance and mutual information
             are those of the members alone.
         large_scale_noise: amplitude of a smooth field in the start noise, relative to the white field, 0 or more. Few
@@ -66,7 +64,6 @@ class EnsembleConfig:
     seed: int = 0
     overlap: float = 0.5
     rule: DDIMRule | AncestralRule = field(default_factory=DDIMRule)
-    training_process: str = "ddpm"
     presegmentation_weight: float = 0.0
     large_scale_noise: float = 0.0
     noise_length: float = 6.0
@@ -117,12 +114,16 @@ class EnsembleConfig:
             check_choice(name, getattr(self, name), words)
         for name in ("return_members", "progress"):
             check_switch(name, getattr(self, name))
-        is_residual(self.training_process)
         if not isinstance(self.rule, DDIMRule | AncestralRule):
             raise UserError(f"rule: found {self.rule!r}, expected a reverse step; set inferer#rule#_target_")
         self._set("roi_size", tuple(check_range("roi_size", r, 1) for r in check_list("roi_size", self.roi_size)))
         self._set("time_steps", tuple(check_steps(self.time_steps)))
         self._set("solver_steps", tuple(self._solver_steps()))
+        if self.solver == "euler" and min(self.solver_steps, default=2) < 2:
+            raise UserError(
+                "solver: found 'euler', which ignores the diffusion time in a single step, expected at least 2 steps; "
+                "give --inferer#solver_steps 2, or the solver midpoint"
+            )
 
     def _solver_steps(self) -> list[int]:
         """Return the solver steps at each time step."""
@@ -147,7 +148,6 @@ class EnsembleConfig:
             solver_steps=self._solver_steps(),
             eta=float(self.rule.eta),
             large_variance=self.rule.large_variance,
-            residual=is_residual(self.training_process),
             solver=self.solver,
         )
 

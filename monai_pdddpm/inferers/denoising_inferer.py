@@ -13,7 +13,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from monai_pdddpm.networks import PDDDPM
-from monai_pdddpm.schedulers import check_steps, is_residual, noisy_state, regression_target, start_state
+from monai_pdddpm.schedulers import (
+    check_residual_start,
+    check_steps,
+    is_residual,
+    noisy_state,
+    regression_target,
+    start_state,
+)
 from monai_pdddpm.utils.checks import check_choice, check_list, check_number, check_range
 from monai_pdddpm.utils.errors import UserError
 
@@ -90,8 +97,8 @@ class DenoisingInferer(Inferer):
             label: true label maps, (B, 1, ...); where the class is -1, the pre-segmentation is noised.
             presegmentation: label maps of a segmenter that was not trained on these cases, (B, 1, ...); by default the
                 network's own segmenter makes them.
-            seeds: one seed per case, (B,). All random draws of a case then depend on its seed alone, not on its batch
-                or process. By default torch's global generators are used.
+            seeds: one seed per case, (B,). Time index, noise and corruption of a case then depend on its seed alone,
+                not on its batch or process. By default torch's global generators are used.
 
         Raises:
             UserError: if the network is wrapped such that gradients are not averaged.
@@ -114,6 +121,8 @@ class DenoisingInferer(Inferer):
         seeds: torch.Tensor | None,
     ) -> Denoised:
         check_steps(self.time_steps.tolist(), len(pair.abar))
+        if self.residual:
+            check_residual_start(int(self.time_steps[0]), pair.abar)
         inputs = plain(inputs)
         ignored = plain(label) == -1
         truth = _one_hot(plain(label).masked_fill(ignored, 0), pair.num_classes, "label")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -141,8 +142,10 @@ class EnsembleRun:
         self.windows_run += windows
         bar.total += len(own) * windows * len(self.chain.time_steps)
         members, statistics = self._members(target), EnsembleStatistics()
-        volumes = self.chain.draws + 2  # the noise, and the blended sums of the first and the last prediction
-        at_once = members_at_once(self.config, 4 * volumes * crop(probabilities, region.box).numel(), self.device)
+        # the start, and the blended sums of the first and the last prediction; the noise of the steps, in one window
+        values = 3 * crop(probabilities, region.box).numel()
+        values += (self.chain.draws - 1) * self.layout.num_classes * math.prod(self.plan.roi_size)
+        at_once = members_at_once(self.config, 4 * values, self.device)
         for begin in range(0, len(own), at_once):
             numbers = own[begin : begin + at_once]
             drawn = self._batch(numbers, frame, probabilities, region, bar)
@@ -170,16 +173,19 @@ class EnsembleRun:
         The whole chain runs in a window before the next window begins, so the condition is encoded once per window.
         """
         with self.timer("noise"):
-            noise = [self._noise(numbers, draw, probabilities, region) for draw in range(self.chain.draws)]
-        blended = [torch.zeros_like(noise[0]) for _ in range(2)]
+            start = self._noise(numbers, 0, probabilities, region.box)
+        blended = [torch.zeros_like(start) for _ in range(2)]
         for window, inside in region.windows:
             with autocast(self.device, self.config.precision):
                 image, p = (crop(volume, window).to(self.device) for volume in (frame, probabilities))
                 presegmentation = self.network.prepare_presegmentation(p)
                 with self.timer("encode"):
                     features = self.network.encode(image, presegmentation)
+                with self.timer("noise"):
+                    steps = range(1, self.chain.draws)
+                    noise = [crop(start, inside)] + [self._noise(numbers, i, probabilities, window) for i in steps]
                 with self.timer("chain"):
-                    fields = [crop(field, inside).to(self.device) for field in noise]
+                    fields = [field.to(self.device) for field in noise]
                     drawn = reverse_chain(self.network, presegmentation, features, fields, self.chain)
             with self.timer("blend"):
                 for sums, values in zip(blended, drawn, strict=True):
@@ -188,12 +194,12 @@ class EnsembleRun:
         fallback = crop(probabilities, region.box)
         return [region.finish(sums, fallback) for sums in blended]
 
-    def _noise(self, numbers: range, draw: int, probabilities: torch.Tensor, region: WindowRegion) -> torch.Tensor:
-        """Return a noise field of some members in the region, (members, K, box)."""
+    def _noise(self, numbers: range, draw: int, probabilities: torch.Tensor, box: Window) -> torch.Tensor:
+        """Return a noise field of some members in a box of the volume, (members, K, box)."""
         config, shape = self.config, probabilities.shape[1:]
-        noise = probabilities.new_empty(len(numbers), shape[0], *region.size)
+        noise = probabilities.new_empty(len(numbers), shape[0], *[span.stop - span.start for span in box])
         for field, member in zip(noise, numbers, strict=True):
-            own = MemberNoise(config.seed, member, shape, region.box, self.case)
+            own = MemberNoise(config.seed, member, shape, box, self.case)
             field[:] = own.white(draw) if draw else own.start(config.large_scale_noise, config.noise_length)
         return noise
 

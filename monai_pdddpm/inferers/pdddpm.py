@@ -11,7 +11,7 @@ from monai.inferers import Inferer
 
 from monai_pdddpm.data.case import Case
 from monai_pdddpm.networks import Pair
-from monai_pdddpm.schedulers import check_steps
+from monai_pdddpm.schedulers import check_residual_start, check_steps
 from monai_pdddpm.utils.errors import UserError
 
 from .communicator import Communicator
@@ -20,8 +20,8 @@ from .denoising_inferer import plain
 from .ensemble import EnsembleRun
 from .run_info import EnsembleRunInfo
 
-_LARGEST = 1e15  # voxel, beyond which variances in the networks leave float32
-_ROUNDED = 0.02  # of probabilities from a file
+_LARGEST = 1e15  # voxel value; above it, squares overflow float32 in the networks
+_ROUNDED = 0.02  # rounding error allowed in probabilities from files
 
 
 class PDDDPMInferer(Inferer):
@@ -124,6 +124,8 @@ class PDDDPMInferer(Inferer):
                 "--roi_size"
             )
         check_steps(self.chain.time_steps, len(network.abar))
+        if network.residual and self.chain.time_steps:
+            check_residual_start(self.chain.time_steps[0], network.abar)
         expected = (len(images), network.num_classes, *images.shape[2:])
         if presegmentation is not None and (
             tuple(presegmentation.shape) != expected or (self.config.fourth_dimension == "time" and images.shape[1] > 1)

@@ -48,7 +48,7 @@ class EnsembleRunInfo:
         config: settings of the inferer.
         frames: number of frames, 1 without a time axis.
         windows_run: windows in which the denoiser ran, all frames together.
-        windows_skipped: windows that had no active voxel.
+        windows_skipped: windows of the even grid minus ``windows_run``.
         denoiser_evaluations: denoiser calls, counted per member and window.
         processes: number of processes that drew members.
         seconds: seconds of each stage.

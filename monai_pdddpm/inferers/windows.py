@@ -69,7 +69,7 @@ class WindowPlan:
             tuple(slice(s, s + r) for s, r in zip(corner, self.roi_size, strict=True))
             for corner in itertools.product(*starts)
         ]
-        # at least 1e-3, because the far corners of a Gaussian underflow to zero
+        # MONAI raises weights to at least 1e-3, because the far corners of a Gaussian underflow to zero
         self.weight = compute_importance_map(self.roi_size, mode="gaussian", device=device, dtype=torch.float32)
         self.total = torch.zeros(self.size, device=device)
         for window in self.windows:

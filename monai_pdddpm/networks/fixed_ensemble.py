@@ -20,7 +20,8 @@ class FixedEnsemble(nn.Module):
     other runtimes. The rule is DDIM with eta 0, which draws no noise after the start.
 
     Args:
-        network: segmenter and denoiser; its training process decides the reverse step.
+        network: segmenter and denoiser; it is frozen and set to evaluation mode. Its training process decides the
+            reverse step.
         noise: starts of the members, (members, K, X, Y[, Z]), of the window's size.
         time_steps: descending indices of the chain; empty returns the pre-segmentation.
         presegmentation_weight: weight of the segmenter in the answer, 0 to below 1.
@@ -83,7 +84,7 @@ class FixedEnsemble(nn.Module):
             return preseg, preseg
         presegmentation = self.network.prepare_presegmentation(preseg)
         features = self.network.encode(image, presegmentation)
-        chain = Chain(self.time_steps, self.solver_steps, residual=self.network.residual, solver=self.solver)
+        chain = Chain(self.time_steps, self.solver_steps, solver=self.solver)
         return self.network.reverse(presegmentation, features, [self.noise], chain)
 
 

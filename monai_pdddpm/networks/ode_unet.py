@@ -71,7 +71,7 @@ class ODEUNet(nn.Module):
         groups: groups of the norms.
         solver: ``"euler"``, ``"midpoint"`` or ``"rk4"``.
         solver_steps: equal steps of a fixed-step solver in each block.
-        upsampling: ``"nearest"``, or ``"linear"``, which takes a fifth of a call on a CPU.
+        upsampling: ``"nearest"``, or ``"linear"``, which takes a fifth of a call's time on a CPU.
 
     Raises:
         UserError: if a width is not a multiple of ``groups``, or stride, solver, steps or upsampling are not allowed.

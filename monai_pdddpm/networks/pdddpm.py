@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -25,8 +25,6 @@ from monai_pdddpm.utils.probabilities import likeliest_class
 
 from .protocols import Denoiser
 
-PRESEGMENTATIONS = ("hard", "soft")
-
 
 class PDDDPM(nn.Module):
     """A frozen segmenter and a denoiser that draws segmentations from the noised pre-segmentation.
@@ -41,12 +39,9 @@ class PDDDPM(nn.Module):
         time_steps: descending time indices of the chain in ``forward``; empty returns the pre-segmentation.
         num_train_timesteps: T.
         schedule: name of a noise schedule of MONAI.
-        schedule_options: arguments of the schedule.
         prediction: output of the denoiser: ``"x0"`` (as logits), ``"eps"`` or ``"v"``.
         label_range: states of an absent and of a present class. A narrower range lowers the noise at which a region is
             decided.
-        presegmentation: ``"hard"`` starts from, and conditions the denoiser on, the one-hot argmax; ``"soft"`` uses the
-            probabilities.
         training_process: process that the denoiser was trained with, see
             :func:`monai_pdddpm.schedulers.noisy_state`.
 
@@ -64,15 +59,12 @@ class PDDDPM(nn.Module):
         time_steps: Sequence[int] = (899, 674, 449, 225, 0),
         num_train_timesteps: int = 1000,
         schedule: str = "cosine",
-        schedule_options: dict[str, Any] | None = None,
         prediction: str = "x0",
         label_range: Sequence[float] = (-1.0, 1.0),
-        presegmentation: str = "hard",
         training_process: str = "ddpm",
     ) -> None:
         super().__init__()
         check_choice("prediction", prediction, PREDICTIONS)
-        check_choice("presegmentation", presegmentation, PRESEGMENTATIONS)
         ends = label_range if isinstance(label_range, Sequence) else ()
         if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends) or not ends[0] < ends[1]:
             raise UserError(f"label_range: found {label_range}, expected two rising numbers; fix network_def")
@@ -83,10 +75,8 @@ class PDDDPM(nn.Module):
         self.time_steps = check_steps(time_steps, num_train_timesteps)
         self.prediction = prediction
         self.low, self.high = float(label_range[0]), float(label_range[1])
-        self.hard = presegmentation == "hard"
         self.residual = is_residual(training_process)
-        abar = cumulative_schedule(num_train_timesteps, schedule, **(schedule_options or {}))
-        self.register_buffer("abar", abar, persistent=False)
+        self.register_buffer("abar", cumulative_schedule(num_train_timesteps, schedule), persistent=False)
 
     def with_denoiser(self, denoiser: nn.Module) -> "PDDDPM":
         """Return the same pair with another denoiser, such as its moving average; the segmenter is shared."""
@@ -107,9 +97,7 @@ class PDDDPM(nn.Module):
 
     @torch.jit.export
     def prepare_presegmentation(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """Return the pre-segmentation for the chain, (B, K, ...): the probabilities, or their argmax if ``hard``."""
-        if not self.hard:
-            return probabilities
+        """Return the pre-segmentation for the chain, (B, K, ...): the likeliest class of the probabilities, one-hot."""
         index = likeliest_class(probabilities, dim=1, keepdim=True)
         return torch.zeros_like(probabilities).scatter_(1, index, 1.0)
 
@@ -156,7 +144,7 @@ class PDDDPM(nn.Module):
             presegmentation: (B, K, ...) or (1, K, ...), probabilities or one-hot.
             features: features of the condition, of batch size B or 1.
             noise: field of the start, (B, K, ...), and for a stochastic rule one more per reverse step.
-            chain: time steps, at least one, with rule and process.
+            chain: time steps, at least one, with the rule.
 
         Returns:
             Probabilities of the predictions at the first and at the last time step, each (B, K, ...) float32.
@@ -173,7 +161,7 @@ class PDDDPM(nn.Module):
             if i + 1 < len(chain.time_steps):
                 abar_prev = self.abar[chain.time_steps[i + 1]]
                 step_noise = noise[i + 1] if len(noise) > 1 else None
-                x_t = chain_step(x_t, x_0, x_pre, self.abar[t], abar_prev, step_noise, chain)
+                x_t = chain_step(x_t, x_0, x_pre, self.abar[t], abar_prev, step_noise, chain, self.residual)
         low, high = self.low, self.high
         return decode_probabilities(first, low, high), decode_probabilities(x_0, low, high)
 
@@ -192,7 +180,7 @@ class PDDDPM(nn.Module):
             return probabilities
         presegmentation = self.prepare_presegmentation(probabilities)
         start_noise = torch.randn_like(probabilities) if noise is None else noise
-        chain = Chain(self.time_steps, [0] * len(self.time_steps), residual=self.residual)
+        chain = Chain(self.time_steps, [0] * len(self.time_steps))
         return self.reverse(presegmentation, self.encode(image, presegmentation), [start_noise], chain)[1]
 
 

@@ -30,6 +30,7 @@ class Pair(Protocol):
 
     num_classes: int
     divisor: int
+    residual: bool
     abar: torch.Tensor
 
     def segment(self, image: torch.Tensor) -> torch.Tensor:

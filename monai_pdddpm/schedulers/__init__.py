@@ -1,7 +1,7 @@
 """Noise schedules, lists of time steps, reverse rules, forward processes and the reverse chain's step."""
 
 from .predictions import PREDICTIONS, decode_probabilities, encode_labels, predicted_x0, regression_target
-from .processes import TRAINING_PROCESSES, is_residual, noisy_state
+from .processes import TRAINING_PROCESSES, check_residual_start, is_residual, noisy_state
 from .rules import AncestralRule, Chain, DDIMRule, chain_step, reverse_step
 from .schedule import cumulative_schedule, signal_to_noise, start_state
 from .steps import check_steps, stored_steps, uniform_steps
@@ -13,6 +13,7 @@ __all__ = [
     "Chain",
     "DDIMRule",
     "chain_step",
+    "check_residual_start",
     "check_steps",
     "cumulative_schedule",
     "decode_probabilities",

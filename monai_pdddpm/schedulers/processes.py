@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from monai_pdddpm.utils.checks import check_choice
+from monai_pdddpm.utils.errors import UserError
 
 from .schedule import start_state
 
@@ -19,6 +20,22 @@ def is_residual(training_process: str) -> bool:
     """
     check_choice("training_process", training_process, TRAINING_PROCESSES)
     return training_process == "residual"
+
+
+def check_residual_start(first: int, abar: torch.Tensor) -> None:
+    """Check that the residual process is defined at the first time index, whose sqrt(abar) must be at least 1/2.
+
+    Raises:
+        UserError: if it is smaller: the state would hold the truth again, with the opposite sign.
+
+    Reference: Shi et al. 2024 (Resfusion), section 3.2.
+    """
+    latest = int((abar.sqrt() >= 0.5).sum())
+    if first >= latest:
+        raise UserError(
+            f"start_step: found {first + 1}, expected at most {latest} for the training process 'residual'; give "
+            f"--start_step {latest}, in a training --trained_steps#start_step {latest} too"
+        )
 
 
 def noisy_state(

@@ -64,7 +64,6 @@ class Chain(NamedTuple):
         solver_steps: solver steps of the ODE blocks at each time, 0 for the network's own.
         eta: as in :func:`reverse_step`.
         large_variance: likewise.
-        residual: whether the denoiser was trained with Resfusion's process.
         solver: solver of the ODE blocks; empty uses the network's own.
     """
 
@@ -72,7 +71,6 @@ class Chain(NamedTuple):
     solver_steps: list[int]
     eta: float = 0.0
     large_variance: bool = False
-    residual: bool = False
     solver: str = ""
 
     @property
@@ -89,17 +87,17 @@ def chain_step(
     abar_prev: torch.Tensor,
     noise: torch.Tensor | None,
     chain: Chain,
+    residual: bool = False,
 ) -> torch.Tensor:
-    """Return x_prev by the chain's rule; ``x_pre``, the pre-segmentation's state, is used by the residual process only.
+    """Return x_prev by the chain's rule; only the residual process uses ``x_pre``, the pre-segmentation's state.
 
     With R = x_pre - x_0, Resfusion's x_t - R is an ordinary diffusion of x_0 - R, so the rule is applied to that.
 
     Reference: Shi et al. 2024 (Resfusion), eq. 8.
     """
-    if chain.residual:
-        residual = x_pre - x_0
-        x_t, x_0 = x_t - residual, x_0 - residual
-        return reverse_step(x_t, x_0, abar_t, abar_prev, noise, chain.eta, chain.large_variance) + residual
+    if residual:
+        r = x_pre - x_0
+        return reverse_step(x_t - r, x_0 - r, abar_t, abar_prev, noise, chain.eta, chain.large_variance) + r
     return reverse_step(x_t, x_0, abar_t, abar_prev, noise, chain.eta, chain.large_variance)
 
 

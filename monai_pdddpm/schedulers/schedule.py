@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from monai.networks.schedulers import DDPMScheduler
 
 
-def cumulative_schedule(num_train_timesteps: int = 1000, schedule: str = "cosine", **options: Any) -> torch.Tensor:
+def cumulative_schedule(num_train_timesteps: int = 1000, schedule: str = "cosine") -> torch.Tensor:
     """Return abar_t for t = 0 .. T-1.
 
     Args:
         num_train_timesteps: T.
         schedule: name in :class:`monai.networks.schedulers.NoiseSchedules`: ``"cosine"``, ``"linear_beta"``, ...
-        options: arguments of the schedule, such as ``beta_start`` and ``beta_end``.
 
     Returns:
         (T,) float32, falling from almost 1 towards 0.
     """
-    return DDPMScheduler(num_train_timesteps=num_train_timesteps, schedule=schedule, **options).alphas_cumprod
+    return DDPMScheduler(num_train_timesteps=num_train_timesteps, schedule=schedule).alphas_cumprod
 
 
 def signal_to_noise(abar_t: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,7 @@ def test_pd_ddpm_2022_is_the_papers(bundle):
     assert inferer.config.members == 5
     assert inferer.config.presegmentation_weight == inferer.config.large_scale_noise == 0
     assert inferer.config.windows == "all"
-    assert (network.low, network.high, network.prediction, network.hard) == (0, 1, "eps", True)
+    assert (network.low, network.high, network.prediction) == (0, 1, "eps")
     assert len(network.abar) == 1000
     # cosine schedule: what is left of a mask at the start
     assert network.abar[299].item() == pytest.approx(0.787, abs=1e-3)

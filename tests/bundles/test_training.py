@@ -140,6 +140,8 @@ def test_other_ways_of_training(command, untrained, phantom, segmenter, tmp_path
     options = {"dataset_dir": phantom, **SHORT, "training_process": process, "max_epochs": 1, "val_interval": 1}
     options |= {"output_dir": tmp_path, "model_file": tmp_path / "model.pt"}
     options["segmenter_files"] = [str(segmenter / "segmenter.pt")]
+    if process == "residual":
+        options |= {"start_step": 664, "trained_steps#start_step": 664}
     done = command("run", "training", config_file=config(untrained, "train"), **options)
     assert done.code == 0, done
     model = weights(tmp_path / "model.pt")

@@ -54,7 +54,8 @@ def run(network, given, rule=None, process="ddpm", steps=STEPS, members=slice(No
     image, presegmentation, noise = given
     rule = rule or DDIMRule()
     options = {"solver_steps": [0] * len(steps)} | options
-    chain = Chain(steps, eta=rule.eta, large_variance=rule.large_variance, residual=process == "residual", **options)
+    chain = Chain(steps, eta=rule.eta, large_variance=rule.large_variance, **options)
+    network.residual = process == "residual"
     noise = [field[members] for field in noise[: chain.draws]]
     features = network.encode(image, presegmentation)
     return reverse_chain(network, presegmentation, features, noise, chain)[1]

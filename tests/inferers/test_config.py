@@ -57,7 +57,8 @@ def test_report_holds_what_changes_the_result():
         ({"windows": "some"}, "windows: found 'some', expected 'active' or 'all'"),
         ({"fourth_dimension": "frames"}, "fourth_dimension: found 'frames'"),
         ({"precision": "half"}, "precision: found 'half'"),
-        ({"training_process": "other"}, "training_process: "),
+        ({"solver": "euler"}, "solver: found 'euler', which ignores the diffusion time"),
+        ({"solver": "euler", "solver_steps": [2, 1, 2]}, "solver: found 'euler'"),
         ({"roi_size": 8}, "roi_size: found 8, expected a list"),
         ({"roi_size": np.array(8)}, "roi_size: found array(8), expected a list"),
         ({"time_steps": np.array(8)}, "time_steps: found array(8), expected"),
@@ -88,11 +89,12 @@ def test_unknown_key_names_the_nearest(key, remedy):
 
 
 def test_the_chain_has_every_setting():
-    settings = {"solver": "rk4", "solver_steps": [3], "training_process": "residual"}
+    settings = {"solver": "rk4", "solver_steps": [3]}
     settings |= {"noise_length": 1, "member_batch": 1, "dilation": 0}  # the lowest ones
     config = EnsembleConfig.from_settings(GIVEN | settings | {"rule": AncestralRule("fixed_large")})
     assert EnsembleConfig(**GIVEN).chain() == Chain([899, 500, 100], [0, 0, 0])
-    assert config.chain() == Chain([899, 500, 100], [3, 3, 3], 1.0, True, True, "rk4")
+    assert config.chain() == Chain([899, 500, 100], [3, 3, 3], 1.0, True, "rk4")
+    assert EnsembleConfig(**GIVEN, solver="euler", solver_steps=2).chain().solver == "euler"
 
 
 def test_missing_key_is_named():

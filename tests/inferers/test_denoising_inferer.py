@@ -15,7 +15,7 @@ from monai_pdddpm.transforms import PresegmentationCorruption
 from monai_pdddpm.utils.errors import UserError
 
 K = 3
-STEPS = [899, 620, 300, 10]
+STEPS = [663, 620, 300, 10]
 SIZE = (6, 5)
 PROCESSES = ("ddpm", "presegmentation", "recycled", "residual")
 
@@ -252,6 +252,10 @@ class TestSettings:
     def test_time_steps_that_the_network_does_not_have(self, case, steps):
         with pytest.raises(ValueError, match="time_steps: "):
             DenoisingInferer(steps)(case.image, case.network, case.label)
+
+    def test_a_residual_start_that_holds_the_truth_again(self, case):
+        with pytest.raises(UserError, match="start_step: found 665, expected at most 664"):
+            DenoisingInferer([664, 300], "residual")(case.image, case.network, case.label)
 
     def test_the_presegmentation_is_noised_where_there_is_no_label(self, case):
         case.label[:, :, 0] = -1

@@ -172,22 +172,29 @@ class TestStart:
         assert all(torch.equal(members[:, i], preseg) for i in range(4))
 
     @pytest.mark.parametrize("rule", RULES)
-    @pytest.mark.parametrize("process", ["ddpm", "presegmentation", "recycled", "residual"])
+    @pytest.mark.parametrize("residual", [False, True])
     @pytest.mark.parametrize("roi", [(8, 8), (5, 11), (20, 20)])
-    def test_a_perfect_denoiser_gives_the_truth(self, rule, process, roi):
+    def test_a_perfect_denoiser_gives_the_truth(self, rule, residual, roi):
         truth = (image(11, 12, seed=1) > 0).float()
 
         def perfect(x_t, features):
             return 40 * torch.cat([1 - features[0], features[0], -1 + 0 * features[0]], 1).expand(x_t.shape)
 
         # the truth is the image, so that it is cut as the windows are
-        output = inferer(roi, rule=rule, training_process=process, return_members=True)(truth, formula_pair(perfect))
+        network = formula_pair(perfect)
+        network.residual = residual
+        steps = [663, 300, 100] if residual else STEPS
+        output = inferer(roi, steps, rule=rule, return_members=True)(truth, network)
         pred, mean, _, variance, _, members = split(output)
         expected = torch.cat([1 - truth, truth, 0 * truth], 1)
         assert torch.allclose(pred, expected, atol=1e-5)
         assert torch.allclose(mean, expected, atol=1e-5)
         assert variance.max() < 1e-9
         assert torch.allclose(members, expected[:, None], atol=1e-5)
+
+    def test_a_residual_pair_is_not_started_beyond_its_process(self):
+        with pytest.raises(UserError, match="start_step: found 900, expected at most 664"):
+            inferer()(image(8, 8), formula_pair(training_process="residual"))
 
     def test_one_window_equals_the_networks_forward(self):
         x, network = image(8, 8), real_pair()

@@ -150,10 +150,11 @@ def test_a_residual_chain_starts_from_the_presegmentation():
     pair = PDDDPM(Even(), Hesitant(), training_process="residual")
     network = FixedEnsemble(pair, noise(2), (999, 500)).eval()
     preseg = torch.full((1, K, *SIZE), 1 / K)
-    chain = Chain([999, 500], [0, 0], residual=True)
+    chain = Chain([999, 500], [0, 0])
     condition = pair.prepare_presegmentation(preseg)
     expected = pair.reverse(condition, pair.encode(IMAGE, condition), [noise(2)], chain)
     for found, own in zip(network.members(IMAGE, preseg), expected, strict=True):
         assert torch.equal(found, own)
-    plain = pair.reverse(condition, pair.encode(IMAGE, condition), [noise(2)], Chain([999, 500], [0, 0]))
+    pair.residual = False
+    plain = pair.reverse(condition, pair.encode(IMAGE, condition), [noise(2)], chain)
     assert not torch.equal(plain[1], expected[1])

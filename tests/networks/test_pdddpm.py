@@ -83,17 +83,14 @@ def one_hot(index):
 
 @pytest.mark.parametrize("prediction", ["x0", "eps", "v"])
 @pytest.mark.parametrize("label_range", [(-1, 1), (0, 1)])
-@pytest.mark.parametrize("presegmentation", ["hard", "soft"])
 @pytest.mark.parametrize("schedule", ["cosine", "linear_beta"])
-def test_forward_is_the_chain_written_by_hand(prediction, label_range, presegmentation, schedule):
-    net = pair(prediction=prediction, label_range=label_range, presegmentation=presegmentation, schedule=schedule)
+def test_forward_is_the_chain_written_by_hand(prediction, label_range, schedule):
+    net = pair(prediction=prediction, label_range=label_range, schedule=schedule)
     image, noise = inputs()
     with torch.no_grad():
         found = net(image, noise)
         abar = cumulative_schedule(1000, schedule)
-        pre = net.segmenter(image).softmax(dim=1)
-        hard_or_soft = one_hot(pre.argmax(dim=1)) if presegmentation == "hard" else pre
-        x_pre = encode_labels(hard_or_soft, *label_range)
+        x_pre = encode_labels(one_hot(net.segmenter(image).argmax(dim=1)), *label_range)
         x = start_state(x_pre, noise, abar[899])
         for t, previous in ((899, 449), (449, 20), (20, None)):
             output = net.denoiser(x, torch.tensor([t, t]), image, x_pre)
@@ -158,13 +155,11 @@ def test_a_perfect_denoiser_gives_the_truth_from_any_start(steps, label_range):
         assert not torch.equal(net.prepare_presegmentation(net.segment(image)), truth)
 
 
-def test_a_hard_presegmentation_is_the_one_hot_argmax():
+def test_the_presegmentation_is_the_one_hot_argmax():
     probabilities = torch.tensor([[0.2, 0.5, 0.3], [0.4, 0.35, 0.25]]).view(2, 3, 1, 1)
-    hard = pair(presegmentation="hard").prepare_presegmentation(probabilities)
-    assert hard.flatten().tolist() == [0, 1, 0, 1, 0, 0]
+    assert pair().prepare_presegmentation(probabilities).flatten().tolist() == [0, 1, 0, 1, 0, 0]
     # Where two classes tie there is still one only.
     assert pair().prepare_presegmentation(torch.full((1, 3, 2, 2), 1 / 3)).sum(dim=1).eq(1).all()
-    assert torch.equal(pair(presegmentation="soft").prepare_presegmentation(probabilities), probabilities)
 
 
 @pytest.mark.parametrize("label_range", [(-1.0, 1.0), (0.0, 1.0)])
@@ -219,7 +214,8 @@ def test_another_denoiser_shares_the_segmenter():
         {},
         {"time_steps": []},
         {"time_steps": [299]},
-        {"prediction": "eps", "label_range": (0, 1), "presegmentation": "soft"},
+        {"prediction": "eps", "label_range": (0, 1)},
+        {"training_process": "residual"},
         {"prediction": "v", "schedule": "linear_beta"},
     ],
     ids=str,
@@ -260,7 +256,7 @@ def test_a_script_offers_the_parts_too():
         assert torch.equal(own, two)
         assert (own - one).abs().max() > 1e-5
         assert torch.equal(output, net.denoise(x_t, t, features, "", 2))
-        for chain in (Chain([899, 300], [0, 2], residual=True), Chain([899, 300], [1, 1], 1.0, True)):
+        for chain in (Chain([899, 300], [0, 2]), Chain([899, 300], [1, 1], 1.0, True)):
             fields = [noise, noise.flip(0)][: chain.draws]
             expected = net.reverse(presegmentation, features, fields, chain)
             torch.testing.assert_close(
@@ -272,7 +268,6 @@ def test_a_script_offers_the_parts_too():
     ("options", "name"),
     [
         ({"prediction": "noise"}, "prediction"),
-        ({"presegmentation": "firm"}, "presegmentation"),
         ({"label_range": [1.0, -1.0]}, "label_range"),
         ({"label_range": [1.0]}, "label_range"),
         ({"label_range": [1.0, 1.0]}, "label_range"),

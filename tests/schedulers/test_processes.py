@@ -8,6 +8,7 @@ from monai_pdddpm.schedulers import (
     Chain,
     DDIMRule,
     chain_step,
+    check_residual_start,
     cumulative_schedule,
     is_residual,
     noisy_state,
@@ -44,8 +45,8 @@ def states():
 
 
 def step(rule, x_t, x_0, x_pre, abar_t, abar_prev, noise=None, residual=False):
-    chain = Chain([], [], rule.eta, rule.large_variance, residual)
-    return chain_step(x_t, x_0, x_pre, abar_t, abar_prev, noise, chain)
+    chain = Chain([], [], rule.eta, rule.large_variance)
+    return chain_step(x_t, x_0, x_pre, abar_t, abar_prev, noise, chain, residual)
 
 
 def at(abar, t):
@@ -131,3 +132,10 @@ def test_every_way_of_training_has_its_process():
     assert is_residual("residual")
     with pytest.raises(UserError, match=r"^training_process: found 'resfusion'"):
         is_residual("resfusion")
+
+
+def test_the_residual_process_begins_where_no_truth_is_left():
+    abar = torch.tensor([0.9, 0.5, 0.25, 0.1])
+    check_residual_start(2, abar)  # sqrt(0.25) = 1/2
+    with pytest.raises(UserError, match=r"^start_step: found 4, expected at most 3 for .* give --start_step 3, "):
+        check_residual_start(3, abar)
