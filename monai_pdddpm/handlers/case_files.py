@@ -135,6 +135,7 @@ class CaseFiles:
                 "result": item.get("result", {}),
                 **meanings,
                 "settings": self.record["settings"],
+                "outputs": sorted(self.outputs - {"page"}),
                 "made_by": made_by(self.record),
                 "inference": run,
                 "seconds": {stage: round(value, 3) for stage, value in seconds.items()},

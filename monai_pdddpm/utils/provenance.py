@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 import monai_pdddpm
 from monai_pdddpm.utils.chosen_outputs import is_case_file
 
@@ -80,6 +82,7 @@ def provenance_record(
     missing_channels: str,
     largest_component: bool = False,
     presegmentation_dir: str = "",
+    **settings: Any,
 ) -> dict[str, Any]:
     """Return what the results of a run depend on, besides the scans.
 
@@ -92,6 +95,7 @@ def provenance_record(
         missing_channels: how missing channels are treated.
         largest_component: whether each structure keeps its largest part only.
         presegmentation_dir: folder of the pre-segmentations, empty if the segmenter makes them.
+        settings: more settings that change the result, such as ``spacing``: JSON values, or arrays.
 
     Returns:
         JSON values: ``code`` (checksum, versions), ``bundle`` (name, version, checksum of its configuration),
@@ -103,13 +107,15 @@ def provenance_record(
     if (configs / "metadata.json").is_file():
         metadata = json.loads((configs / "metadata.json").read_text(encoding="utf-8"))
     given = str(Path(presegmentation_dir).expanduser().resolve()) if presegmentation_dir else None
+    settings |= {"missing_channels": missing_channels, "largest_component": largest_component}
+    settings = config.as_report() | settings | {"presegmentation_dir": given}
     record: dict[str, Any] = {
         "code": {"sha256": code_checksum(), "versions": versions()},
         "bundle": {"name": metadata.get("name"), "version": metadata.get("version"), "sha256": checksum(configs)},
         "weights": {"file": str(model_file), "sha256": checksum(model_file)},
         "calibration": None,
-        "settings": config.as_report()
-        | {"missing_channels": missing_channels, "largest_component": largest_component, "presegmentation_dir": given},
+        # as a report has them when it is read again
+        "settings": json.loads(json.dumps(settings, default=lambda value: np.asarray(value).tolist())),
     }
     if calibrated and Path(calibration_file).is_file():
         record["calibration"] = {"file": str(calibration_file), "sha256": checksum(calibration_file)}

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from monai_pdddpm.data import pending_cases
+from monai_pdddpm.data.case import Case
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.provenance import report_path
 
@@ -132,3 +133,60 @@ def test_a_pre_segmentation_that_a_result_would_replace_is_an_error(tmp_path):
         pending_cases(CASES, tmp_path, given, overwrite=True)
     (tmp_path / "a.nii.gz").touch()  # is taken first
     assert pending_cases(CASES, tmp_path, given, overwrite=True) == CASES
+
+
+def finish_scan(folder, scan, **changes):
+    """Leave the report of a case that was made of a scan."""
+    made = Case.of(str(scan))
+    content = {"settings": SETTINGS, "image": str(scan), "inputs": made.checksums()} | changes
+    path = report_path(folder, made.name)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+    return path.parent
+
+
+def test_another_scan_of_the_same_name_is_an_error_and_a_moved_one_is_finished(tmp_path):
+    first, same, other = (tmp_path / folder / "scan.nii.gz" for folder in "ABC")
+    for scan, content in ((first, "one"), (same, "one"), (other, "other")):
+        scan.parent.mkdir()
+        scan.write_text(content)
+    done = finish_scan(tmp_path / "out", first)
+    for scan in (first, same):
+        assert pending_cases([{"image": str(scan)}], tmp_path / "out", record()) == []
+    with pytest.raises(UserError) as caught:
+        pending_cases([{"image": str(other)}], tmp_path / "out", record())
+    assert str(caught.value) == (
+        f"{done}: found results of {first}, expected those of {other}; give another --output_dir, or replace them with "
+        "--overwrite True"
+    )
+    other.unlink()  # fails on its own
+    assert pending_cases([{"image": str(other)}], tmp_path / "out", record()) == [{"image": str(other)}]
+
+
+NEW = {"spacing": [1, 1, 1], "label_range": [-1.0, 1.0], "labels": {str(n): f"structure {n}" for n in range(99)}}
+
+
+def test_what_reports_of_earlier_versions_lack_is_unknown_and_passes(tmp_path):
+    finish(tmp_path, "a")
+    assert pending_cases(CASES[:1], tmp_path, record(SETTINGS | NEW)) == []
+    finish(tmp_path, "a", SETTINGS | NEW)
+    assert pending_cases(CASES[:1], tmp_path, record(SETTINGS | NEW)) == []
+    for change, text in (
+        ({"spacing": [2, 1, 1]}, r"spacing=\[1, 1, 1\], expected spacing=\[2, 1, 1\]; give"),
+        ({"label_range": [-0.25, 0.25]}, r"label_range=\[-1.0, 1.0\], expected label_range=\[-0.25, 0.25\]; give"),
+        ({"labels": NEW["labels"] | {"5": "other"}}, "other labels; give"),
+    ):
+        with pytest.raises(UserError, match=f"found results made with {text}"):
+            pending_cases(CASES[:1], tmp_path, record(SETTINGS | NEW | change))
+
+
+def test_outputs_that_finished_cases_lack_are_named(tmp_path, capsys):
+    for case, outputs in (("a", ["prob", "seg"]), ("b", ["seg"])):
+        finish_scan(tmp_path, f"/data/{case}.nii.gz", outputs=outputs)
+    assert pending_cases(CASES, tmp_path, record(), outputs="prob,slices,page") == CASES[2:]
+    assert capsys.readouterr().out == (
+        f"2 of 3 cases are finished in {tmp_path}, 2 of them without all of the outputs (prob, slices); --overwrite "
+        "True repeats them\n"
+    )
+    assert pending_cases(CASES, tmp_path, record(), outputs="seg,page") == CASES[2:]
+    assert "without" not in capsys.readouterr().out

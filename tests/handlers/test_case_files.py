@@ -153,6 +153,7 @@ def test_picture_is_drawn_and_listed(cases, tmp_path):
     assert (tmp_path / "out/one/one_overview.png").read_bytes().startswith(b"\x89PNG")
     found = report(tmp_path / "out")
     assert list(found["files"]) == ["one_overview.png", "one_seg.nii.gz"]
+    assert found["outputs"] == ["overview", "seg"]
     assert "overview" in found["seconds"]
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import numpy as np
 import pytest
 
 from monai_pdddpm.inferers.config import EnsembleConfig
@@ -98,6 +99,16 @@ def test_the_same_run_has_the_same_name_wherever_it_is(bundle, tmp_path):
         (moved / name).write_text(text)
         names.add(record(moved)["id"])
     assert len(names) == 5
+
+
+def test_settings_are_as_a_report_has_them(bundle):
+    config = EnsembleConfig(roi_size=(8, 8, 8), time_steps=(999, 600))
+    more = {"spacing": (1.0, np.float32(2), 3), "label_values": np.array([0, 2]), "labels": {0: "air"}}
+    settings = provenance_record(bundle, "", "", False, config, "zero", **more)["settings"]
+    assert settings["spacing"] == [1.0, 2.0, 3]
+    assert settings["label_values"] == [0, 2]
+    assert settings["labels"] == {"0": "air"}
+    assert json.loads(json.dumps(settings)) == settings
 
 
 def test_no_calibration_is_none(bundle):
