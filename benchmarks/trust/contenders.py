@@ -43,7 +43,7 @@ def contender(row: Mapping[str, Any], study: Mapping[str, Any], args: argparse.N
         for name in segmenters:
             pair.segmenter = training.load_segmenter(study, name, args)
         training.load_denoiser(pair, denoiser, args.work)
-        return ensemble(parser, pair.eval())
+        return ensemble(parser, pair.eval(), row.get("answer", "pred"))
     parser = common.read_bundle(common.HIPPOCAMPUS, device=args.device)
     segmenters = [training.load_segmenter(study, name, args) for name in names]
     if kind == "stochastic":
@@ -58,14 +58,14 @@ def contender(row: Mapping[str, Any], study: Mapping[str, Any], args: argparse.N
     return passes(parser, pairs, row.get("flips", [[]]))
 
 
-def ensemble(parser: ConfigParser, network: PDDDPM) -> Draw:
-    """Draw the method's members."""
+def ensemble(parser: ConfigParser, network: PDDDPM, answer: str = "pred") -> Draw:
+    """Draw the method's members; `answer` names the output's part that is the mean, such as `member_mean`."""
     parser["inferer::return_members"] = True
     inferer = common.make_inferer(parser)
 
     def draw(image: torch.Tensor, presegmentation: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         parts, _ = common.run_inferer(inferer, network, image, presegmentation)
-        return parts["pred"], parts["members"]
+        return parts[answer], parts["members"]
 
     return draw
 
