@@ -132,6 +132,7 @@ def as_decathlon(dataset: DataSet) -> dict[str, Any]:
     def relative(file: str | None) -> str | None:
         return None if file is None else Path(file).relative_to(root).as_posix()
 
+    named = any(case.subject != case.case.name for case in dataset.cases)
     lists: dict[str, list[dict[str, Any]]] = {key: [] for key in reversed(LIST_KEYS)}
     for case in dataset.cases:
         images = [relative(file) for file in case.case.files]
@@ -139,6 +140,8 @@ def as_decathlon(dataset: DataSet) -> dict[str, Any]:
         entry: dict[str, Any] = {"image": images[0] if single else images}
         if case.label is not None:
             entry["label"] = relative(case.label)
+        if named:
+            entry["subject"] = case.subject
         lists["validation" if case.list_key == "training" and case.subject in held else case.list_key].append(entry)
     if not lists["training"]:
         raise UserError(f"{dataset.source}: found no training case, expected at least one; add it")

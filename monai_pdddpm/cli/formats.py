@@ -77,7 +77,7 @@ def _read_decathlon(source: Path, content: dict[str, Any]) -> DataSet:
     for key in reversed(LIST_KEYS):  # training cases first
         for entry in listed_cases(source, content, key):
             case = Case.of(entry["image"])
-            cases.append(LabeledCase(case, entry.get("label"), key, case.name))
+            cases.append(LabeledCase(case, entry.get("label"), key, entry.get("subject", case.name)))
     count = max((len(case.case.files) for case in cases), default=1)
     unnamed = {str(number): f"image {number}" if count > 1 else "image" for number in range(count)}
     key = "channel_names" if "channel_names" in content else "modality"

@@ -14,7 +14,7 @@ from monai_pdddpm.utils.errors import UserError
 
 LIST_KEYS = ("test", "validation", "training")
 _ALIASES = {"testing": "test"}  # in lists of Auto3DSeg
-_ENTRY_KEYS = ("image", "label", "fold")
+_ENTRY_KEYS = ("image", "label", "fold", "subject")
 
 
 def is_nnunet(content: dict[str, Any]) -> bool:
@@ -57,13 +57,14 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 def listed_cases(path: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
     """Read one of the lists `LIST_KEYS` of a ``dataset.json``.
 
-    An entry is an image, or an object with ``image`` and an optional ``label``; an image is a path, or a list with one
-    path or null for each channel. A path that does not exist stands for nnU-Net's files ``<path>_0000``,
+    An entry is an image, or an object with ``image`` and optionally ``label`` and ``subject``; an image is a path, or a
+    list with one path or null for each channel. A path that does not exist stands for nnU-Net's files ``<path>_0000``,
     ``<path>_0001``, ... if they do. Without a list for validation, its cases are training entries with ``"fold": 0``,
     as in Auto3DSeg.
 
     Returns:
-        For each entry ``{"image": path or list}`` and ``"label"`` where there is one, with absolute paths.
+        For each entry ``{"image": path or list}`` and ``"label"`` and ``"subject"`` where there are such, with
+        absolute paths.
 
     Raises:
         UserError: when an entry has another form, or a path leaves the folder; the message names the entry.
@@ -101,6 +102,10 @@ def listed_cases(path: Path, content: dict[str, Any], key: str) -> list[dict[str
             case["image"] = found or str(file)
         if files.get("label") is not None:
             case["label"] = str(root / _checked(path, where, "label", files["label"]))
+        if (subject := files.get("subject")) is not None:
+            if not isinstance(subject, (str, int)):
+                raise UserError(f"{path}: subject of {where} is {subject!r}, expected a name; fix it")
+            case["subject"] = str(subject)
         cases.append(case)
     return cases
 

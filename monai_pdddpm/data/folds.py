@@ -26,10 +26,15 @@ def subject_of(case: str, scans_per_subject: int = 1) -> str:
 
 
 def subjects_of(cases: Sequence[dict[str, Any]], scans_per_subject: int = 1) -> list[Hashable]:
-    """Return the subject of each case of a list, see `subject_of`; with one scan per subject, each entry is its own."""
-    if scans_per_subject == 1:
-        return list(range(len(cases)))
-    return [subject_of(case_name(case["image"]), scans_per_subject) for case in cases]
+    """Return the subject of each case of a list: its key ``subject``, or by its name, see `subject_of`.
+
+    With one scan per subject, each case without the key is a subject of its own, whatever its name.
+    """
+    by_name = scans_per_subject > 1
+    return [
+        case.get("subject") or (subject_of(case_name(case["image"]), scans_per_subject) if by_name else number)
+        for number, case in enumerate(cases)
+    ]
 
 
 def hold_out(subjects: Iterable[T], source: object) -> set[T]:
@@ -59,17 +64,18 @@ def fold_cases(
     A fold is a run of neighboring subjects, in the order of their first cases. All cases of a subject are in one fold.
 
     Args:
-        cases: in a fixed order.
-        folds: number of folds; 0 returns the cases unchanged.
+        cases: in a fixed order; the key ``subject``, see `subjects_of`, is taken away.
+        folds: number of folds; 0 returns the cases without a fold.
         fold: the fold to leave out, from 0; -1 keeps all.
         scans_per_subject: number of consecutively numbered cases of a subject, see `subject_of`.
 
     Raises:
         UserError: when there are fewer subjects than folds, or no such fold.
     """
-    if folds == 0 and fold == -1:
-        return list(cases)
     subjects = subjects_of(cases, scans_per_subject)
+    cases = [{key: value for key, value in case.items() if key != "subject"} for case in cases]
+    if folds == 0 and fold == -1:
+        return cases
     number = {subject: i for i, subject in enumerate(dict.fromkeys(subjects))}
     if not 2 <= folds <= len(number):
         raise UserError(

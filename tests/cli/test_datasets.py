@@ -196,7 +196,12 @@ class TestOtherLists:
         assert kinds(found) == ["name-clash"]
         (root / "list.csv").write_text(text.replace("2.nii.gz,s1,", "2.nii.gz,s1 ,validation"), encoding="utf-8")
         assert str(read_dataset(root / "list.csv").findings[0]).startswith("leakage: s1: is listed for training and")
-        listed_again = labelled_cases(listed(found, tmp_path / "again"), "validation")
+        again = listed(found, tmp_path / "again")
+        change(again, labels={"1": "a"})
+        assert [(c.case.name, c.subject) for c in read_dataset(again).cases] == [
+            *(("case_1", "s0"), ("case_2", "s1"), ("case_3", "s1"), ("case_1", "case_1"))
+        ]
+        listed_again = labelled_cases(again, "validation")
         assert [Path(case["image"]).name for case in listed_again] == ["case_2.nii.gz", "case_3.nii.gz"]
 
     @pytest.mark.parametrize(

@@ -325,6 +325,11 @@ class TestLabelled:
         decathlon(tmp_path, training=pairs(*visits))
         assert names(labelled_cases(tmp_path, "validation", 3)) == ["sub4_1", "sub4_2", "sub4_3"]
         assert names(training_cases(tmp_path, scans_per_subject=3)) == [name for name in visits if "sub4" not in name]
+        decathlon(tmp_path, training=[entry | {"subject": 7} for entry in pairs(*visits[:8])] + pairs(*visits[8:]))
+        assert names(labelled_cases(tmp_path, "training")) == visits[:-1]  # subject 7, and four of one scan
+        decathlon(tmp_path, training=[pairs("sub4_1")[0] | {"subject": ["x"]}])
+        with pytest.raises(UserError, match=r"subject of training\[0\] is \['x'\], expected a name"):
+            labelled_cases(tmp_path, "training")
         decathlon(tmp_path, training=pairs("sub4_1", "sub4_2", "sub4_3"))
         with pytest.raises(UserError, match="found labeled cases of 1 subject and no validation list"):
             labelled_cases(tmp_path, "validation", 3)

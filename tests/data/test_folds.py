@@ -39,6 +39,16 @@ def test_a_subject_is_in_one_fold():
         fold_cases(visits, 5, scans_per_subject=3)
 
 
+def test_the_key_subject_comes_before_names():
+    cases = [{"image": name, "subject": name[0]} for name in ("a_1", "a_2", "b_1")] + [
+        {"image": "c_1"},
+        {"image": "c_2"},
+    ]
+    assert fold_cases(cases) == [{"image": case["image"]} for case in cases]
+    assert [case["fold"] for case in fold_cases(cases, 4)] == [0, 0, 1, 2, 3]
+    assert [case["fold"] for case in fold_cases(cases, 3, scans_per_subject=2)] == [0, 0, 1, 2, 2]
+
+
 def test_subjects_of_numbered_scans():
     names = ["hippocampus_001", "hippocampus_002", "hippocampus_003", "scan"]
     assert [subject_of(name, 2) for name in names] == [
