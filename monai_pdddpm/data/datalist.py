@@ -138,7 +138,8 @@ def given_input(folder: str | os.PathLike, cases: Sequence[dict[str, Any]]) -> d
 def unused_files(folder: str | os.PathLike, cases: Sequence[dict[str, Any]]) -> list[str]:
     """Return what a folder contains beside the cases found in it, in alphabetical order, and unknown keys.
 
-    Hidden files do not count. Of a ``dataset.json``, the lists and the keys of entries that nothing reads are named.
+    Hidden files do not count; a folder that cannot be listed is named as a file. Of a ``dataset.json``, the lists and
+    the keys of entries that nothing reads are named.
     """
     root = os.path.abspath(_data_root(folder))
     if not os.path.isdir(root):
@@ -146,8 +147,9 @@ def unused_files(folder: str | os.PathLike, cases: Sequence[dict[str, Any]]) -> 
     images = [case[key] for case in cases for key in ("image", "label") if key in case]
     used = {os.path.abspath(file) for image in images for file in Case.of(image).all_files}
     used.add(os.path.join(root, "dataset.json"))
+    denied: list[str] = []
     unused = []
-    for parent, folders, names in os.walk(root):
+    for parent, folders, names in os.walk(root, onerror=lambda error: denied.append(error.filename)):
         if parent in used:  # a DICOM series takes all that lies in its folder
             folders.clear()
             continue
@@ -155,6 +157,7 @@ def unused_files(folder: str | os.PathLike, cases: Sequence[dict[str, Any]]) -> 
         names += [name for name in folders if os.path.islink(os.path.join(parent, name))]  # which `os.walk` leaves out
         paths = [os.path.join(parent, name) for name in names if not name.startswith(".")]
         unused += [path for path in paths if path not in used]
+    unused += [path for path in denied if path not in used]
     listed = os.path.join(root, "dataset.json")
     keys = unknown_keys(read_json(listed)) if os.path.isfile(listed) else []
     return sorted(os.path.relpath(path, root) for path in unused) + keys

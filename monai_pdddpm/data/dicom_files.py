@@ -57,10 +57,11 @@ def find_series(root: str | os.PathLike, own: bool = True) -> list[str]:
     Returns:
         A folder for each series: a subfolder of ``root`` with one series stands for it, however deep its slices lie;
         of several series, each has the first folder with its slices. Folders that continue the series of ``root`` are
-        left out.
+        left out. A folder that cannot be read is listed too, so that reading it fails this case alone; beside a single
+        series, the subfolder of ``root`` stands for both, since the folder may hold slices of it.
 
     Raises:
-        UserError: when the folder's own slices belong to several series, or a folder cannot be listed.
+        UserError: when the folder cannot be listed, or its own slices cannot be read or belong to several series.
     """
     root = Path(os.path.abspath(root))  # "." has no name
     found: list[Path] = []
@@ -70,11 +71,13 @@ def find_series(root: str | os.PathLike, own: bool = True) -> list[str]:
         found.append(root)
     for folder in (path for path in _entries(root) if path.is_dir() and not path.name.startswith(".")):
         below: dict[str, Path] = {}
-        for inner, its_uid in _folders_with_slices(folder):
+        unreadable: list[Path] = []
+        for inner, its_uid in _folders_with_slices(folder, unreadable):
             below.setdefault(its_uid, inner)
         if uid is not None:
             below.pop(uid, None)
-        found += [folder] if len(below) == 1 else below.values()
+        several = len(below) > 1 or not (below or unreadable)
+        found += [*below.values(), *unreadable] if several else [folder]
     return [str(folder) for folder in found]
 
 
@@ -156,11 +159,27 @@ def _scans_in(folder: Path) -> Iterator[tuple[Path, Dataset]]:
     return ((file, header) for file, header in headers if header.get("Modality") not in _NO_SCANS)
 
 
-def _folders_with_slices(root: Path) -> list[tuple[Path, str]]:
-    """Return the folders that hold slices, ``root`` first, and the series of the first slice of each."""
-    folders = sorted(Path(parent) for parent, *_ in os.walk(root))
-    first = [(folder, slices) for folder in folders for slices in [next(_scans_in(folder), None)]]
-    return [(folder, str(found[1].get("SeriesInstanceUID", ""))) for folder, found in first if found is not None]
+def _folders_with_slices(root: Path, unreadable: list[Path] | None = None) -> list[tuple[Path, str]]:
+    """Return the folders that hold slices, ``root`` first, and the series of the first slice of each.
+
+    Folders that cannot be read are added to ``unreadable``.
+
+    Raises:
+        UserError: when a folder cannot be read, and ``unreadable`` is None.
+    """
+    denied: list[Path] = []
+    folders = [Path(parent) for parent, *_ in os.walk(root, onerror=lambda error: denied.append(Path(error.filename)))]
+    found = []
+    for folder in sorted([*folders, *denied]):
+        try:
+            first = next(_scans_in(folder), None)
+        except UserError:
+            if unreadable is None:
+                raise
+            unreadable.append(folder)
+        else:
+            found += [(folder, str(first[1].get("SeriesInstanceUID", "")))] if first is not None else []
+    return found
 
 
 def slices_of(folder: Path) -> tuple[list[tuple[Path, Dataset]], list[Path]]:

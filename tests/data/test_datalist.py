@@ -1,6 +1,8 @@
 """Lists of cases, and the errors for folders and lists that cannot be used."""
 
 import json
+import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from monai_pdddpm.data.case import case_name
 from monai_pdddpm.data.datalist import inference_cases, labelled_cases, training_cases, unused_files
+from monai_pdddpm.data.loading import LoadScan
 from monai_pdddpm.utils.errors import UserError
 
 
@@ -107,6 +110,54 @@ class TestDicom:
         series(tmp_path / "b" / "two", uid="1.2.9", fold=(0, 1))
         assert names(inference_cases(tmp_path)) == ["a", "b"]
         assert inference_cases(tmp_path / "a") == [{"image": str(tmp_path / "a")}]
+
+    @pytest.fixture
+    def deny(self, monkeypatch):
+        """Return a function that takes the permission to list a folder, also from root."""
+
+        def refused(real, folder, path="."):
+            if os.path.abspath(path) == str(folder):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path)
+
+        def of(folder):
+            for name in ("scandir", "listdir"):
+                monkeypatch.setattr(os, name, partial(refused, getattr(os, name), folder))
+
+        return of
+
+    def test_unreadable_folder_is_a_case_that_fails_alone(self, tmp_path, series, deny):
+        series(tmp_path / "a", uid="1.2.1")
+        for name, uid in (("one", "1.2.2"), ("two", "1.2.3"), ("three", "1.2.4")):
+            series(tmp_path / "b" / name, uid=uid)
+        deny(tmp_path / "b" / "two")
+        cases = inference_cases(tmp_path)
+        assert names(cases) == ["a", "one", "three", "two"]
+        assert unused_files(tmp_path, cases) == []
+        assert unused_files(tmp_path, cases[:3]) == ["b/two"]
+        for case in (0, 1, 2):
+            assert LoadScan()(cases[case]["image"]).shape == (1, 5, 4, 3)
+        with pytest.raises(UserError, match=r"b/two: cannot be listed \(Permission denied\)"):
+            LoadScan()(cases[3]["image"])
+
+    @pytest.mark.parametrize("inner", ["one", "."])
+    def test_a_series_is_not_read_without_a_folder_that_may_hold_its_slices(self, tmp_path, series, deny, inner):
+        first, *_ = series(tmp_path / "a" / inner)
+        (tmp_path / "a" / "more").mkdir()
+        first.rename(tmp_path / "a" / "more" / first.name)
+        deny(tmp_path / "a" / "more")
+        assert names(inference_cases(tmp_path)) == ["a"]
+        with pytest.raises(UserError, match="a/more: cannot be listed"):
+            LoadScan()(tmp_path / "a")
+
+    def test_damaged_slice_fails_its_case_alone(self, tmp_path, series):
+        first, *_ = sorted(series(tmp_path / "a"))
+        first.write_bytes(first.read_bytes()[:152])
+        series(tmp_path / "b")
+        assert names(inference_cases(tmp_path)) == ["a", "b"]
+        with pytest.raises(UserError, match=f"a/{first.name}: a DICOM file that cannot be read"):
+            LoadScan()(tmp_path / "a")
+        assert LoadScan()(tmp_path / "b").shape == (1, 5, 4, 3)
 
 
 class TestFolders:
