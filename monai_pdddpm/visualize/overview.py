@@ -187,12 +187,16 @@ def _draw(
     panels["bar"].set_axis_off()
     panels["legend"].set_axis_off()
     spaces = {"borderpad": 0, "borderaxespad": 0.2, "handlelength": 1.6, "columnspacing": 1.2, "labelspacing": 0.3}
-    panels["legend"].legend(handles=legend, loc="upper left", ncols=per_line, fontsize=8, frameon=False, **spaces)
+    names = panels["legend"].legend(
+        handles=legend, loc="upper left", ncols=per_line, fontsize=8, frameon=False, **spaces
+    )
+    for text in names.get_texts():
+        text.set_parse_math(False)  # a name may have two $
     panels["legend"].text(0, 0, f"{_CONVENTION}\n{note}", fontsize=6.5, color="#404040", va="bottom")
     if title:  # the end of a long name is the most specific part
         letters = int((width - _LEFT) / 0.09)
         short = title if len(title) <= letters else f"…{title[1 - letters :]}"
-        figure.text(_LEFT / width, 1 - 0.05 / height, short, fontsize=9, weight="bold", va="top")
+        figure.text(_LEFT / width, 1 - 0.05 / height, short, fontsize=9, weight="bold", va="top", parse_math=False)
     return figure
 
 

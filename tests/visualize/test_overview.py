@@ -139,6 +139,12 @@ def test_legend_names_labels_without_voxels():
     assert "nothing segmented" not in written
 
 
+def test_names_with_dollars_are_drawn_as_they_are():
+    figure = draw(labels={1: "$b__c$", 2: "posterior"}, title="$a__b$")
+    pixels(figure)  # mathematics with two subscripts would be an error
+    assert {"$a__b$", "$b__c$"} <= set(texts(figure))
+
+
 def test_legend_of_many_labels_names_only_those_found():
     written = texts(draw(labels={value: f"organ {value}" for value in range(1, 101)}))
 
