@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import linregress, spearmanr
 
 from monai_pdddpm.metrics.calibration import PROBABILITY_FLOOR, negative_log_likelihood
-from monai_pdddpm.utils.probabilities import tempered
+from monai_pdddpm.utils.probabilities import SMALLEST, tempered
 
 COVERAGE = 0.9
 LEAST_CASES = 5
@@ -31,11 +31,11 @@ LEAST_MARGIN = math.log(1.25)
 def nll_curve(probability: torch.Tensor, truth: torch.Tensor) -> NDArray[Any]:
     """Compute the negative log-likelihood of voxels, (N, K) and (N,), at each of the 65 `TEMPERATURES`.
 
-    It is the sum over the voxels in nats, so curves of cases can be added.
+    It is that of `tempered` probabilities, summed over the voxels in nats, so curves of cases can be added.
     """
-    log_p, truth = probability.double().clamp(min=PROBABILITY_FLOOR).log(), truth.long()
-    losses = [torch.nn.functional.cross_entropy(log_p / t, truth, reduction="sum") for t in TEMPERATURES]
-    return np.array([float(loss) for loss in losses])
+    log_p, truth = probability.double().clamp(min=SMALLEST).log(), truth.long()
+    losses = [torch.nn.functional.cross_entropy(log_p / t, truth, reduction="none") for t in TEMPERATURES]
+    return np.array([float(loss.clamp(max=-math.log(PROBABILITY_FLOOR)).sum()) for loss in losses])
 
 
 def best_temperature(curve: NDArray[Any]) -> float:

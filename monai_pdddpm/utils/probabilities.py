@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+SMALLEST = 1e-12  # probability whose logarithm is tempered; zero has none
+
 
 def likeliest_class(probability: torch.Tensor, dim: int, keepdim: bool = False) -> torch.Tensor:
     """Return the class with the largest probability along `dim`, the first of equal ones, as int64."""
@@ -54,4 +56,4 @@ def tempered(p: torch.Tensor, temperature: float, dim: int = 0) -> torch.Tensor:
     """
     if temperature == 1:
         return p
-    return (p.clamp(min=1e-12).log() / temperature).softmax(dim=dim)
+    return (p.clamp(min=SMALLEST).log() / temperature).softmax(dim=dim)

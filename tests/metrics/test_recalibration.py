@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
+from monai_pdddpm.metrics.calibration import negative_log_likelihood
 from monai_pdddpm.metrics.recalibration import (
     TEMPERATURES,
     Calibration,
@@ -58,7 +59,15 @@ def test_the_minimum_of_a_parabola_in_the_logarithm_is_exact(temperature):
 
 def test_certain_and_wrong_voxels_count_as_a_millionth():
     curve = nll_curve(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
-    assert curve == pytest.approx([math.log1p(10 ** (6 / t)) for t in TEMPERATURES], rel=1e-9)
+    tempered_losses = [math.log1p(10 ** (12 / t)) for t in TEMPERATURES]
+    assert curve == pytest.approx([min(loss, math.log(1e6)) for loss in tempered_losses], rel=1e-9)
+
+
+def test_the_curve_is_the_loss_of_the_answer_that_inference_tempers():
+    p = torch.tensor([[1 - 1e-12, 1e-12], [0.3, 0.7], [1.0, 0.0]], dtype=torch.float64)
+    truth = torch.tensor([1, 0, 0])
+    expected = [3 * negative_log_likelihood(tempered(p, t, dim=1), truth) for t in TEMPERATURES]
+    assert nll_curve(p, truth) == pytest.approx(expected, rel=1e-9)
 
 
 def test_no_change_is_one_of_the_temperatures():
