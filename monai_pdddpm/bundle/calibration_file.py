@@ -18,7 +18,7 @@ FITTED_WITH = ("time_steps", "presegmentation_weight")  # settings that a calibr
 
 
 def load_calibration(path: str | os.PathLike, use: bool = True, config: EnsembleConfig | None = None) -> Calibration:
-    """Read a calibration; return the identity if there is no file or none is wanted.
+    """Read a calibration; return the identity if none is wanted, or, with a printed line, if there is no file.
 
     If ``config``, the settings of this run, differ from those of the fit, volume intervals and predicted Dice are left
     out, with a printed line.
@@ -27,7 +27,10 @@ def load_calibration(path: str | os.PathLike, use: bool = True, config: Ensemble
         UserError: if the file is not a calibration or one of version 0.1, or ``use`` is not a switch.
     """
     check_switch("calibrated", use)
-    if not use or not Path(path).is_file():
+    if not use:
+        return Calibration()
+    if not Path(path).is_file():  # a path that was given is checked before the run
+        print(f"{path}: does not exist; results are not calibrated")
         return Calibration()
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -39,11 +42,11 @@ def load_calibration(path: str | os.PathLike, use: bool = True, config: Ensemble
         calibration = Calibration(**content)
         if not 0.01 <= calibration.temperature <= 100:
             raise ValueError(f"temperature is {calibration.temperature}, 0.01 to 100 is expected")
+        fitted_with = dict(calibration.fitted.get("settings", {}))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: not a calibration ({error}); fit it again with calibrate.json, or skip it with --calibrated False"
         ) from error
-    fitted_with = calibration.fitted.get("settings", {})
     if "segmenter_share" in fitted_with:  # its factors and its line belong to other quantities
         raise UserError(
             f"{path}: found a calibration of version 0.1, expected one of this version; fit it again with "

@@ -57,8 +57,8 @@ def check_given_settings() -> None:
     ``None`` or ``a#b`` into other values, so that paths are read again from the words of the command line.
 
     Raises:
-        UserError: if a key has another name now or is unknown, a value is out of range or None, or that of a key for
-            paths is not a path.
+        UserError: if a key has another name now or is unknown, a value is out of range or None, that of a key for
+            paths is not a path, or a calibration that is given and to be applied does not exist.
     """
     callers = [frame.f_locals.get("self") for frame, _ in traceback.walk_stack(inspect.currentframe())]
     parser = next((one for one in callers if isinstance(one, ConfigParser)), None)
@@ -81,6 +81,7 @@ def check_given_settings() -> None:
         if text == "None" and not _PATH.fullmatch(key) and (default := parser.get(key)) is not None:
             raise UserError(f"{key}: found None, which MONAI leaves out, expected a value; {default!r} is the default")
     _take_paths_literally(parser, typed)
+    _check_calibration_file(parser)
 
 
 def typed_values(words: Sequence[str]) -> dict[str, str]:
@@ -140,6 +141,17 @@ def _check_components(parser: ConfigParser) -> None:
             raise UserError(
                 f"{key}#{unknown[0]}: found an unknown setting, expected {' or '.join(nearest)}; fix its name"
             )
+
+
+def _check_calibration_file(parser: ConfigParser) -> None:
+    """Refuse a calibration that is given, applied and missing; only the default path, an expression, may be missing."""
+    path = parser.get("calibration_file")
+    given = isinstance(path, (str, os.PathLike)) and str(path)[:1] not in ("$", "@")
+    if given and parser.get("calibrated") is True and not os.path.isfile(path):
+        raise UserError(
+            f"calibration_file: found no file {path}, expected a calibration; fix the path, or skip it with "
+            "--calibrated False"
+        )
 
 
 def _take_paths_literally(parser: ConfigParser, typed: Mapping[str, str]) -> None:

@@ -29,8 +29,9 @@ def test_comes_back_as_it_was(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["calibration.json"]
 
 
-def test_without_a_file_or_unwanted_nothing_changes(tmp_path):
+def test_without_a_file_or_unwanted_nothing_changes(tmp_path, capsys):
     assert load_calibration(tmp_path / "none.json") == Calibration()
+    assert capsys.readouterr().out == f"{tmp_path / 'none.json'}: does not exist; results are not calibrated\n"
     save_calibration(FITTED, tmp_path / "c.json")
     assert load_calibration(tmp_path / "c.json", use=False) == Calibration()
 
@@ -61,6 +62,8 @@ def test_one_of_version_0_1_is_refused(tmp_path):
         '{"ranges": {"agreement": [1]}}',
         '{"interval_factor": [1]}',
         '{"heat": 2}',
+        '{"temperature": 1.0, "fitted": []}',
+        '{"fitted": {"settings": 3}}',
     ],
 )
 def test_what_is_no_calibration(tmp_path, content):

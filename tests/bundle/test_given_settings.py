@@ -133,6 +133,22 @@ def test_own_keys_that_something_refers_to_are_allowed(folder):
     assert workflow.run() == [4]
 
 
+def test_a_calibration_that_is_given_must_exist(tmp_path):
+    default = {"calibration_file": "$@bundle_root + '/models/calibration.json'", "calibrated": True}
+    (tmp_path / "run.json").write_text(json.dumps(CONFIG | default))
+
+    def start(**settings):
+        ConfigWorkflow(f"{tmp_path}/run.json", logging_file=False, **settings).initialize()
+
+    start()
+    start(calibration_file=f"{tmp_path}/run.json")
+    start(calibration_file="typo.json", calibrated=False)
+    for name in ("typo.json", str(tmp_path)):
+        with pytest.raises(Exception) as caught:  # noqa: PT011, MONAI wraps it
+            start(calibration_file=name)
+        assert str(user_message(caught.value)).startswith(f"calibration_file: found no file {name}, expected")
+
+
 def test_words_as_python_fire_pairs_them():
     words = ["run", "inference", "--a", "1", "--b=2", "-c", "-5", "--my-key", "x", "--flag", "--last"]
     assert typed_values([]) == {}
