@@ -22,6 +22,7 @@ import numpy as np
 from monai.transforms.utils import generate_spatial_bounding_box
 from nibabel.affines import voxel_sizes
 
+from monai_pdddpm.transforms.case_summary import voxel_volume_ml
 from monai_pdddpm.utils.atomic_write import write_text
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.visualize.case_view import CaseView
@@ -74,7 +75,7 @@ def write_viewer(path: Path, view: CaseView, result: Mapping[str, Any]) -> None:
         },
         "window": (min(lows), max(highs)),
         "crosshair": informative_slices(label_maps["Segmentation"], parts["Entropy"], 1),
-        "voxel_ml": abs(float(np.linalg.det(affine[:3, :3]))) / 1000,
+        "voxel_ml": voxel_volume_ml(affine),
         "labels": [{"value": value, "name": name, "rgb": rgb(colors[value])} for value, name in view.labels.items()],
         "label_maps": list(label_maps),
         "maps": [{"name": name, "highest": top, "unit": unit} for name, (_, top, unit) in maps.items()],
