@@ -61,14 +61,14 @@ def write_viewer_files(
         if frames == 1:
             maps = [name for what in _MAPS if (folder / (name := f"{case.name}_{what}.nii.gz")).is_file()]
             shown = written[0] if written else None
-            text = scene(case.name, folder.absolute(), _scan_for_scene(item), labels, maps, shown)
+            text = scene(case.name, folder, _scan_for_scene(item), labels, maps, shown)
             write_text(folder / f"{case.name}_scene.mrml", text)
 
 
 def _scan_for_scene(item: Mapping[str, Any]) -> str | None:
-    """Return the absolute path of a case's first 3D file; None for a DICOM series or a 4D file."""
+    """Return the path of a case's first 3D file; None for a DICOM series or a 4D file."""
     listed = case_of(item["image"].meta).files
     files = [file for file in listed if file]
     if not files or not files[0].lower().endswith(SCAN_EXTENSIONS) or not os.path.isfile(files[0]):
         return None
-    return None if len(listed) == 1 and len(item["image"]) > 1 else os.path.abspath(files[0])
+    return None if len(listed) == 1 and len(item["image"]) > 1 else files[0]

@@ -97,17 +97,17 @@ def scene(
     """Return a Slicer scene (MRML) of a case: the scan in gray, the first map over it, the segmentation on top.
 
     The map's colors go from 0 to ln K for K classes; below a twentieth of that it is transparent. All paths are
-    relative to the scene's folder. A scene is data only, nothing in it can run.
+    relative to the scene's folder as it lies on the disk, without links. A scene is data only, nothing in it can run.
 
     Args:
         case: name of the case, with which its files begin.
-        folder: absolute folder of the scene and of the case's files.
+        folder: of the scene and of the case's files.
         scan: path of a 3D scan, or None.
         labels: names by label value, without the background.
         maps: file names of maps in nats, each ``<case>_<map>.nii.gz``.
         segmentation: file name of a ``.seg.nrrd``; None shows ``<case>_seg.nii.gz`` with ``<case>_seg.ctbl``.
     """
-    files = [] if scan is None else [(1, case, os.path.relpath(scan, folder))]
+    files = [] if scan is None else [(1, case, _between(folder, scan))]
     files += [(number, name.removesuffix(".nii.gz"), name) for number, name in enumerate(maps, start=2)]
     return render(
         "scene.mrml.j2",
@@ -122,6 +122,12 @@ def scene(
         label_map=_encoded(f"{case}_seg.nii.gz"),
         colors=max(labels) + 1,
     )
+
+
+def _between(folder: Path, file: str) -> str:
+    """Return the path of a file relative to a folder; links to folders are resolved, and the file keeps its name."""
+    place, name = os.path.split(file)
+    return os.path.relpath(os.path.join(os.path.realpath(place), name), os.path.realpath(folder))
 
 
 def _encoded(path: str) -> str:

@@ -64,6 +64,20 @@ def test_tables_and_scene_by_default(tmp_path, scan):
     assert (tmp_path / "out" / "case" / "../../scans/case.nii.gz").resolve() == scan
 
 
+def test_scene_finds_the_scan_from_an_output_folder_that_is_a_link(tmp_path, scan, monkeypatch):
+    disk, out = tmp_path / "other" / "disk" / "results", tmp_path / "out"
+    disk.mkdir(parents=True)
+    out.symlink_to(disk)
+    stored = scan.rename(scan.with_name("stored"))
+    scan.symlink_to(stored)  # keeps its name
+    monkeypatch.chdir(tmp_path)
+    for path in (scan, scan.relative_to(tmp_path)):
+        write(out, item(path))
+        (first, *_) = scene_files(out)
+        assert first == "../../../../scans/case.nii.gz"
+        assert (disk / "case" / first).samefile(scan)
+
+
 def test_scene_shows_the_segmentation_if_there_is_one(tmp_path, scan):
     assert write(tmp_path / "out", item(scan), outputs="scene,seg-nrrd") == TABLES | {"case_seg.seg.nrrd"}
     assert scene_files(tmp_path / "out") == ["../../scans/case.nii.gz", *MAPS, "case_seg.seg.nrrd"]
