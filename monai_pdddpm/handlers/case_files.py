@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
@@ -38,7 +39,8 @@ class CaseFiles:
     """Write viewer files, ``<case>_overview.png``, ``<case>_viewer.html`` and ``<case>_report.json`` of each case.
 
     The report is the last file and marks the case as finished. Files of an earlier run, known by their names, and
-    partial files of a killed run are removed before the first file of their case is written. Other files stay.
+    partial files of a killed run are removed before the first file of their case is written, and those of a case that
+    fails afterwards. Other files stay.
 
     Args:
         output_dir: folder of the results, with one folder per case.
@@ -78,6 +80,7 @@ class CaseFiles:
                 logger.info("no viewer pages are written: %s", error)
                 self.outputs -= {"viewer"}
         self._written: list[str] = []
+        self._unfinished: list[Path] = []
         self._inferred_at = 0.0
 
     def attach(self, engine: CaseEvaluator) -> None:
@@ -85,16 +88,15 @@ class CaseFiles:
         engine.add_event_handler(Events.STARTED, lambda engine: self._written.clear())
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._begin)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._remove_unfinished)
         engine.add_event_handler(Events.COMPLETED, self._announce)
 
     def _begin(self, engine: CaseEvaluator) -> None:
         self._inferred_at = time.perf_counter()
-        for case in cases_of_batch(engine.state.output["image"].meta):
-            report = report_path(self.output_dir, case.name)
-            report.unlink(missing_ok=True)  # first, because it marks the case as finished
-            for path in _files_of_case(report.parent):
-                path.unlink()
-            remove_partial_files(report.parent)
+        names = [case.name for case in cases_of_batch(engine.state.output["image"].meta)]
+        self._unfinished = [self.output_dir / name for name in names]
+        for folder in self._unfinished:
+            _remove_files(folder)
 
     def __call__(self, engine: CaseEvaluator) -> None:
         """Write the files of each item of the engine's output."""
@@ -146,8 +148,17 @@ class CaseFiles:
             }
             write_json(report_path(self.output_dir, case), report)
             self._written.append(case)
+            self._unfinished.remove(folder)
             if unlike := report["result"].get("unlike_usual"):
                 logger.warning("%s: unlike the calibration cases (%s); check it closely", case, "; ".join(unlike))
+
+    def _remove_unfinished(self, engine: CaseEvaluator) -> None:
+        """Remove the files of a case that failed after its first file."""
+        for folder in self._unfinished:
+            with contextlib.suppress(OSError):  # the disk may be the reason; the next run removes them
+                _remove_files(folder)
+                folder.rmdir()  # if it is empty
+        self._unfinished = []
 
     def _announce(self, engine: CaseEvaluator) -> None:
         written = [case for part in gathered(self._written) for case in part]
@@ -162,6 +173,14 @@ class CaseFiles:
 def _files_of_case(folder: Path) -> list[Path]:
     """Return the files in a case's folder that inference writes; the folder may be missing."""
     return sorted(path for path in folder.glob("*") if is_case_file(path) and not path.is_dir())
+
+
+def _remove_files(folder: Path) -> None:
+    """Remove the files of a case that inference wrote, first the report, which marks the case as finished."""
+    report_path(folder.parent, folder.name).unlink(missing_ok=True)
+    for path in _files_of_case(folder):
+        path.unlink()
+    remove_partial_files(folder)
 
 
 def _file_record(file: str | None) -> dict[str, str | None] | None:

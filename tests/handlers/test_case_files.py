@@ -302,6 +302,32 @@ def test_a_failed_case_has_no_report(cases, tmp_path):
     assert not list(tmp_path.glob("out/**/*report.json"))
 
 
+def test_a_case_that_fails_after_its_maps_leaves_no_file(cases, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    run(cases, out)
+    (out / "two" / "mine.txt").write_text("mine")
+
+    def full(path, figure):
+        raise UserError(f"{path}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr("monai_pdddpm.handlers.case_files.save_overview", full)
+    with pytest.raises(UserError, match="2 of 2 cases failed"):
+        run(cases, out, outputs="overview,scene")
+    assert [path.name for path in out.rglob("*") if path.is_file()] == ["mine.txt"]
+    assert not (out / "one").exists()
+
+
+def test_a_case_that_fails_before_its_first_file_keeps_its_results(cases, tmp_path):
+    out = tmp_path / "out"
+    run(cases, out)
+    for case in cases:
+        Path(case["image"]).write_bytes(b"")
+    with pytest.raises(UserError, match="2 of 2 cases failed"):
+        run(cases, out)
+    assert pending_cases(cases, out, record()) == []
+    assert sorted(os.listdir(out / "one")) == ["one_report.json", "one_seg.nii.gz"]
+
+
 def test_frames_are_named_in_the_report_and_in_one_line(cases, tmp_path, caplog):
     one = nib.load(cases[0]["image"])
     nib.save(nib.Nifti1Image(np.stack([one.get_fdata(dtype=np.float32)] * 2, axis=-1), one.affine), tmp_path / "4d.nii")
