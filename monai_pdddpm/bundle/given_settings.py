@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
 import os
 import pydoc
 import re
@@ -17,6 +16,7 @@ from typing import Any
 from monai.bundle import ConfigComponent, ConfigItem, ConfigParser, ConfigWorkflow
 
 from monai_pdddpm.bundle.setting_ranges import LISTS, RANGES, check_setting
+from monai_pdddpm.utils.atomic_write import json_or_empty
 from monai_pdddpm.utils.errors import UserError, is_command
 from monai_pdddpm.utils.paths import with_home
 
@@ -103,8 +103,8 @@ def _check_keys(parser: ConfigParser, folder: Path, ids: Sequence[str]) -> None:
     """Refuse numbers for parts, and keys that are in none of the bundle's files that are loaded and never used."""
     config: Mapping[str, Any] = parser.config  # type: ignore[assignment]
     known: set[str] = set(ids)
-    for file in folder.glob("*.json"):
-        defaults = json.loads(file.read_text(encoding="utf-8"))
+    for file in folder.glob("[!.]*.json"):
+        defaults = json_or_empty(file)  # a file of another kind has no keys
         keys = {re.split("#|::", key)[0].lstrip("+") for key in defaults}
         if not keys <= config.keys():
             continue

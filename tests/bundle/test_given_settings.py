@@ -126,6 +126,24 @@ def test_mistyped_keys(folder, key, message):
         raise UserError(user_message(caught.value))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("._run.json", b"\0\5\x16\7\xff"),
+        (".half.json", b'{"mine": 1}'),
+        ("notes.json", b'["a note"]'),
+        ("half.json", b"{"),
+    ],
+)
+def test_files_that_are_no_configuration_have_no_keys(tmp_path, name, content):
+    (tmp_path / "run.json").write_text(json.dumps(CONFIG))
+    (tmp_path / name).write_bytes(content)
+    ConfigWorkflow(f"{tmp_path}/run.json", logging_file=False).initialize()
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        ConfigWorkflow(f"{tmp_path}/run.json", logging_file=False, mine=1).initialize()
+    assert str(user_message(caught.value)).startswith("mine: found an unknown key")
+
+
 def test_own_keys_that_something_refers_to_are_allowed(folder):
     overrides = {"mine": 3, "num_steps": "@mine", "also": "$@num_steps + 1", "_note": "x"}
     workflow = ConfigWorkflow(f"{folder}/run.json", logging_file=False, run_id="also", **overrides)
