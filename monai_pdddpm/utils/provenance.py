@@ -15,6 +15,7 @@ import numpy as np
 
 import monai_pdddpm
 from monai_pdddpm.utils.chosen_outputs import is_case_file
+from monai_pdddpm.utils.paths import with_home
 
 FAILURES = "failures"  # folder in the output folder, with one JSON file per failed case
 RUNS = "run.json"  # file in the output folder that lists its runs
@@ -106,7 +107,7 @@ def provenance_record(
     metadata: Any = {}
     if (configs / "metadata.json").is_file():
         metadata = json.loads((configs / "metadata.json").read_text(encoding="utf-8"))
-    given = str(Path(presegmentation_dir).expanduser().resolve()) if presegmentation_dir else None
+    given = str(Path(with_home(presegmentation_dir)).resolve()) if presegmentation_dir else None
     settings |= {"missing_channels": missing_channels, "largest_component": largest_component}
     settings = config.as_report() | settings | {"presegmentation_dir": given}
     record: dict[str, Any] = {

@@ -27,6 +27,13 @@ def test_listed_bundles_come_in_their_order(make, tmp_path):
     assert list(find_bundles(f"{b}, {a}", tmp_path).items()) == [("b", b), ("a", a)]
 
 
+def test_a_name_that_begins_with_a_tilde_is_a_name(make, tmp_path, monkeypatch):
+    a = make("~root")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_bundles("~root", tmp_path) == find_bundles("~/~root", tmp_path) == {"~root": a}
+
+
 def test_without_a_list_all_of_the_app_s_folder(make, tmp_path):
     make("b"), make("a")
     assert list(find_bundles(None, tmp_path)) == ["a", "b"]

@@ -124,3 +124,12 @@ def test_reading_the_runs_of_a_folder(tmp_path):
         assert read_runs(tmp_path) is None
     (tmp_path / "run.json").write_text('{"runs": [{"id": "a"}]}')
     assert read_runs(tmp_path) == [{"id": "a"}]
+
+
+def test_a_folder_of_pre_segmentations_is_named_as_it_is_read(bundle, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    config = EnsembleConfig(roi_size=(8, 8, 8), time_steps=(999, 600))
+    for text, path in (("~root", str(tmp_path / "~root")), ("~/files", "/home/me/files"), ("", None)):
+        made = provenance_record(bundle, "", "", False, config, "zero", presegmentation_dir=text)
+        assert made["settings"]["presegmentation_dir"] == path

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.paths import with_home
 
 _NEEDED = ("configs/inference.json", "configs/metadata.json")
 
@@ -26,7 +27,7 @@ def find_bundles(listed: str | None, default: str | os.PathLike) -> dict[str, Pa
     """
     example = "give --conf bundles <folder of a bundle>, several with commas between them"
     if listed:
-        folders = [Path(part.strip()).expanduser().absolute() for part in listed.split(",") if part.strip()]
+        folders = [Path(with_home(part.strip())).absolute() for part in listed.split(",") if part.strip()]
     else:
         root = Path(default).absolute()
         folders = sorted(path.parents[1] for path in root.glob("*/configs/metadata.json"))
