@@ -16,26 +16,35 @@ def file_stem(path: str | os.PathLike) -> str:
     return os.path.splitext(stem)[0] if extension == ".gz" else stem
 
 
-def group_channels(files: Sequence[Path], channels: int) -> dict[str, list[str | None]] | None:
+def group_channels(files: Sequence[Path], channels: int) -> list[tuple[str, str | list[str | None]]]:
     """Group files by case.
+
+    Nothing is grouped if a name ends in a number that is not below ``channels``: the numbers may count scans then; and
+    if a name has no number, unless there are several channels and another case has all of them.
 
     Args:
         files: all scans of a folder.
         channels: number of channels of a scan.
 
     Returns:
-        File name of the case (without a channel, as its label map has it) -> a file or None for each channel; None if a
-        name does not end in a channel's number below ``channels``: the numbers may count scans then.
+        For each case its file name (without a channel, as its label map has it), and a file or None for each channel;
+        then, for each file that is not grouped, its name and the file.
     """
-    found: dict[str, list[str | None]] = {}
+    alone: list[tuple[str, str | list[str | None]]] = [(file.name, str(file)) for file in files]
+    cases: dict[str, list[str | None]] = {}
+    others = []
     for file in files:
         stem = file_stem(file)
         named = _CHANNEL.fullmatch(stem)
-        if named is None or int(named[2]) >= channels:
-            return None
-        case = named[1] + file.name[len(stem) :]
-        found.setdefault(case, [None] * channels)[int(named[2])] = str(file)
-    return found
+        if named is None:
+            others.append((file.name, str(file)))
+        elif int(named[2]) < channels:
+            cases.setdefault(named[1] + file.name[len(stem) :], [None] * channels)[int(named[2])] = str(file)
+        else:
+            return alone
+    if others and (channels == 1 or not any(map(all, cases.values()))):
+        return alone
+    return [*cases.items(), *others]
 
 
 def case_of_channels(files: Sequence[str | None]) -> str | None:

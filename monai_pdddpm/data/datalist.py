@@ -30,12 +30,12 @@ def inference_cases(
             DICOM series, or both files and subfolders with a DICOM series each, at any depth.
         data_list_key: list to take from a ``dataset.json``: ``test``, ``validation`` or ``training``. When it lists
             nothing, the next of these three is taken, and a line is printed.
-        channels: number of channels of a scan: files ``<case>_0000``, ``<case>_0001``, ... are channels of one case if
-            all files of the folder are named so. None takes each file as a case.
+        channels: number of channels of a scan: files ``<case>_0000``, ``<case>_0001``, ... are channels of one case,
+            see `monai_pdddpm.data.channel_files.group_channels`. None takes each file as a case.
 
     Returns:
         For each case ``{"image": path, or a list with one path or null for each channel}``, and ``"label"`` where there
-        is one; files in alphabetical order, those of a ``dataset.json`` in its order.
+        is one; files in alphabetical order, those that are not grouped last, those of a ``dataset.json`` in its order.
 
     Raises:
         UserError: when there is no scan, every file is missing, one lies outside the folder, two cases would write to
@@ -186,10 +186,9 @@ def _scans_in(folder: Path) -> list[Path]:
 def _scans_of(folder: Path, channels: int | None, labels: Path | None = None, require_label: bool = False) -> list:
     """Return the cases of the scan files in a folder, with those of their label maps that exist or are required."""
     scans = _scans_in(folder)
-    grouped = group_channels(scans, channels) if channels else None
-    images: Mapping[str, str | list[str | None]] = grouped or {scan.name: str(scan) for scan in scans}
+    images = group_channels(scans, channels) if channels else [(scan.name, str(scan)) for scan in scans]
     cases = []
-    for name, image in images.items():
+    for name, image in images:
         case: dict[str, Any] = {"image": image}
         if labels is not None and (require_label or (labels / name).is_file()):
             case["label"] = str(labels / name)

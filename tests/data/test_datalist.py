@@ -471,6 +471,13 @@ class TestNnunet:
         assert [case["image"] for case in cases] == images
         assert unused_files(tmp_path, cases) == []
 
+    def test_a_stray_file_is_a_case_of_its_own(self, tmp_path):
+        touch(tmp_path, *(f"{case}_000{channel}.nii.gz" for case in "ab" for channel in range(2)), "stray.nii.gz")
+        cases = inference_cases(tmp_path, channels=2)
+        assert names(cases) == ["a", "b", "stray"]
+        assert [len(case["image"]) for case in cases[:2]] == [2, 2]
+        assert cases[2]["image"] == str(tmp_path / "stray.nii.gz")
+
     def test_one_channel(self, tmp_path):
         touch(tmp_path, "a_0000.nii.gz", "b_0000.nii.gz")
         assert names(inference_cases(tmp_path, channels=1)) == ["a", "b"]
@@ -481,6 +488,8 @@ class TestNnunet:
             (["scan_0000.nii", "scan_0001.nii"], 1),  # numbers of scans
             (["scan_0000.nii", "scan_0007.nii"], 2),
             (["a_0000.nii", "b.nii"], 1),
+            (["a_0001.nii", "b.nii"], 2),  # no case has both channels: the number may count scans
+            (["a_0000.nii", "a_0001.nii", "a_0002.nii"], 2),
             (["a_0000.nii", "b_0000.nii"], None),
         ],
     )
