@@ -17,8 +17,10 @@ from monai_pdddpm.utils.provenance import made_by, report_path
 from monai_pdddpm.utils.ranks import is_first_rank
 
 # settings that reports of earlier versions lack; there they are unknown and pass
-_LATER = ("spacing", "labels", "label_values", "channels", "spatial_dims", "fourth_dimension")
-_LATER += ("prediction", "label_range", "training_process")
+_LATER = (
+    *("spacing", "labels", "label_values", "channels", "spatial_dims", "fourth_dimension"),
+    *("prediction", "label_range", "training_process"),
+)
 _LONGEST = 100  # letters of a value in a message
 
 
