@@ -12,8 +12,8 @@ AFFINE = np.array([[1.5, 0.1, 0, -20], [-0.1, 1.5, 0, 5], [0, 0, 2, 7], [0, 0, 0
 
 @pytest.fixture
 def make(tmp_path):
-    def pair(values, *, names=(), affine=AFFINE, shape=(6, 5, 4)):
-        scan, label = np.zeros((6, 5, 4), np.float32), np.zeros(shape, np.uint8)
+    def pair(values, *, names=(), affine=AFFINE, shape=(6, 5, 4), dtype=np.uint8):
+        scan, label = np.zeros((6, 5, 4), np.float32), np.zeros(shape, dtype)
         scan[0] = 1
         label.flat[: len(values)] = values
         nib.save(nib.Nifti1Image(scan, AFFINE), tmp_path / "scan.nii.gz")
@@ -32,8 +32,21 @@ def test_unknown_label_is_refused_with_case_found_and_expected(make):
         UserError, match=r"^scan: .* 3 \(edema\) in the annotation, expected 0 \(background\), 1 \(body\), 2 \(core\);"
     ):
         check_annotations([make([1, 3], names=["body", "core", "edema"])], LABELS)
-    with pytest.raises(UserError, match="label 3 in the annotation, expected"):
+    with pytest.raises(UserError, match=r"label\.nii\.gz: found the label values 3, expected whole numbers from 0 to 2"):
         check_annotations([make([1, 3])], LABELS)
+
+
+@pytest.mark.parametrize(("value", "found"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (1.5, "1.5")])
+def test_values_that_are_no_whole_numbers_are_refused(make, value, found):
+    for names in ((), ("body", "core")):
+        with pytest.raises(UserError, match=rf"found the label values {found}, expected whole numbers from 0 to 2"):
+            check_annotations([make([1, value], names=names, dtype=np.float32)], LABELS)
+
+
+def test_values_that_training_rounds_pass(make):
+    check_annotations([make([1.0005, 2], names=["body", "core"], dtype=np.float32)], LABELS)
+    with pytest.raises(UserError, match=r"found the label 1 \(core\) in"):
+        check_annotations([make([1.0005], names=["core", "body"], dtype=np.float32)], LABELS)
 
 
 def test_segments_in_another_order_are_refused(make):

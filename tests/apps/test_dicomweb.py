@@ -99,7 +99,7 @@ def test_segment_and_submit(orthanc, tmp_path):
         label[2:6, 3:7, 1:4] = 1
         strange = label.copy()
         strange[0, 0, 0] = 7
-        assert "found the label 7" in client.submit(SERIES, written(strange, image.affine))
+        assert "found the label values 7" in client.submit(SERIES, written(strange, image.affine))
         assert client.submit(SERIES, written(label, image.affine)) == "200"
     series = [json.loads(request(f"{orthanc}/series/{one}")) for one in json.loads(request(f"{orthanc}/series"))]
     (seg,) = (one for one in series if one["MainDicomTags"]["Modality"] == "SEG")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from monai_pdddpm.data.case import case_name
-from monai_pdddpm.data.checks import check_grid
+from monai_pdddpm.data.checks import CheckLabeld
 from monai_pdddpm.data.headers import read_header
 from monai_pdddpm.data.loading import LoadScan
 from monai_pdddpm.utils.errors import UserError
@@ -72,7 +72,9 @@ def read_pairs(datastore: Datastore) -> list[dict[str, Any]]:
 
 
 def check_annotations(pairs: Iterable[Mapping[str, Any]], labels: Mapping[int, str]) -> None:
-    """Check that each annotation has the grid of its scan and only labels of the bundle.
+    """Check that each annotation has the grid of its scan and only labels of the bundle, under their names.
+
+    Values are checked as in training: those within 1e-3 of an integer count as the integer.
 
     Args:
         pairs: annotations, as `read_pairs` returns them.
@@ -81,27 +83,23 @@ def check_annotations(pairs: Iterable[Mapping[str, Any]], labels: Mapping[int, s
     Raises:
         UserError: at the first annotation that does not fit; the message names the case.
     """
+    check = CheckLabeld("label", list(labels))
     for pair in pairs:
         scan, annotation = read_header(pair["image"]), LoadScan(channels=None)(pair["label"])
-        check_grid(annotation, SimpleNamespace(shape=(1, *scan.spatial), affine=scan.affine), pair["label"])
-        _check_values(case_name(pair["image"]), np.unique(np.asarray(annotation)), pair["names"], labels)
+        _check_names(case_name(pair["image"]), np.unique(np.asarray(annotation).round()), pair["names"], labels)
+        check({"image": SimpleNamespace(shape=(1, *scan.spatial), affine=scan.affine), "label": annotation})
 
 
-def _check_values(case: str, values: np.ndarray, names: Sequence[str], labels: Mapping[int, str]) -> None:
-    def named(value: float) -> str:
-        name = names[int(value) - 1] if value == int(value) and 0 < value <= len(names) else ""
-        return f"{value:g} ({name})" if name else f"{value:g}"
-
+def _check_names(case: str, values: np.ndarray, names: Sequence[str], labels: Mapping[int, str]) -> None:
     # Slicer numbers the segments in their order: the name of one class may have the number of another
     wrong = [
-        value
-        for value in values
-        if value not in labels
-        or (0 < value <= len(names) and names[int(value) - 1].lower() != labels[int(value)].lower())
+        f"{value} ({name})"
+        for value, name in enumerate(names, start=1)
+        if value in values and name.lower() != labels.get(value, "").lower()
     ]
     if wrong:
         expected = ", ".join(f"{value} ({name})" for value, name in sorted(labels.items()))
         raise UserError(
-            f"{case}: found the label {', '.join(map(named, wrong))} in the annotation, expected {expected}; use these"
-            " segment names in this order, remove other segments, and submit the label again"
+            f"{case}: found the label {', '.join(wrong)} in the annotation, expected {expected}; use these segment "
+            "names in this order, remove other segments, and submit the label again"
         )
