@@ -37,7 +37,7 @@ def put_bundle(app: Path, bundle: Path, overwrite: bool = False) -> Path:
         folder of the copy.
 
     Raises:
-        UserError: when ``app`` is no app, ``bundle`` is no bundle, or the copy exists already.
+        UserError: when ``app`` is no app, ``bundle`` is no bundle, or the copy exists already or cannot be written.
     """
     if not (app / "main.py").is_file():
         raise UserError(
@@ -50,6 +50,17 @@ def put_bundle(app: Path, bundle: Path, overwrite: bool = False) -> Path:
     target = app / "model" / source.name
     if target.exists() and not overwrite:
         raise UserError(f"{target}: found an existing bundle, expected a new name; add --overwrite to replace it")
+    try:
+        _copy(source, target)
+    except OSError as error:
+        raise UserError(
+            f"{target}: cannot be written ({error.strerror}), expected an app that you may write to; change its "
+            "permissions, or give another --app"
+        ) from error
+    return target
+
+
+def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
         copy = Path(folder) / source.name
@@ -64,7 +75,6 @@ def put_bundle(app: Path, bundle: Path, overwrite: bool = False) -> Path:
         if target.exists():
             target.rename(Path(folder) / "before")
         copy.rename(target)
-    return target
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -51,6 +51,12 @@ def test_an_untrained_bundle_is_refused(app):
         put_bundle(app, copy)
 
 
+def test_a_folder_that_cannot_be_written_gives_one_line(app, capsys):
+    (app / "model").touch()
+    assert main(["--app", str(app), "--bundle", str(BUNDLE)]) == 1
+    assert f"error: {app / 'model' / BUNDLE.name}: cannot be written (" in capsys.readouterr().err
+
+
 def test_not_an_app(tmp_path):
     with pytest.raises(UserError, match=r"no main\.py"):
         put_bundle(tmp_path, BUNDLE)
