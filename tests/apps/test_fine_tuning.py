@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pdddpm_label import fine_tuning
 from pdddpm_label.fine_tuning import fine_tune, hold_out
 
 from monai_pdddpm.data import write_phantom
@@ -101,6 +102,17 @@ def test_segmenter_alone_leaves_the_denoiser_as_it_is(bundle, data):
     new = torch.load(bundle / "models" / "model.pt", weights_only=True)
     changed = {key.split(".")[0] for key in old if not torch.equal(old[key], new[key])}
     assert changed == {"segmenter"}
+
+
+def test_a_stop_leaves_no_model_with_the_calibration_of_another(bundle, tmp_path, monkeypatch):
+    def stop(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fine_tuning, "atomic_write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fine_tuning.replace_model(bundle, bundle / "models" / "model.pt", tmp_path / "kept")
+    assert [path.name for path in (bundle / "models").iterdir()] == ["model.pt"]
+    assert (tmp_path / "kept" / "calibration_before.json").is_file()
 
 
 def test_options_are_checked(bundle, data):

@@ -172,10 +172,10 @@ def replace_model(bundle: Path, candidate: Path, keep_in: Path) -> None:
     current.parent.mkdir(exist_ok=True)
     if current.is_file():
         shutil.copy2(current, keep_in / "model_before.pt")
+    if calibration.is_file():  # fitted to the outputs of the old model; a stop after this leaves it without
+        os.replace(calibration, keep_in / "calibration_before.json")
     with atomic_write(current) as part:
         shutil.copyfile(candidate, part)
-    if calibration.is_file():  # fitted to the outputs of the old model
-        os.replace(calibration, keep_in / "calibration_before.json")
 
 
 def _train(
