@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_pdddpm.cli import Result
-from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.errors import UserError, some_files
 from monai_pdddpm.utils.provenance import FAILURES, RUNS, checksum, made_by, read_runs, record_id, report_path
 
 
@@ -69,7 +69,7 @@ def _verify_case(folder: Path, runs: Mapping[str, Mapping[str, Any]]) -> tuple[i
         if (now := checksum(folder / name)) != expected:
             found.append(f"{name} is missing" if now is None else f"{name} was changed")
     others = sorted(p.name for p in folder.iterdir() if p.name not in files and p != path)
-    notes = [f"{name} was not written by the run" for name in others]
+    notes = [f"not written by the run: {some_files(others)}"] if others else []
     for name, expected in inputs.items():
         if (now := checksum(name)) is None:
             notes.append(f"its scan {name} does not exist and is not compared")

@@ -107,12 +107,13 @@ def test_a_changed_run_concerns_all_its_cases(output):
 
 def test_missing_scans_and_other_files_are_notes(output):
     (output.parent / "a.nii.gz").unlink()
-    (output / "b" / "my remarks.txt").write_text("good")
+    for number in range(5):
+        (output / "b" / f"IM{number}").write_text("a slice")
     found = verify(output)
     assert found.problems == []
     assert found.content["notes"] == [
         f"a: its scan {output.parent}/a.nii.gz does not exist and is not compared",
-        "b: my remarks.txt was not written by the run",
+        "b: not written by the run: IM0, IM1, IM2, ...: 5 files",
     ]
 
 
