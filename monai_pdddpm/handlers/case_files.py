@@ -70,7 +70,7 @@ class CaseFiles:
         self.values = list(label_values) if label_values is not None else list(range(max(self.labels) + 1))
         self.codes = segment_codes(self.labels, dicom_codes)
         self.record = record
-        self.outputs = chosen_outputs(outputs)
+        self.outputs = self.asked = chosen_outputs(outputs)  # reports list what was asked for
         if "dicom-seg" in self.outputs:
             check_dicom_seg(self.labels)
         if "viewer" in self.outputs:
@@ -137,7 +137,7 @@ class CaseFiles:
                 "result": item.get("result", {}),
                 **meanings,
                 "settings": self.record["settings"],
-                "outputs": sorted(self.outputs - {"page"}),
+                "outputs": sorted(self.asked - {"page"}),
                 "made_by": made_by(self.record),
                 "inference": run,
                 "seconds": {stage: round(value, 3) for stage, value in seconds.items()},

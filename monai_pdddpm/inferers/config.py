@@ -118,8 +118,9 @@ class EnsembleConfig:
             raise UserError(f"rule: found {self.rule!r}, expected a reverse step; set inferer#rule#_target_")
         self._set("roi_size", tuple(check_range("roi_size", r, 1) for r in check_list("roi_size", self.roi_size)))
         self._set("time_steps", tuple(check_steps(self.time_steps)))
-        self._set("solver_steps", tuple(self._solver_steps()))
-        if self.solver == "euler" and min(self.solver_steps, default=2) < 2:
+        steps = self._solver_steps()
+        self._set("solver_steps", tuple(steps))
+        if self.solver == "euler" and min(steps, default=2) < 2:
             raise UserError(
                 "solver: found 'euler', which ignores the diffusion time in a single step, expected at least 2 steps; "
                 "give --inferer#solver_steps 2, or the solver midpoint"

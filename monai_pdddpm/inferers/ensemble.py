@@ -143,9 +143,9 @@ class EnsembleRun:
         bar.total += len(own) * windows * len(self.chain.time_steps)
         members, statistics = self._members(target), EnsembleStatistics()
         # the start, and the blended sums of the first and the last prediction; the noise of the steps, in one window
-        values = 3 * crop(probabilities, region.box).numel()
-        values += (self.chain.draws - 1) * self.layout.num_classes * math.prod(self.plan.roi_size)
-        at_once = members_at_once(self.config, 4 * values, self.device)
+        numbers_held = 3 * crop(probabilities, region.box).numel()
+        numbers_held += (self.chain.draws - 1) * self.layout.num_classes * math.prod(self.plan.roi_size)
+        at_once = members_at_once(self.config, 4 * numbers_held, self.device)
         for begin in range(0, len(own), at_once):
             numbers = own[begin : begin + at_once]
             drawn = self._batch(numbers, frame, probabilities, region, bar)

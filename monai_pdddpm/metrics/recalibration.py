@@ -182,11 +182,13 @@ def fit_calibration(cases: Sequence[CalibrationCase]) -> Calibration:
     line: tuple[float, float, float] | None = None
     if np.ptp(expected) > 0:
         found = linregress(expected, dice)
-        predicted = found.slope * np.asarray(expected) + found.intercept
-        apart = np.square(expected - np.mean(expected))
+        x = np.asarray(expected)
+        predicted = found.slope * x + found.intercept
+        apart = np.square(x - x.mean())
         # a residual divided by 1 minus its leverage is that of a fit without the case
         left_out = (1 - 1 / len(dice) - apart / apart.sum()).clip(1e-6)
-        line = (float(found.slope), float(found.intercept), fit_interval_factor(dice, predicted, left_out))
+        half_width = fit_interval_factor(dice, list(predicted), list(left_out))
+        line = (float(found.slope), float(found.intercept), half_width)
     return Calibration(
         temperature=best_temperature(np.sum([case.curve for case in cases], axis=0)),
         interval_factor=factors,
