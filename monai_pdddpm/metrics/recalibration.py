@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import linregress, spearmanr
 
 from monai_pdddpm.metrics.calibration import PROBABILITY_FLOOR, negative_log_likelihood
-from monai_pdddpm.utils.probabilities import SMALLEST, tempered
+from monai_pdddpm.utils.probabilities import log_probability, tempered
 
 COVERAGE = 0.9
 LEAST_CASES = 5
@@ -33,7 +33,7 @@ def nll_curve(probability: torch.Tensor, truth: torch.Tensor) -> NDArray[Any]:
 
     It is that of `tempered` probabilities, summed over the voxels in nats, so curves of cases can be added.
     """
-    log_p, truth = probability.double().clamp(min=SMALLEST).log(), truth.long()
+    log_p, truth = log_probability(probability.double()), truth.long()
     losses = [torch.nn.functional.cross_entropy(log_p / t, truth, reduction="none") for t in TEMPERATURES]
     return np.array([float(loss.clamp(max=-math.log(PROBABILITY_FLOOR)).sum()) for loss in losses])
 

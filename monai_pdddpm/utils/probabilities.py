@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 
-SMALLEST = 1e-12  # probability whose logarithm is tempered; zero has none
-
 
 def likeliest_class(probability: torch.Tensor, dim: int, keepdim: bool = False) -> torch.Tensor:
     """Return the class with the largest probability along `dim`, the first of equal ones, as int64."""
@@ -44,6 +42,11 @@ def mutual_information(probability_mean: torch.Tensor, mean_member_entropy: torc
     return (predictive_entropy(probability_mean, dim=0) - mean_member_entropy).clamp(min=0)
 
 
+def log_probability(p: torch.Tensor) -> torch.Tensor:
+    """Return ln p, of at least ln 1e-12: a probability of 0 has no logarithm to temper."""
+    return p.clamp(min=1e-12).log()
+
+
 def tempered(p: torch.Tensor, temperature: float, dim: int = 0) -> torch.Tensor:
     """Return p^(1/T), normalized over `dim`: softer above T = 1, sharper below, with the same argmax.
 
@@ -56,4 +59,4 @@ def tempered(p: torch.Tensor, temperature: float, dim: int = 0) -> torch.Tensor:
     """
     if temperature == 1:
         return p
-    return (p.clamp(min=SMALLEST).log() / temperature).softmax(dim=dim)
+    return (log_probability(p) / temperature).softmax(dim=dim)

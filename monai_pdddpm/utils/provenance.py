@@ -11,8 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 import monai_pdddpm
 from monai_pdddpm.utils.chosen_outputs import is_case_file
 from monai_pdddpm.utils.paths import with_home
@@ -116,7 +114,7 @@ def provenance_record(
         "weights": {"file": str(model_file), "sha256": checksum(model_file)},
         "calibration": None,
         # as a report has them when it is read again
-        "settings": json.loads(json.dumps(settings, default=lambda value: np.asarray(value).tolist())),
+        "settings": json.loads(json.dumps(settings, default=lambda value: value.tolist())),
     }
     if calibrated and Path(calibration_file).is_file():
         record["calibration"] = {"file": str(calibration_file), "sha256": checksum(calibration_file)}

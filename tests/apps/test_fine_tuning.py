@@ -33,8 +33,18 @@ def test_hold_out_does_not_depend_on_the_order():
     assert hold_out(pairs(10), 0.3) == hold_out(pairs(10)[::-1], 0.3)
 
 
+def test_hold_out_never_splits_a_subject():
+    scans = [{"image": f"case_{i}.nii.gz", "label": f"label_{i}.nii.gz"} for i in range(1, 13)]  # of 4 subjects
+    training, validation = hold_out(scans, 0.5, scans_per_subject=3)
+    sides = [
+        {(int(case["image"].split("_")[1].split(".")[0]) - 1) // 3 for case in side} for side in (training, validation)
+    ]
+    assert [len(side) for side in sides] == [2, 2]
+    assert not sides[0] & sides[1]
+
+
 def test_hold_out_refuses():
-    with pytest.raises(UserError, match="found 1 annotated scan, expected at least 2"):
+    with pytest.raises(UserError, match="found annotated scans of 1 subject, expected at least 2"):
         hold_out(pairs(1), 0.2)
     for share in (0, 1, True, "0.2"):
         with pytest.raises(UserError, match="val_split"):

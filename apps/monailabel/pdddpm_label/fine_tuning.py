@@ -10,12 +10,14 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from monai_pdddpm.data.case import case_name
+from monai_pdddpm.data.folds import subject_of
 from monai_pdddpm.handlers.checkpoint import save_file
 from monai_pdddpm.networks.weights import read_weights
 from monai_pdddpm.utils.atomic_write import atomic_write, write_json
@@ -27,35 +29,39 @@ _SEGMENTER = "segmenter."
 _INITIALIZE = ["$torch.manual_seed(@seed)"]  # instead of the bundle's own, which may make data
 
 
-def hold_out(pairs: Sequence[Mapping[str, Any]], share: float) -> tuple[list[dict], list[dict]]:
-    """Split annotated scans into training and validation cases.
+def hold_out(
+    pairs: Sequence[Mapping[str, Any]], share: float, scans_per_subject: int = 1
+) -> tuple[list[dict], list[dict]]:
+    """Split annotated scans into training and validation cases, by subject.
 
-    A hash of the case name orders the cases. The split does not depend on the order of annotation, and most cases stay
-    on their side when more cases are added.
+    A hash of the name orders the subjects. The split does not depend on the order of annotation, and most subjects
+    stay on their side when more are added.
 
     Args:
         pairs: mappings with the paths ``image`` and ``label``.
-        share: fraction of the cases for validation, between 0 and 1 exclusive; each side gets at least one case.
+        share: fraction of the subjects for validation, between 0 and 1 exclusive; each side gets at least one.
+        scans_per_subject: number of consecutively numbered cases of a subject.
 
     Returns:
         the training and the validation cases, ``{"image": path, "label": path}`` each.
 
     Raises:
-        UserError: when there are fewer than two cases or ``share`` is out of range.
+        UserError: when there are fewer than two subjects or ``share`` is out of range.
     """
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
         raise UserError(f"val_split: found {share!r}, expected a number above 0 and below 1; set val_split to 0.2")
-    if len(pairs) < 2:
+    subjects: dict[str, list[dict]] = {}
+    for pair in sorted(pairs, key=lambda pair: str(pair["image"])):
+        subject = subject_of(case_name(pair["image"]), scans_per_subject)
+        subjects.setdefault(subject, []).append({"image": pair["image"], "label": pair["label"]})
+    if len(subjects) < 2:
         raise UserError(
-            f"training: found {len(pairs)} annotated {'scan' if len(pairs) == 1 else 'scans'}, expected at least 2, one"
-            " for training and one for validation; submit more labels"
+            f"training: found annotated scans of {len(subjects)} subject, expected at least 2, one for training and "
+            "one for validation; submit more labels"
         )
-    ordered = sorted(
-        ({"image": pair["image"], "label": pair["label"]} for pair in pairs),
-        key=lambda pair: hashlib.sha256(case_name(pair["image"]).encode()).hexdigest(),
-    )
+    ordered = [subjects[name] for name in sorted(subjects, key=lambda name: hashlib.sha256(name.encode()).hexdigest())]
     held = min(max(1, round(share * len(ordered))), len(ordered) - 1)
-    return ordered[held:], ordered[:held]
+    return list(chain(*ordered[held:])), list(chain(*ordered[:held]))
 
 
 def fine_tune(
