@@ -90,10 +90,10 @@ def test_other_steps_leave_the_intervals_out(command, calibrated, data, tmp_path
 def test_evaluation_does_not_apply_it(command, calibrated, data, tmp_path):
     bundle, _ = calibrated
     content = json.loads((bundle / "models" / "calibration.json").read_text())
-    hot = tmp_path / "hot.json"
-    hot.write_text(json.dumps(content | {"temperature": 2.0}))
     found = []
-    for name, file in (("hot", hot), ("none", tmp_path / "missing.json")):
+    for name, temperature in (("hot", 2.0), ("none", 1.0)):
+        file = tmp_path / f"{name}.json"
+        file.write_text(json.dumps(content | {"temperature": temperature}))
         options = {"dataset_dir": data, "output_dir": tmp_path / name, "calibration_file": file, **SHORT}
         files = [bundle / f"configs/{config}.json" for config in ("inference", "evaluate")]
         done = command("run", "evaluating", config_file=files, **options)
