@@ -80,3 +80,11 @@ def test_case_without_a_label_is_told(command, bundle, phantom, tmp_path):
     done = command("run", "evaluating", **options, dataset_dir=tmp_path)
     assert done.error, done
     assert "without a label" in done.error
+
+
+def test_the_phantoms_bundle_makes_its_scans_first(command, copy_bundle, tmp_path):
+    bundle = copy_bundle()
+    options = {"config_file": [bundle / f"configs/{name}.json" for name in ("inference", "evaluate")]}
+    done = command("run", "evaluating", **options, output_dir=tmp_path, **SHORT | {"members": 1, "num_steps": 1})
+    assert done.code == 0, done
+    assert json.loads((tmp_path / "evaluation_summary.json").read_text(encoding="utf-8"))["cases"] == 12
