@@ -178,7 +178,9 @@ def test_bad_labels_are_refused_at_once(client, labels):
     strange, moved = voxels.copy(), truth.affine.copy()
     strange[0, 0, 0], moved[0, 3] = 3, moved[0, 3] + 10
     answers = {
-        "found the label values 3, expected whole numbers from 0 to 2": client.submit(client.scan, written(strange, truth.affine)),
+        "found the label values 3, expected whole numbers from 0 to 2": client.submit(
+            client.scan, written(strange, truth.affine)
+        ),
         "voxels away from their scan": client.submit(client.scan, written(voxels, moved)),
         "label 1 (core), 2 (body)": client.submit(
             client.scan, labels[client.scan], {"label_info": [{"name": "core"}, {"name": "body"}]}
