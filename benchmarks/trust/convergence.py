@@ -96,8 +96,13 @@ def make_pair(name: str, parser: ConfigParser) -> PDDDPM:
     return pair.to(parser["device"])
 
 
-def quality(pair: PDDDPM, parser: ConfigParser, phantoms: Sequence[Phantom], device: torch.device) -> dict[str, float]:
-    """Return the divergence of the answer and the GED of the members, means over the phantoms."""
+def quality(
+    pair: PDDDPM, parser: ConfigParser, phantoms: Sequence[Phantom], device: torch.device, average_members: bool = False
+) -> dict[str, float]:
+    """Return the divergence of the answer and the GED of the members, means over the phantoms.
+
+    The answer is the average of the first predictions, or of the members, as the paper has it.
+    """
     chain = common.make_inferer(parser).chain
     found = []
     for number, phantom in enumerate(phantoms):
@@ -108,7 +113,8 @@ def quality(pair: PDDDPM, parser: ConfigParser, phantoms: Sequence[Phantom], dev
             presegmentation = pair.prepare_presegmentation(pair.segment(image))
             first, members = pair.reverse(presegmentation, pair.encode(image, presegmentation), [noise], chain)
         region = near_border(phantom)
-        p, q = (x[:, region].clip(1e-6) for x in (phantom.probability, first.mean(0).cpu().numpy()))
+        answer = (members if average_members else first).mean(0).cpu().numpy()
+        p, q = (x[:, region].clip(1e-6) for x in (phantom.probability, answer))
         annotations = np.stack([phantom.draw_annotation(rng) for _ in range(MEMBERS)])
         maps = [members.argmax(1).cpu(), torch.as_tensor(annotations)]
         ged = generalized_energy_distance(maps[0], maps[1], len(CLASSES))
@@ -134,7 +140,7 @@ def train_and_measure(name: str, batches: int, seed: int, args: argparse.Namespa
     average = train_denoiser(pair, call, loss, source, budget, args.work / f"{name}_{batches}_{seed}.state")[-1]
     seconds = clock() - begin
     phantoms = [make_phantom_scan(seed=FIRST_SEED + number) for number in range(args.scans)]
-    found = quality(pair.with_denoiser(average), parser, phantoms, device)
+    found = quality(pair.with_denoiser(average), parser, phantoms, device, average_members=name == PAPER)
     parameters = sum(p.numel() for p in pair.denoiser.parameters())
     return {"network": name, "batches": batches, "seed": seed, "seconds": seconds, "parameters": parameters, **found}
 
