@@ -14,9 +14,9 @@ from tqdm import tqdm
 from benchmarks.common import Item
 from benchmarks.trust.contenders import Draw
 from benchmarks.trust.samples import crps, disagreement_ratio, generalized_energy_distance, volume_z
+from monai_pdddpm.data.folds import subject_of
 from monai_pdddpm.metrics.calibration import masked_voxels, near_structure, voxel_metrics
 from monai_pdddpm.metrics.held_out import Voxels, held_out_calibration, sample_voxels
-from monai_pdddpm.metrics.summary import subject_of
 from monai_pdddpm.transforms.case_summary import agreement
 
 SCANS_PER_SUBJECT = 2  # of the hippocampus data

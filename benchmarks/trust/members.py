@@ -27,7 +27,8 @@ from benchmarks import common
 from benchmarks.trust.contenders import Draw, ensemble, passes
 from benchmarks.trust.measures import SCANS_PER_SUBJECT, measure_all
 from monai_pdddpm.data import labelled_cases
-from monai_pdddpm.metrics.summary import statistic, subject_of
+from monai_pdddpm.data.folds import subject_of
+from monai_pdddpm.metrics.summary import statistic
 from monai_pdddpm.networks import PDDDPM
 from monai_pdddpm.utils.errors import friendly_errors
 

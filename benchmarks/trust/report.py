@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from benchmarks import common
 from benchmarks.trust.measures import SCANS_PER_SUBJECT
-from monai_pdddpm.metrics.summary import paired_difference, statistic, subject_of
+from monai_pdddpm.data.folds import subject_of
+from monai_pdddpm.metrics.summary import paired_difference, statistic
 from monai_pdddpm.utils.errors import UserError
 
 BASELINE, METHOD = "segmenter", "PD-DDPM, the bundle's chain (3 calls)"

@@ -137,7 +137,9 @@ class _Pipeline:
         handlers: Sequence[Any],
     ) -> None:
         before = [LoadImageScand("image", self.spec), CheckImaged("image", self.spec), CopyItemsd("image", 1, "scan")]
-        entries: list[dict[str, Any]] = [{"image": c.case} | ({"label": c.label} if more else {}) for c in cases]
+        entries: list[dict[str, Any]] = [
+            {"image": c.case, "subject": c.subject} | ({"label": c.label} if more else {}) for c in cases
+        ]
         dataset = CaseDataset(entries, Compose([*before, *more, self.load]))
         evaluator = CaseEvaluator(
             device=torch.device("cpu"),

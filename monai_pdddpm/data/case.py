@@ -26,11 +26,13 @@ class Case:
             name of a folder, dots included.
         files: one file or folder, or one for each channel; None for a channel without a file.
         notes: remarks on how the files were read, each a sentence without a full stop.
+        subject: the subject that the data list names; empty if it names none.
     """
 
     name: str
     files: tuple[str | None, ...]
     notes: tuple[str, ...] = ()
+    subject: str = ""
     ndim: ClassVar[int] = 0  # with `item`, marks a scalar for MONAI's `decollate_batch`
 
     def item(self) -> Case:

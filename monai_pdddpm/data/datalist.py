@@ -86,8 +86,8 @@ def labelled_cases(
         scans_per_subject: number of consecutively numbered cases of a subject, see `data.folds.subject_of`.
 
     Raises:
-        UserError: when the folder, the list, a label or a file is missing, or a single subject is to be split. A
-            channel that is missing in a list of files is left to the loader.
+        UserError: when the folder, the list, a label or a file is missing, a single subject is to be split, or both
+            lists name one subject. A channel that is missing in a list of files is left to the loader.
     """
     check_choice("data_list_key", data_list_key, ("training", "validation"))
     root = _data_root(dataset_dir)
@@ -104,6 +104,12 @@ def labelled_cases(
         raise UserError(
             f"{root}: no training case found, expected a 'training' list in dataset.json, or imagesTr and labelsTr; "
             "check dataset_dir"
+        )
+    named = [{case["subject"] for case in cases if case.get("subject")} for cases in (training, validation)]
+    if both := sorted(named[0] & named[1]):
+        raise UserError(
+            f"{root / 'dataset.json'}: found the subject {both[0]!r} in training and validation, expected it in one of "
+            "them; move its cases to one list"
         )
     if not validation:
         subjects = subjects_of(training, scans_per_subject)

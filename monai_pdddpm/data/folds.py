@@ -12,12 +12,14 @@ from monai_pdddpm.utils.errors import UserError
 T = TypeVar("T", bound=Hashable)
 
 
-def subject_of(case: str, scans_per_subject: int = 1) -> str:
+def subject_of(case: str, scans_per_subject: int = 1, named: str = "") -> str:
     """Return a name for the subject of a case, or of a frame of it.
 
     With 2 scans per subject, the numbers 2 k - 1 and 2 k at the end of names belong to one subject. A case without a
-    number is its own subject.
+    number is its own subject. The subject that the data list names, if any, comes before names.
     """
+    if named:
+        return named
     case = re.sub(r" frame \d+$", "", case)
     found = re.fullmatch(r"(.*?)(\d+)", case)
     if scans_per_subject == 1 or found is None:
@@ -64,7 +66,7 @@ def fold_cases(
     A fold is a run of neighboring subjects, in the order of their first cases. All cases of a subject are in one fold.
 
     Args:
-        cases: in a fixed order; the key ``subject``, see `subjects_of`, is taken away.
+        cases: in a fixed order; their subjects, see `subjects_of`.
         folds: number of folds; 0 returns the cases without a fold.
         fold: the fold to leave out, from 0; -1 keeps all.
         scans_per_subject: number of consecutively numbered cases of a subject, see `subject_of`.
@@ -73,9 +75,8 @@ def fold_cases(
         UserError: when there are fewer subjects than folds, or no such fold.
     """
     subjects = subjects_of(cases, scans_per_subject)
-    cases = [{key: value for key, value in case.items() if key != "subject"} for case in cases]
     if folds == 0 and fold == -1:
-        return cases
+        return list(cases)
     number = {subject: i for i, subject in enumerate(dict.fromkeys(subjects))}
     if not 2 <= folds <= len(number):
         raise UserError(

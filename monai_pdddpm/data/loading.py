@@ -120,7 +120,8 @@ class LoadScan(Transform):
 class LoadImageScand(LoadImaged):
     """`LoadScan` for entries of a dictionary, in place of MONAI's ``LoadImaged`` and ``EnsureChannelFirstd``.
 
-    It is a ``LoadImaged``, which MONAI Label and MONAI Deploy look for.
+    It is a ``LoadImaged``, which MONAI Label and MONAI Deploy look for. The key ``subject`` of a data list moves into
+    the `Case`.
 
     Args:
         keys: entries, each a path or a list of paths.
@@ -141,8 +142,10 @@ class LoadImageScand(LoadImaged):
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
         """Return the data with the scans loaded; each note is logged as a warning."""
         d = super().__call__(data, reader)
+        subject = d.pop("subject", "")
         for key in self.key_iterator(d):
-            for note in case_of(d[key].meta).notes:
+            d[key].meta["case"] = case = replace(case_of(d[key].meta), subject=subject)
+            for note in case.notes:
                 logger.warning("%s: %s", d[key].meta["filename_or_obj"], note)
         return d
 

@@ -98,7 +98,7 @@ class CalibrationFit:
     def collect(self, engine: Engine) -> None:
         """Store what the fit needs of each case in the engine's output."""
         for item in engine.state.output:  # type: ignore[union-attr]
-            truth = torch.as_tensor(np.asarray(item["label"]))[0].long()
+            case, truth = case_of(item["image"].meta), torch.as_tensor(np.asarray(item["label"]))[0].long()
             labeled = truth >= 0
             found = masked_voxels(item["prob"], truth, near_structure(truth) & labeled)
             probability, classes = sample_voxels(*found, most=_VOXELS, seed=len(self.cases))
@@ -107,7 +107,7 @@ class CalibrationFit:
             prob = item["prob"].as_tensor().cpu() * labeled
             self.cases.append(
                 CalibrationCase(
-                    subject=subject_of(case_of(item["image"].meta).name, self.scans_per_subject),
+                    subject=subject_of(case.name, self.scans_per_subject, case.subject),
                     probability=probability,
                     truth=classes,
                     true_ml={name: float(is_in(truth, part).sum()) * ml for name, part in self.structures.items()},

@@ -13,6 +13,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from monai_pdddpm.data.case import case_of
+from monai_pdddpm.data.folds import subject_of
 from monai_pdddpm.metrics.held_out import Voxels, calibrated_rows
 from monai_pdddpm.metrics.summary import KEYS, as_table, case_rows, summarize
 from monai_pdddpm.utils.atomic_write import write_json, write_text
@@ -42,7 +43,7 @@ class EvaluationReport:
     def __init__(self, output_dir: str | os.PathLike[str], scans_per_subject: int = 1) -> None:
         self.output_dir = Path(output_dir)
         self.scans_per_subject = scans_per_subject
-        self._metrics: dict[tuple[str, str], Mapping[str, Any]] = {}  # file, case -> metrics
+        self._metrics: dict[tuple[str, str, str], Mapping[str, Any]] = {}  # file, case, subject -> metrics
 
     def attach(self, engine: Engine) -> None:
         """Register with an engine whose output is a list of items, one per case."""
@@ -54,11 +55,11 @@ class EvaluationReport:
         """Store the metrics of every case in the engine's output."""
         for item in engine.state.output:  # type: ignore[union-attr]
             case = case_of(item["image"].meta)
-            self._metrics.setdefault((case.file, case.name), item["metrics"])
+            self._metrics.setdefault((case.file, case.name, case.subject), item["metrics"])
 
     def write(self, engine: Engine) -> None:
         """Write both files and print the table."""
-        found: dict[tuple[str, str], Mapping[str, Any]] = {}
+        found: dict[tuple[str, str, str], Mapping[str, Any]] = {}
         for part in gathered(self._metrics):
             found |= part
         if not found:
@@ -68,20 +69,22 @@ class EvaluationReport:
             )
         if not is_first_rank():
             return
-        names = [name for _, name in found]
+        names = [name for _, name, _ in found]
         rows: list[dict[str, Any]] = []
+        subjects: dict[str, str] = {}
         voxels: dict[str, dict[str, Voxels]] = {}
-        for (file, name), metrics in found.items():
+        for (file, name, subject), metrics in found.items():
             case = name if names.count(name) == 1 else file
+            subjects[case] = subject_of(case, self.scans_per_subject, subject)
             rows += case_rows(case, metrics)
             for method, parts in metrics.items():
                 if "voxels" in parts:
                     voxels.setdefault(method, {})[case] = parts["voxels"]
-        more, pooled = calibrated_rows(voxels, self.scans_per_subject)
+        more, pooled = calibrated_rows(voxels, subjects)
         rows += more
         # the rows first: they are there even if the summary fails
         write_text(self.output_dir / "evaluation_cases.csv", as_csv(rows))
-        summary = summarize(rows, scans_per_subject=self.scans_per_subject)
+        summary = summarize(rows, subjects)
         write_json(self.output_dir / "evaluation_summary.json", summary | {"pooled": without_nan(pooled)})
         for method, kinds in pooled.items():
             for kind, values in kinds.items():

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from monai_pdddpm.data.folds import subject_of
 from monai_pdddpm.metrics.calibration import voxel_metrics
 from monai_pdddpm.metrics.recalibration import best_temperature, nll_curve
 from monai_pdddpm.utils.probabilities import tempered
@@ -53,13 +52,13 @@ def held_out_calibration(voxels: Mapping[str, Voxels], subjects: Mapping[str, st
 
 
 def calibrated_rows(
-    voxels: Mapping[str, Mapping[str, Voxels]], scans_per_subject: int = 1
+    voxels: Mapping[str, Mapping[str, Voxels]], subjects: Mapping[str, str]
 ) -> tuple[list[dict[str, Any]], dict[str, CaseMetrics]]:
     """Calibrate several methods in the same way, for the rows of an evaluation.
 
     Args:
         voxels: by method and case, probabilities (N, K) and true classes (N,) near the structure.
-        scans_per_subject: see `monai_pdddpm.data.folds.subject_of`.
+        subjects: subject of each case.
 
     Returns:
         Rows for `summarize` with the label "near structure, calibrated", and the metrics over all voxels by method;
@@ -68,8 +67,7 @@ def calibrated_rows(
     rows: list[dict[str, Any]] = []
     pooled: dict[str, CaseMetrics] = {}
     for method, cases in voxels.items():
-        subjects = {case: subject_of(case, scans_per_subject) for case in cases}
-        if len(set(subjects.values())) < 2:
+        if len({subjects[case] for case in cases}) < 2:
             return [], {}
         by_case, pooled[method] = held_out_calibration(cases, subjects)
         rows += [{"case": case, "method": method, "label": CALIBRATED, **metrics} for case, metrics in by_case.items()]

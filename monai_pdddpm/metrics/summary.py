@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
-from monai_pdddpm.data.folds import subject_of
-
 CONFIDENCE_LEVEL = 0.95
 RESAMPLES, SEED = 2000, 0  # of the bootstrap
 BASELINE, CANDIDATE = "segmenter", "ensemble"
@@ -103,7 +101,7 @@ def paired_difference(first: Mapping[str, float], second: Mapping[str, float]) -
     return {case: b - a if math.isfinite(a) and math.isfinite(b) else math.nan for case, (a, b) in pairs.items()}
 
 
-def summarize(rows: Sequence[Row], scans_per_subject: int = 1) -> dict[str, Any]:
+def summarize(rows: Sequence[Row], subjects: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Compute means over cases with 95 % bootstrap intervals, and the paired difference ensemble - segmenter.
 
     The means of these two are over the cases where both have a finite value. A method that misses a structure has no
@@ -111,7 +109,7 @@ def summarize(rows: Sequence[Row], scans_per_subject: int = 1) -> dict[str, Any]
 
     Args:
         rows: dicts with `case`, `method`, `label` and metrics, as from `case_rows`.
-        scans_per_subject: see `monai_pdddpm.data.folds.subject_of`; subjects are resampled.
+        subjects: subject of each case; subjects are resampled. By default each case is one.
 
     Returns:
         A dict for JSON: the settings, the numbers of `cases` and `subjects`, `methods` {method: {label: {metric:
@@ -126,9 +124,11 @@ def summarize(rows: Sequence[Row], scans_per_subject: int = 1) -> dict[str, Any]
         if method not in found:
             raise ValueError(f"rows: found the methods {sorted(found)}, expected {method!r} among them")
 
+    cases = {str(row["case"]) for row in rows}
+    own = subjects or {case: case for case in cases}
+
     def described(values: Mapping[str, float]) -> Statistic:
-        subjects = [subject_of(case, scans_per_subject) for case in values]
-        return statistic(list(values.values()), subjects)
+        return statistic(list(values.values()), [own[case] for case in values])
 
     gaps: dict[str, dict[str, dict[str, float]]] = {}
     for (method, label, metric), values in table.items():
@@ -140,7 +140,6 @@ def summarize(rows: Sequence[Row], scans_per_subject: int = 1) -> dict[str, Any]
         common = {case: values[case] if math.isfinite(gap[case]) else math.nan for case in gap} or values
         undefined = sum(not math.isfinite(value) for value in values.values())
         methods.setdefault(method, {}).setdefault(label, {})[metric] = described(common) | {"undefined": undefined}
-    cases = {str(row["case"]) for row in rows}
     return {
         "baseline": BASELINE,
         "candidate": CANDIDATE,
@@ -149,7 +148,7 @@ def summarize(rows: Sequence[Row], scans_per_subject: int = 1) -> dict[str, Any]
         "resamples": RESAMPLES,
         "seed": SEED,
         "cases": len(cases),
-        "subjects": len({subject_of(case, scans_per_subject) for case in cases}),
+        "subjects": len({own[case] for case in cases}),
         "methods": methods,
         "paired_difference": {
             label: {metric: described(gap) for metric, gap in metrics.items()} for label, metrics in gaps.items()

@@ -79,6 +79,19 @@ def test_maps_are_those_of_the_mean_of_the_files(run, tmp_path):
     assert "found results of an earlier run" in err
 
 
+def test_no_subject_is_split(run, files, tmp_path):
+    training = change(files)["training"]
+    entries = [entry | {"subject": f"s{number // 2}"} for number, entry in enumerate(training)]
+    change(files, training=entries)
+    code, _, err = run()
+    assert code == 0, err
+    assert json.loads((tmp_path / "out" / "evaluation" / "evaluation_summary.json").read_text())["subjects"] == 4
+    change(files, training=[entry | {"subject": f"s{number // 4}"} for number, entry in enumerate(training)])
+    code, _, err = run(output="other")  # without a subject's four cases, four are left
+    assert code == 1
+    assert "found 8 cases with a label, expected at least 9" in err
+
+
 def test_one_folder_with_the_folds_of_a_network(run, tmp_path):
     for number, file in enumerate(sorted((tmp_path / "network_0").iterdir())):
         fold = tmp_path / "network_0" / f"fold_{number % 2}" / "validation"

@@ -385,6 +385,14 @@ class TestLabelled:
         with pytest.raises(UserError, match="found labeled cases of 1 subject and no validation list"):
             labelled_cases(tmp_path, "validation", 3)
 
+    def test_a_subject_in_both_lists_is_refused(self, tmp_path):
+        touch_pairs(tmp_path, "a", "b")
+        lists = {"training": [pairs("a")[0] | {"subject": 7}], "validation": [pairs("b")[0] | {"subject": "7"}]}
+        decathlon(tmp_path, **lists)
+        for key in lists:
+            with pytest.raises(UserError, match="found the subject '7' in training and validation"):
+                labelled_cases(tmp_path, key)
+
     def test_folders_without_a_list(self, tmp_path):
         touch_pairs(tmp_path, "b", "a")
         assert names(labelled_cases(tmp_path, "training")) == ["a"]

@@ -44,7 +44,7 @@ def test_the_key_subject_comes_before_names():
         {"image": "c_1"},
         {"image": "c_2"},
     ]
-    assert fold_cases(cases) == [{"image": case["image"]} for case in cases]
+    assert fold_cases(cases) == cases
     assert [case["fold"] for case in fold_cases(cases, 4)] == [0, 0, 1, 2, 3]
     assert [case["fold"] for case in fold_cases(cases, 3, scans_per_subject=2)] == [0, 0, 1, 2, 2]
 
@@ -58,3 +58,4 @@ def test_subjects_of_numbered_scans():
         "scan",
     ]
     assert [subject_of(name) for name in names] == names
+    assert subject_of("hippocampus_001", 2, "Ann") == "Ann"

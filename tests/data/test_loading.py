@@ -130,10 +130,13 @@ class TestAsMonai:
         assert item["image_meta_dict"]["filename_or_obj"] == str(tmp_path / "a.nii")
 
     def test_metadata_survive_a_batch(self, tmp_path):
-        item = LoadImageScand("image", channels=2, missing="zero")({"image": [save(tmp_path / "ä.nii"), None]})
+        item = LoadImageScand("image", channels=2, missing="zero")(
+            {"image": [save(tmp_path / "ä.nii"), None], "subject": "Ann"}
+        )
         (back,) = decollate_batch(case_collate([item]))
         assert notes(back["image"]) == notes(item["image"]) != []
         assert back["image"].meta["case"].files == (str(tmp_path / "ä.nii"), None)
+        assert (back["image"].meta["case"].subject, "subject" in back) == ("Ann", False)
 
 
 class TestOddNifti:

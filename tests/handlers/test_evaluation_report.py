@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch.distributed as dist
 from ignite.engine import Engine
 from monai.data import MetaTensor
 
+from monai_pdddpm.data.case import case_of
 from monai_pdddpm.handlers.evaluation_report import EvaluationReport
 from monai_pdddpm.utils.errors import UserError
 
@@ -98,6 +100,14 @@ def test_a_file_that_comes_twice_counts_once(tmp_path):
     assert [row["dice"] for row in cases(tmp_path)] == ["0.5", "", "0.75", ""]
 
 
+def test_subjects_of_the_list_come_before_names(tmp_path):
+    items = [item(f"case_{number}.nii.gz") for number in range(1, 5)]  # 1 and 2 are one subject by their names
+    for one in (items[1], items[2]):
+        one["image"].meta["case"] = replace(case_of(one["image"].meta), subject="Ann")
+    run(EvaluationReport(tmp_path, scans_per_subject=2), [items])
+    assert json.loads((tmp_path / "evaluation_summary.json").read_text())["subjects"] == 3
+
+
 def test_no_case_is_an_error(tmp_path):
     with pytest.raises(UserError, match="evaluation: found no evaluated case"):
         run(EvaluationReport(tmp_path), [[]])
@@ -116,13 +126,13 @@ def test_the_cases_survive_a_summary_that_fails(tmp_path):
 def test_the_first_of_several_processes_writes_the_cases_of_all(tmp_path, monkeypatch, rank):
     def gather(parts, mine, group=None):
         parts[rank] = mine
-        parts[1 - rank] = {("elsewhere.nii.gz", "elsewhere"): item("")["metrics"]}
+        parts[1 - rank] = {("elsewhere.nii.gz", "elsewhere", ""): item("")["metrics"]}
 
     report = EvaluationReport(tmp_path)
     for name, answer in {"is_initialized": True, "get_rank": rank, "get_world_size": 2}.items():
         monkeypatch.setattr(dist, name, lambda answer=answer: answer)
     monkeypatch.setattr(dist, "all_gather_object", gather)
-    report._metrics = {("here.nii.gz", "here"): item("")["metrics"]}
+    report._metrics = {("here.nii.gz", "here", ""): item("")["metrics"]}
     report.write(None)
     assert (tmp_path / "evaluation_cases.csv").exists() == (rank == 0)
     if rank == 0:

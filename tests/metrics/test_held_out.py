@@ -51,8 +51,9 @@ def test_methods_that_differ_by_a_temperature_become_equal():
 def test_rows_of_two_methods_can_be_summarized():
     right = {f"scan_{i}": sharpened(i, 1.0) for i in range(1, 7)}
     sharp = {name: (tempered(p, 0.5, 1), truth) for name, (p, truth) in right.items()}
-    rows, pooled = calibrated_rows({"segmenter": sharp, "ensemble": right}, scans_per_subject=2)
-    summary = summarize(rows, scans_per_subject=2)
+    subjects = {f"scan_{i}": str((i - 1) // 2) for i in range(1, 7)}
+    rows, pooled = calibrated_rows({"segmenter": sharp, "ensemble": right}, subjects)
+    summary = summarize(rows, subjects)
     assert (summary["cases"], summary["subjects"]) == (6, 3)
     label = "near structure, calibrated"
     temperatures = [summary["methods"][name][label]["temperature"]["mean"] for name in ("segmenter", "ensemble")]
@@ -60,8 +61,8 @@ def test_rows_of_two_methods_can_be_summarized():
     assert summary["paired_difference"][label]["nll"]["mean"] == pytest.approx(0, abs=1e-3)
     assert pooled["segmenter"]["raw"]["nll"] > pooled["ensemble"]["raw"]["nll"]
     one = {"scan_1": right["scan_1"], "scan_2": right["scan_2"]}
-    assert calibrated_rows({"segmenter": one}, scans_per_subject=2) == ([], {})
-    assert len(calibrated_rows({"segmenter": one})[0]) == 2
+    assert calibrated_rows({"segmenter": one}, subjects) == ([], {})
+    assert len(calibrated_rows({"segmenter": one}, {name: name for name in one})[0]) == 2
 
 
 def test_the_sample_is_the_same_in_every_run():

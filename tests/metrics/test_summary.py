@@ -116,7 +116,8 @@ def test_subjects_are_resampled_with_all_their_cases():
 
 def test_each_scan_is_a_subject_unless_stated_otherwise():
     rows = rows_of([0.5, 0.25, 0.125], [0.75, 0.5, 0.25])
-    assert (summarize(rows)["subjects"], summarize(rows, 2)["subjects"]) == (3, 2)
+    subjects = {"c0": "a", "c1": "b", "c2": "b"}
+    assert (summarize(rows)["subjects"], summarize(rows, subjects)["subjects"]) == (3, 2)
 
 
 def test_intervals_of_dependent_scans_are_wider():
