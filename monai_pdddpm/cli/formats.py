@@ -106,11 +106,11 @@ def _read_nnunet(source: Path, content: dict[str, Any]) -> DataSet:
     listed = content.get("dataset")  # files listed one by one
     if isinstance(listed, dict):
         cases = [_nnunet_case(source, name, files) for name, files in sorted(listed.items())]
-    used = {case.label for case in cases}
+    used = {os.path.abspath(case.label or "") for case in cases}
     findings = [
         Finding("missing-file", str(file), "there is no image of this name in imagesTr; add it or remove the label map")
         for file in sorted((root / "labelsTr").glob(f"[!.]*{ending}"))
-        if str(file) not in used
+        if os.path.abspath(file) not in used
     ]
     return DataSet("nnunet", source, channels, cases=tuple(cases), findings=tuple(findings), **_labels(source, content))
 
@@ -122,8 +122,8 @@ def _nnunet_case(source: Path, name: str, files: object) -> LabeledCase:
             f"{source}: dataset: {name}: found {files!r}, expected a list of files under images, and a file under "
             "label; fix it"
         )
-    case = Case.of([str(source.parent / file) for file in images])
-    return LabeledCase(case, label and str(source.parent / label), "training", name)
+    case = Case.of([os.path.abspath(source.parent / file) for file in images])
+    return LabeledCase(case, label and os.path.abspath(source.parent / label), "training", name)
 
 
 def read_table(path: Path) -> DataSet:
@@ -156,13 +156,15 @@ def read_table(path: Path) -> DataSet:
     for number, row in enumerate(rows, start=2):
         split = (row.get("split") or "").strip() or ("training" if (row.get("label") or "").strip() else "test")
         whole = "" not in row and None not in row.values()
-        files = [str(path.parent / row[name].strip()) if row[name].strip() else None for name in images if whole]
+        files = [
+            os.path.abspath(path.parent / row[name].strip()) if row[name].strip() else None for name in images if whole
+        ]
         if not any(files) or split not in LIST_KEYS:
             found = "no image" if whole else "other cells than the header"
             found = f"split {split!r}" if split not in LIST_KEYS else found
             raise UserError(f"{path}: line {number}: found {found}, expected {', '.join(LIST_KEYS)}; fix the line")
         case = Case.of(files if len(files) > 1 else str(files[0]))
-        label = str(path.parent / row["label"].strip()) if (row.get("label") or "").strip() else None
+        label = os.path.abspath(path.parent / row["label"].strip()) if (row.get("label") or "").strip() else None
         cases.append(LabeledCase(case, label, split, (row.get("subject") or "").strip() or case.name))
     channels = tuple(check_name(column.strip(), f"{path}: column") for column in images)
     return DataSet("table", path, channels, {}, tuple(cases))

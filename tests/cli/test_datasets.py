@@ -104,6 +104,7 @@ class TestNnunet:
         found = read_dataset(root)
         assert [case.label is None for case in found.cases] == [False, True]
         assert "no-label" in kinds(found)
+        assert kinds(read_dataset(root / ".." / root.name)) == kinds(found)
         for wrong in ("a.nii.gz", {}, {"images": "a.nii.gz"}, {"images": files, "label": 3}):
             change(root, dataset={"one": wrong})
             with pytest.raises(UserError, match=r"dataset: one: found .*, expected a list of files under images"):
@@ -143,6 +144,21 @@ class TestNnunet:
             ["box_003.nii.gz"],
         ]
         assert cases[0][0]["image"] == [str(root / "imagesTr" / f"box_000_000{i}.nii.gz") for i in range(2)]
+
+
+def test_files_in_a_folder_beside_that_of_the_list(decathlon, nnunet, tmp_path):
+    scans, root, more = decathlon(), nnunet(), tmp_path / "lists"
+    names = [f"../decathlon/{folder}/case_1.nii.gz" for folder in ("imagesTr", "labelsTr")]
+    more.mkdir()
+    (more / "list.csv").write_text(f"image,label\n{','.join(names)}\n{','.join(names).replace('e_1', 'e_2')}\n")
+    dataset = {name: {"images": [names[0]] * 2, "label": names[1]} for name in ("one", "two")}
+    change(root, dataset=dataset)
+    for number, source in enumerate((more / "list.csv", root)):
+        folder = listed(read_dataset(source), tmp_path / str(number))
+        change(folder, labels={"1": "a"})
+        (case,) = labelled_cases(folder, "training")
+        image = case["image"] if number == 0 else case["image"][0]
+        assert (image, case["label"]) == tuple(str(scans / f / "case_1.nii.gz") for f in ("imagesTr", "labelsTr"))
 
 
 def test_no_data_set(tmp_path):
