@@ -39,7 +39,7 @@ def test_without_a_list_all_of_the_app_s_folder(make, tmp_path):
     assert list(find_bundles(None, tmp_path)) == ["a", "b"]
 
 
-def test_labels_by_value(make):
+def test_labels_by_class_number(make):
     assert bundle_labels(make("a")) == {0: "background", 1: "Lesion"}
 
 
@@ -53,6 +53,17 @@ def test_invalid_bundles_are_refused(make, tmp_path):
     (untrained / "configs" / "inference.json").unlink()
     with pytest.raises(UserError, match=r"found no configs/inference\.json"):
         find_bundles(str(untrained), tmp_path)
+    file = make("gaps") / "configs" / "inference.json"
+    for values in (None, [0, 1]):
+        file.write_text(json.dumps({"label_values": values}))
+        assert list(find_bundles(str(tmp_path / "gaps"), tmp_path)) == ["gaps"]
+    file.write_text(json.dumps({"label_values": [0, 2, 3]}))
+    with pytest.raises(UserError) as error:
+        find_bundles(str(tmp_path / "gaps"), tmp_path)
+    assert str(error.value) == (
+        f"{file}: found label_values [0, 2, 3], expected label values without gaps; number the labels 0 to 2 and train "
+        "again, or use the command line"
+    )
     with pytest.raises(UserError, match="expected different names"):
         find_bundles(f"{make('a')},{make('a', under='other')}", tmp_path)
     (tmp_path / "a" / "configs" / "metadata.json").write_text("{}")

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from monai_pdddpm.data.dataset_json import read_json
 from monai_pdddpm.utils.errors import UserError
 from monai_pdddpm.utils.paths import with_home
 
@@ -23,7 +24,8 @@ def find_bundles(listed: str | None, default: str | os.PathLike) -> dict[str, Pa
         absolute path of each bundle by the name of its folder, in the order given.
 
     Raises:
-        UserError: when no bundle is found, a folder or file is missing, or two bundles have the same name.
+        UserError: when no bundle is found, a folder or file is missing, label values have gaps, or two bundles have the
+            same name.
     """
     example = "give --conf bundles <folder of a bundle>, several with commas between them"
     if listed:
@@ -40,6 +42,12 @@ def find_bundles(listed: str | None, default: str | os.PathLike) -> dict[str, Pa
         missing = [name for name in _NEEDED if not (folder / name).is_file()]
         if missing:
             raise UserError(f"{folder}: found no {' and no '.join(missing)}, expected a complete bundle; {example}")
+        values = read_json(folder / "configs" / "inference.json").get("label_values")
+        if values is not None and values != list(range(len(values))):
+            raise UserError(
+                f"{folder / 'configs' / 'inference.json'}: found label_values {values}, expected label values without "
+                f"gaps; number the labels 0 to {len(values) - 1} and train again, or use the command line"
+            )
         if folder.name in found:
             raise UserError(
                 f"bundles: found {found[folder.name]} and {folder}, expected different names; rename one of the folders"
@@ -49,7 +57,7 @@ def find_bundles(listed: str | None, default: str | os.PathLike) -> dict[str, Pa
 
 
 def bundle_labels(bundle: str | os.PathLike) -> dict[int, str]:
-    """Return the class names of a bundle by label value, the background (0) included.
+    """Return the class names of a bundle by class number, the background (0) included.
 
     Args:
         bundle: folder of the bundle.
