@@ -25,8 +25,8 @@ class Budget:
     """Length and rates of a training with AdamW.
 
     It ends after `batches` or `seconds`; only batches make its length reproducible. Each of the equal `cycles` has a
-    warm-up and a cosine. `average` is the decay of the moving average. The augmentation is light from the fraction
-    `light_from` on.
+    warm-up and a cosine, and light augmentation from the fraction `light_from` on. `average` is the decay of the moving
+    average.
     """
 
     batches: int = 10**9
@@ -116,7 +116,7 @@ def fit(network: nn.Module, loss_at: Callable[[float], torch.Tensor], budget: Bu
         for group in optimizer.param_groups:
             group["lr"] = budget.rate(elapsed)
         optimizer.zero_grad()
-        loss_at(1.0 if elapsed < budget.light_from else 0.3).backward()
+        loss_at(1.0 if elapsed * budget.cycles % 1 < budget.light_from else 0.3).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
         average.update(network)

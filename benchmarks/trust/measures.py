@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,18 @@ from tqdm import tqdm
 from benchmarks.common import Item
 from benchmarks.trust.contenders import Draw
 from benchmarks.trust.samples import crps, disagreement_ratio, generalized_energy_distance, volume_z
+from monai_pdddpm.data import labelled_cases
 from monai_pdddpm.data.folds import subject_of
 from monai_pdddpm.metrics.calibration import masked_voxels, near_structure, voxel_metrics
 from monai_pdddpm.metrics.held_out import Voxels, held_out_calibration, sample_voxels
 from monai_pdddpm.transforms.case_summary import agreement
 
 SCANS_PER_SUBJECT = 2  # of the hippocampus data
+
+
+def validation_cases(dataset_dir: Path) -> list[dict[str, Any]]:
+    """List the validation cases of the hippocampus data, with no subject of the training cases."""
+    return labelled_cases(dataset_dir, "validation", SCANS_PER_SUBJECT)
 
 
 def measure(mean: torch.Tensor, drawn: torch.Tensor, label: torch.Tensor, voxel_ml: float) -> dict[str, float]:

@@ -25,8 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks import common
 from benchmarks.trust.contenders import Draw, ensemble, passes
-from benchmarks.trust.measures import SCANS_PER_SUBJECT, measure_all
-from monai_pdddpm.data import labelled_cases
+from benchmarks.trust.measures import SCANS_PER_SUBJECT, measure_all, validation_cases
 from monai_pdddpm.data.folds import subject_of
 from monai_pdddpm.metrics.summary import statistic
 from monai_pdddpm.networks import PDDDPM
@@ -74,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     overrides = {"members": args.members, "inferer::return_members": True}
     overrides["presegmentation_dir"] = args.presegmentation_dir
     parser = common.read_bundle(common.HIPPOCAMPUS, overrides, args.device)
-    items = common.load_items(parser, labelled_cases(args.dataset_dir, "validation")[: args.cases])
+    items = common.load_items(parser, validation_cases(args.dataset_dir)[: args.cases])
     pair = common.load_pair(parser)
     draws = {"pre-segmentation": before(parser, pair)}
     for changes in args.settings:

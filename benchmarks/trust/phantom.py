@@ -127,7 +127,7 @@ def measure(
         many = max(ANNOTATIONS, members)
         maps, others = (np.stack([phantom.draw_annotation(rng) for _ in range(many)]) for _ in range(2))
         annotations.append(maps)
-        rows.setdefault(LIMIT, []).append(compare(others, maps, phantom))
+        rows.setdefault(LIMIT, []).append(compare(others[:members], maps, phantom))
         rows.setdefault(INDEPENDENT, []).append(
             compare(independent_voxels(phantom.probability, members, rng), maps, phantom)
         )

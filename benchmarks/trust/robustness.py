@@ -33,7 +33,6 @@ from benchmarks import common
 from benchmarks.trust import measures, report, study, training
 from benchmarks.trust.contenders import Draw, contender, ensemble, passes
 from benchmarks.trust.samples import area_under_risk_coverage
-from monai_pdddpm.data import labelled_cases
 from monai_pdddpm.utils.errors import friendly_errors
 
 # Three degrees of each: noise in standard deviations of the scan, blur in voxels, coefficients of the logarithm of the
@@ -151,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--dataset_dir", type=Path, required=True)
     options.add_argument("--every", type=int, default=3, help="take every n-th validation case")
     args = options.parse_args(argv)
-    cases = labelled_cases(args.dataset_dir, "validation")[:: args.every]
+    cases = measures.validation_cases(args.dataset_dir)[:: args.every]
     items = common.load_items(common.read_bundle(common.HIPPOCAMPUS, device=args.device), cases)
     found = {name: measure(draw, items) for name, draw in tqdm(draws(args).items(), disable=None)}
     content = {

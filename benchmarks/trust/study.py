@@ -27,8 +27,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 from benchmarks import common  # noqa: E402
 from benchmarks.trust import report, sweep, training  # noqa: E402
 from benchmarks.trust.contenders import contender  # noqa: E402
-from benchmarks.trust.measures import measure_all  # noqa: E402
-from monai_pdddpm.data import labelled_cases  # noqa: E402
+from benchmarks.trust.measures import measure_all, validation_cases  # noqa: E402
 from monai_pdddpm.utils.errors import UserError, friendly_errors  # noqa: E402
 
 STAGES = ("train", "measure", "sweep", "time", "report")
@@ -106,7 +105,7 @@ def measure_row(row: Mapping[str, Any], study: Mapping[str, Any], args: argparse
     if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["asked"] == asked:
         return
     items = common.load_items(
-        common.read_bundle(common.HIPPOCAMPUS, device=args.device), labelled_cases(args.dataset_dir, "validation")
+        common.read_bundle(common.HIPPOCAMPUS, device=args.device), validation_cases(args.dataset_dir)
     )
     found = measure_all(contender(row, study, args), items[:: row.get("every", 1)], row["name"])
     found.pop("seconds_per_case")  # other processes may be running; `time` measures it
@@ -118,7 +117,7 @@ def measure_row(row: Mapping[str, Any], study: Mapping[str, Any], args: argparse
 
 def time_rows(study: Mapping[str, Any], args: argparse.Namespace) -> None:
     """Add to each measured row the seconds of a case, with nothing else running."""
-    cases = labelled_cases(args.dataset_dir, "validation")[:TIMED]
+    cases = validation_cases(args.dataset_dir)[:TIMED]
     items = common.load_items(common.read_bundle(common.HIPPOCAMPUS, device=args.device), cases)
     for row in study["rows"]:
         path = row_file(row, args)

@@ -14,9 +14,8 @@ import numpy as np
 from benchmarks import common
 from benchmarks.trust import phantom, training
 from benchmarks.trust.contenders import contender
-from benchmarks.trust.measures import measure_all
+from benchmarks.trust.measures import measure_all, validation_cases
 from benchmarks.trust.report import described, earlier, values_of
-from monai_pdddpm.data import labelled_cases
 
 MEASURED = {
     "hippocampus": {
@@ -56,7 +55,7 @@ def measure(study: Mapping[str, Any], job: str, args: argparse.Namespace) -> Non
     found: dict[int, dict[str, Any]] = {}
     if task == "hippocampus":
         parser = common.read_bundle(common.HIPPOCAMPUS, device=args.device)
-        cases = labelled_cases(args.dataset_dir, "validation")[:: study["sweep"]["every"]]
+        cases = validation_cases(args.dataset_dir)[:: study["sweep"]["every"]]
         items = common.load_items(parser, cases)
         for calls, changes in settings.items():
             row = {"networks": ["segmenter_0", f"{network}_0"], "settings": changes}

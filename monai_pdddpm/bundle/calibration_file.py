@@ -13,12 +13,20 @@ from monai_pdddpm.metrics.recalibration import Calibration
 from monai_pdddpm.utils.atomic_write import write_json
 from monai_pdddpm.utils.checks import check_switch
 from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.provenance import checksum, fitted_to
 
 FITTED_WITH = ("time_steps", "presegmentation_weight")  # settings that a calibration depends on
 
 
-def load_calibration(path: str | os.PathLike, use: bool = True, config: EnsembleConfig | None = None) -> Calibration:
-    """Read a calibration; return the identity if none is wanted, or, with a printed line, if there is no file.
+def load_calibration(
+    path: str | os.PathLike,
+    use: bool = True,
+    config: EnsembleConfig | None = None,
+    model_file: str | os.PathLike | None = None,
+) -> Calibration:
+    """Read a calibration; return the identity if none is wanted.
+
+    Also, with a printed line, if there is no file, or if it was fitted to other weights than those of ``model_file``.
 
     If ``config``, the settings of this run, differ from those of the fit, volume intervals and predicted Dice are left
     out, with a printed line.
@@ -52,6 +60,9 @@ def load_calibration(path: str | os.PathLike, use: bool = True, config: Ensemble
             f"{path}: found a calibration of version 0.1, expected one of this version; fit it again with "
             "calibrate.json, or skip it with --calibrated False"
         )
+    if model_file is not None and not fitted_to(path, checksum(model_file)):
+        print(f"{path}: fitted to other weights than {model_file}; results are not calibrated, run calibrate.json")
+        return Calibration()
     now = config.as_report() if config is not None else {}
     differing = [key for key in FITTED_WITH if key in now and key in fitted_with and fitted_with[key] != now[key]]
     if differing:

@@ -133,6 +133,7 @@ class _Folds:
                 "model_file": files["model_file"],
                 "data": frame_cases(own, self.scan),
                 "handlers::1::collect_only": True,
+                "handlers::1::model_file": "",
             }
             workflow = self._workflow("inference", "calibrate", **settings)
             workflow.run()

@@ -7,10 +7,12 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
 
 from monai_pdddpm.bundle.calibration_file import FITTED_WITH, save_calibration
 from monai_pdddpm.data.case import case_of
@@ -29,7 +31,7 @@ from monai_pdddpm.metrics.segmentation import class_names, is_in, structures
 from monai_pdddpm.transforms.case_summary import agreement, probable_volume, voxel_volume_ml
 from monai_pdddpm.utils.checks import check_output_dir
 from monai_pdddpm.utils.errors import UserError
-from monai_pdddpm.utils.provenance import Settings
+from monai_pdddpm.utils.provenance import Settings, checksum
 from monai_pdddpm.utils.ranks import gathered, is_first_rank
 
 _VOXELS = 20000  # of a case in the fit of the temperature, drawn at random
@@ -50,6 +52,7 @@ class CalibrationFit:
             :func:`monai_pdddpm.data.folds.subject_of`; cross-validation leaves out whole subjects.
         regions: name -> channel indices of a union of labels, which gets volume intervals too.
         collect_only: leave the fit to a call of `fit`, which may follow on the cases of several folds.
+        model_file: weights whose checksum is stored beside the calibration; empty for networks of several files.
 
     Raises:
         UserError: before the first case, if there are too few or the file's folder cannot be written to; at the end, if
@@ -64,10 +67,12 @@ class CalibrationFit:
         scans_per_subject: int = 1,
         regions: Mapping[str, Sequence[int]] | None = None,
         collect_only: bool = False,
+        model_file: str | os.PathLike = "",
     ) -> None:
         self.path = Path(path)
         self.scans_per_subject = scans_per_subject
         self.collect_only = collect_only
+        self.model_file = model_file
         self.labels = class_names(labels)
         self.structures = structures(self.labels, regions)
         self.settings = {key: config.as_report()[key] for key in FITTED_WITH}
@@ -75,7 +80,7 @@ class CalibrationFit:
 
     def attach(self, engine: Engine) -> None:
         """Register with an engine whose output is a list of items."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.collect)  # a failure ends this case only
         if not self.collect_only:
             engine.add_event_handler(Events.STARTED, self.begin)
             engine.add_event_handler(Events.COMPLETED, self.fit)
@@ -150,7 +155,12 @@ class CalibrationFit:
                 f"{LEAST_RANK_CORRELATION}",
                 flush=True,
             )
-        fitted = {"cases": len(cases), "cases_with_structure": with_structure, "settings": self.settings}
+        fitted: dict[str, Any] = {
+            "cases": len(cases),
+            "cases_with_structure": with_structure,
+            "settings": self.settings,
+        }
+        fitted["weights"] = checksum(self.model_file) if self.model_file else None
         fitted["cross_validated"] = figures
         save_calibration(dataclasses.replace(calibration, fitted=fitted), self.path)
         print(f"{self.path}: temperature {calibration.temperature:.3f}, fitted on {len(cases)} cases", flush=True)

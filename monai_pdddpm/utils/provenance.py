@@ -44,6 +44,15 @@ def checksum(path: str | Path) -> str | None:
         return None
 
 
+def fitted_to(calibration_file: str | Path, weights: str | None) -> bool:
+    """Return whether there is a calibration, fitted to weights with this checksum, or to unknown ones."""
+    try:
+        fitted = json.loads(Path(calibration_file).read_text(encoding="utf-8"))["fitted"]["weights"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return Path(calibration_file).is_file()
+    return fitted in (None, weights)
+
+
 @cache
 def code_checksum() -> str:
     """Return the SHA-256 of this package's Python files, equal for installations with the same code."""
@@ -116,7 +125,7 @@ def provenance_record(
         # as a report has them when it is read again
         "settings": json.loads(json.dumps(settings, default=lambda value: value.tolist())),
     }
-    if calibrated and Path(calibration_file).is_file():
+    if calibrated and fitted_to(calibration_file, record["weights"]["sha256"]):
         record["calibration"] = {"file": str(calibration_file), "sha256": checksum(calibration_file)}
     return {"id": record_id(record)} | record
 

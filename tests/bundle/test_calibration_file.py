@@ -45,6 +45,17 @@ def test_other_settings_leave_out_intervals_and_predicted_dice(tmp_path, capsys)
     assert found == dataclasses.replace(FITTED, interval_factor={}, dice_line=None)
 
 
+def test_one_of_other_weights_is_not_applied(tmp_path, capsys):
+    path, model = tmp_path / "c.json", tmp_path / "model.pt"
+    model.write_bytes(b"abc")  # its SHA-256 is an example of FIPS 180-2
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    for weights, applied in ((abc, True), (None, True), ("0" * 64, False)):
+        fitted = dataclasses.replace(FITTED, fitted=FITTED.fitted | {"weights": weights})
+        save_calibration(fitted, path)
+        assert load_calibration(path, model_file=model) == (fitted if applied else Calibration())
+        assert ("fitted to other weights than" in capsys.readouterr().out) is not applied
+
+
 def test_one_of_version_0_1_is_refused(tmp_path):
     save_calibration(dataclasses.replace(FITTED, fitted={"settings": {"segmenter_share": 0.5}}), tmp_path / "c.json")
     with pytest.raises(UserError, match=r"c\.json: found a calibration of version 0\.1, .* fit it again"):
@@ -78,3 +89,5 @@ def test_the_shipped_ones_can_be_read():
         calibration = load_calibration(path)
         assert set(calibration.interval_factor) == set(labels.values()) - {labels["0"]}
         assert calibration.fitted["cases"] >= 5
+        assert load_calibration(path, model_file=path.parent / "model.pt") == calibration
+        assert load_calibration(path, model_file=path) != calibration

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ignite.engine import Engine
+from monai.engines.utils import IterationEvents
 
 from monai_pdddpm.handlers import CalibrationFit
 from monai_pdddpm.handlers.calibration_fit import FITTED_WITH
@@ -24,6 +25,7 @@ def test_number_of_cases_is_checked_before_any_work(tmp_path):
     fit = fit_in(tmp_path)
     read = []
     engine = Engine(lambda engine, case: read.append(case))
+    engine.register_events(*IterationEvents)
     fit.attach(engine)
     with pytest.raises(UserError, match="calibration: found 5 cases with a label, expected at least 6"):
         engine.run([1, 2, 3, 4, 5])
@@ -50,6 +52,7 @@ def test_place_of_the_file_is_checked_before_any_work(tmp_path, made):
     fit = fit_in(tmp_path if made == "folder" else place / "below")
     place.mkdir() if made == "folder" else place.touch()
     engine = Engine(lambda engine, case: pytest.fail("a case was read"))
+    engine.register_events(*IterationEvents)
     fit.attach(engine)
     with pytest.raises(UserError, match="found the folder" if made == "folder" else "cannot be written to"):
         engine.run(range(6))

@@ -324,7 +324,13 @@ class TestKeep:
         best = {1: 1, 2: 2, 3: 2}  # epoch -> epoch of the best so far
         made = []
         saver = ModelSaver(tmp_path / "model.pt", torch.nn.Linear(1, 1), evaluator, keep)
-        saver.save = lambda: made.append("end" if evaluator.state.epoch == 9 else evaluator.state.epoch)
+
+        def save():
+            made.append("end" if evaluator.state.epoch == 9 else evaluator.state.epoch)
+            if keep == "best" or evaluator.state.epoch == 9:  # the last state is saved at the end if it is missing
+                saver.path.touch()
+
+        saver.save = save
         saver.attach(trainer)
         for epoch, best_epoch in best.items():
             evaluator.state.epoch, evaluator.state.best_metric_epoch = epoch, best_epoch
@@ -332,6 +338,13 @@ class TestKeep:
         evaluator.state.epoch = 9
         trainer.fire_event(Events.COMPLETED)
         assert made == saved
+
+    def test_a_lost_best_state_is_one_line(self, tmp_path):
+        trainer, evaluator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+        ModelSaver(tmp_path / "model.pt", torch.nn.Linear(1, 1), evaluator, "best").attach(trainer)
+        evaluator.state.best_metric_epoch = 2
+        with pytest.raises(UserError, match=r"^model_file: found no .*model\.pt, which held the best state"):
+            trainer.fire_event(Events.COMPLETED)
 
 
 class Evil:
