@@ -61,7 +61,8 @@ def nnunet_stage(results: Path, data: DataSet) -> FirstStage:
         named = "the results of nnU-Net version 2, such as nnUNetTrainer__nnUNetPlans__3d_fullres"
         raise _unusable(f"{found} in {results}", f"{named}; name that folder, or train with version 2")
     trained = read_json(results / "dataset.json")
-    names, labels = trained.get("channel_names", {}), trained.get("labels", {})
+    names = trained.get("channel_names", {})
+    labels = {name: value for name, value in trained.get("labels", {}).items() if name.lower() != "ignore"}
     channels = tuple(names.get(str(number)) for number in range(len(names)))
     own = "give the data set that it was trained on"
     if channels != data.channels:

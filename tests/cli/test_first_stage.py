@@ -223,6 +223,13 @@ class TestNNUNet:
         assert len(line.splitlines()) == 1
         assert re.search(message, line), line
 
+    def test_ignored_voxels(self, create, results):
+        data, folder = results
+        for place in (data, folder):
+            change(place, labels={"background": 0, "box": 1, "Ignore": 2})
+        code, found, made = create("--nnunet", folder, data=data)
+        assert (code, config(made)["labels"]) == (0, {"0": "background", "1": "box"}), found
+
     def test_case_in_two_folds(self, create, results):
         data, folder = results
         shutil.copy(folder / "fold_0" / "validation" / "box_000.nii.gz", folder / "fold_1" / "validation")
