@@ -24,8 +24,10 @@ def verify(folder: Path) -> Result:
     This finds damage and mistakes. It is no protection against someone who rewrites all files.
 
     Raises:
-        UserError: if there is no case in the folder.
+        UserError: if it is a file, or there is no case in the folder.
     """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: found a file, expected the output_dir of a run; fix the path")
     cases = sorted(p for p in folder.iterdir() if p.is_dir() and p.name != FAILURES and p.name[0] != ".")
     if not cases:
         raise UserError(f"{folder}: found no case, expected the output_dir of a run; fix the path")

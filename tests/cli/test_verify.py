@@ -120,6 +120,9 @@ def test_missing_scans_and_other_files_are_notes(output):
 def test_no_results(tmp_path):
     with pytest.raises(UserError, match="found no case"):
         verify(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UserError, match=r"run\.json: found a file, expected the output_dir of a run; fix the path"):
+        verify(tmp_path / "run.json")
 
 
 def test_on_the_command_line(output, capsys):
