@@ -66,8 +66,8 @@ def commands(folder: Path, stages: Sequence[str], first: FirstStage | None = Non
         run = {"calibrate": "calibrating", "evaluate": "evaluating", "inference": "inference"}.get(stage, "training")
         files = shlex.quote(str(folder / "configs" / f"{stage}.json"))
         if stage in ("calibrate", "evaluate"):  # overlays on inference.json
-            files = json.dumps([str(folder / "configs" / f"{name}.json") for name in ("inference", stage)])
-            files = f"'{files}'"
+            both = [str(folder / "configs" / f"{name}.json") for name in ("inference", stage)]
+            files = shlex.quote(json.dumps(both))
         line = f"python -m monai.bundle run {run} --config_file {files}"
         if stage == "calibrate" and by_folds:
             line = f"python -m monai_pdddpm train-folds {shlex.quote(str(folder))} --calibrate"
