@@ -53,12 +53,12 @@ def calibrate_files(data: DataSet, folders: Sequence[Path], output_dir: Path) ->
     bundle, with the same statistics, calibration, maps, reports and page.
 
     Raises:
-        UserError: if the folder has a calibration already, labels have no names, two cases or folders are the same,
+        UserError: if the folder for the results is not empty, labels have no names, two cases or folders are the same,
             there are too few labeled cases; or, after the last case, if a case failed.
     """
     file = output_dir / "calibration.json"
-    if file.exists():
-        raise UserError(f"{file}: found results of an earlier run, expected a new folder; give another --output_dir")
+    if output_dir.is_dir() and any(output_dir.iterdir()):
+        raise UserError(f"{output_dir}: found files in it, expected a new or empty folder; give another --output_dir")
     if not data.labels:
         raise UserError(f"{data.source}: found no names of labels, expected them; add labels to dataset.json")
     if len({folder.resolve() for folder in folders}) < len(folders):

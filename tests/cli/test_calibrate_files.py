@@ -74,9 +74,6 @@ def test_maps_are_those_of_the_mean_of_the_files(run, tmp_path):
     rows = (tmp_path / "out" / "evaluation" / "evaluation_cases.csv").read_text().splitlines()
     assert sum(row.startswith("case_1,segmenter,near structure,") for row in rows) == 1
     assert sum(row.startswith("case_1,ensemble,near structure,") for row in rows) == 1
-    code, _, err = run()  # nothing is overwritten
-    assert (code, err.count("\n")) == (1, 1)
-    assert "found results of an earlier run" in err
 
 
 def test_no_subject_is_split(run, files, tmp_path):
@@ -90,6 +87,19 @@ def test_no_subject_is_split(run, files, tmp_path):
     code, _, err = run(output="other")  # without a subject's four cases, four are left
     assert code == 1
     assert "found 8 cases with a label, expected at least 9" in err
+
+
+def test_only_a_new_or_empty_folder_is_written(run, tmp_path):
+    for file in (tmp_path / "network_0").glob("new_*"):  # in the layout of this package's outputs
+        case = tmp_path / "network_0" / file.name.removesuffix(".nii.gz")
+        case.mkdir()
+        file.rename(case / f"{case.name}_prob.nii.gz")
+    before = {file: file.read_bytes() for file in (tmp_path / "network_0").rglob("*.nii.gz")}
+    code, _, err = run(output="network_0")
+    folder = tmp_path / "network_0"
+    expected = f"error: {folder}: found files in it, expected a new or empty folder; give another --output_dir\n"
+    assert (code, err) == (1, expected)
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
 
 def test_one_folder_with_the_folds_of_a_network(run, tmp_path):
