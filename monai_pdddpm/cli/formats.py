@@ -131,7 +131,7 @@ def read_table(path: Path) -> DataSet:
 
     Its columns are ``image``, or ``image 1``, ``image 2``, ... (any text after ``image``) for channels; ``label``; and
     optionally ``split`` (``training``, ``validation``, ``test``) and ``subject``. Paths are absolute or relative to the
-    table; an empty cell is no file.
+    table; an empty cell is no file. Empty lines, and empty cells after the last column, are left out.
 
     Raises:
         UserError: if it is not such a text, or has no column of images, another column, or a row with other cells; the
@@ -139,12 +139,15 @@ def read_table(path: Path) -> DataSet:
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
-        separator = max(",;\t", key=lines[0].count) if lines else ","
-        reader = csv.DictReader(lines, delimiter=separator, skipinitialspace=True, restkey="", strict=True)
-        rows = list(reader)
+        header = next((line for line in lines if line.strip()), "")
+        separator = max(",;\t", key=header.count)
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: found no table ({error}), expected one in UTF-8; save it as CSV UTF-8") from error
-    columns = [column for column in (reader.fieldnames or ()) if column] if rows else []
+    columns = rows[0][1] if len(rows) > 1 else []
+    while columns and not columns[-1]:
+        columns.pop()
     images = [column for column in columns if column.lower().startswith("image")]
     unknown = [column for column in columns if column not in (*images, "label", "split", "subject")]
     if not images or unknown or len({*columns}) < len(columns):
@@ -153,20 +156,20 @@ def read_table(path: Path) -> DataSet:
             "channel), label, split and subject, each once; rename or remove them"
         )
     cases = []
-    for number, row in enumerate(rows, start=2):
-        split = (row.get("split") or "").strip() or ("training" if (row.get("label") or "").strip() else "test")
-        whole = "" not in row and None not in row.values()
-        files = [
-            os.path.abspath(path.parent / row[name].strip()) if row[name].strip() else None for name in images if whole
-        ]
-        if not any(files) or split not in LIST_KEYS:
-            found = "no image" if whole else "other cells than the header"
-            found = f"split {split!r}" if split not in LIST_KEYS else found
-            raise UserError(f"{path}: line {number}: found {found}, expected {', '.join(LIST_KEYS)}; fix the line")
+    for number, row in rows[1:]:
+        cells, where = dict(zip(columns, row, strict=False)), f"{path}: line {number}"
+        if len(row) < len(columns) or any(row[len(columns) :]):
+            raise UserError(f"{where}: found {len(row)} cells, expected {len(columns)} as in the header; fix the line")
+        split = cells.get("split") or ("training" if cells.get("label") else "test")
+        if split not in LIST_KEYS:
+            raise UserError(f"{where}: found split {split!r}, expected {', '.join(LIST_KEYS)}; fix the line")
+        files = [os.path.abspath(path.parent / cells[name]) if cells[name] else None for name in images]
+        if not any(files):
+            raise UserError(f"{where}: found no image, expected at least one; fix the line")
         case = Case.of(files if len(files) > 1 else str(files[0]))
-        label = os.path.abspath(path.parent / row["label"].strip()) if (row.get("label") or "").strip() else None
-        cases.append(LabeledCase(case, label, split, (row.get("subject") or "").strip() or case.name))
-    channels = tuple(check_name(column.strip(), f"{path}: column") for column in images)
+        label = os.path.abspath(path.parent / cells["label"]) if cells.get("label") else None
+        cases.append(LabeledCase(case, label, split, cells.get("subject") or case.name))
+    channels = tuple(check_name(column, f"{path}: column") for column in images)
     return DataSet("table", path, channels, {}, tuple(cases))
 
 

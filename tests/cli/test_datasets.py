@@ -205,6 +205,9 @@ class TestOtherLists:
         for name, separator in (("semicolons", ";"), ("tabs", "\t"), ("spaces", ", ")):  # as spreadsheets write them
             (root / f"{name}.csv").write_text(text.replace(",", separator).replace("\n", "\r\n"), newline="")
             assert read_dataset(root / f"{name}.csv").cases == found.cases
+        for text_with_more in (text.replace("\n", ",,\n") + ",,,,,\n", "\n" + text.replace("\n", ",\n\n", 2)):
+            (root / "more.csv").write_text(text_with_more, encoding="utf-8")
+            assert read_dataset(root / "more.csv").cases == found.cases
         assert [(c.case.name, c.subject, c.list_key) for c in found.cases[:3]] == [
             *(("case_1", "s0", "training"), ("case_2", "s1", "training"), ("case_3", "s1", "training"))
         ]
@@ -230,8 +233,11 @@ class TestOtherLists:
             ("image,label,label\na,b,c\n", "found the columns image, label, label, expected image"),
             ("image,label\n,b\n", "line 2: found no image"),
             ("image,label,split\na,b,train\n", "line 2: found split 'train', expected"),
-            ("image,label\na,b,c\n", "line 2: found other cells than the header"),
-            ("image,label\na\n", "line 2: found other cells than the header"),
+            ("image,label\na,b,c\n", "line 2: found 3 cells, expected 2 as in the header"),
+            ("image;label;;\na;b;;\na;b;;c\n", "line 3: found 4 cells, expected 2 as in the header"),
+            ("image,label\na\n", "line 2: found 1 cells, expected 2 as in the header"),
+            ("\nimage,label\n\na,b\n,\n,b\n", "line 6: found no image, expected at least one"),
+            ("image,,label\na,,b\n", "found the columns image, , label, expected image"),
             ('image,label\n"a,b\n', "list.csv: found no table"),
             ("image,label\nü,b\n", "list.csv: found no table .*expected one in UTF-8"),
         ],
