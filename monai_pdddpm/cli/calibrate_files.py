@@ -87,8 +87,9 @@ def calibrate_files(data: DataSet, folders: Sequence[Path], output_dir: Path) ->
     pipeline.calibrate(labeled, output_dir)
     if new:
         pipeline.write_maps(new, output_dir)
-    content = {"calibration": str(file), "evaluation": str(output_dir / "evaluation"), "labeled": len(labeled)}
-    lines = [f"written: {path}" for path in (file, output_dir / "evaluation")]
+    summary = output_dir / "evaluation_summary.json"
+    content = {"calibration": str(file), "evaluation": str(summary), "labeled": len(labeled)}
+    lines = [f"written: {path}" for path in (file, output_dir / "evaluation_cases.csv", summary)]
     lines += [f"written: {output_dir / 'index.html'}, {len(new)} cases" if new else "no case without a label is listed"]
     return Result(content | {"cases": len(new), "notes": notes}, lines)
 
@@ -104,13 +105,13 @@ class _Pipeline:
         self.load = LoadPresegmentationd(folders, {str(value): name for value, name in data.labels.items()})
 
     def calibrate(self, cases: Sequence[LabeledCase], output_dir: Path) -> None:
-        """Write ``calibration.json`` and ``evaluation/``."""
+        """Write ``calibration.json`` and the two files of the evaluation."""
         label = [LoadImageScand("label", channels=None), CheckLabeld("label", self.values, self.ignored)]
         metrics = SegmentationMetricsd(("preseg", "prob"), labels=self.labels)
         maps = [CaseSummaryd("seg", self.labels), metrics]
         handlers = [
             CalibrationFit(output_dir / "calibration.json", self.labels, self.inferer.config),
-            EvaluationReport(output_dir / "evaluation"),
+            EvaluationReport(output_dir),
         ]
         self._run(cases, [*label, LabelValuesd("label", self.values, self.ignored)], 1.0, maps, handlers)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from monai_pdddpm.__main__ import main
+from monai_pdddpm.cli.verify import verify
 
 from .conftest import SHAPE, a_label, an_image, change, write_scan
 
@@ -71,9 +72,11 @@ def test_maps_are_those_of_the_mean_of_the_files(run, tmp_path):
     assert report["settings"]["probabilities"] == [str(tmp_path / f"network_{n}") for n in range(2)]
     assert "interval_90" in report["result"]["volume_ml"]["a"]
     assert 'href="new_1/' in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    rows = (tmp_path / "out" / "evaluation" / "evaluation_cases.csv").read_text().splitlines()
+    rows = (tmp_path / "out" / "evaluation_cases.csv").read_text().splitlines()
     assert sum(row.startswith("case_1,segmenter,near structure,") for row in rows) == 1
     assert sum(row.startswith("case_1,ensemble,near structure,") for row in rows) == 1
+    verified = verify(tmp_path / "out")
+    assert (verified.content["cases"], verified.problems) == (2, [])
 
 
 def test_no_subject_is_split(run, files, tmp_path):
@@ -82,7 +85,7 @@ def test_no_subject_is_split(run, files, tmp_path):
     change(files, training=entries)
     code, _, err = run()
     assert code == 0, err
-    assert json.loads((tmp_path / "out" / "evaluation" / "evaluation_summary.json").read_text())["subjects"] == 4
+    assert json.loads((tmp_path / "out" / "evaluation_summary.json").read_text())["subjects"] == 4
     change(files, training=[entry | {"subject": f"s{number // 4}"} for number, entry in enumerate(training)])
     code, _, err = run(output="other")  # without a subject's four cases, four are left
     assert code == 1
