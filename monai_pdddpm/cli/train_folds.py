@@ -20,7 +20,7 @@ from monai_pdddpm.data.writer import write_nifti
 from monai_pdddpm.handlers import CalibrationFit
 from monai_pdddpm.utils.atomic_write import json_or_empty, write_json
 from monai_pdddpm.utils.checks import check_range
-from monai_pdddpm.utils.errors import UserError
+from monai_pdddpm.utils.errors import UserError, user_message
 
 
 def run(options: argparse.Namespace) -> Result:
@@ -32,11 +32,12 @@ def run(options: argparse.Namespace) -> Result:
         settings["dataset_dir"] = str(options.dataset_dir)
     folds = _Folds(options.bundle, check_range("--folds", options.folds, 2), settings, options.scans)
     folds.train_segmenters()
-    folds.write_presegmentations()
+    problems = folds.write_presegmentations()
     lines = [f"written: {folds.output}, for --presegmentation_dir"]
     if options.calibrate:
         lines.append(f"written: {folds.calibrate()}")
-    return Result({"presegmentations": str(folds.output), "folds": options.folds}, lines)
+    content = {"presegmentations": str(folds.output), "folds": options.folds, "problems": problems}
+    return Result(content, lines, problems)
 
 
 class _Folds:
@@ -90,27 +91,39 @@ class _Folds:
             settings = place | self.settings | {"folds": len(self.folds), "fold": fold}
             self._workflow("train_segmenter", kind="train", **settings).run()
 
-    def write_presegmentations(self) -> None:
-        """Write out-of-fold probabilities of the training cases; of validation cases and scans, the folds' mean."""
+    def write_presegmentations(self) -> list[str]:
+        """Write out-of-fold probabilities of the training cases; of validation cases and scans, the folds' mean.
+
+        Returns:
+            one line for each run in which cases failed; these have no mean.
+        """
+        problems = []
         for fold in self.folds:
             own = [case for case in self.cases if case["fold"] == fold]
             place = self.output / f"fold_{fold}" / "validation"
-            self._segment(fold, own, place)
+            problems += self._segment(fold, own, place)
             for case in own if self.scan.has_frames else ():
                 _write_mean([place], place, Case.of(case["image"]).name)
-            self._segment(fold, self.others, self.output / "members" / str(fold))
+            problems += self._segment(fold, self.others, self.output / "members" / str(fold))
         for case in self.others:
             folders = [self.output / "members" / str(fold) for fold in self.folds]
             _write_mean(folders, self.output, Case.of(case["image"]).name)
+        return problems
 
-    def _segment(self, fold: int, cases: list[dict[str, Any]], place: Path) -> None:
-        """Write the probabilities of a fold's segmenter."""
+    def _segment(self, fold: int, cases: list[dict[str, Any]], place: Path) -> list[str]:
+        """Write the probabilities of a fold's segmenter; return a line if cases failed."""
         listed = [{"image": case["image"]} for case in cases]
         network = {"_target_": "monai_pdddpm.bundle.load_segmenter", "network": "@network_def", "device": "@device"}
         settings: dict[str, Any] = {"start_step": 0, "members": 1, "calibrated": False, "outputs": "prob"}
         settings |= {"output_dir": str(place), "cases": listed, "model_file": self._weights(fold)}
         settings["network"] = network | {"candidates": "@model_file"}
-        self._workflow("inference", **settings).run()
+        try:
+            self._workflow("inference", **settings).run()
+        except Exception as error:  # MONAI may wrap it
+            if (message := user_message(error)) is None:
+                raise
+            return [f"fold {fold}: {message}"]
+        return []
 
     def calibrate(self) -> Path:
         """Train a denoiser for each fold, and fit ``models/calibration.json`` on the out-of-fold answers of all."""
@@ -141,8 +154,11 @@ class _Folds:
 
 
 def _write_mean(folders: Sequence[Path], place: Path, name: str) -> None:
-    """Write the mean of a case's probabilities in these folders, of each frame of a time series to its own file."""
-    images: list[Any] = [nib.load(folder / name / f"{name}_prob.nii.gz") for folder in folders]
+    """Write the mean of a case that all folders have, of each frame of a time series to its own file."""
+    files = [folder / name / f"{name}_prob.nii.gz" for folder in folders]
+    if not all(file.is_file() for file in files):
+        return
+    images: list[Any] = [nib.load(file) for file in files]
     mean = np.mean([np.moveaxis(np.asarray(image.dataobj), -1, 0) for image in images], axis=0)  # (K, X, Y, Z[, T])
     for frame in range(mean.shape[4]) if mean.ndim > 4 else (None,):
         file = place / f"{name}{'' if frame is None else f' frame {frame}'}.nii.gz"

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from functools import partial
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -10,9 +12,10 @@ from monai.bundle import ConfigWorkflow
 
 from monai_pdddpm.__main__ import main
 from monai_pdddpm.cli.train_folds import _Folds
+from monai_pdddpm.data.case import Case
 from monai_pdddpm.utils.errors import UserError
 
-from .conftest import shorten
+from .conftest import shorten, write_scan
 
 
 @pytest.fixture
@@ -28,12 +31,18 @@ def bundle(decathlon, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_folds(bundle, tmp_path):
-    scan = tmp_path / "new.nii.gz"
+def test_folds(bundle, tmp_path, capsys):
+    scan, damaged = (tmp_path / "scans" / f"{name}.nii.gz" for name in ("new", "damaged"))
+    scan.parent.mkdir()
+    damaged.write_bytes(b"no scan")
     shutil.copy(tmp_path / "decathlon" / "imagesTr" / "case_1.nii.gz", scan)
-    words = ["train-folds", str(bundle), "--folds", "2", "--max_epochs", "1", "--scans", str(scan)]
-    assert main([*words, "--calibrate"]) == 0
+    words = ["train-folds", str(bundle), "--folds", "2", "--max_epochs", "1", "--scans", str(scan.parent)]
+    assert main([*words, "--calibrate"]) == 1
+    out = capsys.readouterr().out
+    assert all(f"fold {k}: 1 of 3 cases failed (damaged)" in out for k in range(2))
     folds = bundle / "runs" / "folds"
+    assert not (folds / "damaged.nii.gz").exists()
+    damaged.unlink()
     places = [sorted(p.name for p in (folds / f"fold_{k}" / "validation").iterdir() if p.is_dir()) for k in range(2)]
     assert places == [["case 0 é", "case_1", "case_2", "case_3"], ["case_4", "case_5", "case_6"]]
     members = [nib.load(folds / "members" / str(k) / "new" / "new_prob.nii.gz").get_fdata() for k in range(2)]
@@ -53,6 +62,38 @@ def test_folds(bundle, tmp_path):
     written = [file.stat().st_mtime_ns for file in sorted(folds.rglob("*_prob.nii.gz"))]
     assert main(words) == 0  # finished work is not repeated
     assert [file.stat().st_mtime_ns for file in sorted(folds.rglob("*_prob.nii.gz"))] == written
+
+
+def test_one_scan_fails(bundle, tmp_path, monkeypatch, capsys):
+    workflow = _Folds._workflow
+    for name in ("new", "damaged"):
+        write_scan(tmp_path / "scans" / f"{name}.nii.gz", np.zeros((2, 2, 2)))
+
+    class Inference:
+        """It fails on one case and writes the number of the fold for each other."""
+
+        def __init__(self, *names, output_dir="", cases=(), **settings):
+            self.place, self.names = Path(output_dir), [Case.of(case["image"]).name for case in cases]
+
+        def run(self):
+            for name in {*self.names} - {"damaged"}:
+                voxels = np.full((2, 2, 2, 2), float(self.place.name == "1"))
+                write_scan(self.place / name / f"{name}_prob.nii.gz", voxels)
+            if "damaged" in self.names:
+                raise RuntimeError("in an expression") from UserError("1 of 3 cases failed (damaged)")
+
+    def replaced(self, *names, **settings):
+        return (Inference if names == ("inference",) else partial(workflow, self))(*names, **settings)
+
+    monkeypatch.setattr(_Folds, "_workflow", replaced)
+    monkeypatch.setattr(_Folds, "train_segmenters", lambda self: None)
+    words = ["train-folds", str(bundle), "--folds", "2", "--scans", str(tmp_path / "scans")]
+    assert main([*words, "--quiet"]) == 1
+    lines = [f"fold {fold}: 1 of 3 cases failed (damaged)" for fold in range(2)]
+    assert capsys.readouterr().out.splitlines() == lines
+    folds = bundle / "runs" / "folds"
+    assert np.allclose(nib.load(folds / "new.nii.gz").get_fdata(), 0.5, atol=1e-4)
+    assert not (folds / "damaged.nii.gz").exists()
 
 
 def test_other_folds_do_not_resume_the_networks_of_earlier_ones(bundle, capsys):
