@@ -29,6 +29,7 @@ from monai_pdddpm.cli.planner import plan
 from monai_pdddpm.cli.readme import bundle_texts, commands, readme
 from monai_pdddpm.cli.segmenter_bundle import SegmenterBundle, read_segmenter
 from monai_pdddpm.cli.shipped import bundles, templates
+from monai_pdddpm.data.datalist import check_names
 from monai_pdddpm.metrics.recalibration import LEAST_CASES
 from monai_pdddpm.metrics.segmentation import class_names
 from monai_pdddpm.utils.checks import check_output_dir
@@ -87,18 +88,30 @@ def create_bundle(
         )
     if spacing is not None and not all(0.001 <= size <= 100 for size in spacing):
         raise UserError(f"--spacing: found {list(spacing)}, expected three sizes from 0.001 to 100 mm; fix them")
+    if segmenter and spacing is not None:
+        raise UserError(
+            f"--spacing: found {list(spacing)} with --segmenter, expected one of them; remove --spacing, since the "
+            "segmenter was trained at one spacing"
+        )
     if memory is not None and not 0 < memory < math.inf:
         raise UserError(f"--memory: found {memory:g}, expected a number of GiB above 0; fix it")
     folder = output_dir.absolute() / name
     if folder.exists():
         raise UserError(f"{folder}: found a folder, expected none; remove it, or choose another name")
     check_output_dir(folder.parent)
+    if stage:  # its files are named after cases
+        check_names([{"image": case.case} for case in data.labeled])
     listed = as_decathlon(data)
+
+    def checked(labels: Mapping[int, str]) -> SegmenterBundle | None:
+        class_names(dict(enumerate([*labels.values(), *data.regions])))
+        return read_segmenter(segmenter, len(data.channels), len(labels)) if segmenter else None
+
+    foreign = checked(data.labels) if data.labels else None
     statistics, findings = _read_cases(data, progress)
     listed["labels"] = {value: label["name"] for value, label in statistics["labels"].items()}
-    class_names(dict(enumerate([*listed["labels"].values(), *data.regions])))
+    foreign = foreign if data.labels else checked(listed["labels"])
     more = keep_usable(listed, stage, progress) if stage else []
-    foreign = read_segmenter(segmenter, len(data.channels), len(listed["labels"])) if segmenter else None
     budget, computer = memory_budget(memory), total_memory() or 8 * GIB
     values, choices = plan(statistics, len(listed["training"]), budget, computer, foreign, spacing)
     texts = bundle_texts(name, data, statistics)

@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from monai_pdddpm.cli.datasets import DataSet
 from monai_pdddpm.data.case import Case
-from monai_pdddpm.data.datalist import check_names
 from monai_pdddpm.data.dataset_json import read_json
 from monai_pdddpm.data.loading import LoadScan
 from monai_pdddpm.data.presegmentations import (
@@ -103,9 +102,8 @@ def keep_usable(listed: dict[str, Any], stage: FirstStage, progress: bool) -> li
         notes on these cases, on the mean Dice, and on signs that the pre-segmentations are not out-of-fold.
 
     Raises:
-        UserError: if two cases have one name, or no training or no validation case is left.
+        UserError: if no training or no validation case is left.
     """
-    check_names([{"image": _case(entry, listed)} for key in ("training", "validation") for entry in listed[key]])
     labels, problems = {int(value): name for value, name in listed["labels"].items()}, []
     known = (labels, listed.get("ignored"))
     dice: dict[str, list[float]] = {}

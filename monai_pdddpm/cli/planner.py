@@ -48,16 +48,11 @@ def plan(
         budget: memory for training.
         computer_memory: bytes of main memory, for the cache of cases.
         segmenter: a trained segmenter to use, or None.
-        spacing: voxel size in mm along R, A, S; None applies the rule.
+        spacing: voxel size in mm along R, A, S; None applies the rule, or takes that of the segmenter.
 
     Raises:
-        UserError: if the memory is too small for the smallest window, or a spacing is given with a segmenter.
+        UserError: if the memory is too small for the smallest window.
     """
-    if segmenter and spacing is not None:
-        raise UserError(
-            f"--spacing: found {list(spacing)} with --segmenter, expected one of them; remove --spacing, since the "
-            "segmenter was trained at one spacing"
-        )
     labels = ["background", *[label["name"] for label in fingerprint["labels"].values()][1:]]
     channels = fingerprint["channels"]
     if segmenter:

@@ -12,11 +12,12 @@ from monai.networks.nets import SegResNet
 
 from monai_pdddpm.__main__ import main
 from monai_pdddpm.cli.create import create_bundle
+from monai_pdddpm.cli.first_stage import FirstStage
 from monai_pdddpm.cli.formats import read_dataset
 from monai_pdddpm.cli.segmenter_bundle import read_segmenter
 from monai_pdddpm.utils.errors import UserError
 
-from .conftest import config, run
+from .conftest import change, config, run
 
 SCHEMA = Path(__file__).parents[1] / "bundles" / "meta_schema_20240725.json"
 FEW = {"train::dataloader::sampler::num_samples": 4}
@@ -123,6 +124,24 @@ class TestMistakes:
         with pytest.raises(UserError, match=message):
             create_bundle(data=read_dataset(root), output_dir=tmp_path / "b", progress=False, **options)
         assert not (tmp_path / "b").exists()
+
+    @pytest.mark.parametrize(
+        ("label", "options", "message"),
+        [
+            ("a", {"segmenter": Path("none"), "spacing": [1, 1, 1]}, r"--spacing: found \[1, 1, 1\] with --segmenter"),
+            ("a", {"segmenter": Path("none")}, r"--segmenter: found no configs/inference\.json in none"),
+            ("mean", {}, "labels: found .* expected unique names, none of mean"),
+            ("a", {"stage": FirstStage(Path("none"))}, "both have the name 'case_1'"),
+        ],
+    )
+    def test_before_scans_are_read(self, decathlon, tmp_path, monkeypatch, label, options, message):
+        root = decathlon(names=["background", label])
+        if "stage" in options:
+            training = change(root)["training"]
+            change(root, training=[*training, training[1] | {"image": "more/case_1.nii.gz"}])
+        monkeypatch.setattr("monai_pdddpm.cli.create._read_cases", None)
+        with pytest.raises(UserError, match=message):
+            create_bundle("boxes", read_dataset(root), tmp_path / "b", progress=False, **options)
 
     def test_one_broken_pair(self, decathlon, tmp_path):
         root = decathlon()

@@ -287,10 +287,6 @@ class TestGivenSegmenter:
         _, choices = planned(segmenter=self.segmenter(window=[96, 96, 44]))
         assert choices["window"].reason.startswith("the median scan")
 
-    def test_a_spacing_is_refused(self):
-        with pytest.raises(UserError, match=r"--spacing: found \[1, 1, 1\] with --segmenter"):
-            planned(segmenter=self.segmenter(), spacing=[1, 1, 1])
-
 
 @pytest.mark.parametrize(("gib", "expected"), [(4, 4), (3.9, 3), (3, 3), (2, 2), (1, 2)])
 def test_batch_by_hand(gib, expected):
