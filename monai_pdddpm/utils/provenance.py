@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Mapping
 from functools import cache
@@ -26,7 +27,7 @@ def report_path(output_dir: str | Path, case: str) -> Path:
     return Path(output_dir) / case / f"{case}_report.json"
 
 
-def checksum(path: str | Path) -> str | None:
+def checksum(path: str | os.PathLike) -> str | None:
     """Return the SHA-256 of a file, or of a folder's file names and contents; None if it cannot be read.
 
     Results of inference in a folder do not count, so that a DICOM series may have them beside its slices.
@@ -44,7 +45,7 @@ def checksum(path: str | Path) -> str | None:
         return None
 
 
-def fitted_to(calibration_file: str | Path, weights: str | None) -> bool:
+def fitted_to(calibration_file: str | os.PathLike, weights: str | None) -> bool:
     """Return whether there is a calibration, fitted to weights with this checksum, or to unknown ones."""
     try:
         fitted = json.loads(Path(calibration_file).read_text(encoding="utf-8"))["fitted"]["weights"]
