@@ -4,6 +4,9 @@ import uuid
 import pytest
 import torch
 import torch.distributed as dist
+from monai.bundle import ConfigParser
+
+from monai_pdddpm.utils import ranks
 
 # with several threads, the order of sums depends on the batch size, and results are not bit-identical
 torch.set_num_threads(1)
@@ -37,3 +40,17 @@ def in_processes(tmp_path):
         return [torch.load(folder / f"{n}.pt", weights_only=False) for n in range(count)]
 
     return run
+
+
+@pytest.fixture
+def loader_of_two(monkeypatch):
+    """Return the training's data loader of the first of two processes, for a data set of five and batches of one."""
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
+
+    def load(bundle, stage):
+        parser = ConfigParser()
+        parser.read_config([str(bundle / "configs" / f"{name}.json") for name in (stage, "multi_gpu_train")])
+        parser["train"]["dataset"], parser["batch_size"] = "$range(5)", 1
+        return parser.get_parsed_content("train::dataloader")
+
+    return load

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 PHANTOM = ROOT / "bundles" / "phantom_segmentation"
 NEEDED = ("monai_pdddpm", "bundles", "configs", "setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md")
 MADE = shutil.ignore_patterns("__pycache__", "output", "runs", "eval")
-FEW = {"max_epochs": 1, "val_interval": 1, "batch_size": 2, "train#dataloader#sampler#num_samples": 4}
+FEW = {"max_epochs": 1, "val_interval": 1, "batch_size": 2, "train#sampler#num_samples": 4}
 
 
 @pytest.fixture(scope="module")

@@ -171,6 +171,8 @@ def _render(
     index = values["label_values"].index
     if data.regions:
         task["regions"] = {"regions": {region: list(map(index, labels)) for region, labels in data.regions.items()}}
+    if not values["epoch_windows"]:
+        del task["sampling"]
     if data.ignored is not None:
         task["ignored"] = {"ignored": data.ignored}
     if foreign or stage:
@@ -190,7 +192,6 @@ def _render(
                 keys = [key for key in transforms[place]["keys"] if key != "label"]
                 left_out = {"_target_": "monai_pdddpm.transforms.LeaveOutUnlabeledd", "keys": keys}
                 new[f"+validate::postprocessing::transforms::{place}"] = [left_out]
-            new |= task["few_cases"] if values["epoch_windows"] else {}
         if stage and "presegmentation_dir" in content:
             new["presegmentation_dir"] = str(stage.folder.absolute())
         if foreign:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch.distributed as dist
-from torch.utils.data import RandomSampler
+from torch.utils.data import RandomSampler, Sampler
 
 from monai_pdddpm.utils.checks import check_choice
 from monai_pdddpm.utils.errors import UserError
@@ -70,32 +70,32 @@ def cases_of_rank(cases: Sequence[T], spread: str = "cases", repeat_few: bool = 
     return [agreed[i] for i in share(len(agreed), rank(), world_size())]
 
 
-class RankSampler(RandomSampler):
-    """This process's part of an epoch in random order.
+class RankSampler(Sampler[int]):
+    """This process's part of the epoch of one process.
 
-    All processes draw the same order, from the seed that :class:`monai_pdddpm.handlers.EpochSeed` sets, and take every
-    n-th case of it. The batches of b cases in n processes are together the batches of n b cases in one process. Cases
-    that do not fill a round of all processes are left out.
+    All processes draw the same indices, from the seed that :class:`monai_pdddpm.handlers.EpochSeed` sets, and take
+    every n-th of them. The batches of b windows in n processes are together the batches of n b windows in one process.
+    Windows that do not fill a round of all processes are left out.
 
     Args:
-        dataset: dataset whose length is used.
+        sampler: draws the indices of one process.
 
     Raises:
-        UserError: if there are fewer cases than processes.
+        UserError: if it draws fewer indices than there are processes.
     """
 
-    def __init__(self, dataset: Sized) -> None:
-        super().__init__(dataset)
-        if len(dataset) < world_size():
+    def __init__(self, sampler: RandomSampler) -> None:
+        self.sampler = sampler
+        if len(sampler) < world_size():
             raise UserError(
-                f"training: found {len(dataset)} cases for {world_size()} processes, expected at least one for each; "
-                "start fewer processes"
+                f"training: found an epoch of {len(sampler)} windows for {world_size()} processes, expected at least "
+                "one for each; start fewer processes"
             )
 
     def __iter__(self) -> Iterator[int]:
         """Yield this process's indices."""
-        return itertools.islice(super().__iter__(), rank(), len(self) * world_size(), world_size())
+        return itertools.islice(self.sampler, rank(), len(self) * world_size(), world_size())
 
     def __len__(self) -> int:
-        """Return how many cases each process has in an epoch."""
-        return self.num_samples // world_size()
+        """Return how many windows each process has in an epoch."""
+        return len(self.sampler) // world_size()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from monai_pdddpm.networks import PDDDPM, ODEUNet
 from monai_pdddpm.utils import ranks
 from monai_pdddpm.utils.errors import UserError
 
+BUNDLES = sorted((Path(__file__).parents[2] / "bundles").glob("*_segmentation"))
 SEGMENTER_LOSS = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
 
 
@@ -136,6 +138,14 @@ def test_processes_that_share_a_gpu_meet_by_gloo(monkeypatch, processes, backend
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
     join_ranks("cuda:0")
     assert begun == [backend]
+
+
+@pytest.mark.parametrize("stage", ["train_segmenter", "train"])
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda bundle: bundle.name)
+def test_every_bundle_trains_in_two_processes(loader_of_two, bundle, stage):
+    loader = loader_of_two(bundle, stage)
+    assert len(loader) == (50 if bundle.name == "ms_lesion_mri_segmentation" else 2)  # of 100 windows, of 5 cases
+    assert loader.drop_last
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def shorten(folder):
     for name in ("train_segmenter", "train"):
         file = folder / "configs" / f"{name}.json"
         content = json.loads(file.read_text(encoding="utf-8"))
-        content["train"]["dataloader"]["sampler"]["num_samples"] = 4
+        content["train"]["sampler"]["num_samples"] = 4
         file.write_text(json.dumps(content | {"precision": "float32"}), encoding="utf-8")
 
 

@@ -14,13 +14,14 @@ from monai_pdddpm.__main__ import main
 from monai_pdddpm.cli.create import create_bundle
 from monai_pdddpm.cli.first_stage import FirstStage
 from monai_pdddpm.cli.formats import read_dataset
+from monai_pdddpm.cli.planner import plan
 from monai_pdddpm.cli.segmenter_bundle import read_segmenter
 from monai_pdddpm.utils.errors import UserError
 
 from .conftest import change, config, run
 
 SCHEMA = Path(__file__).parents[1] / "bundles" / "meta_schema_20240725.json"
-FEW = {"train::dataloader::sampler::num_samples": 4}
+FEW = {"train::sampler::num_samples": 4}
 
 
 def folder_of(created):
@@ -73,6 +74,17 @@ class TestBundle:
         listed = json.loads((folder / "data" / "dataset.json").read_text(encoding="utf-8"))
         assert listed["root"] == str(folder.parents[1] / "decathlon")
         assert listed["labels"] == {"0": "background", "2": "a", "5": "b"}
+
+    @pytest.mark.parametrize(("windows", "batches"), [(100, 50), (None, 2)])
+    def test_trains_in_two_processes(self, made, loader_of_two, monkeypatch, windows, batches):
+        def planned(*args):
+            values, choices = plan(*args)
+            return values | {"epoch_windows": windows}, choices
+
+        monkeypatch.setattr("monai_pdddpm.cli.create.plan", planned)
+        folder = folder_of(made())
+        for stage in ("train_segmenter", "train"):
+            assert len(loader_of_two(folder, stage)) == batches
 
     def test_nnunet(self, nnunet, tmp_path):
         root = nnunet()

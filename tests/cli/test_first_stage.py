@@ -252,7 +252,7 @@ def test_training_evaluation_and_inference(create, dataset, tmp_path, form):
     code, _, folder = create("--presegmentations", tmp_path / "pre")
     assert code == 0
 
-    run(folder, "train", max_epochs=1, **{"train::dataloader::sampler::num_samples": 4})
+    run(folder, "train", max_epochs=1, **{"train::sampler::num_samples": 4})
     run(folder, "inference", "evaluate", members=1, num_steps=1)
     table = (folder / "eval" / "evaluation_cases.csv").read_text().splitlines()
     assert any(line.startswith("case_5,segmenter,a,0.875") for line in table)  # the pre-segmentation from disk

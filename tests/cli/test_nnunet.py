@@ -165,7 +165,7 @@ def test_bundle_of_a_trained_nnunet(trained, predicted, data, monkeypatch):
     assert main([*words, "--memory", "8"]) == 0
     folder = data / "bundles" / "my_segmentation"
 
-    run(folder, "train", max_epochs=1, **{"train::dataloader::sampler::num_samples": 4})
+    run(folder, "train", max_epochs=1, **{"train::sampler::num_samples": 4})
     short = {"members": 2, "num_steps": 1}
     run(folder, "inference", "evaluate", **short)
     with (folder / "eval" / "evaluation_cases.csv").open(encoding="utf-8") as file:

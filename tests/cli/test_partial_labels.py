@@ -11,7 +11,7 @@ from monai_pdddpm.__main__ import main
 
 from .conftest import a_label, an_image, config, run, shorten, write_scan
 
-FEW = {"max_epochs": 1, "train::dataloader::sampler::num_samples": 4}
+FEW = {"max_epochs": 1, "train::sampler::num_samples": 4}
 LABELS = {"background": 0, "both": [1, 3], "core": 3, "ignore": 4}
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.data import RandomSampler
 
 from monai_pdddpm.utils import ranks
 from monai_pdddpm.utils.errors import UserError
@@ -69,26 +70,28 @@ def test_members_are_spread_over_processes_that_have_no_cases(as_rank):
 
 
 @pytest.mark.parametrize("of", [1, 2, 3])
-def test_batches_are_together_those_of_one_process(as_rank, of):
-    cases, batch = list(range(13)), 2
+@pytest.mark.parametrize("drawn", [RandomSampler(range(13)), RandomSampler(range(2), replacement=True, num_samples=13)])
+def test_batches_are_together_those_of_one_process(as_rank, of, drawn):
+    batch = 2
 
     def order(number, size):
         as_rank(number, size)
         torch.manual_seed(7)
-        sampler = RankSampler(cases)
+        sampler = RankSampler(drawn)
         assert len(list(sampler)) == len(sampler)
         torch.manual_seed(7)
         return list(sampler)
 
     torch.manual_seed(7)
-    one = list(torch.utils.data.RandomSampler(cases))
+    one = list(drawn)
     parts = [order(number, of) for number in range(of)]
     for i in range(13 // (of * batch)):
-        together = {case for part in parts for case in part[i * batch : (i + 1) * batch]}
-        assert together == set(one[i * of * batch : (i + 1) * of * batch])
+        together = [case for part in parts for case in part[i * batch : (i + 1) * batch]]
+        assert sorted(together) == sorted(one[i * of * batch : (i + 1) * of * batch])
 
 
 def test_fewer_cases_than_processes(as_rank):
     as_rank(0, 3)
-    with pytest.raises(UserError, match="found 2 cases for 3 processes"):
-        RankSampler([1, 2])
+    with pytest.raises(UserError, match="found an epoch of 2 windows for 3 processes"):
+        RankSampler(RandomSampler([1, 2]))
+    assert len(RankSampler(RandomSampler([1, 2], replacement=True, num_samples=100))) == 33
