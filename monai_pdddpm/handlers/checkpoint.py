@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class TrainingCheckpoint:
     On Ctrl-C or SIGTERM the last complete epoch is saved. Attach this handler before other handlers of
     ``EXCEPTION_RAISED``, which would prevent that. The file has the state of every object in ``save_dict``, epoch,
     iteration and the best validation so far, as tensors and numbers only; it is read with ``weights_only=True``.
+    Learning rate and weight decay are those of the new run.
 
     Args:
         path: file of the checkpoint.
@@ -120,6 +121,11 @@ class TrainingCheckpoint:
         try:
             if missing := [name for name in (*self.save_dict, "progress") if name not in state]:
                 raise ValueError(f"it holds no {', '.join(missing)}")
+            for name, item in self.save_dict.items():
+                if isinstance(item, torch.optim.Optimizer):
+                    _keep_settings(item, state[name]["param_groups"], engine)
+                elif "base_lrs" in state[name]:
+                    state[name]["base_lrs"] = item.base_lrs
             Checkpoint.load_objects(self.save_dict, state)
             self._restore(engine, state["progress"])
         except Exception as error:  # and so do objects for a foreign state
@@ -172,6 +178,17 @@ class TrainingCheckpoint:
                 "--roi_size, or end other programs"
             ) from error
         raise error
+
+
+def _keep_settings(optimizer: torch.optim.Optimizer, groups: Sequence[dict[str, Any]], engine: Trainer) -> None:
+    """Put the initial rates and weight decays of ``optimizer`` into the saved groups, and scale their rates."""
+    for own, saved in zip(optimizer.param_groups, groups, strict=False):  # loading refuses another number of groups
+        key = "initial_lr" if "initial_lr" in own else "lr"  # a schedule adds the first
+        before, now = saved[key], own[key]
+        if now != before:
+            saved |= {"lr": saved["lr"] * now / before, key: now}
+            engine.logger.info(f"learning_rate: {before:g} in the checkpoint, {now:g} from now on")
+        saved |= {name: own[name] for name in ("weight_decay",) if name in own}
 
 
 class ModelSaver:

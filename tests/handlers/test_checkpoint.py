@@ -3,7 +3,9 @@
 import logging
 import os
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,13 +19,16 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import LrScheduleHandler, ValidationHandler
 from monai.transforms import Compose, EnsureTyped, RandFlipd, RandGaussianNoised, RandSpatialCropd
 from torch import nn
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR
 
 from monai_pdddpm.data import CachedDataset
 from monai_pdddpm.handlers import EpochSeed, ModelSaver, TrainingCheckpoint
 from monai_pdddpm.handlers.checkpoint import save_file
+from monai_pdddpm.optimizers import CosineDecay
 from monai_pdddpm.utils.errors import UserError
 
 EPOCHS = 6
+COSINE = partial(CosineAnnealingLR, T_max=EPOCHS)
 SCORES = {1: 0.5, 2: 0.9, 3: 0.7, 4: 0.8, 5: 0.85, 6: 0.6}
 
 
@@ -56,6 +61,9 @@ class Training:
     interval: float = 0.0
     init: int = 0
     seed: int = 0
+    rate: float = 0.02
+    decay: float = 0.0
+    schedule: Callable = COSINE
 
     def __post_init__(self):
         generator = torch.Generator().manual_seed(0)
@@ -75,8 +83,8 @@ class Training:
         self.network = nn.Sequential(
             nn.Conv2d(1, 4, 3, padding=1), nn.Dropout(0.3), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1)
         )
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=0.02)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.rate, weight_decay=self.decay)
+        schedule = self.schedule(optimizer)
         ema = EMAHandler(self.network, momentum=0.1)
         self.parts = {
             "network": self.network, "optimizer": optimizer, "lr_scheduler": schedule, "ema": ema.ema_model
@@ -188,6 +196,26 @@ class TestGoingOn:
         training.run()
         assert training.trainer.state.epoch == EPOCHS
         assert len(training.losses) == 3 * 3
+
+    @pytest.mark.parametrize(
+        ("schedule", "rate"),  # after 4 of 6 epochs
+        [
+            (partial(CosineDecay, epochs=EPOCHS), 0.0005),
+            (COSINE, 0.0005),
+            (partial(ConstantLR, factor=1.0), 0.002),
+        ],
+    )
+    def test_another_learning_rate_and_weight_decay(self, tmp_path, caplog, schedule, rate):
+        caplog.set_level(logging.INFO)
+        Training(tmp_path, epochs=2, schedule=schedule).run()
+        Training(tmp_path, epochs=3, schedule=schedule).run()
+        assert "from now on" not in caplog.text
+        resumed = Training(tmp_path, epochs=4, schedule=schedule, rate=0.002, decay=0.1).run()
+        assert "learning_rate: 0.02 in the checkpoint, 0.002 from now on" in caplog.text
+        group = resumed.parts["optimizer"].param_groups[0]
+        assert group["lr"] == pytest.approx(rate, rel=1e-9)
+        assert (group["initial_lr"], group["weight_decay"]) == (0.002, 0.1)
+        assert resumed.parts["lr_scheduler"].base_lrs == [0.002]
 
     def test_start_anew(self, tmp_path):
         whole = Training(tmp_path).run()
