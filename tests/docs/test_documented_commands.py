@@ -73,7 +73,7 @@ SHORTER = {
     "calibrating": f"--members 2 --num_steps 2 {WINDOW}",
     "export": f"--members 1 --num_steps 1 {WINDOW}",
     **{
-        f"{name}_segmentation/configs/train": "--train#dataloader#sampler#num_samples 4"
+        f"{name}_segmentation/configs/train": "--train#sampler#num_samples 4"
         for name in ("liver_ct", "spleen_ct", "ms_lesion_mri")
     },
 }
