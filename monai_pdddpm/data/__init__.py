@@ -8,7 +8,7 @@ from importlib import import_module
 _NAMES = {
     "monai_pdddpm.utils.checks": ("check_output_dir",),
     "monai_pdddpm.utils.ranks": ("RankSampler", "cases_of_rank", "is_first_rank"),
-    "monai_pdddpm.data.cache": ("CachedDataset",),
+    "monai_pdddpm.data.cache": ("CachedDataset", "WindowSampler"),
     "monai_pdddpm.data.case": ("case_name",),
     "monai_pdddpm.data.checks": ("CheckImaged", "CheckLabeld"),
     "monai_pdddpm.data.datalist": ("given_input", "inference_cases", "labelled_cases", "training_cases"),

@@ -230,7 +230,7 @@ class ModelSaver:
     def _complete(self, engine: Trainer) -> None:
         if not self.path.exists():
             self._save_last()
-        if not self.path.exists():
+        if is_first_rank() and not self.path.exists():
             raise UserError(
                 f"model_file: found no {self.path}, which held the best state of this finished training; give its "
                 "path, train again with --resume False, or take the last state with --checkpoint_policy last"

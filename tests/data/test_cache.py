@@ -3,10 +3,12 @@
 import threading
 
 import pytest
+import torch
 from monai.data import CacheDataset
 from monai.transforms import Compose, Lambda, Randomizable, Transform
+from torch.utils.data import RandomSampler
 
-from monai_pdddpm.data import CachedDataset
+from monai_pdddpm.data import CachedDataset, WindowSampler
 from monai_pdddpm.utils.errors import UserError
 
 
@@ -93,3 +95,27 @@ def test_every_crop_of_a_case_has_a_seed_of_its_own():
     first, second = seeded([Two()])[0]
     assert first["seed"] != second["seed"]
     assert "seed" not in CachedDataset([{"name": "a"}], Compose([Draw()]))[0]
+
+
+class Drawn(Randomizable, Transform):
+    """Adds a random number to a case."""
+
+    def __call__(self, case):
+        return case | {"drawn": self.R.random()}
+
+
+def test_repeated_draws_of_a_case_differ_and_can_be_made_again():
+    data = CachedDataset([{"image": "a"}, {"image": "b"}], Compose([Drawn()]))
+    data.seed_epoch(3)
+    torch.manual_seed(0)
+    indices = list(WindowSampler(data, replacement=True, num_samples=50))
+    windows = [data[i] for i in indices]
+    assert len({window["drawn"] for window in windows}) == len({window["seed"] for window in windows}) == 50
+    assert [data[i] for i in reversed(indices)] == windows[::-1]
+    torch.manual_seed(0)
+    assert [i % 2 for i in indices] == list(RandomSampler(data, replacement=True, num_samples=50))
+    assert [window["image"] for window in windows] == ["ab"[i % 2] for i in indices]
+
+
+def test_without_replacement_the_indices_are_those_of_the_cases():
+    assert sorted(WindowSampler(range(5))) == [0, 1, 2, 3, 4]
