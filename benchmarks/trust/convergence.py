@@ -142,7 +142,13 @@ def train_and_measure(name: str, batches: int, seed: int, args: argparse.Namespa
     phantoms = [make_phantom_scan(seed=FIRST_SEED + number) for number in range(args.scans)]
     found = quality(pair.with_denoiser(average), parser, phantoms, device, average_members=name == PAPER)
     parameters = sum(p.numel() for p in pair.denoiser.parameters())
-    return {"network": name, "batches": batches, "seed": seed, "seconds": seconds, "parameters": parameters, **found}
+    row = {"network": name, "batches": batches, "seed": seed, "machine": common.machine(args.device)}
+    return row | {"seconds": seconds, "parameters": parameters, **found}
+
+
+def _line_of(row: Mapping[str, Any]) -> tuple[str, int, str]:
+    """Return network, seed and device of a training, which share a line of the figure."""
+    return row["network"], row["seed"], row["machine"]["device"]
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -150,13 +156,15 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     titles = {"divergence": "KL divergence, nats", "ged": "GED"}
     with common.figure(path, 2, 2, figsize=(10, 7), sharey="row") as (_, axes):
         for axis, (metric, x) in zip(axes.flat, itertools.product(titles, ("batches", "seconds")), strict=True):
-            for name, seed in sorted({(line["network"], line["seed"]) for line in rows}):
-                line = [one for one in rows if (one["network"], one["seed"]) == (name, seed)]
+            for (name, seed, _), line in itertools.groupby(sorted(rows, key=_line_of), key=_line_of):
+                line = sorted(line, key=lambda row: row["batches"])
                 color, label = f"C{NETWORKS.index(name)}", name if seed == 0 else None
                 axis.plot([one[x] for one in line], [one[metric] for one in line], "o-", color=color, label=label)
-            axis.set(xlabel=f"{x} of training", ylabel=titles[metric], xscale="log")
+            axis.set(xlabel=f"{x} of training", ylabel=titles[metric], xscale="log", yscale="log")
             axis.grid(alpha=0.3)
-        axes[0, 0].legend()
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        named = dict(zip(labels, handles, strict=True))  # one entry where two devices have the same network
+        axes[0, 0].legend(named.values(), named)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -182,13 +190,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         group = list(group)
         values = {key: np.array([row[key] for row in group]) for key in ("divergence", "ged", "seconds")}
         spread = [f"{v.mean():.4f} ({v.min():.4f} to {v.max():.4f})" for v in (values["divergence"], values["ged"])]
-        size = f"{group[0]['parameters']:,}"
-        cells.append([name, size, batches, len(group), *spread, f"{values['seconds'].mean():.0f}"])
-    head = ["denoiser", "parameters", "batches", "trainings", "KL divergence, nats", "GED", "s"]
+        size, device = f"{group[0]['parameters']:,}", group[0]["machine"]["device"]
+        cells.append([name, size, batches, len(group), *spread, f"{values['seconds'].mean():.0f}", device])
+    head = ["denoiser", "parameters", "batches", "trainings", "KL divergence, nats", "GED", "s", "on"]
     text = common.table(head, cells) + (
         f"\n\nBatches of {args.batch_size}; mean and range of the trainings, each measured on {args.scans} phantoms."
     )
-    content = {"machine": common.machine(args.device), **common.stamp(), "batch_size": args.batch_size, "rows": rows}
+    content = {**common.stamp(), "batch_size": args.batch_size, "rows": rows}
     common.write_results(args.output_dir, "results_convergence", content, text)
     draw(rows, args.output_dir / "results_convergence.png")
 
