@@ -156,8 +156,8 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     titles = {"divergence": "KL divergence, nats", "ged": "GED"}
     with common.figure(path, 2, 2, figsize=(10, 7), sharey="row") as (_, axes):
         for axis, (metric, x) in zip(axes.flat, itertools.product(titles, ("batches", "seconds")), strict=True):
-            for (name, seed, _), line in itertools.groupby(sorted(rows, key=_line_of), key=_line_of):
-                line = sorted(line, key=lambda row: row["batches"])
+            for (name, seed, _), trainings in itertools.groupby(sorted(rows, key=_line_of), key=_line_of):
+                line = sorted(trainings, key=lambda row: row["batches"])
                 color, label = f"C{NETWORKS.index(name)}", name if seed == 0 else None
                 axis.plot([one[x] for one in line], [one[metric] for one in line], "o-", color=color, label=label)
             axis.set(xlabel=f"{x} of training", ylabel=titles[metric], xscale="log", yscale="log")
@@ -186,8 +186,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = [json.loads(file.read_text(encoding="utf-8")) for file in args.work.glob(f"*_{asked}.json")]
     rows = sorted(found, key=lambda row: (NETWORKS.index(row["network"]), row["batches"], row["seed"]))
     cells = []
-    for (name, batches), group in itertools.groupby(rows, key=lambda row: (row["network"], row["batches"])):
-        group = list(group)
+    for (name, batches), trainings in itertools.groupby(rows, key=lambda row: (row["network"], row["batches"])):
+        group = list(trainings)
         values = {key: np.array([row[key] for row in group]) for key in ("divergence", "ged", "seconds")}
         spread = [f"{v.mean():.4f} ({v.min():.4f} to {v.max():.4f})" for v in (values["divergence"], values["ged"])]
         size, device = f"{group[0]['parameters']:,}", group[0]["machine"]["device"]
