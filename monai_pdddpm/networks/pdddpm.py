@@ -39,14 +39,15 @@ class PDDDPM(nn.Module):
         time_steps: descending time indices of the chain in ``forward``; empty returns the pre-segmentation.
         num_train_timesteps: T.
         schedule: name of a noise schedule of MONAI.
-        prediction: output of the denoiser: ``"x0"`` (as logits), ``"eps"`` or ``"v"``.
+        prediction: output of the denoiser: ``"x0"`` (as logits), ``"eps"`` or ``"v"``. The last two contain the noise
+            of every voxel, which a denoiser that takes the state at half the resolution (``stride`` 2) cannot return.
         label_range: states of an absent and of a present class. A narrower range lowers the noise at which a region is
             decided.
         training_process: process that the denoiser was trained with, see
             :func:`monai_pdddpm.schedulers.noisy_state`.
 
     Raises:
-        UserError: if an argument is out of range.
+        UserError: if an argument is out of range, or ``prediction`` needs a denoiser of stride 1.
     """
 
     abar: torch.Tensor
@@ -65,6 +66,11 @@ class PDDDPM(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("prediction", prediction, PREDICTIONS)
+        if prediction != "x0" and getattr(denoiser, "stride", 1) != 1:
+            raise UserError(
+                f"prediction: found '{prediction}', which a denoiser of stride 2 cannot return, expected 'x0', or "
+                "stride 1; fix network_def"
+            )
         ends = label_range if isinstance(label_range, Sequence) else ()
         if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends) or not ends[0] < ends[1]:
             raise UserError(f"label_range: found {label_range}, expected two rising numbers; fix network_def")

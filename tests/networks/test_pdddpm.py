@@ -56,10 +56,10 @@ class Oracle(nn.Module):
         return x
 
 
-def denoiser(seed=0, presegmentation_channels=CLASSES):
+def denoiser(seed=0, presegmentation_channels=CLASSES, stride=2):
     torch.manual_seed(seed)
     options = {"embedding_channels": 8, "groups": 4, "solver_steps": 2}  # one step would be the default of any call
-    net = ODEUNet(2, 2, CLASSES, presegmentation_channels, (8, 16), 8, **options)
+    net = ODEUNet(2, 2, CLASSES, presegmentation_channels, (8, 16), 8, stride, **options)
     for module in net.modules():
         if isinstance(module, SecondOrderODEBlock):
             nn.init.normal_(module.acceleration.conv_out.weight, std=0.2)
@@ -68,7 +68,8 @@ def denoiser(seed=0, presegmentation_channels=CLASSES):
 
 def pair(seed=0, **options):
     torch.manual_seed(seed)
-    return PDDDPM(Segmenter(), denoiser(seed), **{"time_steps": STEPS} | options)
+    stride = 2 if options.get("prediction", "x0") == "x0" else 1
+    return PDDDPM(Segmenter(), denoiser(seed, stride=stride), **{"time_steps": STEPS} | options)
 
 
 def inputs(batch=2, seed=1):
@@ -280,3 +281,9 @@ def test_a_script_offers_the_parts_too():
 def test_wrong_arguments_are_named(options, name):
     with pytest.raises(ValueError, match=rf"^{name}: "):
         pair(**options)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_a_denoiser_at_half_the_resolution_cannot_return_noise(prediction):
+    with pytest.raises(ValueError, match=f"^prediction: found '{prediction}', .* expected 'x0', or stride 1"):
+        PDDDPM(Segmenter(), denoiser(stride=2), STEPS, prediction=prediction)
