@@ -86,6 +86,8 @@ class EvaluationReport:
         write_text(self.output_dir / "evaluation_cases.csv", as_csv(rows))
         summary = summarize(rows, subjects)
         write_json(self.output_dir / "evaluation_summary.json", summary | {"pooled": without_nan(pooled)})
+        if voxels and not pooled:
+            print("calibrated: left out, the temperature is fitted on other subjects and all cases are of one")
         for method, kinds in pooled.items():
             for kind, values in kinds.items():
                 print(f"{method}, all voxels together, {kind}: ECE {values['ece']:.4f}, NLL {values['nll']:.4f}")

@@ -81,6 +81,14 @@ def test_voxels_are_calibrated_and_pooled(tmp_path, capsys):
     assert "segmenter, all voxels together, raw: ECE 0.0000, NLL 0.5623\n" in capsys.readouterr().out
 
 
+def test_without_other_subjects_the_missing_calibration_is_named(tmp_path, capsys):
+    one = item("a.nii.gz")
+    for found in one["metrics"].values():
+        found["voxels"] = torch.tensor([[0.75, 0.25]]).repeat(8, 1), torch.tensor([0] * 6 + [1] * 2)
+    run(EvaluationReport(tmp_path), [[one]])
+    assert "calibrated: left out" in capsys.readouterr().out
+
+
 def test_a_second_run_starts_anew(tmp_path):
     report = EvaluationReport(tmp_path)
     run(report, [[item("a.nii.gz")], [item("b.nii.gz")]])
