@@ -40,11 +40,20 @@ from monai_pdddpm.data.phantom_distribution import Phantom, make_phantom_scan
 from monai_pdddpm.networks import PDDDPM, SecondOrderODEBlock
 from monai_pdddpm.utils.errors import friendly_errors
 
-BLIND = "ODE-U-Net without pre-segmentation"  # as an input; its chain starts from noise
 PAPER, RESIDUAL = "the paper's recipe, 10 calls from T'=300", "residual process, 5 calls from T'=664"
-CHANGED = {BLIND: "phantom_no_channel", PAPER: "paper", RESIDUAL: "phantom_residual"}  # networks of the study
-CHAINS = {PAPER: {"start_step": 300, "num_steps": 10}, RESIDUAL: {"start_step": 664, "num_steps": 5}}
-NETWORKS = ("ODE-U-Net", "plain blocks", "DiffusionModelUNet", *CHANGED)
+WIDE = {"network_def::denoiser::stem_channels": 16}
+FROM_664 = {"start_step": 664, "num_steps": 5}
+NETWORKS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # network of the study, its changes, its chain
+    "ODE-U-Net": ("phantom_denoiser", {}, {}),
+    "plain blocks": ("phantom_denoiser", {}, {}),
+    "DiffusionModelUNet": ("phantom_denoiser", {}, {}),
+    "ODE-U-Net, Dice in the loss": ("phantom_denoiser", {"loss::lambda_dice": 0.2}, {}),
+    "ODE-U-Net, 16 channels at full resolution": ("phantom_denoiser", WIDE, {}),
+    "ODE-U-Net without pre-segmentation": ("phantom_no_channel", {}, {}),  # as an input; its chain starts from noise
+    PAPER: ("paper", {}, {"start_step": 300, "num_steps": 10}),
+    RESIDUAL: ("phantom_residual", {}, FROM_664),
+    f"{RESIDUAL}, 16 channels at full resolution": ("phantom_residual", WIDE, FROM_664),
+}
 MEMBERS = 8
 FIRST_SEED = 9000  # of the phantoms that the networks are measured on
 GROUPS = 8  # of the normalizations, as in the ODE-U-Net
@@ -125,11 +134,12 @@ def quality(
 def train_and_measure(name: str, batches: int, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train one network for a number of batches and measure it; the seconds are those of the training."""
     device = torch.device(args.device)
-    network = read_study()["networks"][CHANGED.get(name, "phantom_denoiser")]
-    parser = common.read_bundle(common.PHANTOM, at_inference(network) | CHAINS.get(name, {}), args.device)
+    of_study, changes, chain = NETWORKS[name]
+    settings = read_study()["networks"][of_study].get("settings", {}) | changes
+    parser = common.read_bundle(common.PHANTOM, at_inference({"settings": settings}) | chain, args.device)
     training = ConfigParser()
     training.read_config(common.PHANTOM / "configs" / "train.json")
-    for key, value in {**network.get("settings", {}), "corruption": None}.items():
+    for key, value in {**settings, "corruption": None}.items():
         training[key] = value
     torch.manual_seed(seed)
     pair = make_pair(name, parser)
@@ -154,17 +164,17 @@ def _line_of(row: Mapping[str, Any]) -> tuple[str, int, str]:
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw both measures over batches and over seconds, a line for each network and seed."""
     titles = {"divergence": "KL divergence, nats", "ged": "GED"}
-    with common.figure(path, 2, 2, figsize=(10, 7), sharey="row") as (_, axes):
+    with common.figure(path, 2, 2, figsize=(10, 8), sharey="row") as (figure, axes):
         for axis, (metric, x) in zip(axes.flat, itertools.product(titles, ("batches", "seconds")), strict=True):
             for (name, seed, _), trainings in itertools.groupby(sorted(rows, key=_line_of), key=_line_of):
                 line = sorted(trainings, key=lambda row: row["batches"])
-                color, label = f"C{NETWORKS.index(name)}", name if seed == 0 else None
+                color, label = f"C{list(NETWORKS).index(name)}", name if seed == 0 else None
                 axis.plot([one[x] for one in line], [one[metric] for one in line], "o-", color=color, label=label)
             axis.set(xlabel=f"{x} of training", ylabel=titles[metric], xscale="log", yscale="log")
             axis.grid(alpha=0.3)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         named = dict(zip(labels, handles, strict=True))  # one entry where two devices have the same network
-        axes[0, 0].legend(named.values(), named)
+        figure.legend(named.values(), named, loc="outside lower center", ncols=2)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -184,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not kept.is_file():
             common.write_json(kept, train_and_measure(name, batches, seed, args))
     found = [json.loads(file.read_text(encoding="utf-8")) for file in args.work.glob(f"*_{asked}.json")]
-    rows = sorted(found, key=lambda row: (NETWORKS.index(row["network"]), row["batches"], row["seed"]))
+    rows = sorted(found, key=lambda row: (list(NETWORKS).index(row["network"]), row["batches"], row["seed"]))
     cells = []
     for (name, batches), trainings in itertools.groupby(rows, key=lambda row: (row["network"], row["batches"])):
         group = list(trainings)

@@ -42,8 +42,8 @@ def needs_folds(network: Mapping[str, Any]) -> bool:
 
 def at_inference(network: Mapping[str, Any]) -> dict[str, Any]:
     """Return the changes of a network without those of its training."""
-    changes = network.get("settings", {})
-    return {key: value for key, value in changes.items() if not key.startswith(("trained_steps::", "train::"))}
+    of_training = ("trained_steps::", "train::", "loss::")
+    return {key: value for key, value in network.get("settings", {}).items() if not key.startswith(of_training)}
 
 
 def weights_file(name: str, work: Path) -> Path:

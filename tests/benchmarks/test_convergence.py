@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.trust.convergence import BLIND, PAPER, RESIDUAL, PlainBlock, main
+from benchmarks.trust.convergence import PAPER, RESIDUAL, PlainBlock, main
 
 
 def test_a_plain_block_adds_its_convolutions_once_whatever_the_solver():
@@ -19,7 +19,7 @@ def test_a_plain_block_adds_its_convolutions_once_whatever_the_solver():
 @pytest.mark.slow
 def test_networks_are_trained_measured_and_kept(tmp_path):
     words = ["--batches", "1", "--batch_size", "1", "--seeds", "1", "--scans", "1", "--networks"]
-    words += ["plain blocks", BLIND, PAPER, RESIDUAL]
+    words += ["plain blocks", "ODE-U-Net without pre-segmentation", PAPER, RESIDUAL]
     folders = ["--work", str(tmp_path / "work"), "--output_dir", str(tmp_path)]
     main([*words, *folders])
     found = json.loads((tmp_path / "results_convergence.json").read_text())["rows"]
