@@ -49,6 +49,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # network o
     "DiffusionModelUNet": ("phantom_denoiser", {}, {}),
     "ODE-U-Net, Dice in the loss": ("phantom_denoiser", {"loss::lambda_dice": 0.2}, {}),
     "ODE-U-Net, 16 channels at full resolution": ("phantom_denoiser", WIDE, {}),
+    "plain blocks, 16 channels at full resolution": ("phantom_denoiser", WIDE, {}),
     "ODE-U-Net without pre-segmentation": ("phantom_no_channel", {}, {}),  # as an input; its chain starts from noise
     PAPER: ("paper", {}, {"start_step": 300, "num_steps": 10}),
     RESIDUAL: ("phantom_residual", {}, FROM_664),
@@ -97,7 +98,7 @@ def make_pair(name: str, parser: ConfigParser) -> PDDDPM:
         definition = parser["network_def::denoiser"]
         parser["network_def::denoiser"] = DiffusionUNet(definition["num_classes"], definition["channels"])
     pair: PDDDPM = parser.get_parsed_content("network_def")
-    for parent in list(pair.denoiser.modules()) if name == "plain blocks" else ():
+    for parent in list(pair.denoiser.modules()) if name.startswith("plain blocks") else ():
         for key, block in parent.named_children():
             if isinstance(block, SecondOrderODEBlock):
                 width = block.film.out_features // 2
